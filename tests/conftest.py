@@ -1,4 +1,4 @@
-"""Every test: no network, one thread, its own root for data and logs."""
+"""Settings of every test: no network, one thread, its own root for data and logs."""
 
 import os
 
@@ -31,7 +31,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
-# files of long tests: `make test` begins with these, so that no worker ends on one of them
+# Files of long tests: `make test` starts with these, so that no worker ends on one of them.
 LONG = """
 cli/test_bad_inputs cli/test_documents cli/test_doors cli/test_refusals models/test_assembly
 run/test_cascade run/test_averaging run/test_pipeline run/test_resume run/test_wandb
@@ -61,7 +61,7 @@ TINY = (
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch) -> Path:
-    """Where this test's data and logs lie: never in the repository."""
+    """The folder of this test's data and logs, never in the repository."""
     import torch
 
     torch.set_num_threads(1)
@@ -73,13 +73,13 @@ def root(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def tiny() -> list[str]:
-    """Overrides that make a run of seconds on the real path."""
+    """Overrides that make a real run of a few seconds."""
     return list(TINY)
 
 
 @pytest.fixture
 def prepared(root) -> Callable:
-    """``prepared("objective=v", ...)``: the directory of a tiny run, as the door would make it."""
+    """``prepared("objective=v", ...)``: the directory of a tiny run, as the command makes it."""
     from hydra import initialize_config_dir
 
     from triptych.config.check import CONFIGS
@@ -90,7 +90,7 @@ def prepared(root) -> Callable:
     register_resolvers()
 
     def make(*overrides: str, path: str | None = None, csv: bool = True, tiny: bool = True):
-        # the tiny network's keys are resnet's; another network has its own
+        # The tiny network's keys are those of resnet; another network has its own.
         other = any(
             o.startswith(("denoiser=", "experiment=ring", "model=vae", "model=hierarchical"))
             for o in overrides
@@ -109,7 +109,7 @@ def prepared(root) -> Callable:
 
 @pytest.fixture
 def finished(prepared) -> Callable:
-    """``finished("objective=v")``: as ``prepared``, and run to its end, once for all tests of a session."""
+    """``finished("objective=v")``: as ``prepared``, and executed, once for a session of tests."""
     from triptych.run.execute import execute
 
     def make(*overrides: str, path: str = "tiny"):
@@ -127,7 +127,7 @@ def finished(prepared) -> Callable:
 
 @pytest.fixture
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
-    """``trusting("lab", text)``: the file of a module of one's own, which configurations may name.
+    """``trusting("lab", text)``: write a user module that configurations may name.
 
     Figures of runs in this process are not computed in others, which take seconds: see test_final_checkpoint.
     """
@@ -152,7 +152,7 @@ def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture
 def door(root) -> Callable:
-    """``door("triptych.cli.train", "objective=v")``: a command in a process of its own, see forked.py."""
+    """``door("triptych.cli.train", "objective=v")``: run a command in a process, see forked.py."""
 
     def run(
         module: str, *arguments: str, timeout: float = 240, fresh: bool = False, **environment: str
@@ -167,7 +167,7 @@ def door(root) -> Callable:
 
 @pytest.fixture(autouse=True)
 def environment_as_before() -> Iterator[None]:
-    """A command that runs within a test leaves none of its state to the next one."""
+    """Restore the state that a command within a test has changed."""
     with mock.patch.dict(os.environ):
         yield
     if module := sys.modules.get("triptych.study.sweep"):
@@ -176,7 +176,7 @@ def environment_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def inside(root, monkeypatch, capsys) -> Callable:
-    """``inside("triptych.cli.sample", "n=4")``: as ``door``, in this process: torch is imported already."""
+    """``inside("triptych.cli.sample", "n=4")``: as ``door``, but in this process, with torch."""
     from hydra.core.global_hydra import GlobalHydra
 
     def run(module: str, *arguments: str) -> subprocess.CompletedProcess:

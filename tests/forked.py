@@ -1,4 +1,4 @@
-"""Commands in processes of their own that have imported torch before they begin, and so cost little.
+"""Run commands in processes that have imported torch before they start, and so are fast.
 
 A server that has imported what a command imports is forked for each. What a process does before and while it
 imports is shown by tests/cli/test_startup.py and the others that start Python itself.
@@ -28,8 +28,8 @@ SHARED = "TRIPTYCH_TEST_FORKS"  # in the environment: where the server of this s
 
 
 def serve() -> None:
-    """Start the server, which the workers of a session share: its imports take ten seconds."""
-    # it looks for modules where it is started, and there are other packages named tests
+    """Start the server, which all workers of a session share: its imports take ten seconds."""
+    # The server looks for modules on PYTHONPATH alone, as other folders have packages named tests.
     with mock.patch.dict(os.environ, {"PYTHONPATH": OWN, "PYTHONSAFEPATH": "1"}):
         forkserver.ensure_running()
     os.environ[SHARED] = forkserver._forkserver._forkserver_address
@@ -66,7 +66,7 @@ def run(
 
 
 class _Replaced(BaseException):
-    """The process goes on as another command."""
+    """Raised where the process becomes another command."""
 
 
 def _replace(line: list[str]) -> None:
@@ -74,7 +74,7 @@ def _replace(line: list[str]) -> None:
 
 
 def _run_job(argument: str, log: Path) -> int:
-    """In the place of ``jobs.run_job``: a fork of this process."""
+    """Replace ``jobs.run_job`` by a fork of this process."""
     from triptych.run import processes
 
     line = [sys.executable, "-m", "triptych.cli.train", argument]
@@ -99,7 +99,7 @@ def _run_job(argument: str, log: Path) -> int:
 
 
 def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err: str) -> None:
-    """The command in this process, which ends with it."""
+    """Run the command in this process, which ends with it."""
     from triptych.cli import startup
     from triptych.run import jobs
 

@@ -1,4 +1,4 @@
-"""Lightning's trainer for tests that need no run: nothing is printed, logged or kept."""
+"""Lightning's trainer for tests without a run: it prints, logs and keeps nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 
 
 def trainer(path: Path, steps: int = -1, **keys: Any) -> pl.Trainer:
-    """On the CPU; ``steps``: as long as it trains, and how often it validates."""
+    """Return a trainer on the CPU; ``steps``: the length of the fit, and between validations."""
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     known: dict[str, Any] = dict.fromkeys(quiet, False) | {"accelerator": "cpu", "default_root_dir": path}
     if steps > 0:

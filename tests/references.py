@@ -1,4 +1,4 @@
-"""What does not change between the tiny runs of a session, worked out once: most of their time."""
+"""Share what the tiny runs of a session have in common, which takes most of their time."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ merge_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
 
 
 def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
-    """What a report's control knows of the items ``x``: from this process, else another, else anew."""
+    """Fit a report's control to the items ``x``, or reuse one of this process or another."""
     parts = (x.shape, x.dtype, type(process), vars(process), rest)
     key = hashlib.sha256(x.numpy().tobytes() + repr(parts).encode()).hexdigest()
     place = Path(os.environ[FOLDER]) / key
@@ -50,7 +50,7 @@ def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
 
 
 def coarse(call: Any) -> Any:
-    """``call``, where a run's reference is tabulated at a sixth of the gammas."""
+    """Return ``call`` with a run's reference tabulated at a sixth of the gammas."""
 
     def patched(*arguments: Any) -> Any:
         with mock.patch("triptych.diffusion.reference.GRID", 8):
@@ -60,7 +60,7 @@ def coarse(call: Any) -> Any:
 
 
 def errors(compute: Any, known: dict[bytes, Any], x: Any, gamma: Any, eps: Any) -> Any:
-    """What a fitted control says of the draws of a report, which are the same for each set of weights."""
+    """Return a fitted control's figures of a report's draws, which all sets of weights share."""
     parts = (part.cpu().numpy().tobytes() for part in (x, gamma, eps))
     key = hashlib.sha256(b"".join(parts)).digest()
     if key not in known:
@@ -72,25 +72,25 @@ def errors(compute: Any, known: dict[bytes, Any], x: Any, gamma: Any, eps: Any) 
 
 @functools.lru_cache(maxsize=32)
 def composed(overrides: tuple[str, ...]) -> Any:
-    """The configuration of ``triptych-train`` with these overrides, Hydra's own node in it."""
+    """Return the configuration of ``triptych-train`` with these overrides and Hydra's own node."""
     from hydra import compose
 
     return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 
 def entropy(mixture: Any) -> Any:
-    """The entropy of a mixture, by what it is made of: each run has one of its own."""
+    """Return the entropy of a mixture by its content, because each run has a copy of its own."""
     key = pickle.dumps(mixture)
     return ENTROPIES[key] if key in ENTROPIES else ENTROPIES.setdefault(key, mixture.entropy())
 
 
 def of_clone(path: str) -> bool:
-    """Whether a folder of configurations is not one of a test's own, whose files may change."""
+    """Return whether a folder of configurations is the clone's, so that its files do not change."""
     return Path(path).is_relative_to(CONFIGS.parent)
 
 
 def loaded(self: Any, config_path: str) -> Any:
-    """A file of a folder of configurations, as Hydra reads it."""
+    """Return a file of a folder of configurations as Hydra reads it."""
     if not of_clone(self.path):
         return load_file(self, config_path)
     if (self.path, config_path) not in FILES:
@@ -99,7 +99,7 @@ def loaded(self: Any, config_path: str) -> Any:
 
 
 def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -> Any:
-    """Hydra's list of the files to merge: it depends on the groups chosen, not on the values set."""
+    """Return Hydra's list of files to merge, which depends on chosen groups, not on values."""
     values = defaults_list.Overrides(repo, overrides_list).config_overrides
     groups = [o.input_line for o in overrides_list if not any(o is value for value in values)]
     files = [source.path for source in repo.get_sources() if source.scheme() == "file"]
@@ -112,7 +112,7 @@ def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -
 
 
 def merged(self: Any, defaults: Any, repo: Any) -> Any:
-    """The files of such a list merged: a copy, into which the values are set."""
+    """Return a copy of such a list's merged files, in which values can be set."""
     if not any(known.defaults is defaults for known in DEFAULTS.values()):
         return merge_defaults(self, defaults, repo)
     if id(defaults) not in MERGED:
@@ -122,7 +122,7 @@ def merged(self: Any, defaults: Any, repo: Any) -> Any:
 
 @functools.cache
 def packages() -> list[SimpleNamespace]:
-    """What is installed, as far as a run records it."""
+    """Return the installed packages, as a run records them."""
     from importlib.metadata import distributions
 
     return [
@@ -131,7 +131,7 @@ def packages() -> list[SimpleNamespace]:
 
 
 def of_clone_once(call: Any, own: Any, *arguments: Any, **options: Any) -> Any:
-    """What a run records of this clone, looked up once: it does not change while it is tested."""
+    """Return what a run records of this clone; it is looked up once, as it does not change."""
     if not own(*arguments, **options):
         return call(*arguments, **options)
     if (key := (call, *options.items())) not in CLONE:
@@ -140,14 +140,14 @@ def of_clone_once(call: Any, own: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def share_files(setattr_: Any = setattr) -> None:
-    """Have Hydra take these in this process."""
+    """Make Hydra use these functions in this process."""
     setattr_(FileConfigSource, "load_config", loaded)
     setattr_(config_loader_impl, "create_defaults_list", defaults)
     setattr_(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
 
 
 def share(setattr_: Any = setattr) -> None:
-    """Have the runs of this process take these."""
+    """Make the runs of this process use these functions."""
     import torch
     from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 

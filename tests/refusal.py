@@ -1,4 +1,4 @@
-"""Refusals: one line with what is wrong, of a call or of a command."""
+"""Check refusals of a call or of a command: one line that says what is wrong."""
 
 import subprocess
 
@@ -8,19 +8,19 @@ from triptych.errors import UserError
 
 
 def refused(call, *words: str, error: type[Exception] = UserError) -> str:
-    """``call()`` raises ``error``, in one line that has each of ``words``: that line."""
+    """Check that ``call()`` raises ``error`` in one line with each of ``words``; return it."""
     with pytest.raises(error) as caught:
         call()
     return one_line(str(caught.value), *words)
 
 
 def refused_if(call, words: str, *more: str) -> None:
-    """``call()`` is refused in these words; without words it is not."""
+    """Check that ``call()`` is refused with these words or, without words, is not refused."""
     refused(call, words, *more) if words else call()
 
 
 def refused_command(done: subprocess.CompletedProcess, *words: str) -> None:
-    """The command ended with 1 and such a line on its standard error."""
+    """Check that the command ended with 1 and such a line on its standard error."""
     assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
     one_line("\n".join(line for line in done.stderr.splitlines() if line.strip()), *words)
 

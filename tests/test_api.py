@@ -1,4 +1,4 @@
-"""From Python: the same checks, records and figures as the commands have."""
+"""The Python interface: the same checks, records and figures as the commands."""
 
 import copy
 import os
@@ -41,7 +41,7 @@ def run_blocks(page: Path) -> dict:
 
 
 def test_the_page_runs_and_its_run_is_the_commands(root, inside):
-    """The command goes on with it: the same directory, the same record, the same configuration."""
+    """The command resumes the page's run: same directory, record and configuration."""
     names = run_blocks(HOUSE / "docs" / "python.md")
     runs = names["runs"]
     assert {row["objective"] for row in runs} == {"v", "epsilon", "x0"}
@@ -98,7 +98,7 @@ def test_a_run_is_printed_in_one_line(tmp_path):
 
 
 def test_the_bound_of_a_batch(finished):
-    """With the noise of the first items of a split: the bound's own formula on the same draws."""
+    """With the noise of a split's first items, the bound's formula gives the same draws."""
     trained = triptych.load(finished().path)
     x = trained.data.splits["test"].batch(torch.arange(5)).x
     found = trained.bound(x)
@@ -176,7 +176,7 @@ def test_what_a_command_refuses_is_refused(root, overrides, said):
 
 
 def test_two_runs_are_not_trained_in_one_process_at_once(root):
-    """They would share its random numbers."""
+    """Two runs would share random numbers."""
     with api._training:
         refused(lambda: triptych.train(["name=no"]), "another run is trained in this process; wait for it")
     assert not (root / "logs").exists() and not api._training.locked()
@@ -253,7 +253,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
 
 
 def test_a_directory_is_its_reported_checkpoint(prepared):
-    """A summary names one of two files; any other is refused, whoever wrote it."""
+    """A summary names one of two files; any other checkpoint is refused."""
     run = prepared()
     assert run.reported() == run / "checkpoints" / "last.ckpt"
     summary = {"schema": 1, "status": "finished"}
@@ -264,7 +264,7 @@ def test_a_directory_is_its_reported_checkpoint(prepared):
 
 
 def test_a_file_that_was_edited_is_read_again(root):
-    """As between two cells of a notebook."""
+    """A notebook may edit a file between two cells."""
     file = root / "configs" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
     for steps in (111, 222):

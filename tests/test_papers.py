@@ -1,4 +1,4 @@
-"""The claims that nothing trained decides, run for real: each sweep as the command runs it, in this process.
+"""Run the claims that need no training: each sweep as its command does, in this process.
 
 Only where a run's own process would begin it goes on here, so that torch is imported once.
 """
@@ -23,7 +23,7 @@ from triptych.study.rounds import grid
 from triptych.study.study import read_study
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
-# what follows from theory with an exact denoiser; of the other claims a sweep alone can tell
+# Results that follow from theory with an exact denoiser; only a sweep can test other claims.
 KNOWN = {
     ("vdm_steps", "falls"): "holds",  # a finer partition has a lower bound (VDM, app. F)
     ("vdm_schedules", "same_bound"): "holds",  # the endpoints alone matter (VDM, eq. 18)
@@ -35,7 +35,7 @@ KNOWN = {
 
 
 def job(argument: str, log: Path) -> int:
-    """In the place of ``jobs.run_job``."""
+    """Replace ``jobs.run_job``."""
     path = argument.partition("=")[2]
     os.environ[OWN] = path
     execute(RunDirectory(path))
@@ -43,7 +43,7 @@ def job(argument: str, log: Path) -> int:
 
 
 def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
-    """``triptych-train -m paper=NAME ...``; its directory."""
+    """Run ``triptych-train -m paper=NAME ...`` and return its directory."""
     monkeypatch.setattr(door.jobs, "run_job", job)
     line = ["triptych-train", "-m", f"paper={name}", "hydra/launcher=basic", *overrides]
     monkeypatch.setattr(sys, "argv", line)
@@ -68,7 +68,7 @@ def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
         assert f"{judgement.word}: {judgement.claim.says}" in out
 
 
-# what each claim names in `otherwise`, or another ingredient: under it the claim is contradicted
+# A claim's `otherwise`, or another ingredient, under which the claim is contradicted.
 SETTINGS = "hydra.sweeper.settings"
 EDM = (
     "'process=edm','process.sigma_data=0.75','schedule=linear','objective=edm',"
@@ -93,7 +93,7 @@ OTHERWISE = [
 ]
 
 
-# where networks are trained: what is planted shows after a few steps
+# Trained networks: a planted effect shows after a few steps.
 def steps(n: int) -> list[str]:
     return [f"trainer.max_steps={n}", f"trainer.val_check_interval={n}"]
 
@@ -133,7 +133,7 @@ def test_there_are_exact_claims():
 
 @pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))
 def test_every_setting_of_a_trained_paper_can_be_built(name, root):
-    """Each value of each axis, in as few runs as have them all."""
+    """Each value of each axis is built, in as few runs as possible."""
     write_mnist(root / "data" / "FashionMNIST", train=1100, ending="")  # the machine may not have it
     unmeasured = ["measures.n=0", "measures.classifier=null", "measures.over=null", "measures.values=[]"]
     unmeasured.append("~paper.claims")  # which may refer to what is measured

@@ -1,4 +1,4 @@
-"""The pinned versions are those of pyproject.toml's ranges, for each Python that it names."""
+"""Pinned versions match the ranges of pyproject.toml, for each Python that it names."""
 
 import re
 import tomllib

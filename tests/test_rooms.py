@@ -1,4 +1,4 @@
-"""Rooms stand one above another: no module imports from a room above its own."""
+"""Packages are layered: no module imports from a layer above its own."""
 
 import ast
 import re
@@ -16,7 +16,10 @@ ROOMS = (
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Every module or name that a file imports: relative imports, in functions, and for type checkers too."""
+    """Return every module or name that a file imports.
+
+    Relative imports, and those in functions or for type checkers, are included.
+    """
     package = ("triptych", *file.relative_to(ROOT).parent.parts)
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -78,14 +81,14 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_what_was_typed_is_read_at_the_doors_alone():
-    """Elsewhere the process may be a notebook, a worker or a test: whoever needs it is handed it."""
+    """Elsewhere the process may be a notebook, a worker or a test, so callers pass the value."""
     doors = {"cli", "__main__"}
     inner = [file for file in ROOT.rglob("*.py") if room(file.relative_to(ROOT).parts) not in doors]
     read = re.compile(r"sys\.argv(?!\[1:\] = )")  # the library that starts processes is handed it so
     assert [file for file in inner if read.search(re.sub("#.*", "", file.read_text()))] == []
 
 
-# of names: nouns and verbs of the field
+# Names are nouns and verbs of the field.
 RIDDLES = re.compile(r"told|said|found|asked|hears?|heard|whereabouts")
 IN_TEXT = re.compile(rf"\b({RIDDLES.pattern})\b(?!=)|\b(is|are) accepted\b")
 PYTHONS = {"FileNotFoundError", "PackageNotFoundError", "ModuleNotFoundError"}

@@ -1,4 +1,4 @@
-"""What every command imports and looks up: the server of forks begins with it."""
+"""Imports and look-ups of every command, with which the server of forks starts."""
 
 from importlib import import_module
 

@@ -1,1 +1,1 @@
-"""A package of one's own beside the clone: one file a class, and the configurations that name them."""
+"""A package of your own beside the clone: one file per class, and configurations that use them."""

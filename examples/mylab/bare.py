@@ -1,4 +1,4 @@
-"""A network that knows nothing of this project: called, and answering, as ``diffusers.UNet2DModel`` does."""
+"""A network that does not depend on this project: it is called like ``diffusers.UNet2DModel``."""
 
 from dataclasses import dataclass
 

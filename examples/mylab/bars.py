@@ -1,4 +1,4 @@
-"""Data: bright bars on a dark ground, upright or lying, in four grey levels."""
+"""A data set of bright bars on a dark ground, upright or lying, in four grey levels."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""An output space: what the network gives, in terms of x0 and epsilon."""
+"""An output space: the meaning of the network's output in terms of x0 and epsilon."""
 
 from triptych.declare import Annotated, Ge, Lt, declared
 from triptych.diffusion.denoiser import Output

@@ -1,4 +1,4 @@
-"""A metric of samples: whether they are as bright as the data."""
+"""A metric of samples: the difference between their brightness and that of the data."""
 
 from triptych.declare import declared
 from triptych.models.metric import OfSamples, Samples
@@ -6,7 +6,7 @@ from triptych.models.metric import OfSamples, Samples
 
 @declared("metrics.brightness")
 class Brightness(OfSamples):
-    """Mean over samples less mean over true items, without its sign, in grey levels of 255."""
+    """Absolute difference of the mean of samples and of true items, in grey levels of 255."""
 
     title, unit, higher_is_better = "error of brightness", "grey levels", False
 

@@ -1,4 +1,4 @@
-"""A callback: how far the weights have moved from where they began."""
+"""A callback: how far the weights have moved since the start."""
 
 import pytorch_lightning as pl
 import torch

@@ -1,4 +1,4 @@
-"""A schedule: log SNR distributed as Laplace has it (Hang et al. 2024)."""
+"""A noise schedule whose log SNR has a Laplace distribution (Hang et al. 2024)."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,10 @@ from triptych.diffusion.schedule import Schedule
 
 @declared("schedule")
 class Laplace(Schedule):
-    """gamma(u) = centre + spread sign(u - 1/2) (-log(1 - 2 |u - 1/2|)): most of the time near the centre."""
+    """A Laplace distribution of gamma, which spends most of the time near the centre.
+
+    gamma(u) = centre + spread sign(u - 1/2) (-log(1 - 2 |u - 1/2|)).
+    """
 
     def __init__(self, gamma_min: float, gamma_max: float, centre: float = 0.0, spread: Positive = 3.0):
         self.centre, self.spread = centre, spread

@@ -1,4 +1,4 @@
-"""A sampler: the midpoint rule on the probability flow."""
+"""A sampler: the midpoint rule for the probability flow ODE."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,9 @@ from triptych.diffusion.sampler import Sampler, Step
 
 
 class Midpoint(Sampler):
-    r"""y_s = y_t + (s_s - s_t) epsilon(half way in log SNR): second order, two calls a step.
+    r"""The midpoint rule, of second order, with two calls of the denoiser per step.
 
+    y_s = y_t + (s_s - s_t) epsilon(half way in log SNR), where
     y = z / alpha and s = sigma / alpha = e^{gamma / 2}, in which dy/ds = epsilon.
     """
 

@@ -11,7 +11,7 @@ from triptych.networks.conditioning import Conditioning
 
 
 class Block(nn.Module):
-    """Mix rows, columns and channels of h in turn, each added to it."""
+    """Mix rows, columns and channels of h in turn, each with a residual connection."""
 
     def __init__(self, width: int, height: int, breadth: int):
         super().__init__()
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class Mixer(Network):
-    """See ``triptych.networks`` for the contract; for images.
+    """A network for images; ``triptych.networks`` describes the contract.
 
     Args:
         width, blocks: sizes.

@@ -1,10 +1,10 @@
-"""Panels of the report: each a title, how to read it, and functions that draw."""
+"""Panels of the report: each has a title, an explanation, and functions that draw it."""
 
 from matplotlib.figure import Figure
 
 
 def psnr(comparison, colours) -> Figure | None:
-    """Each seed's PSNR, a row a setting."""
+    """Draw each seed's PSNR, with one row per setting."""
     cells = [(cell, list(cell.values(part="metric/psnr").values())) for cell in comparison.cells]
     if not any(values for _, values in cells):
         return None

@@ -1,4 +1,4 @@
-"""A metric: how well a picture is had back from a given amount of noise."""
+"""A metric: how well a picture is recovered from a given amount of noise."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from triptych.models.metric import PerItem
 
 @declared("metrics.psnr")
 class Psnr(PerItem):
-    """Peak signal-to-noise ratio of x0 guessed at one noise level, decibels: 10 log10(2^2 / mean |x - x0|^2).
+    """Peak signal-to-noise ratio of the estimate of x0 at one noise level, in decibels.
+
+    10 log10(2^2 / mean |x - x0|^2).
 
     Args:
         gamma: the noise level, -log SNR.

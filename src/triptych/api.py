@@ -28,14 +28,16 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()
-UNREAD = {  # keys of the commands that an opened run has no use for
+UNREAD = {  # keys of the commands that an opened run does not read
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
 }
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose the configuration of ``triptych-train OVERRIDES``, a list or one; values may be set afterwards.
+    """Compose the configuration of ``triptych-train OVERRIDES``, for one override or a list.
+
+    Values may be set in the result.
 
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
@@ -50,13 +52,14 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     """Train a composed configuration, or overrides, and return the run.
 
-    A run with a name goes on where it was, or is read if it has ended. Sets seeds and threads of the process.
+    A run with a name resumes, or is read if it has ended. Sets seeds and threads of the process.
 
     Raises:
-        UserError: a value that is refused, several processes, a run of that name of another configuration.
+        UserError: a value that is refused, several processes, or a run of that name with another
+            configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
-    if not _training.acquire(blocking=False):  # they would share seeds and threads
+    if not _training.acquire(blocking=False):  # two runs would share seeds and threads
         raise UserError("another run is trained in this process; wait for it")
     try:
         return _train(_settled(config))
@@ -85,11 +88,11 @@ def _execute(run: RunDirectory) -> None:
         execute(run)
     finally:
         os.environ.pop(OWN, None)
-        run.leave()  # an interrupted run is at work no more, though this process lives on
+        run.leave()  # an interrupted run has stopped, although this process continues
 
 
 def check_one_process(config: DictConfig) -> None:
-    """Refuse a run of several processes, which the command starts."""
+    """Refuse a run of several processes, which only the command can start."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
         several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
@@ -97,7 +100,10 @@ def check_one_process(config: DictConfig) -> None:
 
 
 def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
-    """Recompose a configuration from its overrides and the values set by hand, so that all are checked."""
+    """Compose a configuration again, from its overrides and the values set by hand.
+
+    So all of them are checked.
+    """
     if not isinstance(config, DictConfig):
         return compose(config)
     typed = OmegaConf.select(config, "hydra.overrides")
@@ -113,14 +119,14 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run or checkpoint, opened as ``load`` says; its model is in evaluation mode."""
+    """A trained run or checkpoint, opened by ``load``; its model is in evaluation mode."""
 
     path: Path
     weights: str | None
     data_root: str | None
     config: dict[str, Any]  # the run's, resolved, plain
     data: Any  # with ``splits["train" | "val" | "test"]``
-    model: Any  # the whole one; for a diffusion model the three below are its parts
+    model: Any  # the whole model; the three properties below are parts of a diffusion model
 
     @property
     def denoiser(self) -> Any:
@@ -152,14 +158,15 @@ class Trained:
         from triptych.data.batch import Batch
 
         self._check_items(x)
-        if self.model.conditional and condition is None:  # its bound would be the unconditional one
+        # Otherwise the bound would be the unconditional one.
+        if self.model.conditional and condition is None:
             raise UserError("bound(x): condition=None; pass condition=BATCH.condition")
         batch = Batch(x.float(), condition, torch.arange(len(x)))
         with torch.no_grad():
             return self._calibrated.elbo(batch, repeat=0, repeats=1)
 
     def _check_items(self, x: Any) -> None:
-        """Refuse items that the bound would take and give a wrong figure of."""
+        """Refuse items for which the bound would be wrong without an error."""
         from triptych.data.batch import to_level, to_unit
 
         shape, levels = ("B", *self.data.shape), self.data.levels
@@ -168,7 +175,7 @@ class Trained:
         if not levels:
             return
         largest = x.abs().max().item()
-        if not largest <= 1 + 1e-6:  # also where it is not a number
+        if not largest <= 1 + 1e-6:  # NaN is refused, too
             raise UserError(f"bound(x): x reaches {largest:.4g}; pass images in [-1, 1]")
         if not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
             fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
@@ -197,7 +204,7 @@ class Trained:
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
             return draw_all(drawing_of(opened, values), values)[SAMPLES]
-        finally:  # it draws on a GPU
+        finally:  # sampling may have moved it to a GPU
             self.model.to(device)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
@@ -208,7 +215,7 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        split = composing.typed(split)  # quoted: it may be no split's name
+        split = composing.typed(split)  # quoted, because it may be any text
         arguments = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
         values = _checked("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
         if values["devices"] != 1:
@@ -242,8 +249,9 @@ def load(
 
 
 def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return all runs beneath a folder, a dictionary each, as in ``results.csv``: for ``pandas.DataFrame``.
+    """Return all runs beneath a folder, each a dictionary, for ``pandas.DataFrame``.
 
+    The rows are those of ``results.csv``.
     Keys: status, seed, settings that differ, and each figure of test, val and train as ``test/bpd``,
     ``test/bpd_stderr``, ``test/bpd_n``.
 
@@ -267,7 +275,7 @@ def _check_argument(name: str, kind: Any, value: Any) -> None:
 
 
 def _composed(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Compose our ``arguments`` and a user's overrides as ``triptych-COMMAND`` does."""
+    """Compose our ``arguments`` and a user's overrides like ``triptych-COMMAND``."""
     _check_argument("overrides", Sequence[str], overrides)
     for override in overrides:
         key, value = _key_and_value(override)

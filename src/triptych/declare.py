@@ -56,7 +56,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class IsPath:
-    """Mark a path, which is typed without Hydra's quotes."""
+    """Mark a path, which can be typed without Hydra's quotes."""
 
     words = "a path"
 
@@ -70,11 +70,12 @@ class IsClass:
 
 Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
-Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]  # gammas of two differ in double to here
+# Up to this number, gammas of neighbouring steps differ in double precision.
+Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
-Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's
+Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's range
 FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
@@ -113,14 +114,20 @@ def is_declaration(kind: Any) -> bool:
 
 
 def fits(kind: Any, value: Any) -> bool:
-    """Return whether ``value`` has the declared type and range; undeclared types accept everything."""
+    """Return whether ``value`` has the declared type and range.
+
+    Undeclared types accept everything.
+    """
     inner, metadata = unwrap(kind)
     has_type = _type_of(inner).accepts(get_args(inner), value)
     return has_type and all(_within(limit, value) for limit in metadata)
 
 
 def describe_kind(kind: Any) -> str:
-    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
+    """Describe a type in words; "" if it is undeclared.
+
+    Example: "null or a whole number of at least 1".
+    """
     *others, last = _words(kind)
     if not all([*others, last]):
         return ""
@@ -128,7 +135,7 @@ def describe_kind(kind: Any) -> str:
 
 
 def literal_values(kind: Any) -> list[str]:
-    """Return the named values of a type, as typed on the command line."""
+    """Return the named values of a type, spelt as on the command line."""
     inner, _ = unwrap(kind)
     return _type_of(inner).options(get_args(inner))
 
@@ -166,7 +173,7 @@ def _within(limit: Any, value: Any) -> bool:
 
 
 def _range(limits: Sequence[Any], both: str) -> str:
-    """Return the ends of a range in words; ``both``: the format of a closed range."""
+    """Return the limits of a range in words; ``both``: the format of a closed range."""
     ends = {
         type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in ENDS
     }
@@ -178,7 +185,7 @@ def _range(limits: Sequence[Any], both: str) -> str:
 # types --------------------------------------------------------------------------------------------
 
 
-Arguments = tuple[Any, ...]  # of a type, as int and str of dict[int, str]
+Arguments = tuple[Any, ...]  # arguments of a type: int and str of dict[int, str]
 
 
 class Type:
@@ -189,11 +196,11 @@ class Type:
         return True
 
     def options(self, arguments: Arguments) -> list[str]:
-        """Return the values, where each has a name."""
+        """Return the values if each has a name, else []."""
         return []
 
     def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        """Return each alternative in words; "" for one that is not declared."""
+        """Return each alternative in words; "" for an undeclared one."""
         return self.options(arguments) or [""]
 
 
@@ -224,7 +231,7 @@ class _Whole(Type):
 class _Number(Type):
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        # Comparing, unlike ``math.isfinite``, takes whole numbers that no float can hold.
+        # A comparison, unlike ``math.isfinite``, takes whole numbers that no float can hold.
         return number and -math.inf < value < math.inf
 
     def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
@@ -302,7 +309,8 @@ def refusal(key: str, kind: Any, value: Any) -> str:
     if fits(kind, value):
         return ""
     line = f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
-    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):  # as 1e3 is read
+    # Hydra reads 1e3 as a float.
+    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):
         line += f"; type {int(value)}"
     return line
 
@@ -311,7 +319,7 @@ C = TypeVar("C", bound=type)
 
 
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
-    """Check the arguments of ``__init__`` against their declarations, for a class and its subclasses.
+    """Check the arguments of ``__init__`` against their declarations, also for subclasses.
 
     ``place``: where configurations have the class, as "denoiser.network"; ``error``: type that is raised.
     """
@@ -325,7 +333,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             values: dict[str, Any] = {}
-            with suppress(TypeError):  # Python's own message says it better
+            with suppress(TypeError):  # Python's own message is clearer
                 values = signature.bind(self, *args, **kwargs).arguments
             for name, kind in _kinds(original).items():
                 if name in values and not fits(kind, values[name]):
@@ -335,7 +343,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
         cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
 
     def decorate(cls: C) -> C:
-        owner: Any = cls  # what type checkers say of super() is of classes that they know
+        owner: Any = cls  # Any, because type checkers do not know the class of super()
 
         def __init_subclass__(sub: type, /, **options: Any) -> None:
             super(owner, sub).__init_subclass__(**options)

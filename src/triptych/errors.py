@@ -9,7 +9,10 @@ USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
 
 class UserError(Exception):
-    """A mistake of the user's: KEY=VALUE: problem; fix. One line, whatever names and errors it quotes."""
+    """A mistake of the user's, reported in one line: KEY=VALUE: problem; fix.
+
+    It stays one line, whatever names and errors it quotes.
+    """
 
     exit_code = 1
 
@@ -26,7 +29,7 @@ class ForeignCheckpoint(UserError):
 
 
 class Unreadable(UserError):
-    """A record that is there and is not understood: nothing of it may be removed or overwritten."""
+    """A record that exists but is malformed; no part of it may be removed or overwritten."""
 
     @property
     def problem(self) -> str:
@@ -44,7 +47,7 @@ class OtherRun(UserError):
 class Busy(UserError):
     """Another process is working in the directory."""
 
-    exit_code = 75  # as sysexits.h has it: try again later
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class StorageError(UserError):
@@ -54,7 +57,10 @@ class StorageError(UserError):
 
 
 class Diverged(UserError):
-    """A loss, bound or weight (``what``) is not finite at ``step``, from 1; recorded as the run's result."""
+    """A loss, bound or weight is not finite; this is recorded as the run's result.
+
+    ``what`` is not finite at ``step``, counted from 1.
+    """
 
     exit_code = 3
 
@@ -67,7 +73,7 @@ class Diverged(UserError):
 
     @classmethod
     def before(cls, error: str, step: int) -> "Diverged":
-        """Format an earlier execution's ``error`` with a fix."""
+        """Rebuild the error of an earlier execution from its message, and add a fix."""
         earlier = cls("", step)
         UserError.__init__(
             earlier,
@@ -78,9 +84,13 @@ class Diverged(UserError):
 
 
 class Interrupted(BaseException):
-    """The run stopped on a signal and can be resumed; not an Exception, so that no handler catches it.
+    """The run was stopped and can be resumed.
 
-    ``signal`` came, or killed; ``step`` was saved; ``lost``: what was killed, as "process 1".
+    It is not an Exception, so that no handler catches it.
+
+    ``signal``: the one that came, or that killed a process; ``step``: the step that was saved;
+    ``lost``:
+    the killed process, such as "process 1".
     """
 
     def __init__(self, signal: int, step: int = 0, lost: str = ""):
@@ -104,7 +114,7 @@ def mask_password(text: str) -> str:
 
 
 def check_password(override: str) -> None:
-    """Refuse an address with a password in it, before it is recorded with the run or its sweep."""
+    """Refuse an address with a password, before it is recorded with a run or a sweep."""
     if (masked := mask_password(override)) != override:
         problem = "a password would be recorded with the run"
         raise UserError(f"{masked}: {problem}; set the address in the environment, as MLFLOW_TRACKING_URI")

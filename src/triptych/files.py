@@ -1,5 +1,6 @@
-"""Read untrusted files: regular, inside their directory, of bounded size, control characters escaped.
+"""Read untrusted files: regular ones, inside their directory, of limited size.
 
+Control characters in them are escaped.
 Every reader of a run's directory begins with ``check_directory``; every reader of a file in it with
 ``open_regular``. docs/security.md says what is promised.
 """
@@ -22,16 +23,16 @@ from triptych.errors import StorageError, Unreadable, UserError
 from triptych.terminal import printable
 
 MIB = 2**20
-# an environment variable raises each; nothing in a run's directory, a checkpoint or a data folder can
+# An environment variable raises each limit; no run's directory, checkpoint or data folder can.
 LIMITS = {
     "TRIPTYCH_MAX_CONFIG": MIB,  # bytes of a config.yaml
     "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and its like
     "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
     "TRIPTYCH_MAX_ITEMS": 64 * MIB,  # bytes of the arrays in items.npz, unpacked
     "TRIPTYCH_MAX_DATA": 256 * MIB,  # bytes of an idx file once unpacked
-    "TRIPTYCH_MAX_PIXELS": 50_000_000,  # of one image in a data folder
+    "TRIPTYCH_MAX_PIXELS": 50_000_000,  # pixels of one image in a data folder
 }
-# The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
+# Errors of the storage, not of the program: room, permission, quota, limits, lost disks or servers.
 STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
@@ -40,7 +41,10 @@ LINE = 65536  # characters of one line of a table
 
 
 def typed_path(text: str, key: str) -> Path:
-    """Return the path that was typed; UserError if it is empty, which would be the current directory."""
+    """Return the path that was typed.
+
+    UserError: it is empty, which would mean the current directory.
+    """
     if not text:
         raise UserError(f"{key}: an empty path; type a name, or . for the current directory")
     return Path(text)
@@ -56,7 +60,10 @@ def directory_with_records(place: Path) -> Path | None:
 
 
 def limit(name: str) -> int:
-    """Return the limit of that name; UserError if its variable is no whole number of at least 1."""
+    """Return the limit of that name.
+
+    UserError: its environment variable is not a whole number of at least 1.
+    """
     value = os.environ.get(name)
     if not value:
         return LIMITS[name]
@@ -66,7 +73,10 @@ def limit(name: str) -> int:
 
 
 def check_directory(folder: str | Path) -> None:
-    """Refuse a directory with a pipe, a socket, a device, or a link that leads out of it, by a UserError."""
+    """Raise UserError for a directory with special files, or with a link that leads out of it.
+
+    Special files are pipes, sockets and devices.
+    """
     home = os.path.realpath(folder)
     for _, entries in walk(folder):
         for entry in entries:
@@ -81,8 +91,9 @@ def check_directory(folder: str | Path) -> None:
 def walk(
     root: str | Path, links: bool = False, refuse: Callable[[OSError], None] = lambda error: None
 ) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-    """Yield each folder at or beneath ``root`` with its entries; with ``links`` follow those to folders.
+    """Yield each folder at or beneath ``root`` with its entries.
 
+    ``links``: links to folders are followed.
     The caller may take entries out of the list: those are not entered. ``refuse`` gets the error of a folder
     that cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a thousand folders deep.
     """
@@ -99,13 +110,16 @@ def walk(
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file to write, for ``open(opener=...)``; OSError if it is a link."""
+    """Open a file for writing, for ``open(opener=...)``; OSError if it is a link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise StorageError, which names ``path``, where its storage refuses a write."""
+    """Raise StorageError, with ``path`` in its message, if a write in the block is refused.
+
+    It is refused by the storage: other errors are raised as they are.
+    """
     try:
         yield
     except OSError as error:
@@ -117,11 +131,11 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for a write under a temporary name, which is renamed when complete; OSError.
+    """Open a temporary file for writing, which is renamed to ``path`` when complete; OSError.
 
-    FileExistsError: with ``new``, a file of that name is there.
+    FileExistsError: ``new`` is true, and a file of that name exists.
     """
-    # random, as processes of two containers may have one number
+    # The name is random, because processes of two containers may have the same id.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,14 +155,20 @@ def replaced(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
-    """Open a regular file for reading; OSError for any other: reading a pipe would block."""
+    """Open a regular file for reading.
+
+    OSError for any other file, because reading a pipe would block.
+    """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path}: not a regular file")
     return open(path, "rb")
 
 
 def read_bytes(path: str | Path, limit_name: str) -> bytes:
-    """Read a regular file; OSError if it is none, ValueError if larger than the limit of that name."""
+    """Read a regular file.
+
+    OSError: it is not one; ValueError: it is larger than the limit of that name.
+    """
     most = limit(limit_name)
     with open_regular(path) as file:
         data = file.read(most + 1)
@@ -158,8 +178,11 @@ def read_bytes(path: str | Path, limit_name: str) -> bytes:
 
 
 def load_tensors(path: str | Path) -> Any:
-    """Load a file of ``torch.save`` on the CPU; ValueError: damaged, or more than tensors and plain data."""
-    import torch  # which a mistake typed at a command does without
+    """Load a file of ``torch.save`` on the CPU.
+
+    ValueError: it is damaged, or holds more than tensors and plain data.
+    """
+    import torch  # imported late, so that a mistyped command does not wait
 
     try:
         with open_regular(path) as file:
@@ -167,16 +190,16 @@ def load_tensors(path: str | Path) -> Any:
                 size = sum(record.file_size for record in records.infolist())
                 if size > os.fstat(file.fileno()).st_size:
                     raise ValueError("it unpacks to more than its size")
-                if records.testzip() is not None:  # torch does not look at checksums
+                if records.testzip() is not None:  # torch does not check checksums
                     raise ValueError("a checksum in it does not match")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a stranger's file makes zipfile, pickle and torch raise
+    except Exception as error:  # for an untrusted file, zipfile, pickle and torch raise any error
         raise ValueError("damaged, truncated, or of more than tensors and plain data") from error
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a JSON file, control characters escaped; OSError or ValueError if it is invalid."""
+    """Parse a JSON file and escape control characters; OSError or ValueError if it is invalid."""
     try:
         return printable(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
     except RecursionError as error:
@@ -184,7 +207,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Read a record of ours, a JSON object; None if there is none; Unreadable: it is none."""
+    """Read a record of ours, a JSON object; None if there is no such file.
+
+    Unreadable: it is not a JSON object.
+    """
     try:
         record = read_json(path)
         if not isinstance(record, dict):
@@ -192,13 +218,14 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # the system's words without number and path
+        # The system's message without number and path.
+        reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"{path}: cannot be read ({reason})") from error
     return record
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; {} if it is missing, invalid, too large or no object."""
+    """Parse a file with a JSON object; {} if it is missing, invalid, too large or another value."""
     try:
         value = read_json(path)
     except (OSError, ValueError):
@@ -207,7 +234,7 @@ def load_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_rows(path: str | Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file, header first, as far as they can be read.
+    """Yield the rows of a CSV file, header first, up to the first that cannot be read.
 
     Yields nothing if the file is missing, not regular, or larger than TRIPTYCH_MAX_TABLE.
     """
@@ -221,7 +248,10 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
 
 
 def file_digest(path: str | Path) -> str | None:
-    """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal); None if there is no such file."""
+    """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal).
+
+    None: there is no such file.
+    """
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,19 +1,25 @@
-"""Write to terminals: what is printed cannot steer one; tables and progress bars draw on its canvas."""
+"""Write to terminals so that printed text cannot control them.
+
+Our tables and progress bars write to the stream behind.
+"""
 
 import re
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-# what a terminal obeys: C0 and C1 without tab and the ends of lines, and what turns the direction of text;
-# and half a character, as of a name that is no UTF-8, which no file takes
+# Characters that control a terminal (C0 and C1 but tab and line ends, changes of the direction of
+# text), and surrogates, as from a file name that is not UTF-8, which no file can be written with.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
 
 
 def printable(value: Any) -> Any:
-    r"""Escape control characters in a text, or in all texts of JSON: ESC as "\\x1b"; ends of lines stay."""
+    r"""Escape control characters in a text, or in all texts of JSON: ESC becomes "\\x1b".
+
+    Line ends stay.
+    """
     if isinstance(value, str):
-        if value.isprintable():  # the rest has no control characters, and is most of it
+        if value.isprintable():  # most texts have no control characters
             return value
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
     if isinstance(value, list):
@@ -24,14 +30,14 @@ def printable(value: Any) -> Any:
 
 
 def in_one_line(text: object) -> str:
-    """Return a text, or what an error says, in one line with control characters escaped."""
+    """Return a text, or an error's message, in one line with control characters escaped."""
     return " ".join(printable(str(text)).split())
 
 
 class PlainStream:
-    """A text stream that shows control characters instead of sending them to the terminal behind it.
+    """A text stream that escapes control characters before the terminal receives them.
 
-    It says that it is no terminal, so that libraries do not colour what they write to it.
+    It reports that it is no terminal, so that libraries do not write colours to it.
     """
 
     def __init__(self, canvas: TextIO):
@@ -55,17 +61,20 @@ class PlainStream:
 
 
 def plain(stream: TextIO) -> TextIO:
-    """Return ``stream`` with control characters escaped; one that is plain already as it is."""
+    """Return ``stream`` with control characters escaped; a plain one is returned unchanged."""
     return stream if isinstance(stream, PlainStream) else cast(TextIO, PlainStream(stream))
 
 
 def canvas(stream: TextIO) -> TextIO:
-    """Return what lies behind a plain stream, for our own tables and progress bars."""
+    """Return the stream behind a plain stream, for our own tables and progress bars."""
     return stream.canvas if isinstance(stream, PlainStream) else stream
 
 
 def progress_bar(*steps: Iterable[Any], **options: Any) -> Any:
-    """Return tqdm's bar on standard error, over ``steps`` if there are any; it leaves nothing behind."""
+    """Return a progress bar of tqdm on standard error, which is removed at its end.
+
+    It counts ``steps``, if they are given.
+    """
     from tqdm import tqdm
 
     return tqdm(*steps, file=canvas(sys.stderr), leave=False, **options)

@@ -1,4 +1,4 @@
-"""Early stopping by the one name of the validation bound, over a stop and a resume."""
+"""Early stopping by the validation bound's one name, across a stop and a resumed run."""
 
 import math
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from triptych.models.base import BoundModel
 from triptych.run.execute import execute
 
 RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50")
-# a step that leaves all weights as they are: the validation bound is the same each time
+# Steps that leave all weights as they are, so the validation bound is the same each time.
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "samples.n=0", "test=false")
 OFTEN = ("trainer.max_steps=40", "trainer.val_check_interval=2")
 
@@ -30,7 +30,7 @@ def trainer(**figures: float):
 
 
 def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
-    """5, 4, 3.95, 3.85, 3.8: with min_delta 0.1, the third is none, the fourth is, the fifth is none."""
+    """For 5, 4, 3.95, 3.85, 3.8 and min_delta 0.1 the fourth counts as lower, the fifth not."""
     callback, waited = EarlyStopping(patience=2, min_delta=0.1), []
     for value in (5.0, 4.0, 3.95, 3.85, 3.8):
         now = trainer(val_bound=value)
@@ -84,7 +84,7 @@ def test_one_of_an_earlier_version_which_kept_no_stop_trains_no_more(prepared, m
 
 @pytest.mark.parametrize("stopping", [OURS, LIGHTNINGS], ids=["ours", "lightning's"])
 def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared, monkeypatch, stopping):
-    """On data of nats. The first validation is the lowest; two more are waited for: steps 2, 4, 6."""
+    """The bound is in nats. The first validation is the lowest; it waits for two more."""
     run = prepared(*RING, *STILL, *OFTEN, *stopping, path="a")
     assert resumed_after_its_fit(run, monkeypatch)["steps"] == 6
     table = [row for row in rows(run) if row["val/bound"]]

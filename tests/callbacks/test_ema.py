@@ -1,4 +1,4 @@
-"""The averages: their formula, their lengths at once, their snapshots, the swap around validation."""
+"""Averages of weights: formula, several lengths at once, snapshots, the swap for validation."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from triptych.callbacks.ema import EMA, exponent
 
 
 class Module(pl.LightningModule):
-    """One weight that grows by one a step; validation records what it sees."""
+    """A module with one weight that grows by one a step; validation records the weight it has."""
 
     def __init__(self, stumble: bool = False):
         super().__init__()
@@ -33,13 +33,13 @@ class Module(pl.LightningModule):
 
 
 def fit(module, ema, steps=6, path=None):
-    """Validated after every third batch."""
+    """Fit a module that is validated after every third batch."""
     loader, few = (torch.utils.data.DataLoader(torch.zeros(n, 1)) for n in (100, 1))
     trainer(path, steps, val_check_interval=3, callbacks=[ema]).fit(module, loader, few)
 
 
 def power(sigma_rel: float, values: list[float]) -> float:
-    """sum_i values_i times the integral of the power function over step i."""
+    """Return sum_i values_i times the integral of the power function over step i."""
     edges = (np.arange(len(values) + 1) / len(values)) ** (exponent(sigma_rel) + 1)
     return float(np.diff(edges) @ values)
 

@@ -1,4 +1,4 @@
-"""Profiles of averages: the paper's numbers, the running form against the sum, the post-hoc solution."""
+"""Profiles of averages: the paper's numbers, running form and sum, post-hoc reconstruction."""
 
 import math
 
@@ -9,7 +9,7 @@ from triptych.callbacks.ema import LONGEST, combination, exponent, half_life_bet
 
 
 def running(betas: list[float]) -> np.ndarray:
-    """The weights of the steps, and of the start (first), that a running average with these factors has."""
+    """Return the weights of the start and of each step in a running average with these factors."""
     weights = np.zeros(len(betas) + 1)
     weights[0] = 1.0
     for n, beta in enumerate(betas, 1):
@@ -20,13 +20,13 @@ def running(betas: list[float]) -> np.ndarray:
 
 @pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
 def test_gamma_is_the_paper_s(sigma_rel, gamma):
-    """Karras et al. 2024, section 3.1, gives these two."""
+    """Karras et al. 2024, section 3.1, gives these two values."""
     assert exponent(sigma_rel) == pytest.approx(gamma, abs=0.005)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.01, 0.28])
 def test_sigma_rel_is_the_profile_s_spread(sigma_rel):
-    """The relative standard deviation of tau^gamma, integrated on a grid."""
+    """It is the relative standard deviation of tau^gamma, integrated on a grid."""
     gamma, tau = exponent(sigma_rel), (np.arange(200_000) + 0.5) / 200_000
     weight = tau**gamma / (tau**gamma).sum()
     mean = (weight * tau).sum()
@@ -69,11 +69,11 @@ def density(step: float, sigma_rel: float, tau: np.ndarray) -> np.ndarray:
     ("step", "sigma_rel", "missed"), [(1000, 0.07, 0.003), (1000, 0.03, 0.03), (720, 0.08, 0.4)]
 )
 def test_the_combination_is_the_least_squares_solution(step, sigma_rel, missed):
-    """Against profiles on a fine grid: no factors that sum to 1 come nearer than by the grid's own error."""
+    """On a fine grid, no factors that sum to 1 are nearer than by the grid's own error."""
     tau = (np.arange(20_000) + 0.5) / 20
     profiles = np.stack([density(t, s, tau) for t, s in STORED])
     aim = density(step, sigma_rel, tau)
-    # differences from the last profile keep the sum at 1
+    # Differences from the last profile keep the sum at 1.
     free, *_ = np.linalg.lstsq((profiles[:-1] - profiles[-1]).T, aim - profiles[-1], rcond=None)
     best = np.append(free, 1 - free.sum())
     ours = combination(STORED, step, sigma_rel)

@@ -1,4 +1,4 @@
-"""Gradient norms as they are before a clip; the scale of a loss decides nothing."""
+"""Gradient norms before clipping; the scale of a loss has no effect."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_the_share_counts_on_after_a_resume():
 
 
 def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch):
-    """With the eps of ``optimizer=adamw`` no scale is known to it, and a power of two brings no rounding.
+    """Without the eps of ``optimizer=adamw``, scale has no effect; powers of two do not round.
 
     A clip at norm 1 would act on one of the two runs alone.
     """

@@ -1,4 +1,4 @@
-"""Metrics of one's own: beside the bound in every record, and without a trace in what is trained."""
+"""User-defined metrics: beside the bound in every record, without any effect on training."""
 
 from types import SimpleNamespace
 
@@ -98,7 +98,7 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
 
 
 def updated(**metrics):
-    """Two linear layers, one batch of ones, as Lightning evaluates: each metric's sum of its values."""
+    """Evaluate two linear layers on a batch of ones with Lightning; return each metric's sum."""
     model = torch.nn.Linear(2, 2).eval()
     model.device, model.global_rank, model.seed = torch.device("cpu"), 0, 0
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def test_training_mode_that_a_metric_sets_is_not_seen_by_others():
 
 
 class Given(PerItem):
-    """The values that a test asks for."""
+    """A metric with the values that a test gives."""
 
     def __init__(self, *found):
         super().__init__()

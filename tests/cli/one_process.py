@@ -1,6 +1,7 @@
-"""Many commands in one process, each as its console script runs it, and what came of each: JSON lines.
+"""Run many commands in one process, each like its console script, and print JSON results.
 
-``TRIPTYCH_ROOT=ROOT python one_process.py < LINES``: door and arguments, a JSON list a line. No run begins.
+``TRIPTYCH_ROOT=ROOT python one_process.py < LINES``: a line is a JSON list, the command's module
+and its arguments. No run starts.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ DOORS = {
 
 
 class Begun(BaseException):
-    """A run's process would have been started."""
+    """Raised where a run's process would have been started."""
 
 
 def begin(*_: object) -> None:
@@ -35,7 +36,10 @@ def begin(*_: object) -> None:
 
 
 def answer(door: str, arguments: list[str], root: Path) -> dict:
-    """Exit code, "begun" if it was not refused; both streams, CPU seconds, what is new, heavy modules."""
+    """Return a command's exit code, or "begun" if it was not refused, and what it has done.
+
+    That is: both streams, CPU seconds, new files, and heavy modules.
+    """
     GlobalHydra.instance().clear()
     os.environ.pop(processes.PARENT, None)
     sys.argv = [f"triptych-{door}", *arguments]

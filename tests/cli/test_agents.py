@@ -1,4 +1,4 @@
-"""The command line that an agent of W&B's builds, from the sweep in examples/."""
+"""The command line that W&B's agent builds from the sweep in examples/."""
 
 import os
 import subprocess
@@ -23,8 +23,8 @@ def sweep() -> dict:
 
 
 def built(chosen: dict) -> list[str]:
-    """As ``wandb agent`` does: W&B's own functions, its macros filled in."""
-    # imported here: it takes seconds, also of a worker that runs other tests
+    """Build the command as ``wandb agent`` does, with W&B's own functions and macros."""
+    # Imported here, because it takes seconds, even in a worker with other tests.
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     given = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
@@ -70,7 +70,7 @@ def test_a_run_of_an_agents_has_its_id_and_a_cell_of_ours_its_own(tmp_path, monk
 
 @pytest.mark.slow
 def test_the_sweep_is_made_and_an_agent_runs_it(root, tiny):
-    """``wandb sweep`` and ``wandb agent`` themselves, against a stand-in for the server."""
+    """``wandb sweep`` and ``wandb agent`` run for real, with a stand-in for the server."""
     with Server() as server:
         chosen = {**CHOSEN, **dict(o.split("=") for o in tiny), "name": "agents"}
         arguments = {name: {"value": value} for name, value in chosen.items()}

@@ -1,4 +1,4 @@
-"""What a person types, in whatever order."""
+"""Arguments that a person types, in any order."""
 
 import os
 import re
@@ -85,7 +85,7 @@ def test_an_option_without_its_value_is_refused():
 
 
 def show(typed: str) -> float:
-    """The CPU seconds of a command that shows a configuration, imports and all."""
+    """Return the CPU seconds of a command that shows a configuration, including imports."""
     program = "import sys, time; from triptych.cli.train import main\n"
     program += "try: main()\nfinally: print(time.process_time(), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program, *typed.split()], capture_output=True, text=True)
@@ -94,7 +94,10 @@ def show(typed: str) -> float:
 
 
 def test_a_configuration_is_shown_within_a_second_of_computing():
-    """On a quiet machine; a busy one may take twice as long, and torch's import alone four times."""
+    """The limit allows for a busy machine, which takes twice as long as a quiet one.
+
+    Torch's import alone would take four times as long.
+    """
     assert any(show("ablation=samplers --cfg all --resolve") <= 2.0 for _ in range(5))
 
 

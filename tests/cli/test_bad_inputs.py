@@ -1,4 +1,4 @@
-"""Bad inputs as tried by people: each is answered by one line, at once, and leaves nothing behind."""
+"""Bad inputs as people type them: each is refused at once in one line, and leaves no files."""
 
 import json
 import os
@@ -166,7 +166,7 @@ SLOW = [  # these import torch
 
 @pytest.fixture
 def mine(root) -> Path:
-    """What people have lying about: files of another program, experiments with mistakes."""
+    """Files that people have: those of another program, and experiments with mistakes."""
     folder = root / "mine"
     for file, text in {
         "foreign/config.yaml": "model: resnet\nlr: 0.1\n",
@@ -187,7 +187,7 @@ def mine(root) -> Path:
 
 
 def answers(commands: list[str], mine: Path) -> list[dict]:
-    """Of each command, its answer; see ``one_process``."""
+    """Return each command's answer, see ``one_process``."""
     lines = [json.dumps(command.format(mine=mine).split()) for command in commands]
     program = Path(__file__).with_name("one_process.py")
     done = subprocess.run(

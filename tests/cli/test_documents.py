@@ -1,4 +1,4 @@
-"""What README, docs and comments of configs promise: links lead somewhere, commands and examples compose."""
+"""README, docs and comments of configs: links have targets, commands and examples compose."""
 
 import itertools
 import re
@@ -33,7 +33,7 @@ COMMAND = re.compile(r"triptych-(train|evaluate|sample) +([^`#;\n]+)")
 
 @pytest.fixture(autouse=True)
 def own_package(trusting):
-    """The package of docs/own-code.md, as that page has it trusted."""
+    """The package of docs/own-code.md, trusted as on that page."""
     trusting("mylab", folder=HOUSE / "examples")
 
 
@@ -46,7 +46,10 @@ def links(page: Path) -> list[Path]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """(door, arguments) as they stand in the text, each once; files alone are composed by other tests."""
+    """Return (module, arguments) of each command in the text, once.
+
+    Commands with files alone are composed by other tests.
+    """
     texts = [p.read_text() for p in [*PAGES, *sorted(CONFIGS.rglob("*.yaml"))]]
     found = [(door, line.split("  ")[0].strip()) for text in texts for door, line in COMMAND.findall(text)]
     other = r"resume=|-sc |NAME \.\.\.|^(-m )?(paper|ablation|experiment)=\w+$"
@@ -62,7 +65,7 @@ def test_links_lead_somewhere_and_leave_out_no_page_or_picture():
 
 
 def test_an_equation_of_the_tutorial_is_cited_by_a_number_that_was_checked():
-    """Two of them once contradicted each other: Langevin's stood after guidance's, which follows it."""
+    """Two equation numbers once contradicted each other: Langevin's stood after guidance's."""
     files = [*PAGES, *sorted(HOUSE.glob("docs/*.py")), *sorted(HOUSE.glob("src/triptych/**/*.py"))]
     found: dict[int, str] = {}
     for file in files:
@@ -79,7 +82,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("door, arguments", commands(), ids=str)
 def test_a_command_of_the_documents_composes(door, arguments):
-    """A sweep's with the first value of each of its choices."""
+    """Of a sweep, the first value of each choice is composed."""
     overrides = read_command_line(shlex.split(arguments), "train").overrides
     first = []
     for override in OverridesParser.create().parse_overrides(overrides):
@@ -119,7 +122,10 @@ def test_every_statistic_metric_and_tolerance_is_on_the_page():
 
 
 def test_the_page_of_results_knows_every_paper():
-    """As run or as not run yet; `triptych-report --results docs/results.md logs/sweeps` writes it."""
+    """Each paper is there as run or as not yet run.
+
+    `triptych-report --results docs/results.md logs/sweeps` writes the page.
+    """
     text = (HOUSE / "docs" / "results.md").read_text()
     for file in (CONFIGS / "paper").glob("*.yaml"):
         assert re.search(rf"[`\[]{file.stem}[`:]", text.replace("\\_", "_")), file.stem

@@ -1,4 +1,4 @@
-"""The commands as a person types them, each in a process of its own."""
+"""The commands as a person types them, each in its own process."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ assert not heavy, heavy
     ],
 )
 def test_looking_around_is_quick(arguments, words, monkeypatch):
-    """No heavy import: that is what takes seconds (test_arguments counts them)."""
+    """Heavy imports, which take seconds, are avoided (test_arguments counts them)."""
     monkeypatch.setenv("COMP_LINE", "triptych-train objective=")
     monkeypatch.setenv("COMP_POINT", "25")
     code = LIGHT.format(arguments=arguments.split(), module="triptych.cli.train")
@@ -46,7 +46,7 @@ def test_looking_around_is_quick(arguments, words, monkeypatch):
 
 
 def test_the_same_command_again_returns_the_recorded_result(root, door):
-    """As the console script does, it imports no code of the folder in which it is typed."""
+    """Like the console script, it imports no code of the current folder."""
     here, small = traps(root / "here"), ["data.train_size=500", "data.val_size=50", "data.test_size=50"]
     typed = ["triptych.cli.train", "name=first", "data=ring", "denoiser=mlp", *small, *TINY]
     line = [sys.executable, "-P", "-m", *typed]
@@ -79,7 +79,7 @@ def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, t
     assert (sweep / "report.html").is_file() and (sweep / "results.csv").is_file()
     [finished] = sweep.glob("*gamma_max=6*/summary.json")
     stamp = finished.stat().st_mtime_ns
-    # the same command with another value runs its cell alone
+    # The same command with another value runs only that value's cell.
     again = door(*command, "schedule.gamma_max=6,7")
     assert again.returncode == 0, again.stderr
     assert finished.stat().st_mtime_ns == stamp and len(list(sweep.glob("*/summary.json"))) == 3

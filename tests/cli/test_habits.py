@@ -1,4 +1,4 @@
-"""What users of Lightning and Hydra type out of habit: it works, or is answered by the line that does."""
+"""What users of Lightning and Hydra type out of habit works, or the answer names the right line."""
 
 import re
 
@@ -23,7 +23,7 @@ SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
 
 
 def configuration(line: str) -> dict:
-    """What the command would record, without a directory and without torch."""
+    """Return what the command would record, without a directory and without torch."""
     return check_single(compose_command("train", read_command_line(line.split(), "train").overrides))
 
 
@@ -57,14 +57,14 @@ def value_at(config: dict, key: str):
     ],
 )
 def test_a_habit_that_works(line, values):
-    """What is typed is in the record, and what follows from it."""
+    """The record has what is typed, and what follows from it."""
     config, typed = configuration(line), dict(one.lstrip("+").split("=", 1) for one in line.split())
     own = {k: yaml.safe_load(v) for k, v in typed.items() if "." in k}
     assert {key: value_at(config, key) for key in own | values} == own | values
 
 
 def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
-    """A cosine's floor is no argument of StepLR's, AdamW's decay not SGD's: nobody typed them."""
+    """StepLR takes no floor, SGD has no decay of AdamW: the user typed neither."""
     config = configuration(
         f"optimizer._target_=torch.optim.SGD optimizer.momentum=0.9 {SCHEDULE}StepLR lr_schedule.step_size=3"
     )
@@ -92,7 +92,7 @@ ROWS = [(command, habit) for habit in HABITS if habit.example for command in hab
 
 
 def show(command: str, *line: str) -> None:
-    """``triptych-COMMAND ... --cfg job``."""
+    """Return the output of ``triptych-COMMAND ... --cfg job``."""
     with pytest.raises(SystemExit) as ended:
         read_command_line([*CONTEXT[command], *line, "--cfg", "job"], command)
     assert ended.value.code == 0
@@ -100,7 +100,7 @@ def show(command: str, *line: str) -> None:
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """A current directory with images."""
+    """Make a current directory with images."""
     for i in range(40):
         Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,7 @@ def test_a_habits_example_is_answered_and_what_the_answer_says_is_accepted(comma
 
 @pytest.mark.parametrize("habit", HABITS, ids=[habit.names.split()[0] for habit in HABITS])
 def test_each_name_of_a_habit_is_answered_as_its_example(habit: Habit):
-    """By no row above it: the first that has a name counts."""
+    """No row above answers the name, because the first row with a name counts."""
     value = habit.example.partition("=")[2]
     for name in habit.names.split():
         key, _, choice = name.partition("=")
@@ -132,7 +132,7 @@ SHOWN = [row for row in EXPLANATIONS if "not installed" not in row.line]  # thes
 
 @pytest.mark.parametrize("row", SHOWN, ids=[row.example for row in SHOWN])
 def test_an_error_of_hydras_is_explained_by_its_row_in_one_line(row):
-    """The first whose pattern its text has, and with the words of the row."""
+    """It is the first row whose pattern is in the error's text, with the row's words."""
     said = refused(lambda: compose_command("train", [row.example]))
     words = re.split(r"\{\w+\}", row.line)
     assert re.fullmatch(".+".join(map(re.escape, words)), said)
@@ -143,7 +143,7 @@ KEYS = [(command, key) for command in ("evaluate", "sample") for key in fields(K
 
 @pytest.mark.parametrize(("command", "key"), [pair for pair in KEYS if pair[1] != "condition_from"])
 def test_a_mistyped_key_is_answered_for_its_own_command(command, key, monkeypatch):
-    """Whatever process it is: from Python it is none of the commands."""
+    """The process does not tell the command, because Python may call it."""
     monkeypatch.setattr("sys.argv", ["triptych-train"])
     typed = f"{key}{key[-1]}=3"
     refused(lambda: compose_command(command, [typed]), f"{typed}: no such key; did you mean {key}?")

@@ -1,4 +1,4 @@
-"""``examples/mylab`` as a user has it: a package beside the clone, trusted, with its own configurations."""
+"""``examples/mylab`` as a trusted user package beside the clone, with its own configurations."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """One run that uses every kind at once."""
+    """Make one run that uses every kind of class."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_ROOT", str(tmp_path_factory.mktemp("mylab")))
         patch.setenv("TRIPTYCH_TRUST", "mylab")
@@ -38,12 +38,12 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trusted(trusting):
-    """As the owner's own environment says, in this process."""
+    """Trust the package in this process, as its owner's environment does."""
     trusting("mylab", folder=MYLAB.parent)
 
 
 def test_every_kind_takes_part(run):
-    """All classes but the second network and the metric of samples; what they give is in the records."""
+    """All classes but the second network and the metric of samples are used and recorded."""
     named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
     classes = {
         f"mylab.{file.stem}.{name}"
@@ -69,7 +69,7 @@ def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhe
 
 
 def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
-    """Every file of the package stands in one row of the page's table, or belongs to no kind."""
+    """Every file of the package is in one row of the page's table, or belongs to no kind."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "`mylab/" in line]
     assert len(rows) == 13
     listed = [re.findall(r"`(mylab/[^`]+)`", row) for row in rows]
@@ -82,7 +82,7 @@ def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_pages_commands_run_as_they_stand(root, tmp_path):
-    """In a folder with ``examples`` in it, as in a clone, one after the other."""
+    """They run one after another in a folder with ``examples``, as in a clone."""
     (root / "examples").symlink_to(HOUSE / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)

@@ -1,4 +1,7 @@
-"""Mistakes in own code: one line with its file and line, before the first step; none trains silently."""
+"""Mistakes in user code: one line with file and line number before the first step.
+
+None of them trains silently.
+"""
 
 import copy
 import json
@@ -181,19 +184,19 @@ LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitl
 
 @pytest.fixture
 def lab(trusting) -> Path:
-    """The file of a package of one's own."""
+    """Write the file of a user package."""
     return trusting("own_faults", OWN)
 
 
 @pytest.fixture(scope="module")
 def composed() -> list[dict]:
-    """The configuration that all of them change, once it is there: composing it is most of the time."""
+    """Compose the configuration that all tests change, once, because composing is slow."""
     return []
 
 
 @pytest.fixture
 def changed(prepared, lab, tmp_path, composed):
-    """``changed(change)``: a run whose configuration was changed so."""
+    """``changed(change)``: make a run whose configuration has this change."""
     if not composed:
         composed.append(prepared(*TINY).config())
 
@@ -208,7 +211,10 @@ def changed(prepared, lab, tmp_path, composed):
 
 @pytest.fixture
 def refused(changed, capfd):
-    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
+    """``refused(change)``: return the error line of the command, which ``summary.json`` has, too.
+
+    Nothing is trained.
+    """
 
     def run(change) -> str:
         made = changed(change)
@@ -229,7 +235,7 @@ def refused(changed, capfd):
 
 
 def own(place: str, name: str, **keys):
-    """A change of a configuration: the class ``name`` of one's own at ``place``."""
+    """Return a change of a configuration: the user's class ``name`` at ``place``."""
 
     def change(config: dict) -> None:
         node, *path = config, *place.split(".")
@@ -241,7 +247,7 @@ def own(place: str, name: str, **keys):
 
 
 def drawn(change):
-    """The same change in a run that draws samples."""
+    """Return the same change for a run that draws samples."""
 
     def both(config: dict) -> None:
         change(config)
@@ -305,7 +311,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("change, at, words", [(change, at, words) for change, at, *words in MISTAKES])
 def test_a_mistake_is_a_line_with_the_place_in_ones_own_file(refused, lab, change, at, words):
-    """Of its own, too, where it called torch."""
+    """The place is in the user's file even if torch, which it called, raised the error."""
     has(refused(change), lab, at, *words)
 
 
@@ -356,7 +362,7 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
     ],
 )
 def test_what_is_right_is_not_refused(changed, lab, change):
-    """Guidance of 0 / 0 with a momentum, a history in ``at``."""
+    """Valid code is accepted: guidance of 0 / 0 with a momentum, a history in ``at``."""
     assert execute(changed(change)).status == "finished"
 
 
@@ -389,7 +395,7 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
 
 
 def test_errors_in_training_have_their_line_too(changed, lab, capfd):
-    """By then a step is made: the same command goes on when it is asked to."""
+    """A step has been made by then, and the same command resumes if asked to."""
     run = changed(own(NET, "Net", fault="late"))
     with pytest.raises(SystemExit), one_line_errors("train"):
         execute(run)
@@ -401,7 +407,7 @@ def test_errors_in_training_have_their_line_too(changed, lab, capfd):
 
 
 def test_looking_moves_nothing(lab):
-    """Neither weights nor running means, modes, or the random numbers of three libraries."""
+    """Weights, running means, modes and the random states of three libraries stay the same."""
     model = import_module("own_faults").Net((2,))
     model.drop.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -479,7 +485,7 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
 
 
 def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, changed, lab):
-    """What a notebook runs would not be what is recorded."""
+    """In a notebook, the code that runs would differ from the code that is recorded."""
     import_class("own_faults.Net")
     lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.25)"))
     line = refused(own(NET, "Net"))
@@ -490,7 +496,10 @@ def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, change
 
 
 def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch):
-    """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
+    """After a mistake is corrected, the same command finds the old figure.
+
+    It says how to compute a new one.
+    """
 
     def short(config):
         config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}

@@ -1,4 +1,4 @@
-"""Bad input at the doors: one line, a code that is not 0, no directory that looks finished."""
+"""Bad input to the commands: one line, a non-zero exit code, no directory that looks finished."""
 
 import json
 
@@ -35,7 +35,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("line", "words"), REFUSED)
 def test_before_the_first_step(prepared, root, line, words):
-    """As the job's process refuses them; the doors print exactly this line (above and below)."""
+    """The job's process refuses them, and the commands print exactly this line."""
     refused(lambda: execute(prepared(*line.split())), *words.split(" ... "))
     stages = {json.loads(summary.read_text())["stage"] for summary in root.rglob("summary.json")}
     assert stages <= {"build"}, "so that the directory is removed"

@@ -1,4 +1,4 @@
-"""Draw samples: where they are written."""
+"""Where samples are written."""
 
 import errno
 
@@ -31,7 +31,7 @@ def test_nor_are_those_of_a_command_that_ends_in_this_moment(tmp_path, monkeypat
 
 
 def test_a_tensor_that_is_not_written_whole_is_not_there(tmp_path, monkeypatch):
-    """Nor does it take the place of one that was drawn meanwhile."""
+    """A partial file does not replace one that another command has written meanwhile."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, "full")

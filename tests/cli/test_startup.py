@@ -1,4 +1,4 @@
-"""How a command starts and ends as a process: what it imports, how a signal ends it, where its words go."""
+"""A command as a process: its imports, its end by a signal, and its output streams."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def run(line: list[str], env: dict[str, str] | None = None, **more) -> subproces
 
 @pytest.mark.slow
 def test_no_code_of_the_current_folder_is_imported(root):
-    """A launcher's workers, a sweep's job and the processes that Lightning starts; of a run: test_doors."""
+    """Workers of a launcher, a sweep's job and Lightning's processes; runs are in test_doors."""
     here, sweep = traps(root / "here"), ["-m", "name=mine", "seed=1", "hydra/launcher=joblib"]
     several = ["trainer=ddp_sim", "trainer.devices=2", "data=ring", "denoiser=mlp", "logger=csv"]
     done = run(command("train", *sweep, *several, *TINY), cwd=here)
@@ -80,14 +80,14 @@ def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, mo
 
 
 def test_a_signal_that_comes_while_one_program_replaces_another_waits(root):
-    """From Hydra's process to the run's: Python itself, at its start, would answer with a traceback."""
+    """Python itself, when it starts the run's process, would answer a signal with a traceback."""
     code = "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
     done = run(command("train", "name=mine", "logger=csv", *TINY), site(root, code), cwd=root)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_signal_after_the_end_changes_nothing(root):
-    """While Python puts its modules away, which takes torch a second."""
+    """The signal comes while Python shuts down, which takes a second with torch."""
     code = (
         "import os; from triptych.cli import startup; startup.start()\n"
         "class Last:\n def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 2)\n"
@@ -104,7 +104,7 @@ def test_nohup_goes_on_after_a_hangup(root):
 
 
 def finished(prepared) -> list[list[str]]:
-    """A line of each command that has something to print, at once."""
+    """Start each command that prints something, all at once, and return their lines."""
     run = prepared(path="mine")
     save_checkpoint(run / "checkpoints" / "last.ckpt", run.config())
     run.write("summary.json", {"schema": 1, "status": "finished", "test": metrics(2.0)})
@@ -124,7 +124,7 @@ def test_a_full_standard_output_is_one_line(prepared):
 
 
 def test_a_result_is_one_wherever_it_is_printed(prepared):
-    """A reader that has gone, as of ``| head``; an encoding without ±; no standard output at all."""
+    """A reader that has closed the pipe (``| head``), an encoding without ±, no standard output."""
     line = finished(prepared)[0]
     reader, writer = os.pipe()
     os.close(reader)
@@ -138,7 +138,7 @@ def test_a_result_is_one_wherever_it_is_printed(prepared):
 
 
 def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():
-    """It would wait for a first process that nobody has started, and end without a word."""
+    """It would wait for a first process that nobody has started, and end without a message."""
     code = "import os; print([os.environ.get(name) for name in ('RANK', 'LOCAL_RANK')])"
     ours = f"from triptych.cli.startup import start; start(); {code}"
     known = {key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_STARTED")}

@@ -1,4 +1,4 @@
-"""Objects from plain configuration: what is allowed, what is refused, in which words."""
+"""Objects from plain configuration: allowed and refused classes, and the messages."""
 
 import pytest
 import torch

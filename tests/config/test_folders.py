@@ -1,4 +1,4 @@
-"""Trusted packages: their configurations are found, and nobody else's; they alone are imported."""
+"""Only configurations of trusted packages are found, and only these are imported."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ CLASS = "from triptych.declare import FilePath\nclass Mine:\n    def __init__(se
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Two packages with configurations, of which the second cannot be imported; the first is trusted."""
+    """Two packages with configurations; the first is trusted, the second cannot be imported."""
 
     def trusting(names: str) -> None:
         monkeypatch.setenv("TRIPTYCH_TRUST", names)
@@ -67,7 +67,7 @@ def test_another_program_of_hydras_is_left_alone(packages, tmp_path):
 
 @pytest.mark.parametrize("package, name", [("lab_a", "digits"), ("lab_b", "mine")])
 def test_a_name_that_is_taken_is_refused(packages, package, name):
-    """By the clone's own, or by another package's: one of the two would be read in silence."""
+    """The clone or another package has the name, so one of two files would be ignored silently."""
     root, trusting = packages
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
     trusting("lab_a,lab_b")
@@ -91,7 +91,7 @@ def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
 
 
 def test_a_composition_changes_no_file_for_those_after_it():
-    """A process reads each file once, and Hydra makes what it has read a part of the composition."""
+    """A process reads each file once, and Hydra puts the parsed file itself into a composition."""
     for choice, over in (("ablation=guidance", "guidance.scale"), ("ablation=samplers", "evaluations")):
         assert compose_command("train", [choice]).measures.over == over
         assert compose_command("train", ["seed=2"]).measures.over is None

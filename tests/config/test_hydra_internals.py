@@ -1,4 +1,4 @@
-"""Hydra's private parts that this project uses are where they were, and do what they did."""
+"""Hydra's private modules that this project uses still exist, and still work the same way."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -1,4 +1,4 @@
-"""A key is declared once, and everything that says something of it reads it there."""
+"""A key is declared once, and checks, help and reports read that declaration."""
 
 import inspect
 import json
@@ -47,7 +47,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A package of the owner's own, with a file that names its class."""
+    """Make a trusted user package with a configuration file that names its class."""
     package = tmp_path / "lab" / "mine"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -64,7 +64,7 @@ def lab(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_a_key_of_a_class_needs_no_other_edit(lab, capsys):
-    """In the check, its message, the help, the page of all keys and the axes of a report."""
+    """Check, message, help, the page of all keys and the axes of a report know the key."""
     mine = ["--config-dir", str(lab / "configs"), "denoiser=mine"]
     line = refused(lambda: read_command_line([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train"))
     assert line == "denoiser.network.heat=4: must be a number above 0, at most 3"
@@ -86,7 +86,7 @@ def test_the_page_of_all_keys_is_current():
 
 
 def test_every_key_in_the_files_is_declared():
-    """Of a kind: one that takes anything would not be checked."""
+    """Each key has a type, because a key that takes anything would not be checked."""
     free = {"measures.values", "data.means", "data.covariances", "hydra.sweeper.tune", "hydra.sweeper.params"}
     free |= {"objective.output.space", "sampler.variance"}  # short names, which the builder checks
     for line in (HOUSE / "docs" / "keys.md").read_text().splitlines():
@@ -172,7 +172,7 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
         Child(stesp=1)
 
 
-# of each base that is declared one class, by its arguments; the page of all keys has their ranges
+# One class for each declared base, with its arguments; the page of all keys has their ranges.
 HELD = [
     ("bound.steps", "diffusion.bound.Bound", {"schedule": None, "decoder": None, "steps": 0}),
     ("data.modes", "data.mixture.Ring", {"modes": 2.5}),
@@ -231,7 +231,7 @@ def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
 
 
 def test_short_names_are_those_of_the_classes():
-    """A wrong one is refused before torch is imported, by the schema; the classes have the names."""
+    """The schema refuses a wrong name before torch is imported; the classes define the names."""
     for declared_names, kind in ((Decoders, Decoder), (Variances, ReverseVariance)):
         named, own = get_args(declared_names)
         assert set(get_args(named)) == set(kind.named) and own is ClassName

@@ -1,4 +1,4 @@
-"""Names that follow from what a run is, and those that are suggested in place of one that is none."""
+"""Names that follow from a run's settings, and suggestions for unknown names."""
 
 from pathlib import Path
 

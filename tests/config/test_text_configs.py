@@ -1,4 +1,4 @@
-"""Configurations of text to image: they compose, set only keys that exist, and compare models of one size."""
+"""Configurations of text to image compose, set existing keys, and compare models of one size."""
 
 import re
 
@@ -47,7 +47,7 @@ def test_stages_and_one_model_are_of_one_size_within_a_twentieth():
 
 
 def test_the_cascades_stages_are_the_runs_that_come_first():
-    """The directory of a cell is its overrides, as Hydra's ``override_dirname`` and ``slug`` make it."""
+    """A cell's directory is named after its overrides, as by ``override_dirname`` and ``slug``."""
     params = OmegaConf.load(CONFIGS / "ablation" / "cascade_stages.yaml").hydra.sweeper.params
     assert params.experiment.split(",") == [*STAGES] and list(params) == ["seed", "experiment"]
     for name, high in (("two", "cascade_high"), ("two_noised", "cascade_high_noised")):

@@ -1,4 +1,4 @@
-"""Changes of training images."""
+"""Augmentations of training images."""
 
 import torch
 
@@ -57,7 +57,7 @@ def test_a_resumed_loader_goes_on_with_the_same_changes():
 
 
 def test_a_network_is_told_what_was_done_to_each_item():
-    """A flip as 1, a move in paddings down and to the right; nothing where nothing was done."""
+    """A flip is 1, a move is in paddings down and to the right, and no change is 0."""
     many = X.repeat(20, 1, 1, 1)
     found, done = augment(many, [Flip(0.3, told=True), Crop(2, p=0.4, told=True)], seed=1, step=3)
     assert done.shape == (240, 3) and done.abs().max() <= 1
@@ -82,7 +82,7 @@ def test_what_cannot_be_augmented():
 
 
 def test_only_training_images_are_changed(prepared):
-    """Through the configuration: validation and test are the images themselves."""
+    """By a configuration: validation and test images are unchanged."""
     runs = [prepared(f"augmentation={how}", path=how) for how in ("none", "flip_crop")]
     plain, changed = (build_data(run.config()) for run in runs)
     for name in ("val", "test"):

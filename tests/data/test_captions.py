@@ -1,4 +1,4 @@
-"""Data with captions: their tokens as a part of the condition, prompts, a folder of pairs."""
+"""Data with captions: tokens as part of the condition, prompts, a folder of pairs."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_captions_are_part_of_what_data_are(digits):
 
 
 class Networks(Words):
-    """Tokens as of a network, whose last digits another machine has otherwise."""
+    """An encoder like a network, whose last digits differ on another machine."""
 
     computes, by = True, 1.0
 

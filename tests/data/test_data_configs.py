@@ -1,4 +1,4 @@
-"""Each file in configs/data makes the datamodule that it says, and has no key that nothing reads."""
+"""Each file in configs/data makes the datamodule that it names, and all its keys are read."""
 
 import inspect
 
@@ -26,7 +26,7 @@ def config(file, root):
 
 
 def known_keys(kind):
-    """Names of the parameters of a class and, through its **keys, of those it inherits from."""
+    """Return the names of a class's parameters and, through **keys, of its parents'."""
     return {
         name
         for c in kind.__mro__

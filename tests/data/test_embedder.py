@@ -1,4 +1,4 @@
-"""Embeddings of a contrastive run as conditions of captioned data, and as data of their own."""
+"""Embeddings of a contrastive run, as conditions of captioned data and as data."""
 
 import math
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ D = SIZES["embedding"]
 
 
 class Bytes:
-    """Pickled as a call that torch.load makes, weights_only or not."""
+    """An object whose pickle is a call, with which torch.load is tested."""
 
     def __reduce__(self):
         return bytearray, (2**40,)
@@ -46,7 +46,7 @@ def shapes(**more):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A contrastive model and its data."""
+    """Make a contrastive model and its data."""
     data = shapes()
     torch.manual_seed(0)
     network = ContrastiveNetwork(data.shape, data.conditions, **SIZES).eval()
@@ -55,7 +55,7 @@ def trained():
 
 @pytest.fixture
 def run(tmp_path, trained):
-    """A directory as a run of model=contrastive leaves it, and its network."""
+    """Make a directory like that of a run of model=contrastive, and return its network."""
     model, data = trained
     for name, left in model.artifacts().items():
         torch.save(left, tmp_path / name)
@@ -63,7 +63,7 @@ def run(tmp_path, trained):
 
 
 def test_samples_are_embedded_by_a_run_of_images_like_them_alone(run, monkeypatch):
-    """Its tower averages over an image, and so takes any size: of low ones it gave a wrong retrieval."""
+    """The tower averages over an image, so it takes any size; on low images retrieval was wrong."""
     path, _, data = run
     monkeypatch.setattr(build, "ImageReference", lambda *given: given[-2])
     guides = SimpleNamespace(classifier=lambda *_, **__: object())
@@ -97,7 +97,7 @@ def test_conditions_hold_the_embeddings_of_images_and_captions(run):
 
 
 def test_low_pictures_are_told_the_embeddings_of_whole_ones(run):
-    """So a decoder draws low pictures from the embeddings that an upsampler is told too."""
+    """So a decoder draws low pictures from the same embeddings as the upsampler."""
     whole, low = shapes(embeddings=run[0]), shapes(embeddings=run[0], size=8)
     check_contract(low)
     assert low.shape == (3, 8, 8) and low.encoders == whole.encoders
@@ -123,7 +123,7 @@ def test_image_embeddings_are_data_of_the_same_items(run):
 
 
 def test_embeddings_are_known_by_what_they_follow_from(run):
-    """Not by their own last digits, which another machine or number of threads may change."""
+    """Their own last digits may change with the machine or the number of threads."""
     path, network, plain = run
     data, again = shapes(embeddings=path), shapes(embeddings=path)
     again.splits["train"].condition.parts["embedding"].value.mul_(1 + 1e-6)
@@ -184,7 +184,7 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
 
 
 def test_slerp_stays_on_the_sphere_at_even_angles():
-    """Shoemake 1985: from a to b along the great circle, at an angle of share times theirs."""
+    """Shoemake 1985: along the great circle from a to b, at a share of their angle."""
     a, b = (normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(i)).double()) for i in (0, 1))
     a, b = 3 * a, 3 * b
     share = torch.linspace(0, 1, 5).double()

@@ -1,4 +1,4 @@
-"""A fingerprint follows from what data are, not from where or when they were written."""
+"""A fingerprint depends on the data's content, not on where or when they were written."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def folder(root, **keys):
 
 
 def images(data) -> dict[str, set[int]]:
-    """Which image is in which split: image i is (i, 0, 100) all over."""
+    """Return which images each split has: image i is (i, 0, 100) everywhere."""
     return {name: set(split.values[:][:, 0, 0, 0].tolist()) for name, split in data.splits.items()}
 
 
@@ -55,7 +55,7 @@ def test_images_that_come_or_go_move_no_other(plain):
 
 def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path):
     at = np.array([place(Path(f"class/{i}.png"), 0) for i in range(20000)])
-    # uniform: a binomial's three standard deviations
+    # Hashes are uniform up to three standard deviations of a binomial.
     assert abs((at < 0.1).mean() - 0.1) < 3 * (0.1 * 0.9 / 20000) ** 0.5
     other = np.array([place(Path(f"class/{i}.png"), 1) for i in range(20000)])
     assert abs(((at < 0.1) & (other < 0.1)).mean() - 0.01) < 3 * (0.01 * 0.99 / 20000) ** 0.5

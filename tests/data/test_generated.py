@@ -58,7 +58,7 @@ def test_ring_is_the_mixture_it_says():
 
 
 def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
-    """p(x) = p_ring(P^T x) N(rest; 0, s^2): density, moments, and its exact denoiser under the projection."""
+    """Check density, moments and exact denoiser of p(x) = p_ring(P^T x) N(rest; 0, s^2)."""
     d, s = 7, 0.3
     data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
     x, plane = ready(data).splits["train"].values.double(), data.mixture.plane
@@ -94,7 +94,7 @@ def test_entropies_of_ring_and_noise_add(dim):
 
 
 def test_an_embedded_ring_of_one_plane_is_no_other_data():
-    """Identified by its numbers: not by what a machine's digits make of them."""
+    """The numbers of the formula identify the data, not digits that depend on the machine."""
     assert EmbeddedRing(dim=4).formula() == EmbeddedRing(dim=4, train_size=7).formula()
     assert EmbeddedRing(dim=4).formula() != EmbeddedRing(dim=5).formula()
     one, other = EmbeddedRing(dim=4), EmbeddedRing(dim=4, data_seed=3)

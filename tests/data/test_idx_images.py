@@ -13,7 +13,7 @@ from .helpers import refused, write_idx, write_mnist
 
 @pytest.fixture(autouse=True)
 def no_debian_package(monkeypatch):
-    """The machine may have dataset-fashion-mnist; the tests are not about it."""
+    """Hide dataset-fashion-mnist, which the machine may have."""
     monkeypatch.setitem(source.PLACES, "FashionMNIST", ("fashion-mnist",))
 
 

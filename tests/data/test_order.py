@@ -1,4 +1,4 @@
-"""Training order and evaluation: every item once, on any number of processes, from any step."""
+"""Order in training and evaluation: every item once, for any number of processes and any step."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from .helpers import refused
 
 
 class Count(DataModule):
-    """Item i is the number i."""
+    """Data whose item i is the number i."""
 
     name, shape = "count", (1,)
 
@@ -122,7 +122,7 @@ def test_processes_come_from_torch_distributed(monkeypatch):
 
 
 class Watch(pl.LightningModule):
-    """Keeps the indices that it is shown."""
+    """A model that keeps the indices of its batches."""
 
     def __init__(self):
         super().__init__()

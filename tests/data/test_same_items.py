@@ -1,4 +1,4 @@
-"""Items that a run is evaluated on are those that it began with."""
+"""A run is evaluated on the items with which it started."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Captioned shapes: captions say what pictures show, splits do not overlap."""
+"""Captioned shapes: captions describe their pictures, and splits do not overlap."""
 
 from itertools import product
 
@@ -27,7 +27,10 @@ def data():
 
 
 def seen_in(picture):
-    """Attributes of a picture (3, 16, 16), found without the drawing code: colour, side, number, outline."""
+    """Find a picture's attributes without the drawing code: colour, side, number, outline.
+
+    The picture is (3, 16, 16).
+    """
     ground = int(np.median(picture))
     there = (picture != ground).any(0)
     bright = picture[:, there].max(1) > 3  # the background is darker

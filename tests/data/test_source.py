@@ -1,4 +1,4 @@
-"""What lies in a data folder is known before torch is imported: splits, classes, and what cannot be used."""
+"""Splits, classes and unusable files of a data folder are known before torch is imported."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from .helpers import image_folder, items, refused, save_images, write_idx, write
 
 
 def save(root, *files):
-    """One image a file, all of different colours."""
+    """Save images to files, all of different colours."""
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.blake2b(str(file).encode(), digest_size=12).digest()
@@ -32,7 +32,10 @@ def save(root, *files):
 
 
 def tree(root, **splits):
-    """``tree(root, train={"cat": 4, "dog": 4})``: so many images in each folder; "" is the split's own."""
+    """``tree(root, train={"cat": 4, "dog": 4})``: write so many images into each folder.
+
+    "" is the split's own folder.
+    """
     for split, classes in splits.items():
         save(root, *[f"{split}/{name}/{i}.png" for name, n in classes.items() for i in range(n)])
 
@@ -45,7 +48,7 @@ def sizes(data):
 
 
 def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
-    """As torchvision's and Hugging Face's image folders: no image of test/ is ever trained on."""
+    """As in torchvision's and Hugging Face's image folders, no image of test/ is trained on."""
     tree(tmp_path, train={"cat": 8, "dog": 8}, val={"cat": 2, "dog": 3}, test={"cat": 4, "dog": 1})
     data = image_folder(tmp_path)
     assert sizes(data) == {"train": 16, "val": 5, "test": 5}
@@ -57,7 +60,7 @@ def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
 
 @pytest.mark.parametrize("names", ["Train Val Test", "TRAIN VALID TEST", "training validation testing"])
 def test_names_of_splits(tmp_path, names):
-    """Hugging Face's words for them (datasets, data_files.py), in any case."""
+    """Split names are those of Hugging Face (datasets, data_files.py), in any case."""
     tree(tmp_path, **dict(zip(names.split(), ({"": 6}, {"": 3}, {"": 2}), strict=True)))
     data = image_folder(tmp_path)
     assert sizes(data) == {"train": 6, "val": 3, "test": 2} and data.num_classes == 0
@@ -105,7 +108,7 @@ def test_hidden_and_foreign_folders_are_no_classes(tmp_path):
 
 
 def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
-    """Else each image would be there forty times, in train and in test."""
+    """Otherwise each image would appear forty times, in train and in test."""
     save(tmp_path, *[f"{i}.png" for i in range(5)])
     (tmp_path / "again").symlink_to(tmp_path)
     assert sum(sizes(image_folder(tmp_path, val_fraction=0, test_fraction=0)).values()) == 5
@@ -243,7 +246,7 @@ def test_workers_prepare_the_same_batches_ahead(first):
 
 
 def test_shapes_that_run_out_are_refused(monkeypatch):
-    """In place of drawing for ever where the test set has every picture there is."""
+    """Otherwise drawing would never end if the test set had every possible picture."""
     monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

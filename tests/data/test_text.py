@@ -1,4 +1,4 @@
-"""Text encoders: a closed vocabulary, a model of transformers, what they refuse, and what is kept on disk."""
+"""Text encoders: a closed vocabulary and a transformers model, their errors and disk caches."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_what_cannot_be_encoded_is_said_in_one_line(one_hot):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of transformers with random weights, and a tokenizer of a few words."""
+    """Save a transformers model with random weights, and a tokenizer of a few words."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     path = tmp_path_factory.mktemp("bert")

@@ -1,4 +1,4 @@
-"""Four losses, one minimiser: at the true score and away from it they differ by the constants theory says."""
+"""Four losses with one minimiser: elsewhere they differ by the constants of the theory."""
 
 import math
 from operator import itemgetter
@@ -19,7 +19,7 @@ denoising, rademacher = itemgetter("denoising", "rademacher")(SCRIPT)
 
 
 def losses(score, truth, gamma, n, seed=0):
-    """All four at n points of the noisy marginal, and the true score there."""
+    """Return all four losses at n points of the noisy marginal, and the true score there."""
     x = truth.mixture.sample(n, generator(seed))[0].double()
     eps = torch.randn(x.shape, generator=generator(seed + 1), dtype=torch.float64)
     alpha, sigma = truth.process.alpha_sigma(gamma)
@@ -57,7 +57,7 @@ def test_the_four_losses_differ_by_the_known_constants(process, off):
 
 
 def test_implicit_is_exact_and_sliced_unbiased_on_a_linear_score():
-    """s = A z: div s = tr A, and E v.Av = tr A over independent signs."""
+    """For s = A z, div s = tr A, and E v.Av = tr A over independent signs."""
     matrix = torch.randn(4, 4, generator=generator(), dtype=torch.float64)
     z = torch.randn(3, 4, generator=generator(1), dtype=torch.float64)
     quadratic = 0.5 * (z @ matrix.T).square().sum(1)
@@ -70,7 +70,7 @@ def test_implicit_is_exact_and_sliced_unbiased_on_a_linear_score():
 
 
 def test_the_losses_train():
-    """Each reaches the truth's linear score of a Gaussian, by its own gradient in a few Newton-like steps."""
+    """Each loss reaches a Gaussian's linear score in a few Newton-like steps of its gradient."""
     truth, gamma = oracle(correlated(2)), torch.tensor(-1.0, dtype=torch.float64)
     x = truth.mixture.sample(4000, generator())[0].double()
     eps = torch.randn(x.shape, generator=generator(1), dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_tweedie_gives_the_posterior_mean_of_the_oracle():
 
 
 def test_tweedie_errors_are_what_a_model_has_left_to_learn():
-    """The oracle has none; an error in epsilon is sigma / alpha times that in the posterior mean."""
+    """The oracle has no error; one in epsilon is sigma / alpha times that in the posterior mean."""
     truth, gammas = oracle(ring()), torch.tensor([-4.0, 0.0, 3.0]).double()
     x = truth.mixture.sample(4000, generator())[0].double()
     exact = tweedie_errors(truth, truth, x, gammas, generator(1))

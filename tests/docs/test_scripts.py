@@ -1,4 +1,4 @@
-"""The scripts behind the pages' tables and pictures run as their docstrings say."""
+"""The scripts for the pages' tables and pictures run as their docstrings say."""
 
 import subprocess
 import sys

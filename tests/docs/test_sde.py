@@ -1,4 +1,4 @@
-"""The SDE view: coefficients against the marginals they must keep, both reversals against the truth."""
+"""The SDE view: coefficients that keep the marginals, and both reversals against the truth."""
 
 import itertools
 from runpy import run_path
@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("name", PROCESSES)
 @every
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_coefficients_keep_the_marginals(name, schedule):
-    """d sigma^2 / dt = 2 f sigma^2 + g^2, and f = d log alpha / dt, by hand."""
+    """d sigma^2 / dt = 2 f sigma^2 + g^2 by autograd, and f = d log alpha / dt by hand."""
     sde = SDE(PROCESSES[name], SCHEDULES[schedule](-6.0, 5.0))
     t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64, requires_grad=True)
     _, sigma = sde.process.alpha_sigma(sde.schedule.gamma(t))
@@ -38,7 +38,7 @@ def test_the_coefficients_keep_the_marginals(name, schedule):
 
 
 def test_vp_has_the_beta_it_was_made_of():
-    """On the stretch of the beta-linear curve that is travelled: g^2 = beta(u) and f = -beta / 2."""
+    """On the part of the beta-linear curve that is used, g^2 = beta(u) and f = -beta / 2."""
     schedule = BetaLinear(-6.0, 5.0, beta_min=0.1, beta_max=20.0)
     sde = SDE(PROCESSES["vp"], schedule)
     t = torch.linspace(0, 1, 33, dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_vp_has_the_beta_it_was_made_of():
 
 
 def euler_maruyama(drift, g2, z, times, generator):
-    """z along ``times``, noise of variance g2 |dt| a step."""
+    """Integrate z along ``times`` with noise of variance g2 |dt| a step."""
     for t, s in itertools.pairwise(times):
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
         z = z + drift(z, t) * (s - t) + (g2(t) * (s - t).abs()).sqrt() * noise
@@ -72,7 +72,7 @@ def test_a_simulation_of_the_forward_sde_has_the_marginals_it_claims(name):
 
 @every
 def test_the_reverse_sde_and_the_flow_lead_from_the_noisy_marginal_to_the_clean_one(name):
-    """One correlated Gaussian: its mean and covariance after the way back, both ways."""
+    """For a correlated Gaussian, mean and covariance are right after either way back."""
     truth = oracle(correlated(2), PROCESSES[name])
     sde = SDE(truth.process, Linear(-5.0, 4.0))
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""The classes of ``examples/mylab`` do what their docstrings say: they are there to be copied."""
+"""The classes of ``examples/mylab`` do what their docstrings say, because people copy them."""
 
 from types import SimpleNamespace
 
@@ -59,7 +59,7 @@ def test_the_loss_has_its_top_at_its_centre():
 
 
 def test_the_sampler_is_of_second_order():
-    """A Gaussian's flow keeps z in proportion to its deviation: of twice the steps a quarter of the error."""
+    """A Gaussian's flow scales z with its deviation; twice the steps quarter the error."""
     from mylab.midpoint import Midpoint
 
     deviation = 0.5
@@ -76,7 +76,7 @@ def test_the_sampler_is_of_second_order():
 
 
 def test_the_metric_counts_decibels():
-    """A guess that is off by 0.2 everywhere, in pictures of range 2: 10 log10(4 / 0.04) = 20 dB."""
+    """An estimate that is off by 0.2, in pictures of range 2, has 10 log10(4 / 0.04) = 20 dB."""
     from mylab.psnr import Psnr
 
     x = torch.randn(3, 1, 4, 4)
@@ -107,7 +107,7 @@ def test_a_picture_has_one_bar_and_its_label_says_which_way_it_lies():
 
 
 def test_samples_that_are_a_tenth_brighter_are_off_by_as_many_grey_levels():
-    """0.1 of a range of 2 is 255 / 20 = 12.75 grey levels, whichever way."""
+    """0.1 of a range of 2 is 255 / 20 = 12.75 grey levels, in either direction."""
     from mylab.brightness import Brightness
 
     from triptych.models.metric import Samples

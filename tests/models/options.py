@@ -1,4 +1,4 @@
-"""What every model here is made with, beside its own parts."""
+"""Arguments that every model here needs beside its own."""
 
 from triptych.models.lr_schedule import Constant
 

@@ -1,4 +1,4 @@
-"""The accounting against plain formulas."""
+"""Averages of bounds and figures, compared with plain formulas."""
 
 import math
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ def test_means_and_errors_do_not_depend_on_batches(batch, discrete):
 
 
 def test_the_gap_is_paired_item_by_item():
-    """Its error is that of the difference, far below that of either side."""
+    """Its error is that of the paired difference, far below that of either side."""
     _, _, diffusion = some_terms(100)
     exact = diffusion - 1.5
     zero = torch.zeros_like(diffusion)
@@ -64,7 +64,7 @@ def test_noise_levels_are_binned_by_gamma():
 
 
 def test_bands_of_noise_have_the_mean_of_their_levels_and_the_outer_ones_what_lies_beyond():
-    """Five of [-10, 10], each named after its ends; none without a level."""
+    """Five bands divide [-10, 10], each named after its ends; an empty band has no figure."""
     levels = {"gamma": [-11.0, -9.0, 1.0, 7.0, 12.0], "epsilon_mse": [1.0, 2.0, 3.0, 4.0, 8.0]}
     found = BoundModel._level_figures(SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21)), levels)
     means = {"-10.0_to_-6.0": 1.5, "-2.0_to_2.0": 3.0, "6.0_to_10.0": 6.0}

@@ -1,4 +1,4 @@
-"""From choices by name to the models of the bound: built, trained, accounted, reopened, refused."""
+"""Models by choices of names: built, trained, evaluated, reopened and refused."""
 
 import shutil
 
@@ -18,7 +18,7 @@ from triptych.study.rounds import grid
 POINTS = "data=ring data.train_size=300 data.val_size=50 data.test_size=100".split()
 RING = [*POINTS, "denoiser=mlp", "denoiser.network.width=16", "denoiser.network.blocks=1"]
 IMAGES = ["model.network.width=8", "model.importance_samples=4"]
-# where neither the test set nor pictures are looked at
+# Runs that read neither the test set nor pictures.
 BRIEF = ["test=false", "samples.n=0", "trainer.val_check_interval=6"]
 
 

@@ -1,4 +1,4 @@
-"""The sum rule where it is exact: pictures of a finite set, the low one a function of the picture.
+"""The sum rule where it is exact: a finite set of pictures, each with a low picture.
 
 The posterior mean of a finite set is a sum over it, so both stages' denoisers and the single one are exact,
 and so is -log p(x).
@@ -37,7 +37,10 @@ LOW = halved(PICTURES).long()
 
 
 class Exact(nn.Module):
-    """E[x | z] over a finite set (n, *event) with shares (n,); of those whose low picture is the one told."""
+    """Return E[x | z] over a finite set (n, *event) with shares (n,).
+
+    With a condition, only points with that low picture count.
+    """
 
     def __init__(self, points, shares, low=None):
         super().__init__()
@@ -64,7 +67,7 @@ def stage(points, shares, low=None, **more):
 
 @pytest.fixture(scope="module")
 def models():
-    """(cascade, single model, batch, -log p(x) of each item in nats)."""
+    """Return (cascade, single model, batch, -log p(x) of each item in nats)."""
     x, low = to_unit(PICTURES, LEVELS), to_unit(LOW, LEVELS)
     lows, which = low.unique(dim=0, return_inverse=True)
     of_low = torch.zeros(len(lows)).index_add_(0, which, SHARES)
@@ -114,7 +117,7 @@ def test_samples_follow_the_shares(models):
 
 
 def test_what_is_told_is_worth_its_entropy(models):
-    """bound(x) - bound(x | low) is I(x; low), which is H(low) where that follows from the picture."""
+    """bound(x) - bound(x | low) is I(x; low), which is H(low), as low is a function of x."""
     cascade, single, batch, _ = models
     saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
     first = SHARES[(LOW[0] == LOW).flatten(1).all(1)].sum()
@@ -123,7 +126,7 @@ def test_what_is_told_is_worth_its_entropy(models):
 
 
 def test_stages_leave_the_run_its_number_of_threads(monkeypatch):
-    """Runs of a sweep had one each; a cascade of them would be measured on one, too."""
+    """Runs of a sweep had one thread each, and the cascade must be measured with its own number."""
     data = {"_target_": "triptych.data.digits.Digits"}
     model = SimpleNamespace(requires_grad_=lambda _: None)
     stage = SimpleNamespace(config={"data": data}, data=SimpleNamespace(levels=2), model=model)

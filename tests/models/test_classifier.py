@@ -1,4 +1,4 @@
-"""The classifier through the same door; guidance by it; who may guide whom."""
+"""The classifier trained by the usual command, guidance by it, and allowed pairs of models."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ BRIEF = ("trainer.max_steps=2", "trainer.val_check_interval=2", "test=false")  #
 
 @pytest.fixture
 def trained(prepared):
-    """The checkpoint of a small classifier and its summary."""
+    """Return the checkpoint of a small classifier, and its summary."""
 
     def make(*overrides, path="classifier"):
         run = prepared(*SMALL, *overrides, path=path)

@@ -1,4 +1,4 @@
-"""What a condition is worth: the mutual information where it is known, and models that cannot say."""
+"""The information in a condition: the mutual information where known, and unsuitable models."""
 
 import math
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ N, STD, PROCESS = 3000, 0.3, VariancePreserving()
 
 
 def mixture(apart):
-    """A third on the left, two thirds on the right."""
+    """A mixture with a third on the left and two thirds on the right."""
     return GaussianMixture([1 / 3, 2 / 3], [[-apart], [apart]], [[[STD**2]], [[STD**2]]])
 
 
@@ -40,7 +40,7 @@ def drawn(apart):
 
 @pytest.mark.parametrize(("apart", "steps"), [(0.0, None), (0.2, None), (0.4, None), (2.0, None), (0.4, 300)])
 def test_it_is_the_mutual_information(apart, steps):
-    """I(x; y) = E log p(x | y) / p(x): 0 where the parts are one, the entropy of y where they are apart."""
+    """I(x; y) = E log p(x | y) / p(x): 0 for equal components, H(y) for disjoint ones."""
     x, label = drawn(apart)
     means = torch.tensor([-apart, apart])
     parts = -0.5 * ((x - means) / STD).square() + torch.tensor([1 / 3, 2 / 3]).log()
@@ -51,7 +51,8 @@ def test_it_is_the_mutual_information(apart, steps):
     metric.update(oracle(apart, steps), Batch(x, Condition(label=label), torch.arange(N)))
     found = metric.compute()
     assert found["n"] == N and found["stderr"] < 0.03
-    # the same items: what is left is the draws' error, which the metric's own covers, and that of the steps
+    # With the same items, two errors remain: that of the draws, which the metric covers, and that
+    # of the steps.
     assert abs(found["mean"] - truth.mean().item()) < 3 * found["stderr"] + (0.01 if steps else 1e-6)
     entropy = -(math.log2(1 / 3) / 3 + 2 * math.log2(2 / 3) / 3)
     if apart in (0.0, 2.0):

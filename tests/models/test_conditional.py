@@ -1,4 +1,4 @@
-"""Labels left out in training, and guidance from the doors: what is told, what is refused."""
+"""Labels that training drops, and guidance by commands: accepted and refused conditions."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -60,7 +60,7 @@ def test_an_unconditional_model_is_told_nothing(model):
 
 
 def parts_read(denoiser, call):
-    """The conditions of which the network of ``denoiser`` is called within ``call()``."""
+    """Return the conditions with which ``call()`` calls the network of ``denoiser``."""
     conditions = []
     hook = denoiser.network.register_forward_pre_hook(lambda _, args: conditions.append(args[2]))
     call()
@@ -85,7 +85,7 @@ def test_an_item_trains_the_same_member_on_any_number_of_processes(model, condit
 
 
 def test_a_teacher_answers_with_all_its_members(model):
-    """Also where a student's item trains one alone."""
+    """A teacher answers with all members even if a student's item trains a single member."""
     keys = ("+denoiser.network.members=2", "objective.steps=4")
     made, data, _ = model(*keys)
     teacher, *_ = model(*keys, "seed=1")
@@ -130,7 +130,7 @@ def test_parts_that_the_data_do_not_have(model):
     ],
 )
 def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
-    """Elsewhere its null token is one that no step has trained; at scale 1 it is not asked."""
+    """Without dropout, the null token is untrained; at scale 1 it is not used."""
     denoiser = nn.Module()
     denoiser.conditions = {"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)}
     denoiser.conditional, denoiser.process = True, None
@@ -146,7 +146,7 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
 
 
 def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
-    """It asks the model without a label, at any scale."""
+    """The guide calls the model without a label, at any scale."""
     denoiser = nn.Module()
     denoiser.conditions, denoiser.conditional = {"label": Labels(2)}, True
     denoiser.process = VariancePreserving()
@@ -166,7 +166,7 @@ def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_with
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
 def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, said):
-    """Where the student's labels are left out, the teacher answers without them, too."""
+    """If the student's labels are dropped, the teacher answers without them, too."""
     student, data, _ = model("model.conditional=true", f"model.label_dropout={dropout}")
     teacher, *_ = model("model.conditional=true", "model.label_dropout=0.0")
     guides = SimpleNamespace(open=lambda *_: SimpleNamespace(model=teacher, data=data))
@@ -180,7 +180,7 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config, OtherRuns(config))
-    # all but the last bit of noise comes from a guess within [-1, 1]
+    # All but the last bit of noise comes from an estimate within [-1, 1].
     assert Drawing(made, data, DDIM(3), wrapped).samples(4, seed=0).abs().max() < 1.1
     assert Drawing(made, data, DDIM(3)).samples(4, seed=0).abs().max() > 2
 
@@ -194,7 +194,7 @@ def test_a_class_asked_for_at_the_door(finished, inside, root):
     assert inside(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()
 
 
-# which parts of the data's conditions a network is told
+# Which parts of the data's conditions a network reads.
 
 SHAPES = "data=shapes denoiser=unet denoiser.network.widths=[8,8] denoiser.network.blocks=1".split()
 
@@ -229,7 +229,7 @@ def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepar
 
 
 def test_measured_samples_are_of_the_classes_of_the_true_sets_of_the_floor():
-    """In random order, each as often, also where a folder's items lie in the order of their classes."""
+    """Classes come in random order and equally often, even if a folder's items are sorted."""
     splits = {"val": Split(torch.zeros(0, 2)), "test": Split(torch.zeros(60, 2), Condition(label=SORTED))}
     held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,), condition_split="test")
     drawing = Drawing(SimpleNamespace(conditional=["label"]), held, DDIM(3))

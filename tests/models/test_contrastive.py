@@ -1,4 +1,7 @@
-"""The contrastive model against CLIP's formula; retrieval by hand, whatever the batches and processes."""
+"""The contrastive model, compared with CLIP's formula, and its retrieval, computed by hand.
+
+Neither batches nor processes change it.
+"""
 
 import math
 from functools import partial
@@ -28,7 +31,7 @@ def unit(n, d, seed):
 
 
 def test_the_loss_is_clips_pseudocode():
-    """Radford et al. 2021, fig. 3: logits = I_e T_e^T exp(t), cross-entropy over rows and over columns."""
+    """Radford et al. 2021, fig. 3: logits = I_e T_e^T exp(t), cross-entropy of rows and columns."""
     u, v, t = unit(5, 3, 0), unit(5, 3, 1), 0.7
     expected = torch.zeros(5, dtype=torch.float64)
     for i in range(5):
@@ -43,7 +46,7 @@ def test_the_loss_is_clips_pseudocode():
 
 
 def test_retrieval_by_hand():
-    """Three texts, the first two right for the first image and the last for the second."""
+    """Of three texts, the first two are right for the first image and the last for the second."""
     v = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]).double()
     u = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
     nats, right = retrieval(u, v, 2.0, torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
@@ -56,7 +59,7 @@ def test_retrieval_by_hand():
 
 @pytest.mark.parametrize("batch", [1, 4, 11])
 def test_what_is_sought_among_is_the_split_whatever_the_batch(batch):
-    """Five texts; text 4 is had by images of both classes 7 and 9, so it is right for either."""
+    """Text 4 is one of five; images of both classes 7 and 9 have it, so it is right for either."""
     u, texts = unit(11, 4, 0), unit(5, 4, 1)
     text = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 4, 1, 0])
     label = torch.tensor([7, 7, 9, 9, 9, 7, 7, 9, 7, 7, 7])
@@ -139,7 +142,7 @@ def model():
 
 
 def gradients(found, rank, world):
-    """Losses (B / W,), and the gradient as DDP has it: of the mean over the processes' own means."""
+    """Return losses (B / W,) and DDP's gradient: that of the mean over the processes' means."""
     size = PAIRS // world
     nats = found.loss(pairs(slice(rank * size, (rank + 1) * size)), STEP, rank, world)
     nats.mean().backward()
@@ -163,7 +166,7 @@ def work(rank, world, file, results):
 
 
 def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world=3):
-    """Each pair is told from all of the global batch's; the third process here has nothing to account."""
+    """Each pair is compared with the whole global batch; the third process has no test items."""
     context = torch.multiprocessing.get_context("fork")
     results = context.Queue()
     arguments = [(rank, world, tmp_path / "meet", results) for rank in range(world)]

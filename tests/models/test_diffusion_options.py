@@ -1,4 +1,4 @@
-"""The diffusion model beyond a fixed schedule: learned noise, optimal variance, likelihood, the gap."""
+"""Options of the diffusion model: learned noise, optimal variance, likelihood, and the gap."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def make(data, schedule, steps=None, variance="beta_tilde", loss=None, **options
 
 
 class Table(Elbo, torch.nn.Module):
-    """A loss that was a module before any could learn: its checkpoints have no table."""
+    """A loss that was a module before losses could learn: its checkpoints have no table."""
 
     def __init__(self):
         super().__init__()
@@ -109,12 +109,12 @@ def test_likelihood_stands_beside_the_bound_on_the_items_asked_for(data, tmp_pat
     test = account("test")
     ode, found = test.figures["nats_per_dim_ode"], test.figures
     assert ode["n"] == 120 and found["nats_per_dim"]["n"] == 300
-    # paired with the bound of its own items, and its account adds up
+    # The ODE's figure is paired with the bound of its own items, and its parts sum to it.
     own = test.per_item[1][test.per_item[0] < 120, 0].mean().item()
     assert found["nats_per_dim_ode_bound"]["mean"] == pytest.approx(own, rel=1e-12)
     parts = [f"nats_per_dim_ode_{part}" for part in ("density", "dequantisation", "reconstruction")]
     assert ode["mean"] == pytest.approx(sum(found[part]["mean"] for part in parts), rel=1e-9)
-    # of a network this poor the flow need not be the better model, but it is near
+    # With such a poor network the flow need not be the better model, but it is near.
     assert ode["mean"] == pytest.approx(found["nats_per_dim"]["mean"], abs=0.3)
     assert "nats_per_dim_ode" not in account("val").figures
 
@@ -124,7 +124,7 @@ def test_likelihood_stands_beside_the_bound_on_the_items_asked_for(data, tmp_pat
 
 @pytest.mark.parametrize("variance", ["beta_tilde", "beta", "learned"])
 def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data, variance):
-    """By ``bound.variance``, unless it has one of its own; what each draws: tests/diffusion."""
+    """It uses ``bound.variance`` unless it has its own; tests/diffusion check the draws."""
     model = make(data, Linear(-8.0, 6.0), 10, variance)
     assert model.prepared(Ancestral(10)).reverse is model.bound.variance
     assert isinstance(model.prepared(Ancestral(10, variance="beta_tilde")).reverse, BetaTilde)
@@ -133,7 +133,7 @@ def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data,
 
 
 def test_an_optimal_variance_is_measured_where_the_sampler_steps(data):
-    """At the levels of its own grid, for the weights as they are; the bound's own figures stay."""
+    """It is measured on the sampler's own grid with the present weights; the bound stays."""
     items = data.splits["train"].batch(torch.arange(256))
     model = make(data, Linear(-8.0, 6.0), 10, "optimal", training=lambda n: items)
     model.before_accounting()
@@ -154,7 +154,7 @@ def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(dat
 
 
 def test_a_learned_variance_passes_through_guidance_and_thresholds(data):
-    """The push moves a step's mean; its width stays the conditional model's (Dhariwal & Nichol 2021)."""
+    """Guidance moves the mean of a step, not its width (Dhariwal & Nichol 2021)."""
     kind = {"conditions": {"label": Labels(3)}, "width": 16, "blocks": 1}
     torch.manual_seed(0)
     net = MLP((2,), outputs=2, **kind)

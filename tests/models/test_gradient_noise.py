@@ -1,4 +1,4 @@
-"""The gradient noise scale, against a loss whose gradients are known, and on models as they are trained."""
+"""The gradient noise scale for a loss with known gradients, and for real models."""
 
 import copy
 import math
@@ -24,7 +24,10 @@ counts_directly = pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @counts_directly
 @pytest.mark.parametrize("draws", [1, 4])
 def test_it_is_the_covariances_trace_over_the_squared_gradient(draws):
-    """Loss |w - x|^2 / 2 with x ~ N(mu, diag(s^2)): a gradient is w - x, B = sum s^2 / |w - mu|^2."""
+    """For the loss |w - x|^2 / 2 with x ~ N(mu, diag(s^2)), a gradient is w - x.
+
+    So B = sum s^2 / |w - mu|^2.
+    """
     random = generator()
     away, std = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([1.0, 2.0, 0.3])
     metric = GradientNoise(batch=8, draws=draws)
@@ -37,7 +40,7 @@ def test_it_is_the_covariances_trace_over_the_squared_gradient(draws):
 @counts_directly
 @pytest.mark.parametrize(("scale", "share"), [(1000.0, 0.0), (3000.0, 0.1)])
 def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
-    """Synthetic gradients of a known B, of whose trace the items have a ``share``, and draws the rest.
+    """Synthetic gradients have a known B; items have a ``share`` of the trace, draws the rest.
 
     At the metric's own b and K, on the 297 items of the digits' test set, |G| = 1, so tr(Sigma) = B.
     """
@@ -57,7 +60,7 @@ def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
 
 @counts_directly
 def test_with_few_weights_the_mean_is_above_and_the_median_is_not():
-    """E[1 / y] is 1 / E[y] times 1 + the squared relative error of y, to second order."""
+    """To second order, E[1 / y] is 1 / E[y] times 1 plus the squared relative error of y."""
     size, scale, groups, repeats = 500, 1000.0, 18, 400
     metric, random = GradientNoise(draws=1), generator()
     std = math.sqrt(scale / metric.batch / size)

@@ -1,4 +1,4 @@
-"""A VAE with a diffusion prior, against exact densities: all linear and Gaussian, denoisers exact."""
+"""A VAE with a diffusion prior, compared with exact densities: all is linear and Gaussian."""
 
 import math
 from unittest.mock import patch
@@ -47,7 +47,7 @@ def standard(q: int) -> GaussianMixture:
 
 
 def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Tensor:
-    """E of the model's own draw of its bound, (B,), without noise of drawing.
+    """Return the expectation of the model's own bound, (B,), without sampling noise.
 
     Everything is Gaussian and linear, so at a time the bound is quadratic in (noise of y, eps), for which
     +- sqrt(2 q) along each axis are enough; in time it is smooth, and Gauss-Legendre's rule converges.
@@ -69,8 +69,9 @@ def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Te
 
 
 def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tensor:
-    r"""VDM's bound of N(0, I) with its exact denoiser, minus -log N(y; 0, I), summed over (B, d) squares y^2.
+    r"""Return VDM's bound of N(0, I) with its exact denoiser, minus -log N(y; 0, I).
 
+    It is summed over (B, d) squares y^2.
     eps_hat = sigma z, so E|eps - eps_hat|^2 = a^4 + a^2 s^2 y^2 a dimension (a = alpha, s = sigma). With
     d a^2 / d gamma = -a^2 s^2 and int a^2 d gamma = log s_1^2 / s_0^2 the three terms are
 
@@ -89,7 +90,7 @@ def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tenso
 @pytest.mark.parametrize(("d", "q"), [(1, 1), (7, 3)])
 @pytest.mark.parametrize("schedule", [Linear, Cosine])
 def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q, schedule):
-    """PPCA's encoder is the true posterior, so the only gap is that of the diffusion model's clean end."""
+    """PPCA's encoder is the true posterior, so only the diffusion's clean end leaves a gap."""
     network, mixture = principal_components(d, q, 0.3)
     options = {"shape": (d,), "mixture": mixture}
     model = make(network, Oracle(standard(q), VP), schedule(LOW, HIGH), **options).double()
@@ -99,7 +100,7 @@ def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q
     gap = gap_of_a_standard_normal(posterior.mean.square() + posterior.std.square(), LOW)
     torch.testing.assert_close(found, -mixture.log_prob(x) + gap, atol=1e-5, rtol=0)
     assert 0 < gap.mean() < 2e-4 * q
-    # the same network as a plain VAE, in expectation over its own noise
+    # The same network as a plain VAE, in expectation over its own noise.
     vae = VAE(network, discrete=False, shape=(d,), **OPTIONS).double()
     paths = [vae.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q)]
     with torch.no_grad():
@@ -114,8 +115,9 @@ def correlated(q: int) -> GaussianMixture:
 
 
 def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_cost_what_they_should():
-    r"""x = W y + m + noise eps with y ~ N(mu, C): the bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
+    r"""For x = W y + m + noise eps with y ~ N(mu, C), compare the bound with Gaussian formulas.
 
+    The bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
     Each is Gaussian: E_q of a quadratic form is its value at the mean and the trace of the rest.
     """
     d, q, noise = 6, 3, 0.3
@@ -135,12 +137,12 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
         covariance = prior.bases[0] @ prior.scales[0].diag() @ prior.bases[0].T
         p = torch.distributions.MultivariateNormal(mu, covariance)
         wanted += -p.log_prob(m) + 0.5 * s.square() @ torch.linalg.inv(covariance).diagonal()
-    # what the two ends cost is of the order of e^-17
+    # The two ends contribute about e^-17.
     torch.testing.assert_close(expected(model, batch(x), 240), wanted, atol=1e-5, rtol=0)
 
 
 def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
-    """By simulation: whole test set, draws of the house, controlled by training items as in a report."""
+    """Simulate the whole test set with the usual draws and control variates, as in a report."""
     d, q = 7, 3
     network, mixture = principal_components(d, q, 0.3)
     x, _ = mixture.sample(2000, torch.Generator().manual_seed(1))
@@ -158,7 +160,7 @@ def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
     parts = [found[f"nats_per_dim_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
     assert sum(parts) == pytest.approx(found["nats_per_dim"]["mean"], rel=1e-9)
     assert found["nats_per_dim"]["n"] == 2000
-    # the exact denoiser's error of epsilon, by noise level, is that of q dimensions and not of d
+    # The exact denoiser's epsilon error by noise level is that of q dimensions, not of d.
     levels = model.accounting.compute().noise_levels
     alpha, _ = VP.alpha_sigma(torch.tensor(levels["gamma"]))
     error = torch.tensor(levels["epsilon_mse"])
@@ -183,7 +185,7 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
     loss = model.loss(items, 0, 0, 1)
     loss.mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-    # over many steps' noise the loss is the reported bound
+    # Averaged over the noise of many steps, the loss is the reported bound.
     with torch.no_grad():
         losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(100)])
         bounds = torch.stack([model.elbo(items, r, 50).total.mean() for r in range(50)])
@@ -192,7 +194,7 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
 
 
 def test_at_first_the_prior_is_standard_normal(monkeypatch):
-    """A network that gives nothing, read as v, is the exact denoiser of N(0, I)."""
+    """A network with output 0, read as v, is the exact denoiser of N(0, I)."""
     model, items = images(), batch(digits_like())
     z, gamma = torch.randn(5, 3, 4, 4), torch.linspace(-8, 4, 5)
     ours = model.denoiser(z, gamma).epsilon
@@ -226,7 +228,7 @@ def test_the_bound_of_an_item_depends_neither_on_its_batch_nor_on_other_processe
 
 
 def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
-    """d bound / d gamma_0 by the loss's graph is that of the reported bound by differences."""
+    """d bound / d gamma_0 of the loss's graph equals finite differences of the reported bound."""
     schedule = LearnedEndpoints(-4.0, 3.0)
     model, items = images(schedule), batch(digits_like())
     model.loss(items, 0, 0, 1).mean().backward()

@@ -8,7 +8,10 @@ from triptych.models.lr_schedule import Constant, Cosine, InverseSqrt
 
 
 def edm2(images: int, batch: int, ref_batches: float, ramp: float) -> float:
-    """Karras et al. 2024: 1 / sqrt(max(t / t_ref, 1)), under a linear rise over the first ``ramp`` images."""
+    """Karras et al. 2024: 1 / sqrt(max(t / t_ref, 1)) times a linear rise.
+
+    The rise is over the first ``ramp`` images.
+    """
     return min(images / ramp, 1) / math.sqrt(max(images / (ref_batches * batch), 1))
 
 

@@ -1,4 +1,4 @@
-"""A step of training and of validation on the ``meta`` device, where a hidden ``.item()`` raises."""
+"""Training and validation steps on the ``meta`` device, on which a hidden ``.item()`` raises."""
 
 from types import SimpleNamespace
 
@@ -97,7 +97,7 @@ MODELS = {
 
 
 def moved(model):
-    """On the device, beside a trainer of which only numbers are asked."""
+    """Move a model to the device, with a trainer that only gives numbers."""
     model = model.to(META)
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3))
     rate = SimpleNamespace(param_groups=[{"lr": 1e-3}])
@@ -116,7 +116,7 @@ def moved(model):
 
 
 def batch() -> Batch:
-    """As a trainer moves it; noise follows from the items' places, which are numbers."""
+    """Return a batch as a trainer moves it; the items' places stay numbers, for their noise."""
     label = Condition(label=torch.arange(N) % CLASSES).to(META)
     return Batch(torch.zeros(N, 2, device=META), label, torch.arange(N))
 
@@ -143,7 +143,7 @@ def test_a_step_of_training_and_of_validation(name):
 
 
 def test_what_is_done_after_a_step():
-    """The averages, the gradients' norms, and the note of a loss that is not finite."""
+    """After a step come averages, gradient norms and the check for finite losses."""
     model = moved(MODELS["linear"]())
     told = {}
     model.log = lambda name, value, **_: told.update({name: value.device})

@@ -1,4 +1,4 @@
-"""Muon: what it does to a kernel, and that all else is AdamW's."""
+"""Muon: its effect on a kernel, and AdamW for all other parameters."""
 
 import torch
 from torch import nn

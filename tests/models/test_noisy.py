@@ -1,4 +1,4 @@
-"""Metrics of a model under noise, against a Gaussian's closed forms."""
+"""Metrics of a model under noise, compared with closed forms for a Gaussian."""
 
 import math
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ X = STD * torch.randn(N, DIM, generator=torch.Generator().manual_seed(1))
 
 
 def model(loss, levels=None, steps=None):
-    """The exact denoiser of N(0, STD^2 I) that trains on ``loss``."""
+    """Return the exact denoiser of N(0, STD^2 I), as a model with this ``loss``."""
     truth = GaussianMixture([1.0], [[0.0] * DIM], [(STD**2 * torch.eye(DIM)).tolist()])
     return SimpleNamespace(
         denoiser=Oracle(truth, PROCESS), schedule=SCHEDULE, objective=Objective("x0", loss, steps),
@@ -36,7 +36,10 @@ def taken(metric, of):
 
 
 def published(loss):
-    """1/2 int w(gamma) E|eps - eps_hat|^2 dgamma per dimension, on a fine grid: Var(eps | z) is known."""
+    """Compute 1/2 int w(gamma) E|eps - eps_hat|^2 dgamma per dimension on a fine grid.
+
+    Var(eps | z) is known.
+    """
     t = torch.linspace(0, 1, 100_001).double()
     gamma = SCHEDULE.gamma(t)
     alpha, sigma = PROCESS.alpha_sigma(gamma)
@@ -63,7 +66,10 @@ def test_a_loss_of_a_step_has_no_weight_in_continuous_time():
 
 @pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
 def test_distortion_is_the_error_of_the_guess_in_levels(t):
-    """E|x - E[x | z]|^2 = std^2 sigma^2 / (alpha^2 std^2 + sigma^2) a dimension; 17 levels are .125 apart."""
+    """E|x - E[x | z]|^2 is std^2 sigma^2 / (alpha^2 std^2 + sigma^2) per dimension.
+
+    17 levels are .125 apart.
+    """
     alpha, sigma = (a.item() for a in PROCESS.alpha_sigma(SCHEDULE.gamma(torch.tensor(t).double())))
     root = math.sqrt((STD * sigma) ** 2 / ((alpha * STD) ** 2 + sigma**2))
     for levels, scale in ((None, 1.0), (17, 8.0)):

@@ -1,4 +1,4 @@
-"""Parts of one's own: what the bound takes them for is tried before the first step."""
+"""User-supplied components: the bound's assumptions are checked before the first step."""
 
 from importlib import import_module
 from pathlib import Path
@@ -110,12 +110,12 @@ class Table(Linear):
 
 
 def classes(base: str, method: str, bodies: dict[str, tuple[str, str]]) -> str:
-    """The source of classes of ``base``, by the lines of their ``method``."""
+    """Return the source of classes derived from ``base``, given the lines of their ``method``."""
     return "".join(f"\nclass {n}({base}):\n    def {method}:\n        {b}\n" for n, (b, _) in bodies.items())
 
 
 def cases(bodies: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
-    """Of each such class its name, and the words of its refusal, if it is refused."""
+    """Return each class's name and, if it is refused, the words of its refusal."""
     return [(name, words) for name, (_, words) in bodies.items()]
 
 
@@ -235,7 +235,10 @@ def test_a_sampler(trusting, name, words):
 
 
 def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
-    """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
+    """A figure may not have two sources: Lightning would average them, and select by the mean.
+
+    The order does not matter.
+    """
     logged, problem = [], ": also logged by the run itself, under this name; choose another"
     monkeypatch.setattr(LightningModule, "log", lambda self, name, *value, **how: logged.append(name))
     model = Logged()

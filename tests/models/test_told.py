@@ -1,4 +1,4 @@
-"""Augmentation that a network is told of: in training, never left out, and not leaking into samples."""
+"""Augmentation as a condition: present in training, never dropped, not leaking into samples."""
 
 import pytest
 import torch
@@ -37,7 +37,10 @@ def model(conditions, **more) -> Diffusion:
 
 @pytest.mark.parametrize("told", [True, False])
 def test_what_the_network_is_told_of_does_not_leak(told):
-    """One image, half of its copies mirrored: in pure noise the guess is the image, or the mean of both."""
+    """Half of an image's copies are mirrored: from pure noise the estimate is the image itself.
+
+    If the network is not conditioned on the mirroring, it is the mean of both.
+    """
     trained = model({AUGMENTATION: Vectors(1)} if told else {})
     optimizer = torch.optim.AdamW(trained.parameters(), lr=5e-3)
     for step in range(200):

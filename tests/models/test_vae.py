@@ -1,4 +1,4 @@
-"""VAE and hierarchical VAE against exact densities."""
+"""VAE and hierarchical VAE, compared with exact densities."""
 
 import math
 
@@ -27,8 +27,9 @@ def batch(x: torch.Tensor) -> Batch:
 
 
 def principal_components(d: int, q: int, noise: float) -> tuple[MLPLadder, GaussianMixture]:
-    """A linear VAE with the parameters of probabilistic PCA (Tipping & Bishop 1999), and the Gaussian it is.
+    """Return a linear VAE with the parameters of probabilistic PCA (Tipping & Bishop 1999).
 
+    The second result is its Gaussian.
     x = W z + m + noise eps; the posterior of z is N(M^-1 W' (x - m), noise^2 M^-1), M = W'W + noise^2, which
     is diagonal when the columns of W are orthogonal.
     """
@@ -59,15 +60,15 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     x, _ = mixture.sample(2000, torch.Generator().manual_seed(1))
     exact = -mixture.log_prob(x.double())
     items = batch(x)
-    # path by path, exactly: the posterior is the true one
+    # For each path exactly, because the posterior is the true one.
     path = model.hierarchy.path(x, training_noise(0, 0))
     assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
-    # in expectation, exactly too: the bound is quadratic in the noise, for which 2 q points are enough
+    # The expectation is exact, too: the bound is quadratic in the noise, so 2 q points are enough.
     paths = [model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q).float()]
     bound = torch.stack([model.hierarchy.bound(x, path).total.double() for path in paths]).mean(0)
     gap = (bound - exact) / d
     assert gap.abs().max() < 1e-3 and gap.mean().abs() < 1e-5
-    # and as the model accounts for it, by sampling
+    # Also as the model is evaluated, by sampling.
     with torch.no_grad():
         model._account(items, 2, model.extra(items))
     found = model.accounting.compute().figures
@@ -97,7 +98,7 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     assert sum(kls) == pytest.approx(found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5)
     assert kls[-1] == pytest.approx(found["bpd_prior"]["mean"], rel=1e-5)
     assert (found["bpd_diffusion"]["mean"] == 0) == (levels == 1)
-    # it knows nothing yet
+    # The network is untrained.
     assert found["bpd_reconstruction"]["mean"] == pytest.approx(math.log2(17), abs=0.2)
     model.loss(batch(x), 0, 0, 1).mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

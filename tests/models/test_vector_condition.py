@@ -1,4 +1,4 @@
-"""A model conditioned on a vector: one data class, no other code of ours knows of it."""
+"""A model conditioned on a vector needs one data class and no other code."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ POINTS = "data=ring denoiser=mlp model.conditional=true denoiser.network.width=3
 
 
 class Pairs(DataModule):
-    """x (2,) of a mixture whose means are linear in an embedding (3,)."""
+    """Draw x (2,) of a mixture whose means are linear in an embedding (3,)."""
 
     name = "pairs"
     shape = (2,)

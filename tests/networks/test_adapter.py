@@ -1,4 +1,4 @@
-"""Models called as diffusers' are, under the networks' contract: a stand-in of theirs, and theirs."""
+"""Models called like diffusers', under the networks' contract: a stand-in, and real ones."""
 
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ SIZES = "[8,16] norm_num_groups=4 layers_per_block=1 in_channels=1 out_channels=
 
 
 class Heard(nn.Module):
-    """Notes how it was called; answers with what it was shown, as an object or a tensor."""
+    """A model that records its calls, and returns its input as an object or a tensor."""
 
     def __init__(self, channels=1, wrapped=True):
         super().__init__()
@@ -40,7 +40,7 @@ def test_one_number_a_dimension_or_several(wrapped):
 
 
 def test_gamma_from_minus_20_to_20_is_the_steps_that_such_models_embed():
-    """0 .. 1000, increasing with the noise."""
+    """The steps are 0 .. 1000, increasing with the noise."""
     model = Heard()
     for ends in ((-13.3, 10.0), (-8.0, 6.0), (-20.0, 20.0)):
         gamma = Linear(*ends).gamma(torch.linspace(0, 1, 9))
@@ -50,7 +50,7 @@ def test_gamma_from_minus_20_to_20_is_the_steps_that_such_models_embed():
 
 
 def test_labels_and_their_absence():
-    """The class after the last stands for none, for all items or for some."""
+    """The class after the last one means none, for all items or for some."""
     model = Heard()
     network = Adapter(model, SHAPE, conditions={"label": Labels(3)})
     z, gamma, label = torch.zeros(3, *SHAPE), torch.zeros(3), torch.tensor([0, 1, 2])
@@ -92,7 +92,7 @@ def test_a_configuration_names_diffusers_own_where_that_part_of_it_is_trusted(na
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.parametrize("name", ["UNet2DModel"] * bool(find_spec("diffusers")))
 def test_diffusers_own(name, classes):
-    """Each item by its own step and label; what it gives is what it says for the step that gamma is."""
+    """Each item is predicted with its own step and label, as by the model at the step of gamma."""
     import diffusers
 
     torch.manual_seed(0)

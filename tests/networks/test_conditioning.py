@@ -1,4 +1,4 @@
-"""Every kind of condition in every network: heard, absent item by item, and nothing else."""
+"""Every kind of condition in every network: it has an effect, and can be absent for some items."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""EDM2's network (Karras et al. 2024): what its layers do to magnitudes, sizes, conditions."""
+"""EDM2's network (Karras et al. 2024): magnitudes, sizes and conditions of its layers."""
 
 import math
 
@@ -24,7 +24,7 @@ def near(value: torch.Tensor, expected: float, rel: float = 0.02) -> None:
 @pytest.mark.parametrize("kernel", [None, 1, 3])
 @pytest.mark.parametrize("scale", [1.0, 7.0])
 def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
-    """Eq. 47: w / |w| times inputs of magnitude 1 that are uncorrelated; a border of zeros counts less."""
+    """Eq. 47: w / |w| times uncorrelated inputs of magnitude 1; a border of zeros lowers it."""
     torch.manual_seed(0)
     layer = UnitLayer(64, 256, kernel).eval()
     layer.weight.data *= scale
@@ -37,7 +37,10 @@ def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
 
 
 def test_a_step_of_training_begins_from_weights_of_magnitude_one():
-    """Eq. 66: what is stored, and so what a step of the optimizer is relative to; the function stays."""
+    """Eq. 66: stored weights have magnitude 1, to which optimizer steps are relative.
+
+    The function stays the same.
+    """
     torch.manual_seed(0)
     layer, x = UnitLayer(8, 16), normal(4, 8)
     layer.weight.data *= torch.linspace(0.5, 3, 16).unsqueeze(1)
@@ -53,7 +56,7 @@ def test_a_step_of_training_begins_from_weights_of_magnitude_one():
 
 
 def test_sums_waves_and_joined_channels_keep_it():
-    """Eqs. 75, 81, 88, 103."""
+    """Eqs. 75, 81, 88 and 103."""
     a, b = normal(2, 1000, 16), torch.randn(2, 1000, 16, generator=torch.Generator().manual_seed(1))
     near(magnitude(mp_silu(a)), 1)
     near(magnitude(mp_sum(a, b, 0.3)), 1)
@@ -68,7 +71,7 @@ def test_sums_waves_and_joined_channels_keep_it():
 
 @pytest.mark.parametrize("up", [False, True])
 def test_a_block_changes_no_magnitude_at_the_start(up):
-    """Fig. 21: its parts are of magnitude 1, and so are their weighted sums."""
+    """Fig. 21: the parts have magnitude 1, and so do their weighted sums."""
     torch.manual_seed(0)
     sizes = {"conditioning": 16, "dropout": 0.0, "head_width": 8}
     block = EDM2Block(32, 64, up=up, **sizes)  # without attention, which averages

@@ -1,4 +1,4 @@
-"""The networks' contract: shapes, silence at the start, labels, images of other sizes."""
+"""The networks' contract: shapes, zero output at first, labels, images of other sizes."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ CASES = [
 
 
 def awake(network):
-    """The last layer starts at zero; give it something to say."""
+    """Give the last layer, which starts at zero, random weights."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -98,7 +98,7 @@ def test_sizes_that_do_not_fit_are_refused(kind, shape, extra, words):
 
 @pytest.mark.parametrize(("kind", "depth"), [(DiT, 4), (JiT, 5)])
 def test_every_block_of_a_transformer_starts_as_the_identity(kind, depth):
-    """adaLN-Zero (Peebles & Xie 2023): what goes into the last layer is the embedded patches, normalised."""
+    """adaLN-Zero (Peebles & Xie 2023): the last layer's input is the normalised patch embedding."""
     said, network = [], kind((1, 4, 4), width=8, depth=depth, heads=2)
     network.last.register_forward_pre_hook(lambda module, given: said.append(given[0]))
     z = torch.randn(2, 1, 4, 4)
@@ -108,7 +108,7 @@ def test_every_block_of_a_transformer_starts_as_the_identity(kind, depth):
 
 
 def test_patches_are_put_back_where_they_were_cut():
-    """With embedding, norm and last layer as identities the output is the image itself."""
+    """With embedding, norm and last layer as identities, the output is the image itself."""
     network = DiT((3, 4, 6), patch=2, width=12, depth=1, heads=1)
     network.position.zero_()
     network.norm = torch.nn.Identity()
@@ -120,7 +120,7 @@ def test_patches_are_put_back_where_they_were_cut():
 
 
 def test_each_place_has_sines_of_its_own():
-    """Of row and column, so that their products are functions of the distance along each."""
+    """Rows and columns have sines, so products depend on the distance along each."""
     place = sines(3, 5, 16)
     assert place.shape == (15, 16) and len(place.unique(dim=0)) == 15
     near = (place @ place.T).unflatten(0, (3, 5)).unflatten(2, (3, 5))
@@ -129,7 +129,7 @@ def test_each_place_has_sines_of_its_own():
 
 
 def test_turned_heads_know_differences_of_places_alone():
-    """Rotary positions (Su et al. 2021): q_m . k_n is a function of n - m, here of rows and of columns."""
+    """Rotary positions (Su et al. 2021): q_m . k_n depends on n - m, here in rows and columns."""
     q, k = normal(2, 16)
     places = tuple(part.double() for part in rotary(4, 5, 16))
     at = [turned(v.expand(20, -1), places).unflatten(0, (4, 5)) for v in (q, k)]
@@ -144,7 +144,10 @@ def test_turned_heads_know_differences_of_places_alone():
 
 
 def test_swiglu_is_the_published_gate():
-    """Shazeer 2020, eq. 6: (swish(x W) * x V) W_2, with 2/3 of a perceptron's 4 width inside (JiT: int)."""
+    """Shazeer 2020, eq. 6: (swish(x W) * x V) W_2, with 2/3 of a perceptron's 4 width inside.
+
+    JiT rounds it by int.
+    """
     layer = SwiGLU(10, 0.0)
     x = torch.randn(4, 10)
     w, v = layer.both.weight.chunk(2)
@@ -155,7 +158,7 @@ def test_swiglu_is_the_published_gate():
 
 
 def test_tokens_of_the_class_are_read_and_left_out_again():
-    """They enter before the block named: in a block before it nothing is heard of them."""
+    """Class tokens enter before the named block, so earlier blocks do not read them."""
     sizes = {"width": 16, "depth": 3, "heads": 2, "context": 2, "context_from": 1}
     network = awake(JiT((1, 4, 4), conditions={"label": Labels(3)}, **sizes))
     seen = []
@@ -172,7 +175,7 @@ def test_tokens_of_the_class_are_read_and_left_out_again():
 
 
 def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
-    """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after the block and after its attention."""
+    """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after a block and after its attention."""
     scale = 0.5**0.5
     how = {
         "conditioning": 4,
@@ -195,13 +198,13 @@ def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
 
 
 def published(name: str) -> dict:
-    """The keys of a published network."""
+    """Return the keys of a published network."""
     return unresolved(compose_command("train", [f"denoiser={name}"]))["denoiser"]["network"]
 
 
 @pytest.mark.parametrize("name", ["unet_ddpm", "unet_iddpm", "unet_edm", "unet_vdm"])
 def test_a_published_unet_normalises_in_32_groups(name):
-    """tf.contrib's and flax's default, and that of improved-diffusion's nn.py and EDM's networks.py."""
+    """32 groups are the default of tf.contrib and flax, and of improved-diffusion and EDM."""
     with torch.device("meta"):
         network = build(published(name), "denoiser.network", shape=(3, 32, 32), spacing=2 / 255)
     norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
@@ -209,7 +212,7 @@ def test_a_published_unet_normalises_in_32_groups(name):
 
 
 def test_vdm_s_network_says_what_is_to_be_added_to_z():
-    """eps_pred += z in model_vdm.py: before it has learnt, it takes z itself for the noise."""
+    """model_vdm.py has eps_pred += z: an untrained network predicts z itself as the noise."""
     small = published("unet_vdm") | {"blocks": 1, "widths": [32]}
     network = build(small, "denoiser.network", shape=(3, 8, 8), spacing=2 / 255)
     z = torch.randn(2, 3, 8, 8)
@@ -218,14 +221,17 @@ def test_vdm_s_network_says_what_is_to_be_added_to_z():
 
 @pytest.mark.parametrize("channels", [8, 9])
 def test_the_numbers_next_to_the_data_begin_near_zero_however_many(channels):
-    """16 levels of a pixel are as many as mean and deviation of 8 channels, which begin as .95 z and -1."""
+    """Outputs are 16 levels per pixel, or mean and deviation of 8 channels.
+
+    These two begin as .95 z and -1.
+    """
     torch.manual_seed(0)
     head = Head(channels, (1, 4, 4), 16, width=8, blocks=1, scale=1.0)
     assert head(torch.randn(5, channels, 4, 4)).abs().max() < 0.3
 
 
 def test_waves_fit_the_levels():
-    """A period of two spacings changes sign from level to level; a period of one is the same at all."""
+    """A wave with a period of two spacings alternates between levels; of one, it is constant."""
     levels = torch.linspace(-1, 1, 17).view(1, 1, 17)
     waves = LevelWaves([2, 1], 0.125)(levels)[0]
     torch.testing.assert_close(waves[2, :-1], -waves[2, 1:], atol=1e-4, rtol=0)
@@ -242,7 +248,7 @@ def test_a_transformers_class_vectors_begin_small(kind, extra):
 
 
 def test_members_learn_from_shares_of_their_own_and_answer_with_their_mean():
-    """Without shares all answer; a member whose share lies with other processes has gradients too."""
+    """Without shares all members answer; members without items here have gradients, too."""
     network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=3)).train()
     z, gamma = torch.randn(5, 1, 4, 4), torch.randn(5)
     answers = torch.stack([network.member(z, gamma), *(other(z, gamma) for other in network.others)])

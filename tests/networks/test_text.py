@@ -1,4 +1,4 @@
-"""Positions that attend to tokens: by the formula, and by nothing that is masked or absent."""
+"""Positions that attend to tokens, by the formula, and never to masked or absent ones."""
 
 import math
 from itertools import product

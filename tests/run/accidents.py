@@ -1,4 +1,4 @@
-"""Accidents of a run at a moment that is chosen, and what its table holds after them."""
+"""Accidents at a chosen moment of a run, and its table after them."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from triptych.run.execute import execute
 
 
 class Accident(Exception):
-    """What happens below."""
+    """An accident of one of the kinds below."""
 
 
 def stumble() -> None:
@@ -25,7 +25,7 @@ def stumble() -> None:
 
 
 def at_call(patch: pytest.MonkeyPatch, method: str, at: int, do: Callable[[], Any]) -> None:
-    """``do()`` before the ``at``-th call of the model's ``method``."""
+    """Call ``do()`` before call number ``at`` of the model's ``method``."""
     original, calls = getattr(Diffusion, method), []
 
     def counted(self, *arguments):
@@ -38,7 +38,7 @@ def at_call(patch: pytest.MonkeyPatch, method: str, at: int, do: Callable[[], An
 
 
 def stopped(run: RunDirectory, at: int = 4, number: int = signal.SIGTERM) -> RunDirectory:
-    """The run, asked to stop in its ``at``-th step."""
+    """Ask the run to stop in step number ``at``."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as asked:
         at_call(patch, "training_step", at, lambda: os.kill(os.getpid(), number))
         execute(run)
@@ -47,7 +47,7 @@ def stopped(run: RunDirectory, at: int = 4, number: int = signal.SIGTERM) -> Run
 
 
 def stop_after(run: RunDirectory, at: int) -> RunDirectory:
-    """The run, ended after step ``at``, between two checkpoints, as by a kill."""
+    """End the run after step ``at``, between two checkpoints, as a kill would."""
     after_a_step = Keep.on_train_batch_end
 
     def then_fail(keep, trainer, *rest):
@@ -63,24 +63,24 @@ def stop_after(run: RunDirectory, at: int) -> RunDirectory:
 
 
 def rows(folder: RunDirectory | Path) -> list[dict[str, str]]:
-    """metrics.csv."""
+    """Return the rows of metrics.csv."""
     with open(folder / "metrics.csv", newline="") as file:
         return [*csv.DictReader(file)]
 
 
 def column(folder: RunDirectory | Path, name: str) -> list[float]:
-    """The figures of one name in metrics.csv, of the rows that have one."""
+    """Return the figures of a column in metrics.csv, from the rows that have one."""
     return [float(row[name]) for row in rows(folder) if row[name]]
 
 
 def table(folder: RunDirectory | Path) -> list[dict[str, str]]:
-    """metrics.csv without its clock."""
+    """Return metrics.csv without its time column."""
     clock = ("train/images_per_second", "time")
     return [{name: value for name, value in row.items() if name not in clock} for row in rows(folder)]
 
 
 def results(sweep: Path) -> list[dict[str, str]]:
-    """The report's table, without what a clock or the machine says and where it lies."""
+    """Return the report's table without times, machines and paths."""
     with open(sweep / "results.csv", newline="") as file:
         found = [*csv.DictReader(file)]
     own = {"started", "directory", "sweep", "cost/memory"} | {k for k in found[0] if "second" in k}

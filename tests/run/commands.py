@@ -14,38 +14,38 @@ from triptych.run.jobs import SERVE
 
 
 def command(*arguments: str) -> list[str]:
-    """``triptych-train`` on a tiny run, without W&B."""
+    """Return the command line of ``triptych-train`` on a tiny run, without W&B."""
     given = {a.split("=")[0] for a in arguments}
     tiny = [o for o in TINY if o.split("=")[0] not in given]
     return [sys.executable, "-m", "triptych.cli.train", *arguments, "logger=csv", *tiny]
 
 
 def evaluated(ckpt: Any, *overrides: str) -> dict[str, Any]:
-    """What ``triptych-evaluate`` says, in this process."""
+    """Run ``triptych-evaluate`` in this process and return its output."""
     from triptych.cli.evaluate import evaluate_composed
 
     return evaluate_composed(without_hydra(compose_command("evaluate", [f"ckpt='{ckpt}'", *overrides])))
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:
-    """Of such a command: its own root, one thread."""
+    """Return such a command's environment: its own root, and one thread."""
     return os.environ | {"TRIPTYCH_ROOT": str(root), "OMP_NUM_THREADS": "1"} | more
 
 
 def problems(stderr: str) -> list[str]:
-    """What a command says there, but for a run's notes and its progress."""
+    """Return a command's lines on stderr, without a run's notes and progress."""
     notes = ("lr_schedule.warmup_steps=", "step ", "resumed at ")
     return [line for line in stderr.splitlines() if line.strip() and not line.startswith(notes)]
 
 
 def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
-    """Such a command in the background, what it says kept for ``communicate``."""
+    """Start such a command in the background; ``communicate`` returns its output."""
     pipe = subprocess.PIPE
     return subprocess.Popen(line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True)
 
 
 def end(line: list[str], root: Path, code: int | None = 0, **more: str) -> subprocess.CompletedProcess:
-    """Such a command at its end, which has this exit code; None: whichever."""
+    """Run such a command to its end and check its exit code; None: any code."""
     surroundings = environment(root, **more)
     done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=800)
     assert code is None or done.returncode == code, done.stderr
@@ -53,13 +53,19 @@ def end(line: list[str], root: Path, code: int | None = 0, **more: str) -> subpr
 
 
 def at_work(root: Path) -> list[str]:
-    """The processes of sweeps' jobs under this root, by their environment: forks have one title."""
+    """Return the processes of sweeps' jobs under this root, by their environment.
+
+    The title of a process does not tell forks apart.
+    """
     listed = subprocess.run(["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True).stdout
     return [row for row in listed.splitlines() if SERVE in row and f"TRIPTYCH_ROOT={root} " in f"{row} "]
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 600.0) -> Any:
-    """What ``condition`` returns once that is true; an error if the process ends or time is up before."""
+    """Wait until ``condition`` is true and return its value.
+
+    An error if the process ends before, or if time is up.
+    """
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, "waited in vain"

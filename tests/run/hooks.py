@@ -1,4 +1,4 @@
-"""Code that a command of a test runs before its own, in each of its processes, or is not to run."""
+"""Code that runs in each process of a test's command before its own, or must not run there."""
 
 import os
 import textwrap
@@ -33,7 +33,7 @@ Diffusion.loss = loss
 
 
 def site(root: Path, code: str) -> dict[str, str]:
-    """The environment under which ``code`` runs in each process as Python starts."""
+    """Return the environment in which each process runs ``code`` when Python starts."""
     folder = root / "hook"
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(code)
@@ -41,17 +41,23 @@ def site(root: Path, code: str) -> dict[str, str]:
 
 
 def hook(root: Path, code: str) -> dict[str, str]:
-    """The environment under which ``code`` runs in each process that executes a run."""
+    """Return the environment in which each process that executes a run also runs ``code``."""
     return site(root, f"CODE = {textwrap.dedent(code)!r}\n" + AFTER)
 
 
 def at_the_fifth_loss(root: Path, action: str) -> dict[str, str]:
-    """The environment under which each process does that in its fifth step; it knows its ``rank``."""
+    """Return the environment in which each process executes ``action`` in its fifth step.
+
+    The action can use the process's ``rank``.
+    """
     return hook(root, LOSS.replace("ACTION", action))
 
 
 def traps(folder: Path) -> Path:
-    """A folder of modules with the names of others, which leave a file there when they are imported."""
+    """Make a folder of modules with the names of libraries, and return it.
+
+    A module leaves a file in the current folder when it is imported.
+    """
     folder.mkdir()
     for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
         (folder / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")

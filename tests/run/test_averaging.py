@@ -1,4 +1,4 @@
-"""Averages of a run: which is reported and which compared, chosen by validation, made after the run."""
+"""Averages of a run: which one is reported, chosen by validation or computed after the run."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
 
 
 def test_two_averages_in_one_run_are_refused():
-    """After a validation the second would put back the first one's average in the place of the weights."""
+    """After a validation, the second one would restore the first one's average as the weights."""
     config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
     refused(lambda: check_averaging(config, [EMA(), slow(0.2)], True), "callbacks: EMA, Slow", "keep one")
     check_averaging(config | {"weights": "raw"}, [EMA(), slow(0.2)], True)
@@ -97,7 +97,7 @@ def test_a_best_moment_that_is_not_there_is_not_the_last(finished):
 
 
 def test_best_is_decided_by_the_weights_that_are_reported(prepared):
-    """With a rate that ruins the weights at the end, their best step is not the average's."""
+    """The rate ruins the weights at the end, so their best step is not that of the average."""
     run = prepared(
         "weights=raw", "checkpoint=best", "callbacks.ema.sigma_rel=0.28", "trainer.max_steps=10",
         "trainer.val_check_interval=1", "optimizer.lr=0.05", "lr_schedule=constant", "samples.n=0",
@@ -106,7 +106,8 @@ def test_best_is_decided_by_the_weights_that_are_reported(prepared):
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
     assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(column(run, "val/bpd")))
     one = again(str(run / "checkpoints" / "best.ckpt"), "val", "raw")
-    # the same weights under more draws of the noise: nearer to its own score than the other weights' are
+    # The same weights with more draws of the noise are nearer to their own score than the other
+    # weights.
     other = again(str(run / "checkpoints" / "best.ckpt"), "val", "ema")
     score = best["callbacks"]["Keep"]["best"]
     assert abs(one["bpd"]["mean"] - score) < 0.2 * abs(other["bpd"]["mean"] - score)
@@ -136,7 +137,7 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])
 def test_the_state_of_another_callback_is_no_average(name):
-    """Whatever a class of one's own is called; one that inherits ours keeps its averages."""
+    """A user's class may have any name; one that inherits from ours keeps its averages."""
     assert averages({"callbacks": {name: {"drift": 1.0}}}) == {}
     own = type("Slow", (EMA,), {})()
     assert averages({"callbacks": {own.state_key: own.state_dict()}}) == {own.name: {}}

@@ -1,4 +1,4 @@
-"""What a uniform distribution and each pixel's histogram need, against a count by hand."""
+"""The bounds of a uniform distribution and of each pixel's histogram, counted by hand."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from triptych.run.account import baselines
 
 
 def test_digits_against_a_count_from_the_file_itself():
-    """(n_k + 1 / K) / (n + 1) in plain Python: other code, from scikit-learn's table."""
+    """Compute (n_k + 1 / K) / (n + 1) in plain Python from scikit-learn's table."""
     file = Path(find_spec("sklearn").submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(file, "rt") as lines:
         rows = [[int(float(value)) for value in row[:64]] for row in csv.reader(lines)]

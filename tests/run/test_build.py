@@ -1,4 +1,4 @@
-"""The one builder: parts by the names of arguments, each once; classes of one's own in every place."""
+"""The builder: components by the names of arguments, built once, and user-supplied classes."""
 
 import resource
 import sys
@@ -100,7 +100,7 @@ def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared
     assert build(config["bound"], "bound", table).schedule is table["schedule"]
     network = config["denoiser"]["network"] | {"shape": [3]}
     assert build(network, "elsewhere", table, outputs=1).shape == (3,)
-    # the program's own word goes before both
+    # An argument that the program passes precedes the configuration and the table.
     assert build(network | {"outputs": 7}, "elsewhere", table, outputs=1).outputs == 1
     assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {*PARTS, *table.facts}
 
@@ -136,7 +136,7 @@ def test_a_key_of_older_runs_is_left_out_at_the_value_that_changed_nothing():
 
 
 def pages_taken() -> list[int]:
-    """Return how many pages of memory each of six rounds takes, in which tensors are made and left."""
+    """Return the pages of memory taken in each of six rounds, which make and drop tensors."""
     set_up_torch(1)
     taken = []
     for rounds in (2, *[10] * 5):  # the first ones take it; a loaded machine may take some back once
@@ -149,7 +149,7 @@ def pages_taken() -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_memory_that_a_tensor_leaves_is_the_next_ones():
-    """Pages that are given back and taken again cost a sixth of a training step."""
+    """Memory pages that are freed and allocated again cost a sixth of a training step."""
     taken = call_in_new_process(
         pages_taken
     )  # what other tests have left of this process's memory counts, too

@@ -1,4 +1,4 @@
-"""A cascade of two runs on the real path: drawn from prompts, accounted as one model, refused in one line."""
+"""A cascade of two real runs: sampled by prompts, evaluated as one model, refused in one line."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ SHAPES = (
 ).split()
 QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
 BRIEF = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
-# networks of few tensors: their checkpoints are opened again and again
+# The networks have few tensors, because their checkpoints are opened often.
 BASE = [
     *SHAPES,
     *BRIEF,
@@ -52,7 +52,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def runs(prepared, home):
-    """The directories of a trained base, fine stage and cascade of both; trained once."""
+    """Train the base stage, the fine stage and the cascade of both, once; return directories."""
     made = {}
     for name, overrides in (("base", BASE), ("fine", FINE)):
         made[name] = home / name
@@ -108,7 +108,10 @@ def test_noise_is_on_the_low_picture_and_told(runs):
 
 
 def test_noise_is_on_the_part_that_training_noised(runs, monkeypatch):
-    """DALL-E 2: the decoder is told an embedding, the upsampler that and a low picture, which was noised."""
+    """The conditions of DALL-E 2's stages, of which only the noised low picture gets noise.
+
+    The decoder is conditioned on an embedding, the upsampler on the embedding and the low picture.
+    """
     told = {"embedding": Vectors(6), "low": Images((3, 8, 8))}
     whole = Condition(embedding=torch.ones(2, 6), low=torch.ones(2, 3, 8, 8))
     steps = [Flip(told=True), ConditioningNoise("low")]

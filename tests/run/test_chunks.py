@@ -1,4 +1,4 @@
-"""Measured samples, chunk by chunk: the same on any number of processes, and none is drawn twice."""
+"""Measured samples, chunk by chunk: equal on any number of processes, and each drawn once."""
 
 import json
 import math
@@ -37,13 +37,13 @@ SMALL = "from triptych.diffusion.sampler import base; base.NUMBERS = 32"
 
 @pytest.fixture
 def small(monkeypatch):
-    """Chunks of 32 numbers."""
+    """Make chunks of 32 numbers."""
     monkeypatch.setattr(base, "NUMBERS", 32)
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """How many items each call of ``Drawing.samples`` was for that a measure asked for."""
+    """Record the number of items of each call of ``Drawing.samples`` by a measure."""
     sizes, samples = [], Drawing.samples
 
     def counted(self, n, seed, items=None, *label):
@@ -83,7 +83,7 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_p
 
 
 def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, monkeypatch):
-    """In the middle of drawing, and again while it measures; then its figures are those of another run."""
+    """The run is interrupted while it draws and while it measures; its figures stay the same."""
     whole = execute(prepared(*RING, *SETS, path="whole"))
     assert len(drawn) == CHUNKS and max(drawn) == 16
     run, save = prepared(*RING, *SETS, path="broken"), chunks.save_checkpoint
@@ -199,7 +199,7 @@ def result(root, name):
 
 
 def counted(root, name, line, hooked="", code=0):
-    """The command at its end, or killed; of each call for samples the process, its seed and how many."""
+    """Run the command to its end or a kill; return process, seed and size of each sampling call."""
     count = root / f"{name}.txt"
     done = end(line, root, code, COUNT=str(count), **hook(root, SMALL + COUNT + hooked))
     assert code == 0 or done.returncode in (137, -9), done.stderr
@@ -207,7 +207,7 @@ def counted(root, name, line, hooked="", code=0):
 
 
 def training(name, devices):
-    """The line of a run that trains, and draws on so many processes."""
+    """Return the command of a run that trains and draws on this number of processes."""
     several = ["trainer=ddp_sim", f"trainer.devices={devices}", "data.batch_size=12"]
     own = [o for o in RING if not o.startswith(("model", "denoiser"))]
     line = command(f"name={name}", *several, *own, "denoiser=mlp", *SETS, "samples.n=0")
@@ -244,7 +244,7 @@ def test_samples_are_those_of_one_process(root):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_memory_does_not_grow_with_the_number_of_samples(root):
-    """Images of 64 pixels: 1700 are 84 MB in float, and so are as many of noise."""
+    """1700 images of 64 pixels are 84 MB as floats, and so is the same number of noise images."""
     random = np.random.RandomState(0)
     for i in range(60):
         (folder := root / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(root):
     own += ["trainer.max_steps=1", "trainer.val_check_interval=1"]
 
     def peak(name, *more):
-        """Of a run's process, in MB."""
+        """Return the peak memory of a run's process, in MB."""
         line = command(f"name={name}", *own, *more)
         classifier = "model=classifier" in more
         line = [o for o in line if not (classifier and o.startswith("denoiser."))]

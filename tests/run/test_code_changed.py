@@ -1,4 +1,7 @@
-"""Code or packages that change between a run's stop and its end: said in one line, and marked in reports."""
+"""Code or packages that change between two starts of a run are reported in a line.
+
+Reports mark such runs, too.
+"""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""DALL-E 2 from end to end, tiny: encoder, classifier, prior, decoder, upsampler, and all drawn in a row."""
+"""DALL-E 2 from end to end at a tiny size: encoder, classifier, prior, decoder and upsampler."""
 
 import json
 
@@ -32,7 +32,7 @@ DRAWN = ("samples.n=4", "sampler.steps=2", "measures.n=8", "measures.repeats=1",
 
 @pytest.fixture
 def trained(prepared):
-    """``trained("dalle2_prior")``: the run of an experiment, tiny, and its summary."""
+    """``trained("dalle2_prior")``: the tiny run of an experiment, and its summary."""
 
     def make(name):
         at = "data.base." if name == "dalle2_prior" else "data."

@@ -1,4 +1,7 @@
-"""Data that change between a run's stop and its end: said; refused where what trained it would judge it."""
+"""Data that change between two starts of a run are reported.
+
+They are refused if items of training would be tested on.
+"""
 
 import shutil
 
@@ -46,7 +49,7 @@ def test_what_was_trained_on_never_judges(images, prepared):
     run = stopped(prepared(*overrides(images)))
     rename(images)
     refused(lambda: execute(run), "are ones that this model was trained on", "force=true to start over")
-    # with the data as they were it goes on, without retry=true
+    # With the original data it resumes, without retry=true.
     for file in sorted(images.iterdir()):
         file.rename(images / file.name[1:])
     summary = execute(prepared(*overrides(images)))
@@ -66,7 +69,7 @@ def test_an_image_more_is_said_and_recorded(images, prepared, capsys):
     assert "not those that this model was trained on" in said
     assert said in (run / "train.log").read_text()
     assert summary["data"]["changed"] and summary["data"]["fingerprint"] != before["fingerprint"]
-    # what it was trained on before the change is not forgotten
+    # The record keeps the items that it was trained on before the change.
     now = read_checkpoint(run / "checkpoints" / "last.ckpt")["triptych"]["data"]["items"]["train"]
     assert torch.isin(trained, now).all() and len(now) > len(trained)
 
@@ -92,7 +95,7 @@ def test_data_may_move_and_may_not_be_exchanged(images, prepared, root, finished
 
 
 def opened(door: str, *arguments: str):
-    """What a door does with ``arguments``, in this process."""
+    """Run a command with ``arguments`` in this process."""
     asked = without_hydra(compose_command(door, arguments))
     return evaluate_composed(asked) if door == "evaluate" else sample(asked)
 

@@ -1,4 +1,4 @@
-"""Several processes: the same training and the same bound as one, one directory, every item once."""
+"""Several processes train and evaluate as one does: one directory, and each item once."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def test_the_loss_curve_is_that_of_one_process(root, single, devices=4):
 
 
 def check_bound(folder, root, devices: int, precision: float) -> None:
-    """297 items divide by 3 and not by 2; with 500 a batch, and with 64."""
+    """297 items are divisible by 3, not by 2; batches have 500 or 64 items."""
     known = json.loads((folder / "summary.json").read_text())["test"]
     line = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={folder}/checkpoints/last.ckpt"]
     more = [f"devices={devices}", "batch_size=64", f"out={root}/out.json", f"items={root}/items.npz"]
@@ -84,7 +84,7 @@ TrainLoader.batch = counted
 
 @pytest.mark.slow
 def test_a_sweep_over_the_number_of_processes_sees_every_item(root):
-    """Today's templates train the second of these on half of the data, without a word."""
+    """Usual templates silently train the second of these runs on half of the data."""
     epoch = ["data.batch_size=54", "trainer.max_steps=25", "trainer.val_check_interval=25"]
     line = command("-m", "name=s", "trainer=ddp_sim", "trainer.devices=1,2", *epoch)
     (root / "counts").mkdir()
@@ -122,7 +122,7 @@ def test_torchrun_makes_one_directory(root, single):
 
 OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)
     "interior": (["schedule=learned"], 1e-5),
-    # free bits that some levels have at some steps and not at others
+    # Some levels have free bits at some steps and not at others.
     "hierarchical VAE": (["model=hierarchical_vae", "model.importance_samples=0"], 1e-5),
     "adaptive times": (["objective/times=adaptive", "objective.times.bins=4"], 1e-4),
     "latents": (["model=latent_diffusion"], 1e-4),
@@ -137,7 +137,7 @@ OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OF_THE_BATCH)
 def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, kind, devices=3):
-    """A rank's own mean gave the interior a gradient that was off by 14%."""
+    """The mean of one rank alone gave the interior a gradient that was wrong by 14%."""
     options, precision = OF_THE_BATCH[kind]
     for several in (["name=one"], ["name=many", "trainer=ddp_sim", f"trainer.devices={devices}"]):
         line = command(*several, *LONG, "samples.n=0", "data.batch_size=60", *options)
@@ -172,7 +172,7 @@ def test_several_processes_say_nothing_but_the_result(root):
 def test_what_three_processes_cannot_share_is_refused_before_there_are_any(
     prepared, monkeypatch, override, match
 ):
-    """A process without a validation batch would skip the sums that the others wait for."""
+    """A process without a validation batch would skip sums for which the others wait."""
     run, launched = prepared("trainer=ddp_sim", "trainer.devices=3", "data.batch_size=63", override), []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: launched.append(a))
     with pytest.raises(UserError, match=match):

@@ -1,4 +1,4 @@
-"""A run that is not finite any more: stopped, recorded as diverged, counted by the report."""
+"""A run with values that are not finite is stopped, recorded as diverged and reported."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from triptych.run.untrusted import read_checkpoint
 
 
 def strict(path) -> dict:
-    """JSON that has no words of JavaScript's in it."""
+    """Parse JSON strictly, without JavaScript's NaN and Infinity."""
 
     def refuse(word: str):
         raise ValueError(word)
@@ -28,7 +28,7 @@ def strict(path) -> dict:
 
 
 def spoil(monkeypatch, method: str, at: int, value: float = math.nan) -> None:
-    """The ``at``-th result of the model's ``method``, and all later ones, are multiplied by ``value``."""
+    """Multiply result number ``at`` of the model's ``method``, and all later ones, by ``value``."""
     original, calls = getattr(Diffusion, method), []
 
     def spoilt(self, *arguments):
@@ -64,7 +64,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(prepared, monkeypatc
 
 
 def test_weights_that_are_not_finite_are_never_saved(prepared, monkeypatch):
-    """The step that makes them has a loss that is finite; its checkpoint would be due at once."""
+    """The loss of the step is finite, but its weights are not, and a checkpoint would be due."""
     run = prepared("data.val_size=0", "trainer.val_check_interval=2")
     original = torch.optim.AdamW.step
 
@@ -95,7 +95,10 @@ def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared
 
 
 def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monkeypatch):
-    """The loss is read at logged steps alone, as on a GPU; the step told is the first that was not finite."""
+    """The loss is read at logged steps alone, as on a GPU.
+
+    The reported step is still the first whose loss was not finite.
+    """
     read: list[int] = []
     original = stopping.Stop._note
 
@@ -140,7 +143,7 @@ def test_strict_json_whatever_is_written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
-    """A decay under which the weights leave the range of floats within a few steps, in reality."""
+    """With a real weight decay, the weights leave the range of floats within a few steps."""
     wild = command("-m", "name=s", "optimizer.weight_decay=1e36,0.01", "seed=1,2")
     done = end(wild, root, code=3)
     assert "2 of 2 seeds" in done.stdout and "diverged" in done.stdout, done.stdout
@@ -164,7 +167,7 @@ def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
 
 
 def test_a_checkpoint_of_weights_or_a_bound_that_are_not_finite_has_no_figures(finished, tmp_path):
-    """Whoever wrote it: no run of ours saves such weights."""
+    """No run of ours saves such weights, but an untrusted checkpoint may have them."""
     content = read_checkpoint(finished().path / "checkpoints" / "last.ckpt")
     for value, what in ((math.nan, "a weight"), (1e30, "the bound of the val set")):
         for name, weight in content["state_dict"].items():

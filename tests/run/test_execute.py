@@ -32,7 +32,7 @@ def test_the_directory_holds_what_it_promises(prepared):
     assert json.loads((run / "summary.json").read_text()) == json.loads(json.dumps(summary.record))
     assert summary["status"] == "finished" and summary["schema"] == 1
     assert summary["overrides"] == ["objective=v", "seed=3"] and summary["choices"]["objective"] == "v"
-    # what torch itself takes is more than this, and no test takes more than that
+    # Torch alone takes more than the lower limit, and no test more than the upper one.
     assert 50 * 2**20 < summary["cost"]["memory"] < 64 * 2**30
     sampler = run.config()["sampler"]
     assert summary["cost"]["evaluations"] == sampler["steps"]  # ancestral: one call a step
@@ -48,7 +48,7 @@ def test_the_directory_holds_what_it_promises(prepared):
 
 
 def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkeypatch):
-    """Lightning leaves it on the CPU after a test: the pictures of a run on a GPU were drawn there."""
+    """Lightning moves the model to the CPU after a test; samples need the run's device."""
     events, samples = [], Drawing.samples
     for name in ("to", "cpu"):
         moved = getattr(BoundModel, name)
@@ -59,13 +59,15 @@ def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkey
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
-    # the draws of the bound are controlled and those of the gap are not: few would differ by their noise
+    # The draws of the bound have control variates and those of the gap do not: with few draws the
+    # two would differ by noise.
     sizes = ("data.train_size=2000", "data.test_size=2000", "data.val_size=50")
     run = prepared("experiment=ring", "bound.repeats=8", *sizes, "callbacks.ema.others=[]", "samples.n=0")
     test = execute(run)["test"]
     assert test["nats_per_dim"]["n"] == 2000 and "bpd" not in test
     assert test["entropy"]["mean"] == pytest.approx(1.123 / 2, abs=0.01)  # separated modes, per dimension
-    # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy up to sampling
+    # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy, up to
+    # sampling.
     known = test["nats_per_dim"]["mean"] - test["gap"]["mean"]
     assert known == pytest.approx(test["entropy"]["mean"], abs=0.03)
     assert test["gap"]["mean"] > 0
@@ -79,7 +81,7 @@ def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(p
 
 
 def test_another_seed_gives_other_figures(prepared, finished):
-    """That the same seed gives the same is shown by each accident of test_resume."""
+    """test_resume shows with each accident that equal seeds give equal figures."""
     assert execute(prepared("seed=2", path="other"))["test"] != finished().summary()["test"]
 
 
@@ -161,7 +163,10 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
 
 
 def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch):
-    """A terminal's Ctrl-C goes to g++ as well, and torch raises an error of its own before the step's end."""
+    """A terminal's Ctrl-C also reaches g++.
+
+    Then torch raises an error of its own before the end of the step.
+    """
 
     def loss(self, *_):
         signal.raise_signal(signal.SIGINT)
@@ -175,7 +180,7 @@ def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch)
 
 
 def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
-    """Whose key for their number may have any name."""
+    """The user's data may call their number of validation items by any name."""
     run = prepared("data=ring", "denoiser=mlp", "checkpoint=best")
     config = run.config()
     config["data"]["val_size"] = 0
@@ -184,7 +189,7 @@ def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
 
 
 def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, monkeypatch):
-    """Steps that are all of warm-up, progress without a terminal, where it goes on, and how."""
+    """Warnings of warm-up alone, progress without a terminal, where and how the run resumes."""
     run = prepared("data.val_size=8")
     monkeypatch.delenv("TRIPTYCH_SWEEP", raising=False)
     after_a_step = Keep.on_train_batch_end

@@ -1,4 +1,4 @@
-"""FID over the InceptionV3 that the papers use; its weights are random here, so nothing is fetched."""
+"""FID with the InceptionV3 of the papers; its weights are random here, so nothing is downloaded."""
 
 import io
 import pickle
@@ -19,7 +19,7 @@ from triptych.run.judges import inception_features, open_inception, read_statist
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file as that of the published weights, its numbers random: the real network, untrained."""
+    """Write a weights' file like the published one, with random numbers for the real network."""
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch_fidelity.feature_extractor_inceptionv3.torch.load", lambda *_, **__: {})
@@ -49,7 +49,7 @@ def test_it_is_torchmetrics_fid(weights, tmp_path):
 
 @pytest.mark.slow
 def test_it_is_torch_fidelitys(weights):
-    """Whose code decodes, resizes, and takes the square root of a matrix, in its own way."""
+    """torch-fidelity has its own code to decode, resize, and take a matrix's square root."""
     g = torch.Generator().manual_seed(1)
     a, b = (torch.randint(0, 256, (6, 3, 64, 64), generator=g).byte() for _ in range(2))
     inception = open_inception(str(weights))
@@ -62,7 +62,7 @@ def test_it_is_torch_fidelitys(weights):
 
 
 class Plain(torch.utils.data.Dataset):
-    """Images alone."""
+    """Data of images without labels."""
 
     def __init__(self, x):
         self.x = x
@@ -81,7 +81,10 @@ def statistics(features):
 
 @pytest.mark.slow
 def test_a_run_reports_it_beside_its_floor(weights, prepared, tmp_path):
-    """Also without a classifier; and against published statistics, whose files are in the result."""
+    """FID works without a classifier, and against published statistics.
+
+    The result records the files.
+    """
     few = "measures.n=8", "measures.repeats=1", f"measures.inception={weights}"
     summary = execute(prepared(*few))
     assert summary["measures"]["fid"]["mean"] > 0 and summary["measured"]["floor"]["fid"]["median"] > 0

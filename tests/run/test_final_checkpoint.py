@@ -1,4 +1,4 @@
-"""A run's figures are its checkpoint's, whatever its parts and callbacks keep elsewhere."""
+"""A run's figures come from its checkpoint, whatever components and callbacks keep elsewhere."""
 
 import sys
 
@@ -238,7 +238,7 @@ def test_what_outlives_the_model_in_its_process_is_in_no_figure(prepared, trusti
 
 
 def test_a_metric_of_the_loss_has_the_runs_teacher_in_evaluate_too(prepared):
-    """The gradient of the loss, and so its noise, follows from the teacher's guesses."""
+    """The loss's gradient, and so its noise, depends on the teacher's predictions."""
     teacher = prepared("experiment=ring", *RING, path="teacher")
     execute(teacher)
     metric = ["metrics=gradient_noise", "metrics.gradient_noise.batch=8", "objective.steps=2"]

@@ -1,4 +1,4 @@
-"""Figures of five short runs, so that a change which moves them is not made unawares.
+"""Figures of five short runs, so that no change moves them unnoticed.
 
 They follow from one seed and 20 steps, and differ between machines by rounding alone. Whoever moves
 them on purpose writes the new ones here, and says why in the changelog.

@@ -1,4 +1,4 @@
-"""Runs on a GPU: the same figures as on a CPU but for rounding, and in mixed precision."""
+"""Runs on a GPU have the CPU's figures up to rounding, also in mixed precision."""
 
 import pytest
 import torch

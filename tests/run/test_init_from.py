@@ -1,4 +1,4 @@
-"""Another run's model: ``init_from=`` begins with its weights, ``trained=`` draws from it in other ways."""
+"""Another run's model: ``init_from=`` trains on from its weights, ``trained=`` only samples."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500",
 
 
 def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
-    """Not schedule and loss, which are the run's own, nor a constant without parameters."""
+    """Schedule and loss stay the run's own; a constant without parameters is not copied."""
 
     class Constant(nn.Module):
         def __init__(self, value):
@@ -84,7 +84,7 @@ def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, caps
     n = len(average)
     line = capsys.readouterr().err.splitlines()[0]
     assert line == f"init_from={source.path}: {n} of {n} tensors taken (step 4, weights sigma_rel_0.05)"
-    # which is part of what the run is
+    # The checkpoint in init_from is part of a run's identity.
     refused(lambda: prepared(*RING, *STILL, "seed=2", path="whole"), "holds another run ", "init_from: ")
 
 
@@ -112,7 +112,7 @@ def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
         read_other("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
     ours = data("z", train=[7, 8], val=[9], test=[10])
     assert read_other("init_from", "/x", ours, "")[0] is found
-    # and what they had seen is remembered, over a resume too
+    # The items of the other run stay recorded, even after a resumed start.
     kept = remember(ours, None) | {"items": remember(ours, found["triptych"]["data"])["items"]}
     again = remember(ours, kept)
     assert again["items"]["train"].tolist() == [1, 2, 3, 7, 8] and not again["changed"]
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_does_not_ask_for_the_weights_again(prepared):
     assert execute(prepared(*asked, path="stopped"))["test"] == whole["test"]  # the same command typed again
 
 
-# trained=DIR: never trained again
+# trained=DIR: the model is never trained again.
 
 SOURCE = (
     "data=ring denoiser=mlp objective=v schedule=cosine process=ve data.test_size=200 data.train_size=500 "
@@ -153,10 +153,10 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
     assert not (run / "metrics.csv").exists() or "train/loss" not in (run / "metrics.csv").read_text()
     again = torch.load(run / "samples" / "final.pt", weights_only=True)["x"]
     assert not torch.equal(again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"])
-    # a start that was killed at its end goes on with the other run's model and fits nothing
+    # A start that was killed at its end resumes with the other run's model and fits nothing.
     (run / "summary.json").unlink()
     assert execute(run)["test"] == ours["test"] and "train/loss" not in (run / "metrics.csv").read_text()
-    # and it stands alone: its own checkpoint gives its figures, also when the other run is gone
+    # The run is independent: its own checkpoint gives its figures even if the other run is gone.
     source.path.rename(source.path.with_name("gone"))
     done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
     assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
 
 
 def test_cfg_shows_the_other_runs_model_beside_a_trained_model(source, capsys):
-    """As the run would record it; no key of the other run's network is taken for superfluous."""
+    """The output is what the run would record; no key of the other run counts as unused."""
     line = [f"trained='{source.path}'", "sampler=heun"]
     with pytest.raises(SystemExit):
         read_command_line([*line, "--cfg", "job"], "train")

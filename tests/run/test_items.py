@@ -1,4 +1,4 @@
-"""items.npz: the bound of each test item, whole, safe to read, and equal on any number of processes."""
+"""items.npz, the bound of each test item: whole, safe to read, equal on any number of processes."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def terms():
 
 
 def share(rank, world, folder):
-    """One process's items, counted and reduced over gloo."""
+    """Count the items of one process, and reduce the sums over gloo."""
     meet = f"file://{folder}/meet"
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     accounting = Accounting(dims=3, discrete=True)

@@ -1,4 +1,7 @@
-"""A sweep's runs: forks of one process, each with its own arguments, log, environment and exit code."""
+"""The runs of a sweep are forks of one process.
+
+Each has its own arguments, log, environment and exit code.
+"""
 
 import os
 import signal
@@ -13,7 +16,7 @@ from triptych.run.untrusted import OWN
 
 
 def worker(log) -> list[str]:
-    """A command in a process of its own that waits for a job."""
+    """Start a worker in a process, which waits for a job."""
     code = "from pathlib import Path; from triptych.run import jobs; "
     code += f"jobs.PROGRAM = {jobs.PROGRAM!r}; jobs.run_job('a', Path({str(log)!r}))"
     return [sys.executable, "-c", code]
@@ -21,7 +24,7 @@ def worker(log) -> list[str]:
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """``program(code)``: a command in the place of triptych-train, whose jobs run ``code``."""
+    """``program(code)``: a command that replaces triptych-train, and whose jobs run ``code``."""
 
     def write(code: str) -> None:
         begin = "import os, sys, time\nfrom triptych.run import jobs\njobs.IMPORTS = ()\njobs.serve()\n"
@@ -80,7 +83,7 @@ def test_one_whose_server_is_gone_is_not_waited_for(program, tmp_path):
 
 
 def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path):
-    """By Ctrl-C's own signal, which the job's last line names."""
+    """The worker forwards Ctrl-C's signal, and the job's last line names it."""
     program(
         "import signal\n"
         "def stop(*_):\n    time.sleep(0.5)\n    print('saved', flush=True)\n    sys.exit(5)\n"

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, the same command until it is through: the figures of an undisturbed run."""
+"""SIGKILL at random moments: the repeated command ends with the figures of an undisturbed run."""
 
 import json
 import os
@@ -24,7 +24,7 @@ LONG = (
 
 
 def at(folder) -> dict:
-    """Where the run says that it is."""
+    """Return the progress that the run has recorded."""
     try:
         return json.loads((folder / "progress.json").read_text())
     except OSError:
@@ -32,7 +32,7 @@ def at(folder) -> dict:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below ``pid``, the nearest first."""
+    """Return all processes below ``pid``, the nearest first."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -60,7 +60,7 @@ def is_gone(pid: int) -> bool:
 
 
 def words(pid: int) -> str:
-    """Its command line."""
+    """Return a process's command line."""
     try:
         with open(f"/proc/{pid}/cmdline") as file:
             return file.read()
@@ -69,7 +69,10 @@ def words(pid: int) -> str:
 
 
 def strike(line, root, folder, moment: str, whom: str, delay: float, chance: random.Random) -> str:
-    """Start the command, kill ``whom`` of it ``delay`` seconds after ``moment``; what the run was at."""
+    """Start the command, and kill ``whom`` ``delay`` seconds after ``moment``.
+
+    Returns the run's stage at that time.
+    """
     with open(root / "output", "ab") as log:
         began = time.time()
         process = subprocess.Popen(line, stdout=log, stderr=log, env=environment(root))
@@ -106,7 +109,10 @@ def strike(line, root, folder, moment: str, whom: str, delay: float, chance: ran
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_kills_leave_no_trace(root, processes):
-    """All processes of a sweep, its first, or one of the run's; in the fit, anywhere, and in the report."""
+    """Kill all processes of a sweep, its first one, or one of a run's.
+
+    This happens in the fit, at any time, and during the report.
+    """
     several = ["trainer=ddp_sim", f"trainer.devices={processes}"] if processes > 1 else []
     line, whole, broken = command("-m", "name=s", "seed=1", *several, *LONG), root / "whole", root / "broken"
     whole.mkdir()
@@ -152,6 +158,6 @@ def test_kills_leave_no_trace(root, processes):
 
 
 def last_step(folder) -> int:
-    """Of the checkpoint that a continuation would start from."""
+    """Return the last step of the checkpoint from which a run would resume."""
     path = folder / "checkpoints" / "last.ckpt"
     return torch.load(path, weights_only=True)["global_step"] if path.exists() else 0

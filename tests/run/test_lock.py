@@ -1,4 +1,4 @@
-"""One process at a time in a directory, also where the file system has no locks."""
+"""One process at a time works in a directory, even if the file system has no locks."""
 
 import errno
 import fcntl
@@ -30,7 +30,7 @@ NONE = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 @pytest.fixture(params=[0, *NONE])
 def no_flock(monkeypatch, request):
-    """The error of a file system that knows no flock, as some of Lustre's and NFS's; 0 where it does."""
+    """The error of a file system without flock, as of some Lustre and NFS; 0 for one with it."""
 
     def refuse(*_):
         raise OSError(request.param, os.strerror(request.param))
@@ -67,7 +67,7 @@ def test_without_flock_a_killed_owner_holds_nothing(tmp_path, no_flock):
 
 
 def test_who_waits_for_a_directory_that_is_removed_gets_the_next_of_its_name(tmp_path):
-    """The lock that it waits for goes with it, and would hold nothing."""
+    """The lock that a process waits for is removed with its directory, and protects nothing."""
     run, written = RunDirectory(tmp_path / "run"), []
 
     def wait():
@@ -85,7 +85,7 @@ def test_who_waits_for_a_directory_that_is_removed_gets_the_next_of_its_name(tmp
 
 
 def test_a_run_that_is_discarded_leaves_no_empty_folders(root):
-    """Other runs' stay, and the folder above that is the user's."""
+    """Folders of other runs stay, and so does the user's folder above."""
     runs = [RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two")]
     for run in runs:
         run.write("provenance.json", {})

@@ -39,7 +39,7 @@ BOTH = "logger=[tensorboard,mlflow]"
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:
-    """{name: {step: value}} of all event files, by TensorBoard's own reader; no step stands twice."""
+    """Read {name: {step: value}} of all event files by TensorBoard's reader; steps are unique."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
@@ -53,20 +53,20 @@ def scalars(folder) -> dict[str, dict[int, float]]:
 
 
 def by_step(name: str, points: list[tuple[int, float]]) -> dict[int, float]:
-    """{step: value}; a step that stands twice, of a run that went on, has one value."""
+    """Return {step: value}; a step that a resumed run repeats has one value."""
     read = dict(sorted(points))
     assert name in TIMES or all(read[step] == value for step, value in points), name
     return read
 
 
 def by_name(rows) -> dict[str, dict[int, float]]:
-    """metrics.csv as {name: {step: value}}."""
+    """Return metrics.csv as {name: {step: value}}."""
     names = dict.fromkeys(name for row in rows.values() for name in row)
     return {name: {step: row[name] for step, row in rows.items() if name in row} for name in names}
 
 
 def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
-    """Theirs are the table's figures and, in its last row, those of the summary, with their errors."""
+    """Check a logger's figures: the table's, and the summary's with errors in the last row."""
     rows, last = by_name(table(run.path)), max(table(run.path))
     final = {k: float(v) for k, v in flat_figures(run.summary().record).items() if isinstance(v, int | float)}
     assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, root):
 
 
 class Stub:
-    """A logger that raises where it is told to, or as often."""
+    """A logger that raises at chosen calls, as often as a test asks for."""
 
     title, pauses = "Stub", (0.0, 0.0)
     fails: dict[str, int] = {}
@@ -138,7 +138,10 @@ class Stub:
 
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
-    """``stub(start=9)``: what the logger raises as often, while five rows are logged; its Guarded."""
+    """``stub(start=9)``: log five rows with a Guarded logger that fails 9 times at its start.
+
+    Returns the logger.
+    """
 
     def log(**fails: int) -> Guarded:
         monkeypatch.setattr(Stub, "fails", fails)
@@ -173,7 +176,7 @@ def test_whatever_a_logger_of_ones_own_raises_is_a_line(trusting, prepared, caps
 
 
 def test_a_failure_that_passes_is_tried_again(stub, capsys):
-    """A database that another run of the sweep holds locked for a moment."""
+    """Another run of the sweep locks the database for a moment."""
     assert stub(start=2, log=1, finish=2).logger.taken == [*range(5)]
     assert not capsys.readouterr().err
 
@@ -199,7 +202,7 @@ def test_an_address_with_a_password_is_refused_before_it_is_recorded(prepared, r
 
 
 def test_so_it_is_at_the_door_of_a_sweep():
-    """Which is recorded with its command, before there are runs."""
+    """A sweep's logger is refused before there are runs, as its command is recorded."""
     with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
         read_command_line(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
 

@@ -1,4 +1,4 @@
-"""One of several processes is killed, or fails: an interruption, or a failure with its own message."""
+"""One of several processes is killed or fails: an interruption, or a failure with its message."""
 
 import json
 import os
@@ -19,7 +19,7 @@ LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=
 
 
 def lines(text: str) -> list[str]:
-    """Without Lightning's advice to those who log, and its greeting."""
+    """Return the lines of stderr without Lightning's advice and greeting."""
     known = "sync_dist|Initializing distributed|distributed_backend=|All distributed processes|---"
     return [line for line in problems(text) if not re.search(known, line)]
 
@@ -63,7 +63,10 @@ def test_an_error_of_another_process_is_the_runs_error(root):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_first_process_that_waits_in_a_library_is_ended_from_beside(root):
-    """As under NCCL, where the loss of another process is not noticed: here it waits for nothing at all."""
+    """The first process waits without an error, because a lost process goes unnoticed.
+
+    This happens under NCCL.
+    """
     line = command("name=many", *LONG, "trainer.devices=2")
     fault = "os.kill(os.getpid(), signal.SIGSEGV) if rank == 1 else time.sleep(300)"
     done = end(line, root, code=128 + signal.SIGSEGV, **at_the_fifth_loss(root, fault))
@@ -81,7 +84,7 @@ def test_what_a_broken_connection_looks_like():
 
 
 def test_a_killed_process_is_an_interruption_with_its_number(tmp_path):
-    """The first process knows of a broken connection; exit codes say who was killed, and by what."""
+    """The first process sees a broken connection; exit codes tell who was killed, and how."""
     peers = Peers(RunDirectory(tmp_path), lambda _: None)
     peers.children = [SimpleNamespace(poll=lambda: None), SimpleNamespace(poll=lambda: -signal.SIGKILL)]
     found = peers.reason(RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer"))

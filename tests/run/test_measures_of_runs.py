@@ -1,4 +1,4 @@
-"""Measures of a run's samples in its summary, the model that needs no training, and trajectories."""
+"""Measures of a run's samples in its summary, a model without training, and trajectories."""
 
 import math
 
@@ -54,7 +54,10 @@ def test_exact_samples_are_as_far_from_the_data_as_true_points_are(prepared, con
 
 
 def test_a_measure_has_its_error_over_sets_and_a_floor_the_range_of_what_is_finite():
-    """sd / sqrt(n), 1 / n - 1 in the variance: of 1, 2 and 6 it is sqrt(14 / 2 / 3); of one set, unknown."""
+    """The error is sd / sqrt(n) with n - 1 in the variance: sqrt(14 / 2 / 3) for 1, 2 and 6.
+
+    It is unknown for a single set.
+    """
     assert _figure([1.0, 2.0, 6.0], 9) == {"mean": 3.0, "stderr": pytest.approx(math.sqrt(7 / 3)), "n": 9}
     assert _figure([4.0], 9) == {"mean": 4.0, "stderr": None, "n": 9}
     sets = [{"a": a, "b": b} for a, b in ((5.0, 1.0), (1.0, math.nan), (2.0, 2.0))]
@@ -76,7 +79,7 @@ class Points(DataModule):
 
 
 def test_points_of_ones_own_are_measured_against_training_items(prepared, trusting):
-    """As pictures are: also between true items, as many as are held out."""
+    """Points are measured like pictures: also between true items, as many as are held out."""
     trusting("points_lab", POINTS)
     run = prepared("data=ring", "denoiser=mlp", "samples.n=0", "measures.n=100", path="points")
     config = run.config()

@@ -1,4 +1,4 @@
-"""metrics.csv by itself: what was logged, once a step, however it is written."""
+"""metrics.csv alone: each logged figure once per step, however the table is written."""
 
 import csv
 import random
@@ -22,7 +22,7 @@ def table(path, every=0.0, step=0):
 
 
 def written(path) -> dict[int, dict[str, float]]:
-    """{step: figures} of the file, without its clock."""
+    """Return {step: figures} of the file, without its time column."""
     with open(path, newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v and k != "time"} for row in csv.DictReader(file)]
     steps = [int(row.pop("step")) for row in rows]
@@ -32,7 +32,7 @@ def written(path) -> dict[int, dict[str, float]]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_figures_and_writes_gives_one_table(path, seed):
-    """Late steps, late columns, writes that fail, a resumed run: the rows are the same."""
+    """Late steps, late columns, failing writes and a resumed run all give the same rows."""
     draw, wanted = random.Random(seed), {}
     log = table(path)
     for i in range(150):
@@ -61,7 +61,7 @@ def full_disk(*_):
 
 
 def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
-    """A million steps cost each write as much as the first: the last rows, after those that stand."""
+    """After a million steps a write costs as much as the first: only the last rows are written."""
     log = table(path)
     log.log_metrics({"loss": 1.0}, 0)
     log.flush()

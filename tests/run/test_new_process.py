@@ -22,7 +22,7 @@ def fail(kind: str) -> None:
 
 
 def leave_and_read(number: int) -> int:
-    """Leave a number in a module, and return how many have been left there."""
+    """Count up a number in a module, and return it."""
     sys.left = [*getattr(sys, "left", []), number]
     return len(sys.left)
 

@@ -1,4 +1,7 @@
-"""A metric of samples in a package outside of the clone: taken, ranked, drawn, exported and claimed."""
+"""A metric of samples in a package outside the clone: computed, ranked, plotted and exported.
+
+A published claim can be about it, too.
+"""
 
 import csv
 import json
@@ -51,7 +54,7 @@ def lab(trusting):
 
 
 def test_it_is_taken_of_the_oracles_samples_which_are_at_the_floor_if_the_sampler_is_good(prepared, lab):
-    """One step leaves the mean radius off; pure noise has a radius of its own; true sets agree."""
+    """One step gives a wrong mean radius; pure noise has its own radius; true sets agree."""
     more = ("sampler=dpm_solver", "measures.n=1000", "measures.over=evaluations", "measures.values=[1,40]")
     summary = execute(prepared(*RING, *MEASURED, *more, path="own"))
     assert summary["steps"] == 0 and summary["parameters"] == 0
@@ -70,7 +73,7 @@ def test_it_is_taken_of_the_oracles_samples_which_are_at_the_floor_if_the_sample
 
 
 def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
-    """No word of it stands in our code: the report has all from the runs."""
+    """Our code does not know the metric: the report has everything from the runs."""
     for seed in (1, 2, 3):
         for objective, radius in (("x0", 0.1 + seed / 1000), ("v", 0.5 + seed / 2000)):
             taken = {"radius": {"mean": radius, "stderr": 0.01, "n": 400}}
@@ -144,7 +147,7 @@ def test_a_mean_over_a_set_without_a_value_is_none(prepared, lab, monkeypatch):
     ],
 )
 def test_what_is_no_figure_fails_the_run(prepared, lab, monkeypatch, figure, words):
-    """Also what would end the command as if the run had finished."""
+    """The same is true of an exit, which would end the command as if the run had finished."""
     import metric_lab
 
     monkeypatch.setattr(metric_lab.Radius, "figure", eval(f"lambda _, samples: {figure}", {"sys": sys}))

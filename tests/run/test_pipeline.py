@@ -1,4 +1,7 @@
-"""Models of diffusers in and out: a ``DDPMPipeline``'s directory under our bound, and our run as one."""
+"""Import and export of models of diffusers, in the directory of a ``DDPMPipeline``.
+
+Their bound is computed here, and diffusers loads our runs.
+"""
 
 import functools
 import json
@@ -42,7 +45,7 @@ def unet_of(size: int) -> UNet2DModel:
 
 
 def save(path: Path, size: int = 8, **scheduler) -> Path:
-    """A random pipeline in ``path``."""
+    """Save a random pipeline in ``path``."""
     unet = unet_of(size)
     options = {"num_train_timesteps": T, "beta_end": 0.6} | scheduler
     DDPMPipeline(unet, DDPMScheduler(**options)).save_pretrained(path)
@@ -50,8 +53,9 @@ def save(path: Path, size: int = 8, **scheduler) -> Path:
 
 
 def ddpm_bound(pipeline: DDPMPipeline, x: torch.Tensor, levels: int, eps: torch.Tensor) -> np.ndarray:
-    """L_T + ... + L_0 of Ho et al. 2020 (eqs. 5 to 8, 13), nats an item, one draw a term: eps (T, B, ...).
+    """Return L_T + ... + L_0 of Ho et al. 2020 (eqs. 5 to 8, 13), nats an item.
 
+    One draw a term: eps (T, B, ...).
     The model's mean is what ``DDPMScheduler.step`` gives without noise, its variance ``_get_variance``'s; of
     L_0 it is beta tilde_2, as in their code.
     """
@@ -97,7 +101,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("predicts", "objective", "options"), KINDS)
 def test_its_bound_and_images_are_ddpms_own(predicts, objective, options, root, prepared):
-    """Of the same noise term by term, and of a run as its result has it, within the error of both."""
+    """Bounds are equal term by term with equal noise, and in a run's result within both errors."""
     path = save(root / "theirs", prediction_type=predicts, **options)
     result = execute(run := prepared(f"trained='{path}'", "data=digits", "samples.n=0"))
     opened = reopen(str(run.path))
@@ -125,7 +129,7 @@ def test_its_bound_and_images_are_ddpms_own(predicts, objective, options, root, 
 
 
 def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
-    """Pixels of ``pipeline`` and of the run in ``run`` by DDIM, of the same noise."""
+    """Compare pixels of ``pipeline`` and of the run, sampled by DDIM from the same noise."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.register_to_config(timestep_spacing="trailing")
     theirs = pipeline(
@@ -145,7 +149,10 @@ FIRST = {
 
 
 def flatten(path: Path, predict_epsilon: bool = True) -> Path:
-    """The layout of the first pipelines, as google/ddpm-cifar10-32 has it, with the keys of that time."""
+    """Change a directory to the layout of the first pipelines, with the keys of that time.
+
+    Example: google/ddpm-cifar10-32.
+    """
     for name in (SCHEDULER, UNET, WEIGHTS):
         shutil.move(path / name, path / Path(name).name)
     for folder in ("scheduler", "unet"):
@@ -157,7 +164,10 @@ def flatten(path: Path, predict_epsilon: bool = True) -> Path:
 
 
 def test_a_flat_directory_is_that_of_its_folders(root):
-    """diffusers loads it alike; ``predict_epsilon`` is its key before 0.9 (0.42 reads it no more)."""
+    """diffusers loads it in the same way.
+
+    ``predict_epsilon`` is the key before 0.9; diffusers 0.42 does not read it any more.
+    """
     nested = {
         kind: pipeline_config(str(save(root / kind, prediction_type=kind))) for kind in ("epsilon", "sample")
     }
@@ -176,7 +186,7 @@ def test_a_flat_directory_is_that_of_its_folders(root):
 
 
 def test_a_flat_directory_with_weights_of_an_old_version_and_any_sampler(root, prepared):
-    """Names of attention before diffusers 0.13; samplers of every kind end finite."""
+    """Attention has the names of diffusers before 0.13; all samplers give finite images."""
     from safetensors.torch import load_file, save_file
 
     path = save(root / "theirs", clip_sample=False)
@@ -204,7 +214,7 @@ TRAINED = (
 
 
 def test_round_trip(root, prepared, inside):
-    """Ours, diffusers', ours again: the same bound to 1e-6, the same images as diffusers alone to 1e-4."""
+    """Ours to diffusers and back: the bound is equal to 1e-6, images as diffusers' own to 1e-4."""
     result = execute(run := prepared(*TRAINED))
     done = inside("triptych.cli.export", str(run.path), "to=diffusers", "out", "license=mit")
     assert done.returncode == 0, done.stderr
@@ -300,7 +310,7 @@ def test_bad_input_is_one_line(case, root):
 
 
 def claim_much(path: Path) -> None:
-    """A sparse file whose header claims a tensor of 60 GB."""
+    """Write a sparse file whose header claims a tensor of 60 GB."""
     size = 15_000_000_000
     tensor = {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}
     header = json.dumps({"conv_in.weight": tensor}).encode()

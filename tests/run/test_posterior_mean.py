@@ -1,4 +1,4 @@
-"""The posterior mean from a model's score, against the oracle's, in the summary and in the report."""
+"""The posterior mean from a model's score, compared with the oracle's, in summary and report."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
     exact, found = (measure_posterior_mean(experiment)["tweedie"] for experiment in made)
     assert len(exact["gamma"]) == 20 and max(exact["excess"]) < 1e-8
     assert max(found["excess"]) > 0.1 and found["spread"] == exact["spread"]
-    # at the noisiest level the posterior is nearly the data: variance 1.5^2 / 2 + 0.15^2
+    # At the noisiest level the posterior is nearly the data: variance 1.5^2 / 2 + 0.15^2.
     assert abs(found["spread"][-1] - 1.15) < 0.15
     run = make_run(tmp_path / "sweep", "v", 1, 2.0, tweedie=found)
     (comparison,) = compare([read_run(run)])
@@ -62,7 +62,7 @@ def test_a_run_s_last_figures_are_of_a_network_without_dropout(prepared, monkeyp
 
 @pytest.mark.parametrize("overrides", [SMALL, ()])
 def test_without_a_test_no_item_of_its_set_is_looked_at(prepared, tmp_path, overrides):
-    """Neither by the formula nor by a picture, of points or of images."""
+    """With test=false, neither the formula nor a picture reads test items, points or images."""
     experiment = build_experiment(prepared(*overrides, "test=false").config(), download=False)
     data = experiment.data
     x = data.splits["val"].batch(torch.arange(9)).x

@@ -1,4 +1,4 @@
-"""Mixed precision and compiled networks: what trains may be quicker, what is reported is the same."""
+"""Mixed precision and compiled networks make training faster and change no reported figure."""
 
 import pytest
 import torch
@@ -41,7 +41,10 @@ def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(pr
 
 
 def test_what_is_compiled_and_when(prepared, monkeypatch):
-    """With a compiler that only counts: in the fit alone, under plain names, and a run goes on without it."""
+    """A stub compiler counts its calls: it compiles in the fit alone.
+
+    Names stay plain, and a run can resume without it.
+    """
     calls = []
 
     def counting(function, **_):
@@ -66,7 +69,7 @@ def test_what_is_compiled_and_when(prepared, monkeypatch):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", [("denoiser=mlp", "data=ring", "data.train_size=500"), ("model=vae_mlp",)])
 def test_a_compiled_network_trains_alike(prepared, model):
-    """For real: the compiler's own code, whose losses are those of the network as it is written."""
+    """The real compiler is used, and losses are those of the plain network."""
     losses = {}
     for state in ("true", "false"):
         run = prepared(*model, *FEW, f"compile={state}", "seed=3", path=state)

@@ -1,4 +1,4 @@
-"""The same run again, or another: what a directory's record and a command's configuration differ in."""
+"""Whether a directory holds the same run or another, by its record and the command's settings."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,7 +12,7 @@ from triptych.errors import UserError
 
 
 def without(run, *keys: str) -> None:
-    """As if recorded when the project had no such keys yet."""
+    """Remove keys, as if the record were older than they are."""
     config = run.config()
     for key in keys:
         *parents, name = key.split(".")
@@ -60,7 +60,7 @@ def test_what_an_earlier_version_optimised_is_no_difference(prepared):
 
 
 def test_a_run_goes_on_on_another_machine(prepared, finished, capsys):
-    """And a finished one is there, whatever it ran with."""
+    """A finished run is found, too, whatever machine it ran on."""
     run = prepared()
     run.write("config.yaml", run.config() | {"threads": 3})
     again = prepared("trainer.devices=2").config()
@@ -92,7 +92,7 @@ def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
 
 
 def test_every_declared_key_is_one_that_configurations_have(prepared):
-    """Another is a spelling mistake, or the key was renamed."""
+    """Any other key would be a spelling mistake, or an old name."""
     known = {"tags", "hydra", "ablation", "paper", "experiment", "hparams_search", "local", "resume"}
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
     config = prepared("optimizer.weight_decay=0.1", csv=False).config()
@@ -116,12 +116,15 @@ def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
 
 
 def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
-    """As in ``-m init_from=A,null init_partial=true``; a single run is refused (``test_bad_inputs``)."""
+    """``-m init_from=A,null init_partial=true`` has such a cell.
+
+    A single run is refused (``test_bad_inputs``).
+    """
     assert prepared("init_partial=true").config()["init_partial"]
 
 
 def test_a_run_that_is_refused_gives_its_place_back_to_the_one_put_aside(root, door, tiny):
-    """``force=true`` with a checkpoint of the very run: it is gone by the time it is read."""
+    """``force=true`` with the same run's checkpoint: it has been moved aside when it is read."""
     assert door("triptych.cli.train", "name=a", *tiny).returncode == 0
     runs = root / "logs" / "runs"
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file() and path.name != ".lock"}

@@ -1,4 +1,4 @@
-"""Whether samples are as their captions ask: by hand on pictures whose attributes are known."""
+"""Whether samples match their captions, by hand, on pictures with known attributes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def logits(labels):
 
 
 def changed(label, name):
-    """The class that differs in one attribute alone."""
+    """Return the class that differs in one attribute alone."""
     at = dict(zip(ATTRIBUTES, COMBINATIONS[label], strict=True))
     at[name] = (at[name] + 1) % len(ATTRIBUTES[name])
     return COMBINATIONS.index(tuple(at.values()))
@@ -57,7 +57,7 @@ def test_a_caption_that_asks_for_no_class_is_neither_right_nor_wrong(data):
 
 
 class OneHot:
-    """A contrastive model to which an image is the number of a caption, and captions are orthogonal."""
+    """A contrastive model that reads an image as a caption's number; captions are orthogonal."""
 
     def texts(self, text):
         self.n = len(text.value)
@@ -76,7 +76,7 @@ def test_what_the_contrastive_model_finds_is_right_if_it_says_nothing_else(data)
     for nearest in range(len(distinct)):
         embedding = prompts.embedder.images(torch.tensor([nearest]))
         found = prompts.compare(embedding, logits(torch.tensor([0])), torch.tensor([item]))
-        # the caption that was asked leaves the side open
+        # The caption leaves the side open.
         assert found["retrieval"] == float(torch.equal(said[nearest, :3], said[asked, :3]))
 
 

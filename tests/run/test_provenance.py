@@ -1,4 +1,4 @@
-"""A run is rebuilt from its directory alone, whatever has become of the configs since."""
+"""A run is rebuilt from its directory alone, even if the configs have changed since."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ REPOSITORY = Path(triptych.__file__).parents[2]
 
 
 def commit(folder: Path) -> list[str]:
-    """A first commit of all that is in ``folder``; git there."""
+    """Make a git repository of ``folder`` with a first commit of everything in it."""
     git = ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e"]
     for line in (["init", "-q"], ["add", "-f", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *line], check=True)
@@ -39,7 +39,7 @@ def test_code_that_git_does_not_know_yet_is_noted(root):
 
 
 def test_no_secret_is_recorded(root):
-    """No change of a hidden file, nor of one that is named after a key or a password."""
+    """Changes of hidden files, and of files named after a key or a password, are not recorded."""
     package = root / "repository" / "src" / "triptych"
     secrets = ".env .envrc .ssh/id server.pem id_rsa secrets.yaml wandb-token.txt API_KEY".split()
     code = ["tokens.py", "password_net.py", "secretary.py", "net.yaml"]
@@ -75,7 +75,7 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
     ],
 )
 def test_the_recorded_command_is_what_was_typed(words, program, monkeypatch):
-    """Whatever a command makes of it for Hydra: of ``fast_dev_run=5`` two arguments, of ``false`` none."""
+    """Hydra's arguments may differ: ``fast_dev_run=5`` becomes two of them, ``false`` none."""
     typed = ["trainer.fast_dev_run=5", "trainer.fast_dev_run=false"] if words else []
     monkeypatch.setattr("sys.orig_argv", ["/bin/python", *words.split(), *typed])
     monkeypatch.setattr("sys.argv", [program, "debug=fdr", "trainer.max_steps=5", "seed=1"])
@@ -83,7 +83,7 @@ def test_the_recorded_command_is_what_was_typed(words, program, monkeypatch):
 
 
 def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
-    """One that no repository has, or that git ignores there, has no commit."""
+    """A package outside a repository, or ignored by git, has no commit."""
     kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
     for file in (kept / "net.py", loose, root / "kept" / "lab_file.py"):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_goes_on_after_the_configs_have_changed(root):
-    """In a copy of the repository, whose configs are changed, then gone, between the run and its end."""
+    """A copy of the repository is used, whose configs change and vanish before the run ends."""
     copy = root / "copy"
     for folder in ("src", "configs"):
         shutil.copytree(REPOSITORY / folder, copy / folder)
@@ -140,7 +140,7 @@ def test_a_run_goes_on_after_the_configs_have_changed(root):
 
 @pytest.mark.slow
 def test_a_cell_records_the_command_of_its_sweep_and_each_execution(root):
-    """Through a launcher whose workers have commands of their own; with a path that the door quotes."""
+    """The launcher's workers have commands of their own, and a path needs quotes."""
     place = root / "with = and ,"
     line = command("-m", "hydra/launcher=submitit_local", "seed=1", f"paths.data_dir={place}")
     end(line, root)

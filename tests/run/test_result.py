@@ -1,4 +1,4 @@
-"""One class writes ``summary.json`` and reads it; entries that it does not describe are carried along."""
+"""One class writes and reads ``summary.json``; entries that it does not describe are kept."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Stopped anywhere, a run that goes on ends bit for bit like one that was never stopped."""
+"""A run that is stopped anywhere and resumed ends bit for bit like an undisturbed run."""
 
 import os
 import signal
@@ -48,7 +48,8 @@ def same(one, other, first: Result, second: Result) -> None:
     assert table(one) == table(other)
 
 
-# before the first checkpoint, amid accumulated steps, after one, while it gets worse, after the last step
+# Kills: before the first checkpoint, amid accumulated steps, after one, while it gets worse, after
+# the last step.
 ACCIDENTS = [
     ("plain", "training_step", 2),
     ("accumulating", "training_step", 8),
@@ -101,7 +102,7 @@ def test_a_signal_saves_the_step_and_stops(prepared, finished, capsys, number, v
 
 @pytest.mark.parametrize("writing", [2, 5, *(pytest.param(w, marks=pytest.mark.slow) for w in (1, 8))])
 def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, monkeypatch, writing):
-    """As by SIGKILL: whatever file it is, the temporary one stays half-written, the old one whole."""
+    """After a SIGKILL during a write, the temporary file is half-written and the old file whole."""
     whole, broken = finished(*BASE, path="whole"), prepared(*BASE, path="broken")
     calls = []
 
@@ -131,7 +132,7 @@ def test_half_written_files_of_a_killed_process_are_swept_up_and_a_lost_summary_
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(finished):
-    """A clock that was set back, or a copy that gives all files its own time."""
+    """File times may be wrong: a clock was set back, or a copy changed all of them."""
     run = finished()
     (run / "summary.json").unlink()  # of a finished run no other checkpoint is taken for its own
     last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
@@ -147,7 +148,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_
 
 
 def test_a_refusal_for_another_runs_configuration_records_nothing(finished):
-    """So that the run goes on once its configuration is restored, as the refusal says."""
+    """Then the run can resume once its configuration is restored, as the refusal says."""
     run = finished()
     first = run.summary()
     (run / "summary.json").unlink()

@@ -1,4 +1,4 @@
-"""Runs of a sweep that train the same network: one trains, the others take its fit and end as if they had."""
+"""Runs of a sweep that train the same network share one fit, with equal results."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ TIMES = {"seconds", "cost", "ended", "started", "id", "digests", "checksum"}
 
 @pytest.fixture
 def sweep(prepared, monkeypatch):
-    """``sweep("a", ...)``: a prepared run of one sweep, whose command composed it, and the steps it took."""
+    """``sweep("a", ...)``: prepare a run of one sweep, and return it with the steps it trained."""
     steps = []
     original = Diffusion.training_step
     monkeypatch.setattr(Diffusion, "training_step", lambda *a: steps.append(1) or original(*a))

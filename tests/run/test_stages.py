@@ -1,4 +1,4 @@
-"""Which runs are a cascade: what each is told, another before it draws, in that shape and that encoding."""
+"""Which runs form a cascade: each condition is drawn by an earlier stage, in shape and encoding."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ TEXT, LOW = {"text": Tokens(4, 5)}, {"low": Images((3, 8, 8))}
 
 
 def run(known_as=None, shape=(3, 16, 16), told=(), conditions=None, encoder=("words", 4)):
-    """What is looked at of an opened run."""
+    """Return the part of an opened run that the checks read."""
     model = SimpleNamespace(conditional=list(told))
     data = SimpleNamespace(
         known_as=known_as, shape=shape, conditions=conditions or TEXT | LOW, name="shapes", encoders=encoder
@@ -60,7 +60,7 @@ def test_runs_that_do_not_fit(opened, first, second, words):
 
 
 def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
-    """A DALL-E 2 chain: nats of embeddings do not add to bits of pictures."""
+    """In a DALL-E 2 chain, nats of embeddings do not add to bits of pictures."""
     runs = [
         run("embedding", (6,), ["text"], TEXT),
         run(told=["embedding"], conditions={"embedding": Vectors(6)}),
@@ -74,7 +74,7 @@ def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
 
 
 def test_a_source_is_told_what_was_drawn_before_it():
-    """condition_from={embedding: PRIOR, low: DECODER}: the decoder is told what the prior draws."""
+    """With condition_from={embedding: PRIOR, low: DECODER}, the prior conditions the decoder."""
     every = TEXT | LOW | {"embedding": Vectors(6)}
     decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data
     reopen.check_condition_source("low", "low", decoder, data, earlier=["embedding"])

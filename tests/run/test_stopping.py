@@ -1,4 +1,4 @@
-"""How often several processes ask each other whether to stop."""
+"""How often several processes exchange whether to stop."""
 
 import signal
 from types import SimpleNamespace
@@ -12,7 +12,10 @@ from triptych.run.stopping import Stop
 
 
 class Trainer(SimpleNamespace):
-    """Two processes, of which the other one says ``other``; ``steps`` at which they have asked each other."""
+    """Two processes, of which the other one answers ``other``.
+
+    ``steps``: those at which they have exchanged signals.
+    """
 
     def __init__(self, clock: list[float], seconds: float):
         super().__init__(world_size=2, log_every_n_steps=20, global_step=0, steps=[], other=0)
@@ -62,7 +65,10 @@ def test_the_other_process_is_heard_within_that_time_and_at_each_checkpoint(cloc
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_and_its_worker_may_both_pass_ctrl_c_on(monkeypatch, first):
-    """The job saves its step; of a run alone a second Ctrl-C is the user's, who does not want to wait."""
+    """The job saves its step on the first signal.
+
+    In a run without a sweep, a second Ctrl-C comes from a user who does not want to wait.
+    """
     stop = Stop()
     stop._training = True
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Storage that gives out: one line, nothing complete lost; the same command goes on when there is room."""
+"""Failing storage: one line, no loss of complete files; the command resumes when there is room."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from triptych.run.execute import execute
 
 @pytest.fixture
 def small(tmp_path):
-    """A file system of 8 MB; skipped where none can be mounted."""
+    """Mount a file system of 8 MB; skip the test where this is not possible."""
     place = tmp_path / "small"
     place.mkdir()
     line = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
@@ -37,7 +37,7 @@ def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
 
 
 def test_a_lock_that_finds_no_room_is_refused_in_one_line(tmp_path, monkeypatch):
-    """The file of the lock is there: only what is written into it needs room."""
+    """The lock's file exists, but there is no room for its content."""
 
     def full(number: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -77,7 +77,7 @@ def test_a_file_size_limit_stops_a_run_that_goes_on_without_it(prepared):
 
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
 def test_nothing_is_written_where_the_lock_is_another(tmp_path, again):
-    """The directory was moved or deleted meanwhile."""
+    """The directory was moved or deleted in the meantime."""
     run = RunDirectory(tmp_path / "run")
     with run.lock():
         run.write("summary.json", {})
@@ -118,7 +118,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_read_only_disk_and_a_typed_command(small, root):
-    """One line and 74; what is finished there is shown."""
+    """The command prints one line and exits with 74; a finished run is still shown."""
     here = f"paths.log_dir={small}"
     finished = command("-m", "name=s", "seed=1,2", here)
     end(finished, root)
@@ -131,7 +131,7 @@ def test_a_read_only_disk_and_a_typed_command(small, root):
 
 
 def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
-    """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
+    """Data stay in memory during a run; a later start reports that they are damaged."""
     images, broken = root / "images", root / "images" / "5.png"
     images.mkdir()
     for i in range(40):

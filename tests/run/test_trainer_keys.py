@@ -1,4 +1,4 @@
-"""What users of Lightning tell its trainer is done, or refused: never recorded and overridden."""
+"""Keys of Lightning's trainer are obeyed or refused, but never recorded and overridden."""
 
 import io
 from types import SimpleNamespace
@@ -68,7 +68,7 @@ def test_the_length_of_a_run_in_epochs(keys, steps):
 
 
 def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny):
-    """A run with them, under a name of its own, reports what the same run reports without."""
+    """A run with these options under another name reports the same figures as without them."""
     small = [*tiny, "logger=csv", "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
     few = ["trainer.val_check_interval=1", "optimizer.lr=1e-9"]  # the average falls behind: it stops early
     plain = triptych.train(["name=plain", *small, *few])
@@ -86,7 +86,7 @@ def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny)
 
 
 def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
-    """Its rate is multiplied by gamma at each of its milestones, in steps; its state is in the checkpoint."""
+    """The rate is multiplied by gamma at each milestone, in steps; checkpoints keep its state."""
     line = ["name=one", *tiny, "logger=csv"]
     line += ["lr_schedule._target_=torch.optim.lr_scheduler.MultiStepLR", "lr_schedule.milestones=[2,4]"]
     line += ["optimizer=sgd", "optimizer.lr=0.01"]
@@ -98,7 +98,7 @@ def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
 
 
 def test_epochs_decide_the_length(root, tiny):
-    """A tenth of each of two epochs, 1347 training digits in batches of 64: 4.2 batches."""
+    """A tenth of two epochs of 1347 training digits in batches of 64 is 4.2 batches."""
     line = [one for one in tiny if "max_steps" not in one and "val_check" not in one]
     epochs = ["trainer.max_epochs=2", "trainer.limit_train_batches=0.1", "trainer.limit_val_batches=1"]
     run = triptych.train(["name=epochs", *line, "logger=csv", *epochs])
@@ -108,7 +108,7 @@ def test_epochs_decide_the_length(root, tiny):
 
 
 def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
-    """Where `sbatch --ntasks=2` runs the command without srun, it is one process."""
+    """In a batch script (`sbatch --ntasks=2`) without srun, the command is one process."""
     for name, value in {"JOB_ID": "5", "NTASKS": "2", "PROCID": "0", "JOB_NAME": "x.sh"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     run = prepared()
@@ -116,7 +116,10 @@ def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
 
 
 def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
-    """An epoch of three would end every second step of two batches after one, and validate at odd steps."""
+    """If an epoch had three batches, every second step of two would get one batch only.
+
+    Validation would then be at odd steps.
+    """
     seen, loss = [], Diffusion.loss
     monkeypatch.setattr(
         Diffusion, "loss", lambda model, batch, *rest: seen.append(batch.index) or loss(model, batch, *rest)
@@ -129,7 +132,7 @@ def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
 
 
 def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monkeypatch):
-    """With a clock that shows the images seen so far, it is about one a second."""
+    """With a clock that counts images, the speed is about one image per second."""
     seen, loss = [0.0], Diffusion.loss
 
     def counted(model, batch, *rest):
@@ -143,5 +146,5 @@ def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monke
     stop_after(run, 5)
     execute(run)
     speeds = [float(s) for row in rows(run) if (s := row["train/images_per_second"])]
-    # the first of a start is of n steps and the batch that the next has begun with
+    # The first interval of a start has n steps, and the batch with which the next step begins.
     assert speeds == pytest.approx([2 / 3, 1, 4 / 5, 1])

@@ -1,4 +1,4 @@
-"""A trajectory's pictures: the moments asked for, in the files that a viewer opens."""
+"""The pictures of a trajectory: the chosen moments, in files that a viewer can open."""
 
 from types import SimpleNamespace
 
@@ -42,7 +42,7 @@ def test_the_moments_lie_on_the_sampler_s_own_path(monkeypatch):
     torch.testing.assert_close(gamma, sampler.gammas(schedule)[::2])
     torch.testing.assert_close(x[0], torch.randn(shape, generator=generator()))
     torch.testing.assert_close(x[-1], sampler(denoiser, schedule, shape, generator=generator()))
-    # never more moments than the sampler has
+    # There are never more moments than the sampler has.
     monkeypatch.setattr(pictures, "FRAMES", 50)
     assert len(trajectory(drawing, None, 3, generator(), 3)[0]) == 9
 
@@ -50,7 +50,10 @@ def test_the_moments_lie_on_the_sampler_s_own_path(monkeypatch):
 @pytest.mark.parametrize("schedule", [Linear(-8.0, 5.0), Betas(num_train_timesteps=20, beta_end=0.3)])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_it_ends_with_the_first_of_the_samples(schedule, steps):
-    """Whatever is drawn at each step, and in chunks; under betas with the guess at z_0."""
+    """The last frame is the sample, for each sampler and in chunks.
+
+    With betas, it is the estimate at z_0.
+    """
     sampler = Ancestral(steps, chunk=3)
     denoiser, drawing = of(sampler, schedule, (2,))
     x, gamma = trajectory(drawing, None, 8, generator(), shown=5)
@@ -69,7 +72,7 @@ def test_of_several_draws_it_is_the_way_of_the_one_that_is_kept():
 
 
 def test_the_strip_is_told_what_the_sampler_is_told(tmp_path, monkeypatch):
-    """As a cascade's stage, whose condition is noised before it is drawn from."""
+    """In a cascade's stage, the condition is noised before sampling from it."""
     told, mode = [], lambda *_: None
     denoiser, drawing = of(DDIM(3), Linear(-8.0, 5.0), (2,))
     denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2].parts["low"].value))
@@ -101,7 +104,7 @@ def test_a_cell_without_an_image_is_grey(tmp_path):
 
 
 def test_the_real_images_are_from_all_of_the_test_set(tmp_path, monkeypatch):
-    """A folder's first images are all of one class."""
+    """The first images of a folder are all of one class."""
     images = torch.linspace(-1, 1, 12)[:, None, None, None].expand(12, 1, 8, 8)
     data = SimpleNamespace(
         shape=(1, 8, 8), shown="test", splits={"test": Split(images, Condition.of(label=None))}

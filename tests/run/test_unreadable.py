@@ -1,4 +1,4 @@
-"""A record that is not understood is refused in one line, and no byte of its directory is touched."""
+"""A malformed record is refused in one line, and no byte of its directory is changed."""
 
 import json
 import os
@@ -46,7 +46,7 @@ RECORDS = {
 
 
 def plant(file: Path, content: object) -> None:
-    """A record of that content; None: a directory in its place."""
+    """Write a record with this content; None: make a directory in its place."""
     file.unlink(missing_ok=True)
     if content is None:
         file.mkdir()
@@ -56,7 +56,7 @@ def plant(file: Path, content: object) -> None:
 
 
 def state(folder: Path) -> dict[str, str | None]:
-    """Every path in a directory with the digest of its content, but for the lock."""
+    """Return every path in a directory with its content's digest, except the lock."""
     return {str(path): file_digest(path) for path in sorted(folder.rglob("*")) if path.name != ".lock"}
 
 
@@ -84,7 +84,7 @@ def test_force_puts_it_aside(prepared, name):
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "load"])
 def test_a_result_that_is_not_understood_names_no_checkpoint(finished, inside, command):
-    """Which of two it reports by is unknown; either is opened by its own name."""
+    """It is unknown which of two checkpoints the run reports; each opens by its own name."""
     run = finished()
     plant(run / "summary.json", RESULT | {"schema": 99})
     before = state(run.path)
@@ -121,7 +121,7 @@ def test_a_sweep_with_one_is_refused_before_it_writes(root, inside):
 
 
 def test_a_run_that_has_lost_its_provenance_gets_an_id_once(prepared):
-    """By which loggers know it when it is resumed."""
+    """Loggers know the run by this id when it resumes."""
     run = prepared()
     (run / "provenance.json").unlink()
     execute(again := RunDirectory(run.path))
@@ -159,7 +159,7 @@ def test_a_directory_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
 
 
 def test_a_malformed_entry_is_not_written(prepared):
-    """As ``fit_of`` of a planted checkpoint, which a run copies before it goes on."""
+    """``fit_of`` of a planted checkpoint is malformed, and a resuming run would copy it."""
     run = prepared()
     before = state(run.path)
     planted = {**run.provenance.record, "fit_of": {"run": "a", "memory": "x"}}
@@ -168,7 +168,7 @@ def test_a_malformed_entry_is_not_written(prepared):
 
 
 def test_the_same_name_again_from_python(finished):
-    """Without a command there is no Hydra that would know the defaults."""
+    """In Python, no command gives Hydra's defaults."""
     line = ["name=tiny", "callbacks.ema.others=[]", "logger=csv", *TINY]
     finished(path="tiny")
     for other in ("optimizer=sgd", "callbacks=early_stopping"):

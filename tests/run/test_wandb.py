@@ -1,4 +1,4 @@
-"""W&B has the figures of metrics.csv under their training steps, and never decides a run's fate."""
+"""W&B has the figures of metrics.csv at their training steps, and never stops a run."""
 
 import json
 import math
@@ -36,13 +36,13 @@ def with_wandb(*arguments: str) -> list[str]:
 
 
 def table(folder) -> dict[int, dict[str, float]]:
-    """metrics.csv: {step: {name: value}}."""
+    """Return metrics.csv as {step: {name: value}}."""
     found = accidents.rows(folder)
     return {int(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in found}
 
 
 def merged(rows: list[dict]) -> dict[int, dict]:
-    """{training step: figures} of W&B's rows; what it has twice, of a run that went on, is equal."""
+    """Return {training step: figures} of W&B's rows; repeated rows of a resumed run are equal."""
     steps: dict[int, dict] = {}
     for row in rows:
         into = steps.setdefault(row["trainer/global_step"], {})
@@ -53,8 +53,9 @@ def merged(rows: list[dict]) -> dict[int, dict]:
 
 
 def check_same(ours: dict[int, dict[str, float]], theirs: list[dict], kills: tuple[int, ...] = ()) -> None:
-    """Every step and value of metrics.csv, and no step that it has not; what a run has once is no curve.
+    """Check that W&B has the steps and values of metrics.csv, and no other steps.
 
+    Figures that a run has once are no curves.
     ``kills``: steps from which killed runs went on. Of the last two seconds before, W&B may lack rows.
     """
     steps = merged(theirs)
@@ -75,7 +76,7 @@ def only(folder):
 
 
 def sync(server: Server, root, *paths) -> None:
-    """What a user types, against the stand-in."""
+    """Run the command that a user types to upload, with the stand-in as the server."""
     line = [sys.executable, "-m", "wandb", "sync", *map(str, paths)]
     there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
     environ = environment(root, **there)
@@ -84,14 +85,14 @@ def sync(server: Server, root, *paths) -> None:
 
 
 def steps_done(folder) -> int:
-    """The last step that a checkpoint stands behind: that of the last validation in the table."""
+    """Return the last step that a checkpoint has: that of the table's last validation."""
     if not list(folder.glob("checkpoints/last.ckpt")):
         return 0
     return max((step for step, row in table(folder).items() if "val/bpd" in row), default=0)
 
 
 def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
-    """The same within one process: stopped after step 8, the last checkpoint is of step 6."""
+    """In one process, the run stops after step 8, and its last checkpoint has step 6."""
     run = stop_after(prepared("trainer.max_steps=12", csv=False), 8)
     assert last_step(only(run.path)) < 8
     assert execute(run)["status"] == "finished"
@@ -104,7 +105,7 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
 
 
 def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared):
-    """It saves within a step, before Lightning logs that step's row."""
+    """The run saves within a step, before Lightning logs that step's row."""
     run = stopped(prepared("trainer.max_steps=9", csv=False), at=5)
     assert execute(run)["status"] == "finished"
     check_same(table(run.path), rows(*directories(run / "wandb")))
@@ -113,7 +114,7 @@ def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_a_kill_loses_two_seconds_at_most(root, mode):
-    """kill -9 in the middle, twice; then three directories of one id, and what metrics.csv holds."""
+    """The run is killed twice; its three directories have one id and the rows of metrics.csv."""
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
     with Server() as server:
@@ -143,7 +144,7 @@ def test_a_kill_loses_two_seconds_at_most(root, mode):
 
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_server_that_does_not_answer_costs_seconds_and_one_line(prepared, monkeypatch, capfd, listens):
-    """Nothing is at the address, as without a network; or connections open and nothing comes back."""
+    """The address does not answer, as without a network, or accepts connections without a reply."""
     import wandb  # noqa: F401  # its import is not what is measured
 
     with socket.socket() as silent:
@@ -168,7 +169,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_one_line(prepared, monk
 
 
 def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
-    """A kill leaves what was written: with W&B's own rate of writing, nothing at all of a short run."""
+    """A kill keeps what was written; at W&B's own rate, a short run would have written nothing."""
     run = prepared(csv=False)
     loggers = build_loggers(run, 0, float)
     for step in range(0, 200, 10):
@@ -181,7 +182,7 @@ def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
 
 @pytest.mark.slow
 def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, capsys, root):
-    """The server hangs up in the middle of an online run and never again answers while that lasts."""
+    """The server closes the connection of an online run and does not answer any more."""
     after_a_step = Keep.on_train_batch_end
     with Server() as server:
         for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
@@ -234,7 +235,7 @@ def test_nothing_is_left_outside_of_the_run(root):
 
 
 def test_a_run_is_told_whole(prepared, monkeypatch):
-    """Figures, panels, choices, best, the reported checkpoint: read back from the offline file."""
+    """The offline file has figures, panels, choices, the best step and the reported checkpoint."""
     small = ("data.train_size=500", "data.val_size=100", "data.test_size=200")
     own = ("measures.n=8", "measures.repeats=2", "logger.wandb.artifacts=true")
     run = prepared("experiment=ring", *small, *own, csv=False)
@@ -290,7 +291,7 @@ def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
 
 
 def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
-    """W&B reads them where a command is typed, and in its own folder, which for us is the run's."""
+    """W&B reads settings in the current folder and in its own folder, the run's directory."""
     folder = root / "run" / "wandb"
     for place in (root / "wandb", folder, folder / "config"):
         place.mkdir(parents=True)
@@ -303,7 +304,7 @@ def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
 
 
 def test_a_fork_that_ends_leaves_the_next_a_folder_for_its_panels(tmp_path):
-    """W&B makes one where it is imported, before runs are forked, and removes it at the end of a process."""
+    """W&B makes the folder on import, before the forks, and removes it when a process ends."""
     ours_of_wandb.import_wandb(tmp_path)
     from wandb.sdk.data_types._private import MEDIA_TMP
 

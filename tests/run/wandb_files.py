@@ -1,4 +1,4 @@
-"""Read W&B's transaction logs, where a run has left them."""
+"""Read W&B's transaction logs in a run's directory."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ FULL, FIRST, LAST = 1, 2, 4
 
 
 def records(path: Path) -> Iterator[Any]:
-    """W&B's protobuf records in a ``.wandb`` file, in order, up to where a kill has cut it."""
+    """Return W&B's protobuf records in a ``.wandb`` file, in order, up to where a kill cut it."""
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
@@ -37,13 +37,13 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def directories(folder: Path) -> list[Path]:
-    """W&B's directories in ``folder``, the oldest first."""
+    """Return W&B's directories in ``folder``, the oldest first."""
     match = [p for p in folder.glob("*run-*") if p.is_dir() and not p.is_symlink()]
     return sorted(match, key=lambda p: p.name.split("run-", 1)[1])
 
 
 def rows(*paths: Path) -> list[dict[str, Any]]:
-    """The rows of W&B's history in its directories, in their order."""
+    """Return the rows of W&B's history in its directories, in order."""
     return [
         {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
         for path in paths
@@ -54,5 +54,5 @@ def rows(*paths: Path) -> list[dict[str, Any]]:
 
 
 def last_step(*paths: Path) -> int:
-    """The last training step that has a row there; -1 where none has."""
+    """Return the last training step that has a row; -1 if none has."""
     return max((row["trainer/global_step"] for row in rows(*paths)), default=-1)

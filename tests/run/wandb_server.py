@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: what a client sends it of a run's history, as the real one would keep it."""
+"""A stand-in for W&B's server, which keeps the history of runs like the real one."""
 
 import base64
 import json
@@ -18,8 +18,9 @@ ALWAYS = {  # answers that depend on nothing
 
 
 class Server:
-    """``with Server() as server``: ``server.url`` for WANDB_BASE_URL; ``server.history(id)``: a run's rows.
+    """``with Server() as server``: a server at ``server.url``, for WANDB_BASE_URL.
 
+    ``server.history(id)``: a run's rows.
     A line of a run's history is kept under its number: sending the number again replaces it. ``dead`` hangs
     up on every caller, as a network that is gone.
     """
@@ -49,7 +50,7 @@ class Server:
         return [row for _, row in sorted(self.lines.get(run, {}).items())]
 
     def answer(self, operation: str, given: dict) -> dict:
-        """To a GraphQL request."""
+        """Answer a GraphQL request."""
         self.operations.append(operation)
         if operation in ("Viewer", "GetDefaultEntity"):
             viewer = {"id": "u", "entity": "us", "username": "us", "email": "", "flags": "{}"}
@@ -94,7 +95,7 @@ class Server:
         return {"id": "m", "name": "triptych", "entity": {"id": "e", "name": "us"}, "bucket": bucket}
 
     def stream(self, run: str, sent: dict) -> None:
-        """A post to a run's file stream."""
+        """Receive a post to a run's file stream."""
         for name, part in (sent.get("files") or {}).items():
             for number, line in enumerate(part["content"], start=part["offset"]):
                 if name == "wandb-history.jsonl":
@@ -107,7 +108,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that close the connection."""
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:

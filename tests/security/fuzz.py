@@ -1,4 +1,4 @@
-"""Every name that a configuration could try, and every class that it may have with hostile arguments.
+"""Try every name that a configuration can have, and each accepted class with hostile arguments.
 
 ``python -m tests.security.fuzz FOLDER {fast,all}`` writes found.json: how many names were tried, which were
 accepted, how many objects were asked for and made, and what else happened meanwhile (see watch.py).
@@ -23,7 +23,7 @@ SAMPLE = 40  # of the names deep down, "fast" takes one in so many; of arguments
 
 
 def modules(name: str) -> Iterator[types.ModuleType]:
-    """The package and all modules under it that can be imported."""
+    """Return the package and all its modules that can be imported."""
     package = importlib.import_module(name)
     yield package
     for found in pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda _: None):
@@ -36,7 +36,7 @@ def modules(name: str) -> Iterator[types.ModuleType]:
 
 
 def names(package: str, depth: int) -> Iterator[str]:
-    """Dotted names of all attributes, and of attributes of attributes down to ``depth``."""
+    """Return dotted names of all attributes, and of their attributes, down to ``depth``."""
     for module in modules(package):
         yield module.__name__
         yield from _below(module, module.__name__, depth)
@@ -55,7 +55,7 @@ def _below(owner: object, path: str, depth: int) -> Iterator[str]:
 
 
 def hostile(outside: Path) -> list:
-    """Arguments with which something could be run, written or unpickled."""
+    """Return arguments that could run, write or unpickle something."""
     command = f"touch {outside}/mark"
     texts = [f"{outside}/evil", command, f"{outside}/load.pkl", f"file://{outside}/evil"]
     return [

@@ -1,4 +1,4 @@
-"""What a stranger could send: a checkpoint, a run's directory, and attacks for their configuration."""
+"""What an attacker could send: a checkpoint, a run's directory, hostile configurations."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ RING = (
 
 
 def configuration(*overrides: str, data: list[str] = RING) -> dict:
-    """A run's configuration, as its door would record it."""
+    """Return a run's configuration, as its command records it."""
     plain = to_plain(without_hydra(compose_command("train", [*TINY, *data, *overrides])))
     for key in ("force", "retry"):
         plain.pop(key, None)
@@ -30,7 +30,7 @@ def configuration(*overrides: str, data: list[str] = RING) -> dict:
 
 
 class Opener:
-    """A pickle that makes a file when somebody loads it."""
+    """An object whose pickle makes a file when it is loaded."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -40,7 +40,7 @@ class Opener:
 
 
 def attacks(folder: Path) -> dict[str, dict]:
-    """Nodes that have done something, each known by the mark that it leaves in ``folder``."""
+    """Return nodes that would leave a mark in ``folder`` if they were built."""
     (folder / "load.pkl").write_bytes(pickle.dumps(Opener(folder / "mark-pickle")))
     command, target = ["/bin/sh", "-c", f"touch {folder}/mark-command"], "triptych.run.directory"
     return {
@@ -59,12 +59,12 @@ def attacks(folder: Path) -> dict[str, dict]:
 
 
 def marks(folder: Path) -> list[str]:
-    """What attacks have left."""
+    """Return the marks that attacks have left."""
     return sorted(path.name for path in folder.glob("mark*"))
 
 
 def put(config: dict, place: str, node: Any) -> dict:
-    """A copy of ``config`` with ``node`` at a dotted place."""
+    """Return a copy of ``config`` with ``node`` at a dotted place."""
     changed = copy.deepcopy(config)
     *parents, name = place.split(".")
     inner = changed
@@ -75,7 +75,7 @@ def put(config: dict, place: str, node: Any) -> dict:
 
 
 def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
-    """A checkpoint as a run writes them."""
+    """Save a checkpoint like a run's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"epoch": 0, "global_step": 2, "state_dict": state or {}, "callbacks": {}}
     torch.save(content | {"triptych": {"schema": SCHEMA, "config": config}}, path)
@@ -83,7 +83,7 @@ def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
 
 
 def save_run(folder: Path, config: dict, status: str = "") -> Path:
-    """A run's directory; with a status, one that has come to an end."""
+    """Make a run's directory; with a status, that of a run that has ended."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     record = {"id": "abcd1234", "overrides": [], "choices": {}, "executions": []}

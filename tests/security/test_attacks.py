@@ -1,4 +1,4 @@
-"""A stranger's checkpoint or directory at every door that takes one: it is refused, and nothing happens."""
+"""Hostile checkpoints and directories, for each command: they are refused without any effect."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ DOORS = {
 
 @pytest.mark.parametrize("line", DOORS)
 def test_at_the_doors(door, root, config, line):
-    """Of a configuration in a file of its own, refused before torch is imported."""
+    """The configuration is in a separate file, and is refused before torch is imported."""
     (root / "first").mkdir()
     if "resume" in line:
         (root / "first" / "torch.py").write_text(f"open({str(root / 'mark-torch')!r}, 'w')")
@@ -67,7 +67,7 @@ GUIDES = {
 
 @pytest.mark.parametrize("which", GUIDES)
 def test_a_guide_or_a_classifier(prepared, root, which):
-    """As the job's process opens them; the attack lies in what the guide itself is built of."""
+    """The job's process opens them; the attack is in the guide's own configuration."""
     keys = GUIDES[which]
     config = configuration(data=keys[:2])
     path = save_checkpoint(root / "x.ckpt", put(config, "schedule", attacks(root)["pickle"]))
@@ -83,7 +83,7 @@ sampler callbacks.x callbacks.ema metrics metrics.x logger.x schedule.gamma_min 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_wherever_it_lies(root, config, place):
-    """Also inside a list, a group, and behind Hydra's other keys."""
+    """Also inside a list, a group, and below Hydra's other keys."""
     for node in attacks(root).values():
         forms = [node, [node], [[{"deep": node}]], {"_partial_": True} | node, {"_convert_": "all"} | node]
         for form in forms:
@@ -122,7 +122,7 @@ def test_a_class_of_its_place_gets_plain_values_of_known_keys(config, place, val
 
 
 def test_references_are_not_resolved(root, config, monkeypatch):
-    """``${oc.env:...}`` would hand over what only this user's environment knows."""
+    """``${oc.env:...}`` would reveal the user's environment."""
     monkeypatch.setenv("SECRET", "hunter2")
     path = save_checkpoint(root / "x.ckpt", put(config, "data.root", "${oc.env:SECRET}"))
     with pytest.raises(UserError, match="data.root.*interpolation is not allowed") as caught:
@@ -175,7 +175,7 @@ def test_a_configuration_that_is_none(root, config, group):
 
 
 def test_a_trusted_package(root, config, monkeypatch, trusting):
-    """Its classes may be named, its functions and what it imports may not."""
+    """Its classes may be named, but not its functions or what it imports."""
     package = root / "lab_nets"
     package.mkdir()
     (package / "__init__.py").write_text("from subprocess import Popen\nfrom lab_nets.net import Net\n")
@@ -212,7 +212,7 @@ def test_trust_that_a_notebook_sets_counts_from_then_on(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["evaluate", "sample", "resume"])
 def test_an_honest_file_under_watch(root, config, which):
-    """The doors themselves write where they are told, run nothing and unpickle nothing."""
+    """The commands write where they are told, run no program and unpickle nothing."""
     state = build_model(config, build_data(config)).state_dict()
     theirs = save_run(root / "theirs", config)
     path = save_checkpoint(root / "x.ckpt", config, state)
@@ -226,11 +226,11 @@ def test_an_honest_file_under_watch(root, config, which):
         capture_output=True,
         text=True,
         cwd=theirs,
-        # caches and temporary files of the libraries
+        # Caches and temporary files of the libraries.
         env=os.environ | dict.fromkeys(CACHES, str(theirs)),
     )
     assert result.returncode == 0, result.stderr
-    # of ours the commit, of matplotlib's the fonts, of torch's the machine
+    # Programs that read the commit (ours), the fonts (matplotlib) and the machine (torch).
     usual = ("git", "fc-list", "nvidia-smi", "uname", "lscpu")
     seen = [s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in usual)]
     assert seen == [], "\n".join(seen)

@@ -1,4 +1,4 @@
-"""Files that claim more than they hold, or hold what they should not: one line, a second, little memory."""
+"""Files that claim more than they hold, or hold what they must not: one line, little memory."""
 
 import csv
 import gzip
@@ -42,7 +42,7 @@ MIB = 2**20
 
 @contextmanager
 def refused(*words, memory=64 * MIB):
-    """UserError of one line with these words, within seconds of this process, in ``memory`` more bytes."""
+    """Expect a UserError in one line with these words, within seconds and ``memory`` bytes."""
     with suppress(OSError):  # Linux: the peak so far counts no more
         Path("/proc/self/clear_refs").write_text("5")
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -60,7 +60,7 @@ def refused(*words, memory=64 * MIB):
 
 
 def bomb(levels=9, each=9):
-    """Billion laughs: nine lists of nine aliases of the list before."""
+    """Billion laughs: nine lists of nine aliases of the previous list."""
     lines = ['a: &a ["lol"]']
     for i in range(1, levels):
         name, last = "abcdefghijk"[i], "abcdefghijk"[i - 1]
@@ -129,7 +129,7 @@ def test_limits_can_be_raised_and_only_by_the_environment(tmp_path, monkeypatch)
 
 
 class Storage:
-    """In a pickle: a reference to a record of the archive."""
+    """A reference to a record of the archive, in a pickle."""
 
     def __init__(self, numel):
         self.numel = numel
@@ -143,7 +143,7 @@ class Writer(pickle._Pickler):
 
 
 class Made:
-    """Pickled as a call."""
+    """An object whose pickle is a call."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -157,7 +157,7 @@ def tensor(size, stride, numel=4, offset=0):
 
 
 def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED):
-    """A checkpoint's file around one entry of a state_dict."""
+    """Write a checkpoint's file with one entry of a state_dict."""
     text = io.BytesIO()
     about = {"triptych": {"schema": SCHEMA, "config": {}}, "global_step": 0, "callbacks": {}}
     Writer(text, 2).dump(about | {"state_dict": {"w": weights}})
@@ -276,7 +276,7 @@ def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
 
 
 def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, monkeypatch):
-    """Pillow goes by content, and reads PostScript through a program of its own."""
+    """Pillow goes by content, and reads PostScript with Ghostscript."""
     ran = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: ran.append(a))
     eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

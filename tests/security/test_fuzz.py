@@ -1,4 +1,4 @@
-"""Every name within reach as a target: what may be built is what our rooms define, and it does nothing."""
+"""Every reachable name as a target: only classes of our rooms are built, without side effects."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from triptych.config.build import check_names
 from triptych.config.trust import check_name, import_class
 from triptych.errors import UserError
 
-# those of others' that have a short name, and where they are defined
+# Classes of other packages that have a short name, and where they are defined.
 CALLBACKS = """
 device_stats_monitor.DeviceStatsMonitor early_stopping.EarlyStopping lr_monitor.LearningRateMonitor
 model_summary.ModelSummary timer.Timer
@@ -27,7 +27,7 @@ ROOMS = tuple(f"triptych.{room}." for room in ("data", "networks", "diffusion", 
 
 
 def fuzz(folder: Path, how: str) -> dict:
-    """In a process of its own, since an audit hook cannot be taken away again."""
+    """Run the fuzzer in a separate process, because an audit hook cannot be removed."""
     line = [sys.executable, "-m", "tests.security.fuzz", str(folder), how]
     result = forked.run(line, dict(os.environ), cwd=folder, timeout=1200)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -44,7 +44,7 @@ def test_every_importable_name(tmp_path, how, least):
     assert found["seen"] == [] and found["marks"] == []
     assert found["tried"] >= least and found["made"] > 1000
     for name in found["accepted"]:
-        # decided here a second time, from the object and not from any file
+        # The decision is repeated here from the object itself, not from a file.
         made = import_class(name)
         assert isinstance(made, type) and made.__qualname__ == name.rpartition(".")[2]
         home = f"{made.__module__}.{made.__qualname__}"
@@ -57,7 +57,7 @@ def test_every_importable_name(tmp_path, how, least):
 
 
 def test_the_watch_sees_what_it_should(tmp_path):
-    """The attacks themselves, under watch: each is seen, so that a clean record says something."""
+    """Each attack is seen under watch, so that a clean record means something."""
     script = tmp_path / "x.py"
     script.write_text(
         "import os, pickle, socket, subprocess, sys\n"
@@ -129,7 +129,7 @@ def grown(inner):
 @settings(deadline=None)
 @given(st.recursive(LEAVES, grown, max_leaves=12))
 def test_nested_nodes(node):
-    """Wherever a name lies in a tree of groups and lists, it is found."""
+    """A name is found anywhere in a tree of groups and lists."""
 
     def holds(value):
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

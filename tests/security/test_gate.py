@@ -1,4 +1,7 @@
-"""One gate before a run's directory is read or written: each attack once, each door once, each byte."""
+"""A run's directory is checked before it is read or written: each attack, by each command.
+
+Each byte of a record is changed, too.
+"""
 
 import json
 import os
@@ -45,7 +48,7 @@ PLACES = int(os.environ.get("TRIPTYCH_FUZZ", "40"))  # bytes changed of each fil
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """``finished(seed)``: the directory of a finished run of seconds, made once."""
+    """``finished(seed)``: the directory of a finished short run, made once."""
     known = {}
 
     def of(seed=1):
@@ -61,7 +64,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, root):
-    """A copy of that directory, to be damaged."""
+    """Return a copy of that directory, which a test may damage."""
     return shutil.copytree(finished(), root / "copy")
 
 
@@ -104,7 +107,7 @@ def test_a_checkpoint_of_another_run(run, finished):
 
 
 def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run):
-    """As for a longer training: going on would begin anew, under the edited length."""
+    """After an edit for a longer training, resuming would start again with the edited length."""
     before = {name: (run / name).read_bytes() for name in ("summary.json", "checkpoints/last.ckpt")}
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("max_steps: 2", "max_steps: 4"))
@@ -114,7 +117,7 @@ def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run
 
 
 def test_a_good_checkpoint_is_not_blamed_for_a_cut_config(run):
-    """Its only good file was to be removed, or the run was called interrupted."""
+    """Its only good file would have been removed, or the run called interrupted."""
     whole, damaged = (run / "config.yaml").read_text(), "config.yaml: damaged"
     (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
     kept = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
@@ -134,7 +137,7 @@ def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):
 
 @pytest.mark.parametrize("change", ["compile=true", "threads=2", "paths.root_dir=/x", "data.root=/x"])
 def test_a_checkpoint_goes_with_its_run_whatever_the_machine(run, change):
-    """And wherever its data lie."""
+    """This holds wherever its data are."""
     config = OmegaConf.load(run / "config.yaml")
     config.merge_with_dotlist([change])
     OmegaConf.save(config, run / "config.yaml")
@@ -150,7 +153,7 @@ def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypa
     assert "bound" in out and "last.ckpt" in error and error.count("\n") == 1
 
 
-# doors: what is planted is refused, or the run is "unreadable", and nothing outside is touched
+# Commands: a planted file is refused, or the run is "unreadable", and no outside file is touched.
 
 
 def resume(run):
@@ -158,7 +161,7 @@ def resume(run):
 
 
 def own(run):
-    """As ``resume``, in the process that a command of one's own has started."""
+    """As for ``resume``, in the process that the user's own command has started."""
     os.environ[OWN] = str(run)
     resume(run)
 
@@ -263,7 +266,7 @@ def test_control_characters_are_shown_in_pages_and_logs(root, capsys):
 
 
 def test_names_that_no_file_takes_are_shown_too(root):
-    """A directory's of other bytes than UTF-8, half a character in a record; a sweep's with ESC in it."""
+    """A directory's name is not UTF-8, a record has a surrogate, a sweep's name has ESC."""
     sweep = root / "sw\x1b[31meep"
     run = sweep / os.fsdecode(b"seed=1\xff")
     run.mkdir(parents=True)
@@ -279,7 +282,7 @@ def test_names_that_no_file_takes_are_shown_too(root):
 
 
 def test_a_matplotlibrc_beside_a_run_is_not_read(root, door):
-    """It could have LaTeX started; a pipe would be waited for."""
+    """It could start LaTeX, and reading a pipe would block."""
     make_run(root / "sweep", "v", 1, 2.0)
     os.mkfifo(root / "matplotlibrc")
     done = door("triptych.cli.report", "sweep", fresh=True)
@@ -353,7 +356,7 @@ def test_files_of_another_run_beside_a_summary(run, finished, name):
 
 
 def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
-    """Summary, items and table agree with each other: the configuration is of another run."""
+    """Summary, items and table agree, but the configuration is another run's."""
     for name in ("summary.json", "metrics.csv", "items.npz"):
         shutil.copy(finished(2) / name, run / name)
     refused(lambda: RunDirectory(run).summary(), "config.yaml: damaged, or of another run")
@@ -362,7 +365,7 @@ def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_an_end_of_another_run_beside_a_config(run, finished, status):
-    """It has no figures, and says of the setting that it cannot be trained."""
+    """The failed result has no figures, and would call the setting untrainable."""
     other = RunDirectory(finished(2))
     result = Result.of(other.provenance, status, stage="fit", error="x", seed=2)
     shutil.copy(finished(2) / "config.yaml", run / "config.yaml")
@@ -379,7 +382,7 @@ def test_where_a_result_comes_from_is_as_it_was_written(run):
 
 
 def test_weights_of_another_step_beside_a_summary(run):
-    """Both checkpoints have the run's configuration; the summary's figure is of one of them."""
+    """Both checkpoints have the run's configuration, but the figure is that of one of them."""
     checkpoint = torch.load(last(run), weights_only=True)
     torch.save(checkpoint | {"global_step": 1}, last(run))
     with pytest.raises(UserError, match="last.ckpt: not the one that the run's result is of"):
@@ -410,7 +413,7 @@ def test_a_digest_is_not_taken_of_a_file_elsewhere(run, root, monkeypatch):
 
 
 def figures(run):
-    """All that a report takes from a run's directory; None where it refuses it."""
+    """Return all that a report reads from a run's directory; None if it is refused."""
     found = read_run(run)
     if found.status == "unreadable":
         return None
@@ -420,7 +423,7 @@ def figures(run):
 
 
 def weights(run):
-    """All that a checkpoint gives; None where it is refused."""
+    """Return all that a checkpoint gives; None if it is refused."""
     try:
         found = read_checkpoint(last(run))
     except UserError:

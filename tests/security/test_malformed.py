@@ -1,4 +1,4 @@
-"""What cannot be understood is refused in one line: a checkpoint of another shape, folders without end."""
+"""Malformed content is refused in one line: checkpoints of another shape, endless folders."""
 
 import os
 import shutil
@@ -88,7 +88,7 @@ def test_a_run_does_not_go_on_from_what_it_cannot_restore(resumable, changed):
 
 @pytest.fixture
 def ended(finished, root):
-    """A copy of a finished run's checkpoint, to be damaged."""
+    """Return a copy of a finished run's checkpoint, which a test may damage."""
     return shutil.copy(finished(*RING).path / "checkpoints" / "last.ckpt", root / "moved.ckpt")
 
 
@@ -123,7 +123,7 @@ def test_an_average_that_lacks_a_weight_is_not_filled_with_the_raw_one(ended):
 
 @pytest.fixture
 def deep(root):
-    """1,200 folders, one in the other: more than Python's stack is deep."""
+    """Make 1,200 nested folders, more than Python's recursion limit."""
     here = os.getcwd()
     os.mkdir(root / "deep")
     os.chdir(root / "deep")

@@ -1,4 +1,4 @@
-"""Files with values of any kind and size, planted where a run or a sweep keeps its records."""
+"""Values of any type and size in files where a run or a sweep keeps its records."""
 
 import json
 import math
@@ -53,13 +53,13 @@ LOOKS = {"looks": 5, "equal_within": None, "seeds": [[1, 2]]}
 
 
 def test_without_a_sweeps_record_its_looks_still_count(root):
-    """Else a test of five looks would claim at the level of one."""
+    """Otherwise a test of five looks would claim at the level of one."""
     rule = rule_of(SweepRecord(), Looks.read(plant(root, "looks.json", LOOKS)))
     assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
 
 
 def plant_sweep(root):
-    """Six runs of two settings, clear of each other."""
+    """Make six runs of two settings, clear of each other."""
     for seed in (1, 2, 3):
         for label, mean in (("v", 2.0), ("x0", 3.0)):
             (root / f"{label}{seed}").mkdir()
@@ -70,7 +70,7 @@ def plant_sweep(root):
 
 
 def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
-    """It says how many runs are to come, and a sweep that has not ended claims nothing."""
+    """The record has the number of runs to come, and an unfinished sweep claims nothing."""
     plant_sweep(root)
     assert "Clear of" in read_study([root]).answer
     for text in ('{"expected": 15, "title": "x', "[]"):
@@ -79,7 +79,7 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
 
 
 def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
-    """As of `cp -r` within a sweep that goes on."""
+    """`cp -r` within an unfinished sweep makes such a copy."""
     plant_sweep(root)
     shutil.copytree(root / "v1", root / "v1 copy")
     plant(root, "sweep.json", {"expected": 6})
@@ -117,7 +117,7 @@ def test_a_command_that_is_none_of_ours_is_not_recommended(root):
     ],
 )
 def test_a_record_with_a_value_of_another_type_is_refused_and_stays(root, inside, name, record, reason):
-    """The report says so and claims nothing; a command to go on writes nothing."""
+    """The report shows it and claims nothing; a command that resumes writes nothing."""
     folder = root / "logs" / "sweeps" / "s"
     folder.mkdir(parents=True)
     plant_sweep(folder)

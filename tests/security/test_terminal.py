@@ -1,4 +1,4 @@
-"""What is printed cannot steer the terminal that shows it, whatever a directory or a file in it is called."""
+"""Printed text cannot control the terminal, whatever a directory or its content is called."""
 
 import io
 import itertools
@@ -22,14 +22,14 @@ from triptych.study.console import PlainConsole
 from triptych.study.monitor import Monitor
 from triptych.terminal import canvas, plain
 
-# the title of the window, clear the screen, turn the text, red, back to the start of the line, a link
+# Set the window's title, clear the screen, reverse the text, red, carriage return, a link.
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine\x1b[8m\x7f[link=x]y[/]"
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 SEQUENCE = re.compile(rb"\x1b(?:\[[0-9;?]*[A-Za-z]|\].*?(?:\x07|\x1b\\)|[^\[\]])|\x9b|\xc2\x9b")
 
 
 def dressed(value, evil: str):
-    """``value`` with ``evil`` at the end of each of its texts, and with one more key in each group."""
+    """Return ``value`` with ``evil`` at the end of each text, and a further key in each group."""
     if isinstance(value, str):
         return value + evil
     if isinstance(value, list):
@@ -40,7 +40,7 @@ def dressed(value, evil: str):
 
 
 def hostile(root: Path, evil: str) -> Path:
-    """A sweep of four settings whose texts all end in ``evil``, in keys and values, and one that failed."""
+    """Make a sweep of four settings whose keys and values end in ``evil``, and a failed run."""
     sweep = root / "sweeps" / f"mine{evil}"
     for seed, (objective, own) in enumerate(itertools.product(("v", "x0"), ("a", "b")), 1):
         overrides = [f"seed={seed}", f"objective={objective}{evil}", f"model.key{evil}={objective}{evil}"]
@@ -66,7 +66,7 @@ def check_obeys_nothing(text: str) -> None:
 
 
 def on_a_terminal(line: list[str], root: Path) -> bytes:
-    """What a command writes to a terminal of its own."""
+    """Return what a command writes to a terminal."""
     ours, its = pty.openpty()
     process = subprocess.Popen(line, stdin=its, stdout=its, stderr=its, cwd=root)
     os.close(its)
@@ -136,7 +136,7 @@ def test_a_terminal_gets_the_sequences_of_our_own_table_alone(root):
 
 
 def test_a_live_table_of_hostile_cells_is_plain(tmp_path):
-    """Its cells' names, and what progress.json says: neither a control character nor rich's markup."""
+    """Neither cells' names nor progress.json bring control characters or rich's markup."""
     drawn = {}
     for text in ("x", EVIL.replace("/", "")):
         cell = RunDirectory(tmp_path / f"objective={text}")

@@ -1,4 +1,4 @@
-"""What a process does to the world outside of one folder, as Python's audit events tell it.
+"""Record a process's effects outside one folder, by Python's audit events.
 
 ``python watch.py FOLDER LOG MODULE ARGUMENTS...`` runs a module under watch.
 """
@@ -21,7 +21,7 @@ FILES = (
 
 
 class Watch:
-    """Records in ``seen`` what happens while ``on``; ``folder`` may be written to, the rest may not."""
+    """Record in ``seen`` what happens while ``on``; only ``folder`` may be written to."""
 
     def __init__(self, folder: str):
         self.folder, self.on, self.seen = os.path.realpath(folder), False, []

@@ -22,8 +22,10 @@ FLAGS = (
 
 
 class Browser:
-    """One tab. What goes wrong in a page, and what it asks of the network, is kept in `complaints` and
-    `requests`."""
+    """One tab of a browser.
+
+    `complaints` has the errors of its pages, `requests` their requests to the network.
+    """
 
     def __init__(self, profile: Path, timeout: float = 60.0):
         assert CHROMIUM is not None
@@ -53,7 +55,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> Any:
-        """A command's result."""
+        """Send a command and return its result."""
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": params}
         if self._session and not method.startswith(("Browser.", "Target.")):
@@ -102,12 +104,12 @@ class Browser:
         self._await_page("location.protocol === 'file:'")
 
     def reload(self) -> None:
-        """Load the page again, as it does itself while runs go on."""
+        """Load the page again, as it does by itself while runs go on."""
         self.run("window.old = 1; location.reload()")
         self._await_page("!window.old")
 
     def _await_page(self, condition: str) -> None:
-        """Until a page of this condition is loaded: one that is leaving answers with an error."""
+        """Wait until a page that meets this condition is loaded; a closing page gives errors."""
         end, loaded = time.monotonic() + self.timeout, False
         while not loaded:
             assert time.monotonic() < end, "the page does not load"
@@ -119,13 +121,13 @@ class Browser:
         self.rest()
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Return the value of an expression in the page."""
         done = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
     def place(self, selector: str) -> tuple[float, float]:
-        """The middle of an element, scrolled to where it can be seen."""
+        """Return the middle of an element, after scrolling it into view."""
         found = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
             " e.scrollIntoView({block: 'center', inline: 'center'}); const b = e.getBoundingClientRect();"
@@ -143,14 +145,14 @@ class Browser:
         self.rest()
 
     def rest(self) -> None:
-        """Until what the page has begun is done, and is on the screen."""
+        """Wait until the page has finished its work and is drawn."""
         self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0))).then(() => 1)")
 
     def move(self, x: float, y: float) -> None:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def type(self, selector: str, text: str) -> None:
-        """Click into a field, and type in place of what is there."""
+        """Click into a field, and replace its text."""
         self.click(selector)
         self.run(f"document.querySelector({json.dumps(selector)}).select()")
         if text:
@@ -160,7 +162,7 @@ class Browser:
                 self.send("Input.dispatchKeyEvent", type=kind, key="Delete", windowsVirtualKeyCode=46)
 
     def choose(self, selector: str, value: str) -> None:
-        """Choose an option of a list, as its change event tells the page."""
+        """Choose an option of a list, and send the page its change event."""
         done = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             f" e.value = {json.dumps(value)}; const chosen = e.value;"
@@ -169,7 +171,7 @@ class Browser:
         assert done == value, f"{selector} has no {value}"
 
     def back(self) -> None:
-        """The way back that the browser offers."""
+        """Go back in the browser's history."""
         self.run(
             "new Promise(done => { addEventListener('hashchange', done, {once: true}); history.back(); })"
             ".then(() => 1)"

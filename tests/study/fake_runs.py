@@ -1,4 +1,4 @@
-"""Fake run directories: what the report reads, with figures of one's choosing and nothing trained."""
+"""Fake run directories for reports: the figures are given, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ TARGETS = {"levels": 1.90, "v": 2.09, "epsilon": 2.14, "score": 2.50, "x0": 2.45
 
 
 def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) -> Path:
-    """A finished run. `extra`: data, measure, choices, overrides, items, or any key of summary.json."""
+    """Make a finished run.
+
+    `extra`: data, measure, choices, overrides, items, or any key of summary.json.
+    """
     by_item = extra.pop("items", None)
     overrides = extra.pop("overrides", [f"objective={objective}", f"seed={seed}"])
     measure, data = extra.pop("measure", "bpd"), extra.pop("data", "digits")
@@ -44,7 +47,7 @@ def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) 
 
 
 def make_runs(root: Path, table: dict[str, dict[int, float]], **extra: Any) -> Path:
-    """Finished runs of {objective: {seed: bound}}."""
+    """Make finished runs of {objective: {seed: bound}}."""
     for objective, bounds in table.items():
         for seed, bound in bounds.items():
             make_run(root, objective, seed, bound, **extra)
@@ -52,20 +55,20 @@ def make_runs(root: Path, table: dict[str, dict[int, float]], **extra: Any) -> P
 
 
 def edit(file: Path, **keys: Any) -> None:
-    """Set keys of a JSON file, which need not be there."""
+    """Set keys of a JSON file; create the file if it does not exist."""
     known = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(known | keys))
 
 
 def write_items(run: Path, total: np.ndarray, index: np.ndarray | None = None) -> None:
-    """items.npz as a run writes it at its end: the bound of each test item and its parts."""
+    """Write items.npz as a run does at its end: the bound of each test item and its parts."""
     parts = {"prior": 0 * total + 0.002, "reconstruction": 0.11 * total, "diffusion": 0.89 * total - 0.002}
     index = np.arange(len(total)) if index is None else index
     np.savez(run / "items.npz", index=index, total=total, draw_variance=0 * total + 1e-4, **parts)
 
 
 def start_run(root: Path, objective: str, seed: int, overrides: list[str], choices: dict[str, str]) -> Path:
-    """A run that has begun: config and provenance only."""
+    """Make a run that has started, with config and provenance alone."""
     run = Path(root) / ",".join(overrides).replace("/", "-")[:80]
     (run / "samples").mkdir(parents=True)
     (run / "config.yaml").write_text(f"objective: {{name: {objective}}}\nseed: {seed}\n")
@@ -83,7 +86,7 @@ def start_run(root: Path, objective: str, seed: int, overrides: list[str], choic
 def running(
     root: Path, objective: str, seed: int, step: int = 120, updated: float | None = None, **choices: str
 ) -> Path:
-    """A run under way, with its progress but without a summary."""
+    """Make a run under way, with its progress but without a summary."""
     choices = {"data": "digits", "objective": objective} | choices
     run = start_run(root, objective, seed, [f"objective={objective}", f"seed={seed}"], choices)
     progress = {"stage": "fit", "step": step, "max_steps": 800, "updated": updated or time.time()}
@@ -92,7 +95,7 @@ def running(
 
 
 def sweep_hook(root: Path, **config: Any) -> SweepHook:
-    """The hook of a sweep in this directory, as Hydra would set it up, without cells, and it plans none."""
+    """Return a sweep's hook as Hydra sets it up, without cells; it plans none."""
     hook, of_names = SweepHook(), {"config": {"override_dirname": {"exclude_keys": []}}}
     node = {"sweep": {"dir": str(root)}, "overrides": {"hydra": []}, "job": of_names}
     hook.root, hook.config = root, OmegaConf.create(config | {"hydra": node})
@@ -101,7 +104,7 @@ def sweep_hook(root: Path, **config: Any) -> SweepHook:
 
 
 def failed(root: Path, objective: str, seed: int, error: str) -> Path:
-    """A run that ended in an error."""
+    """Make a run that ended in an error."""
     overrides = [f"objective={objective}", f"seed={seed}"]
     run = start_run(root, objective, seed, overrides, {"data": "digits", "objective": objective})
     summary = {"schema": 1, "status": "failed", "overrides": overrides, "seed": seed, "error": error}
@@ -110,14 +113,14 @@ def failed(root: Path, objective: str, seed: int, error: str) -> Path:
 
 
 def diverged(root: Path, objective: str, seed: int) -> Path:
-    """A run whose loss was not finite."""
+    """Make a run whose loss was not finite."""
     run = failed(root, objective, seed, f"diverged at step {seed}: the loss is not finite")
     edit(run / "summary.json", status="diverged", step=seed)
     return run
 
 
 def metrics(bound: float, measure: str = "bpd", n: int = 297) -> dict[str, dict[str, float]]:
-    """A bound whose parts add up to it."""
+    """Return a bound with parts that sum to it."""
     parts = {"": bound, "_prior": 0.002, "_reconstruction": 0.11 * bound, "_diffusion": 0.89 * bound - 0.002}
     return {measure + part: {"mean": mean, "stderr": 0.018, "n": n} for part, mean in parts.items()}
 
@@ -141,7 +144,7 @@ def sweep(
     for k, (objective, target) in enumerate(targets.items()):
         for seed in seeds:
             bound = target + luck[seed] + random.normal() * noise
-            # small at high noise, where the latent is the noise itself
+            # The error is small at high noise, where the latent is the noise itself.
             mse = (0.95 / (1 + np.exp(1.1 * (gamma + 1.5)))) * (target - 1.2) + 0.002
             mse *= np.exp(0.2 * k * np.tanh(gamma / 4)) * np.exp(random.normal(size=20) * 0.03)
             weight = {"x0": np.exp(-gamma), "v": 1 + np.exp(-gamma)}.get(objective, np.ones(20))
@@ -158,7 +161,7 @@ def sweep(
 
 
 def write_history(run: Path, bound: float) -> None:
-    """A wide, sparse metrics.csv that ends at the bound."""
+    """Write a wide, sparse metrics.csv that ends at the bound."""
     rows = ["step,train/loss,train/grad_norm,val/bpd,time"]
     for step in range(0, 801, 10):
         rows.append(f"{step},{3 * math.exp(-step / 200) + bound:.4f},0.5,,{step / 20}")
@@ -168,7 +171,7 @@ def write_history(run: Path, bound: float) -> None:
 
 
 def picture(path: Path, seed: int) -> None:
-    """A grid of 6 x 6 blobs of 8 x 8 pixels."""
+    """Draw a grid of 6 x 6 blobs of 8 x 8 pixels."""
     from PIL import Image
 
     random = np.random.default_rng(seed)
@@ -180,7 +183,10 @@ def picture(path: Path, seed: int) -> None:
 
 
 def crossed(root: Path) -> Path:
-    """Three targets, two schedules, two rates, three seeds: one setting is refused, one run diverges."""
+    """Three targets, two schedules, two rates and three seeds.
+
+    One setting is refused, and one run diverges.
+    """
     random = np.random.default_rng(0)
     for objective, schedule, rate, seed in itertools.product(
         ("epsilon", "v", "x0"), ("linear", "cosine"), ("0.001", "0.01"), (1, 2, 3)

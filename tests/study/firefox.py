@@ -1,4 +1,4 @@
-"""A real headless Firefox, driven through Marionette, its own protocol: what `Browser` does in Chromium."""
+"""A real headless Firefox with the interface of `Browser`, driven through Marionette."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Firefox(Browser):
         self.send("WebDriver:NewSession")
 
     def send(self, method: str, **params: Any) -> Any:
-        """A command's result."""
+        """Send a command and return its result."""
         self._count += 1
         text = json.dumps([0, self._count, method, params]).encode()
         self._stream.write(b"%d:%s" % (len(text), text))
@@ -67,7 +67,7 @@ class Firefox(Browser):
         return json.loads(self._stream.read(int(length)))
 
     def _privileged(self, script: str, *arguments: Any) -> Any:
-        """The value that a script of the browser's own returns."""
+        """Return the value of a privileged script."""
         self.send("Marionette:SetContext", value="chrome")
         try:
             return self.send("WebDriver:ExecuteScript", script=script, args=list(arguments))["value"]
@@ -89,7 +89,7 @@ class Firefox(Browser):
 
     @property
     def requests(self) -> list[str]:  # type: ignore[override]
-        """The page, and what it asked for."""
+        """The page and its requests."""
         return self.run(
             "[location.href.split('#')[0], ...performance.getEntriesByType('resource').map(one => one.name)"
             ".filter(name => !/^(data|blob):/.test(name))]"
@@ -108,7 +108,7 @@ class Firefox(Browser):
         self.rest()
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Return the value of an expression in the page."""
         text = (
             "const done = arguments[arguments.length - 1];"
             f"(async () => ({script}))().then(value => done([value]), error => done(String(error)));"
@@ -128,7 +128,7 @@ class Firefox(Browser):
         self.rest()
 
     def type(self, selector: str, text: str) -> None:
-        """Click into a field, and type in place of what is there."""
+        """Click into a field, and replace its text."""
         self.click(selector)
         self.run(f"document.querySelector({json.dumps(selector)}).select()")
         keys = [{"type": kind, "value": key} for key in text or "\ue017" for kind in ("keyDown", "keyUp")]

@@ -1,4 +1,4 @@
-"""Whole reports on figures drawn at random, in memory: what they say where the truth is known.
+"""Whole reports on random figures in memory, compared with the known truth.
 
 Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all cells
 share, and a share of their own.
@@ -29,7 +29,7 @@ _run = itertools.count()
 
 
 def at_most(hits: int, n: int, share: float) -> bool:
-    """Whether so many of ``n`` draws are no more than a probability ``share`` explains."""
+    """Return whether a probability ``share`` explains this number of hits among ``n`` draws."""
     return hits <= stats.binom.ppf(1 - RARE, n, share)
 
 
@@ -42,8 +42,11 @@ def bounds(
     rest: float = 1.0,
     sd: float = 0.01,
 ) -> np.ndarray:
-    """(cells, seeds, items). A cell's mean over three seeds has variance `sd`^2 through seeds and items;
-    the interaction has `rest` times the larger of the two."""
+    """Draw bounds (cells, seeds, items).
+
+    A cell's mean over three seeds has variance `sd`^2 through seeds and items; the interaction has
+    `rest` times the larger of the two.
+    """
     by_seed, by_item = 3 * sd**2 * ratio / (1 + ratio), items * sd**2 / (1 + ratio)
     spread = np.sqrt(rest * max(by_item, by_seed))
     c, normal = len(mu), random.normal
@@ -56,11 +59,13 @@ def bounds(
 
 
 class Memory:
-    """Runs that were never written: `runs` for compare, `items` in place of their files."""
+    """Runs that exist only in memory: `runs` for compare, `items` in place of their files."""
 
     def __init__(self, table: np.ndarray, sampled: np.ndarray | None = None):
-        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures, one of them
-        higher is better."""
+        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures.
+
+        One of the measures is higher if better.
+        """
         self.runs, self._items = [], {}
         for c, cell in enumerate(table):
             for s, row in enumerate(cell):
@@ -75,11 +80,11 @@ class Memory:
                 ))  # fmt: skip
 
     def read(self) -> AbstractContextManager:
-        """Within which read_items finds what it would find in their files."""
+        """In the block, read_items reads from memory."""
         return mock.patch.object(cells, "read_items", lambda directory, bound: self._items[directory])
 
     def compare(self, rule=None, seeds: Sequence[int] | None = None) -> Comparison:
-        """The comparison of the runs of these seeds (default: all)."""
+        """Compare the runs of these seeds, by default of all."""
         with self.read():
             (found,) = compare.compare([run for run in self.runs if seeds is None or run.seed in seeds], rule)
         return found
@@ -95,7 +100,7 @@ def _measured(values: np.ndarray) -> SampleMeasures:
 
 
 def claims_in_words(comparison: Comparison) -> list[str]:
-    """Everything printed that claims a difference: by sentence, by table row, by measure of samples."""
+    """Return all printed claims of a difference: in sentences, table rows and measures."""
     said = verdict(comparison)
     told = [text for text in (said.headline, *said.lines) if "lear of" in text]
     return told + [row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))]

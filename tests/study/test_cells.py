@@ -1,4 +1,4 @@
-"""What a sweep's directory and its cells are called."""
+"""The names of a sweep's directory and of its cells."""
 
 import json
 
@@ -28,7 +28,7 @@ def name_of(*overrides: str) -> str:
     [
         (["denoiser=unet", "seed=1"], ["denoiser=unet,resnet", "seed=1,2"], True),
         (["objective=v", "denoiser=unet"], ["objective=v,x0"], True),
-        # a short try is no cell of the other
+        # A short try does not count as a cell of the other sweep.
         (["objective=v"], ["objective=v", "trainer.max_steps=9"], False),
         (["ablation=objectives"], ["ablation=objectives", "data=mnist"], False),  # a fixed design, changed
         (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
@@ -46,7 +46,7 @@ def test_a_name_that_was_typed_is_the_directory():
 
 
 def test_a_sweep_has_a_short_name_whatever_it_shares():
-    """What all runs share is the same again and again: it is recorded, and need not be read in each path."""
+    """Overrides that all runs share are recorded, and need not be repeated in each path."""
     shared = ["trainer.max_steps=900", "optimizer.lr=0.003", "data.batch_size=64"]
     shared += ["denoiser.network.width=32"]
     name = name_of(*shared, "objective=v,x0")
@@ -56,7 +56,10 @@ def test_a_sweep_has_a_short_name_whatever_it_shares():
 
 
 def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, door, tiny):
-    """The sweep had schedule=linear,cosine: schedule=sigmoid is named like them, and nothing is missing."""
+    """The sweep had schedule=linear,cosine; schedule=sigmoid is named like them.
+
+    No run counts as missing.
+    """
     for schedule in ("linear", "cosine"):
         prepared("name=s", f"schedule={schedule}", "seed=1", path=f"../sweeps/s/schedule={schedule},seed=1")
     sweep = root / "logs" / "sweeps" / "s"
@@ -68,7 +71,7 @@ def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, d
     assert SweepRecord.read(sweep).named == ["schedule", "seed"]
 
 
-# which mean something to Hydra, to a shell or to a page
+# Characters with a meaning for Hydra, for a shell or in a page.
 NAME = """it's 50% [a] "b", {c}=d; $e #f\\g ~é漢"""
 
 

@@ -1,4 +1,4 @@
-"""How a sweep ends: its code is its runs', what did not end is named, and a report that fails is a line."""
+"""The end of a sweep: its exit code, the names of unfinished runs, a report that fails."""
 
 import shutil
 from contextlib import suppress
@@ -18,7 +18,7 @@ from triptych.study.sweep_plan import KeptRecords
 
 @pytest.fixture
 def hook(root, monkeypatch):
-    """The hook of this process's sweep over one objective, whose runs a test makes."""
+    """The hook of this process's sweep over one objective, for runs that a test makes."""
     found = sweep_hook(root, optimized_metric="val.bpd.mean")
     found.monitor, found.kept = SimpleNamespace(stop=lambda: None), KeptRecords(found.root)
     monkeypatch.setattr(sweep, "_hooks", [found])
@@ -26,7 +26,7 @@ def hook(root, monkeypatch):
 
 
 def add(hook: SweepHook, end: str) -> RunDirectory:
-    """One more run that ended so."""
+    """Make one more run with this end."""
     seed = len(hook.cells) + 1
     told, choices = [f"objective=x0,seed={seed}"], {"data": "digits", "objective": "x0"}
     if end == "finished":
@@ -62,7 +62,7 @@ def test_the_code_says_how_the_runs_ended(hook, ends, code):
 
 @pytest.mark.parametrize("name", ["metrics.csv", "samples/final.png"])
 def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
-    """As the report has it, which calls the run unreadable."""
+    """The report calls such a run unreadable."""
     run = add(hook, "finished")
     (run / name).write_text("")
     edit(run / "summary.json", digests={name: "0" * 32})
@@ -70,7 +70,7 @@ def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
 
 
 def test_cells_of_an_earlier_command_are_expected_too(hook):
-    """A second command, of another setting in the same directory, and a copy of a run."""
+    """A second command has another setting in the same directory, and a copy of a run."""
     for n in (1, 2):
         edit(add(hook, "finished") / "provenance.json", id=f"run-{n}")
     shutil.copytree(hook.root / hook.cells[0], hook.root / "copy")
@@ -86,7 +86,7 @@ def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
 
 
 def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
-    """The process that made its directory is the sweep's own, and lives."""
+    """The sweep's own process made the directory, and is alive."""
     add(hook, "finished")
     with add(hook, "interrupted").lock():
         pass
@@ -96,7 +96,10 @@ def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
 
 
 def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
-    """The last one was written before that run began; at the end of a sweep Hydra calls the other."""
+    """The last report is older than that run; after Ctrl-C, ``leave`` renews the report.
+
+    Hydra calls the other hook only at the end of a sweep.
+    """
     hook.record(expected=2)
     add(hook, "finished")
     report = write_report(hook.root).html
@@ -110,7 +113,7 @@ def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
 
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])
 def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, capsys, how):
-    """As Hydra calls it, to which an exception of a callback's is a warning."""
+    """Hydra turns an exception of a callback into a warning."""
     add(hook, "finished")
     add(hook, "interrupted")
     if how == "a directory in its place":
@@ -140,9 +143,9 @@ def test_a_finished_sweep_without_its_report_has_not_ended_well(hook, capsys):
         (StorageError("x: cannot be written"), 74, "error: x: cannot be written"),
         (Busy("x: another process is at work here"), 75, "error: x: another process is at work here"),
         (UserError("x=1: 2 is accepted"), 1, "error: x=1: 2 is accepted"),
-        # as where another user's runs lie
+        # Another user's runs raise such an error.
         (PermissionError(13, "No", "/x.yaml"), 74, "error: /x.yaml: cannot be opened (No)"),
-        # as Ray raises it, whose wait for its jobs swallows what a signal's handler raises
+        # Ray raises it: its wait for jobs swallows what a signal's handler raises.
         (KeyboardInterrupt(), 130, "interrupted (SIGINT); type the same command to go on"),
     ],
     ids=lambda value: type(value).__name__,
@@ -154,7 +157,7 @@ def test_a_run_alone_has_a_code_and_a_line_for_its_kind_of_end(capsys, error, co
 
 
 def test_a_job_that_slurm_ended_is_named(hook, capsys):
-    """One that was cancelled, and one that had its result before its job ended."""
+    """One job was cancelled, and another had its result before it ended."""
     add(hook, "interrupted")
     assert hook.job_without_result("17_0", ["objective=x0", "seed=1"], "cancelled") is None
     said = capsys.readouterr().err
@@ -169,7 +172,7 @@ def test_a_job_that_slurm_ended_is_named(hook, capsys):
 
 @pytest.mark.parametrize("ours", [False, True])
 def test_a_launcher_that_does_not_start_is_refused_and_our_own_error_is_not(capsys, ours):
-    """As Ray's, which raises a plain Exception when its processes do not come up."""
+    """Ray raises a plain Exception when its processes do not start."""
 
     def function(module: str, text: str):
         names = {"__name__": module}

@@ -1,4 +1,4 @@
-"""Launchers: what each is asked for, and the same sweep through each."""
+"""Launchers: their arguments, and the same sweep with each of them."""
 
 import json
 import sys
@@ -85,7 +85,7 @@ def test_jobs_of_a_slurm_sweep_have_the_same_devices():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_launcher_makes_the_same_sweep(root):
-    """Equal figures; typed again, each finds everything finished."""
+    """All launchers give equal figures, and a repeated sweep finds everything finished."""
     figures, stamps = {}, {}
     for name in ("", "local", "submitit_local", "ray_tasks"):
         place = root / (name or "basic")

@@ -1,4 +1,4 @@
-"""The live table of a sweep: where each run is, how fast, how long still, how good; and the same in a log."""
+"""The live table of a sweep: each run's position, speed, time left and bound; also in a log."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_where_a_run_is_in_words(tmp_path, more, said):
 
 
 def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):
-    """Ten steps a second for a while, then one: what is said is what it is now, to a few per cent."""
+    """After ten steps a second, one step a second: the present speed is shown, within a few %."""
     run, now = RunDirectory(tmp_path), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress, step = Progress(run), 0
@@ -96,7 +96,7 @@ def test_the_table_of_a_terminal(tmp_path):
 
 
 def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
-    """What had finished before is told at the end, but for what is damaged."""
+    """Runs that had finished before are listed at the end, except damaged ones."""
     for i in range(2):
         at_work(tmp_path, f"cell={i}")
     for i in (2, 3):
@@ -120,7 +120,7 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
 
 
 def test_reports_take_a_small_share_of_a_sweeps_time(tmp_path, monkeypatch):
-    """A run ends each second, and a report takes two: at most one in 30 seconds is a report's."""
+    """A run ends each second and a report takes two, so reports take one second in 30 at most."""
     now, begun = [0.0], []
 
     def write(root):

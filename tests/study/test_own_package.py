@@ -1,4 +1,4 @@
-"""What a package of one's own adds to a report: columns, panels. What fails costs a panel, not the report."""
+"""User packages add columns and panels to a report; an error costs a panel, not the report."""
 
 import sys
 
@@ -36,7 +36,7 @@ PANELS = [
 
 @pytest.fixture
 def lab(tmp_path, trusting):
-    """Writes ``panels.py`` of the package panel_lab, which is trusted."""
+    """Write ``panels.py`` of the trusted package panel_lab."""
 
     def write(text: str):
         (tmp_path / "panel_lab").mkdir()
@@ -49,7 +49,7 @@ def lab(tmp_path, trusting):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Of two settings and seeds, with a metric of one's own."""
+    """Make runs of two settings and seeds, with a user's own metric."""
     for objective, base in (("v", 2.0), ("x0", 2.2)):
         for seed in (1, 2):
             own = {"sharp": {"mean": 10 * base + seed, "stderr": 0.5, "n": 297}}

@@ -1,4 +1,4 @@
-"""``plan=true``: parameters, operations and memory as counted on a real step, and nothing is started."""
+"""``plan=true``: parameters, operations and memory as in a real step, but no run starts."""
 
 import copy
 import functools
@@ -110,7 +110,7 @@ def test_devices_share_a_batch_and_with_fsdp_the_states(typed, devices, shards):
 
 
 def test_large_numbers_are_written_in_full():
-    """1.07e+03 beside 12 is read wrongly."""
+    """1.07e+03 next to 12 is easily misread."""
     lines = plan([("a", 9, 9, resolved("trainer.max_steps=100_000_000_000", "data.batch_size=64"))])
     assert "; 100,000,000,000 batches of 64 items, 6,400,000 million items; " in lines[1]
     assert re.search(r"; \d,\d\d0 hours on one A100, \d,\d\d0 hours on one H100 in", lines[2])

@@ -1,4 +1,4 @@
-"""Verdicts on published claims where the truth is known: how often each word is said in error."""
+"""Verdicts on claims with a known truth: how often each verdict is wrong."""
 
 import itertools
 import math
@@ -22,7 +22,10 @@ from triptych.study.published import judge_claims
 
 
 class Sweep(Memory):
-    """Runs in memory of one axis, ``objective=a,b,...``: bounds (cells, seeds, items), and a sweep.json."""
+    """Runs in memory with one axis, ``objective=a,b,...``, and a sweep.json.
+
+    The bounds are (cells, seeds, items).
+    """
 
     def __init__(self, table: np.ndarray, diverged: tuple[str, ...] = (), unit: str = "bpd"):
         super().__init__(table)
@@ -62,7 +65,7 @@ def drawn(seed: int, *mu: float, seeds: int = 3, items: int = 60, ratio: float =
     ids=["order", "same above", "same below", "value"],
 )
 def test_at_the_edge_neither_word_is_said_in_error(edge, claim, ratio):
-    """The true difference lies exactly at the end of what is claimed: it is so, and it is nearly not so."""
+    """The true difference is exactly at the limit of the claim, just inside or just outside it."""
     n = 400 if ratio == 1e6 else 150  # with seeds alone the test is exact, else on the safe side
     said = {"reproduced": 0, "contradicted": 0, "cannot tell": 0}
     for seed in range(n):
@@ -73,7 +76,7 @@ def test_at_the_edge_neither_word_is_said_in_error(edge, claim, ratio):
 
 
 def test_over_all_claims_of_a_file():
-    """Six claims, each at its edge: a file with one of them called reproduced is as rare as one alone."""
+    """Of six claims at their limit, one is wrongly reproduced as rarely as for a single claim."""
     n, wrong, pairs = 300, 0, list(itertools.combinations("abcd", 2))
     for seed in range(n):
         found = drawn(seed, 0.0, 0.0, 0.0, 0.0, ratio=1e6).judged(
@@ -84,14 +87,14 @@ def test_over_all_claims_of_a_file():
 
 
 def test_a_conjunction_is_only_as_good_as_its_weakest_part():
-    """a < b is beyond doubt, b < c at its edge: the order of all three is reproduced in 5% at most."""
+    """a < b is certain and b < c at its limit: the whole order is reproduced in 5% at most."""
     n = 400
     hits = sum(drawn(seed, 0.0, 1.0, 1.0).word(order=["a", "b", "c"]) == "reproduced" for seed in range(n))
     assert at_most(hits, n, 0.05), hits / n
 
 
 def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
-    """a is below each of five, all of them at the edge: one of five tests rejects by chance in over 5%."""
+    """a is below each of five, all at the limit: one of five tests would reject in over 5%."""
     n, claim = 400, {"order": ["a", ["b", "c", "d", "e", "f"]]}
     hits = sum(drawn(seed, *(0.0,) * 6, ratio=1e6).word(**claim) == "contradicted" for seed in range(n))
     assert at_most(hits, n, 0.05), hits / n
@@ -99,7 +102,7 @@ def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
 
 @pytest.mark.parametrize("ratio", [0.3, 1e6], ids=["items", "seeds"])
 def test_an_interval_says_what_the_word_says(ratio):
-    """Within the range if reproduced, out of it if contradicted, neither if nobody can tell."""
+    """The interval is within the range if reproduced, outside if contradicted, else neither."""
     words = set()
     for seed in range(30):
         sweep = drawn(seed, 0.0, 0.1, 0.25, 0.26, ratio=ratio)
@@ -161,7 +164,8 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     "means, tie, effect, word",
     [
         ((0.0, 0.1, 0.2), {"within": 0.3}, {}, "cannot tell"),  # c is .2 above a, an effect
-        # as differences or as ratios: 1.2 is a factor of 1.2 above 1, and a difference of .2
+        # The margin is a difference or a ratio: 1.2 is a factor of 1.2 above 1, and a difference of
+        # .2.
         ((1.0, 1.1, 1.2), {"within_factor": 1.5}, {}, "cannot tell"),
         ((1.0, 1.1, 1.2), {"within": 0.3}, {"by_factor": 1.01}, "cannot tell"),
         ((10.0, 10.1, 30.0), {"within": 5.0}, {"by_factor": 1.5}, "reproduced"),  # below 20, above log 3
@@ -252,7 +256,7 @@ def test_figures_that_cannot_be_compared_cannot_tell(sweep, why):
     [(3, ("b",), "cannot tell"), (5, ("b",), "reproduced"), (5, (), "contradicted"), (4, (), "cannot tell")],
 )
 def test_most_seeds_diverge_by_the_sign_test(seeds, diverged, word):
-    """p = 2^-n where all n do, or none: .125, .0625 and .031 for three, four and five seeds."""
+    """p = 2^-n if all n seeds diverge, or none: .125, .0625 and .031 for three, four and five."""
     table = bounds(np.random.default_rng(0), (0.0, 0.2), seeds, 60, 1.0)
     assert Sweep(table, diverged).word(diverges=["b"]) == word
 
@@ -286,7 +290,7 @@ def test_values_of_a_measured_key_are_settings():
 
 
 def test_a_claim_is_of_any_figure_that_a_run_has():
-    """Terms of the bound under its unit, the gap and a user's own metric by their names alone."""
+    """Terms of the bound are named with its unit, the gap and a user's metric by name alone."""
 
     def known(**figures: float) -> dict[str, Estimate]:
         return {name: Estimate(mean, 0.1, 9) for name, mean in figures.items()}

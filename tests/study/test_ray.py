@@ -1,4 +1,4 @@
-"""A sweep through Ray: killed, stopped by Ctrl-C, typed again; on a cluster that is up."""
+"""A sweep through Ray: killed, stopped by Ctrl-C, repeated; and on a running cluster."""
 
 import json
 import os
@@ -21,7 +21,7 @@ LONG = ["trainer.max_steps=1500", "trainer.val_check_interval=100"]
 
 @pytest.fixture(autouse=True)
 def cluster_that_is_gone(monkeypatch):
-    """Ray writes down which cluster was up last, and asks it when a sweep names none."""
+    """Ray remembers the last cluster, and tries it if a sweep names none."""
     short = "/tmp"  # for sockets lie there
     with tempfile.TemporaryDirectory(dir=short, ignore_cleanup_errors=True) as place:
         monkeypatch.setenv("RAY_TMPDIR", place)
@@ -36,7 +36,7 @@ def sweep(*arguments: str) -> list[str]:
 
 
 def is_at_work(root) -> bool:
-    """Some run has finished, another one is on its way."""
+    """Return whether a run has finished and another one is under way."""
     begun = [json.loads(p.read_text())["step"] for p in root.rglob("progress.json")]
     return bool(summaries(root)) and any(100 < step < 1500 for step in begun)
 
@@ -65,8 +65,10 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
 
 
 def test_a_cluster_that_is_up(root):
-    """Its processes know nothing of this command's surroundings and import nothing that lies there; the runs
-    keep to their cores."""
+    """The cluster's processes have another environment, and import no module of its folder.
+
+    The runs use no more than their cores.
+    """
     for name in ("hydra", "torch"):
         (root / f"{name}.py").write_text(f"open({str(root / 'mark')!r}, 'w')")
     ray = os.path.join(os.path.dirname(sys.executable), "ray")

@@ -1,4 +1,4 @@
-"""What a shipped ablation varies is what its report finds, among all keys of its resolved configurations."""
+"""The report finds the axes that a shipped ablation varies, among all resolved keys."""
 
 import itertools
 from pathlib import Path
@@ -24,7 +24,8 @@ def composed(name: str, *overrides: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_axes_of_an_ablation_are_its_grid(name):
-    # two values of each tell an axis from what changes with it; what differs with the seed alone is no axis
+    # Two values of each key tell an axis from keys that change with it; what differs by seed alone
+    # is no axis.
     sweeper = composed(name)[2]
     grid = {key: str(values).split(",")[:2] for key, values in sweeper["params"].items()}
     first, *more = grid.pop("seed", ["1"])

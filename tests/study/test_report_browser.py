@@ -1,4 +1,7 @@
-"""The page in a real browser, used as a person uses it; its figures computed again from the summaries."""
+"""The page in a real browser, used like a person would.
+
+Its figures are computed again from the summaries.
+"""
 
 import contextlib
 import functools
@@ -24,7 +27,7 @@ pytestmark = [
 ]
 RUNS = ".tools:has(+ .table [data-name=runs])"  # the tools of the table of runs
 FIELD = f"{RUNS} input[type=search]"
-# rows that are shown: {key of a column: text}, in their order
+# The visible rows: {key of a column: text}, in order.
 ROWS = """(() => { const table = document.querySelector(`table[data-name="${NAME}"]`);
   const heads = [...table.tHead.rows[0].cells];
   return [...table.tBodies[0].rows].map(row =>
@@ -41,7 +44,7 @@ OVERLAPS = """(() => { const found = [];
       if (w > 1 && h > 0.35 * Math.min(p.height, q.height)) found.push(k + ": " + a + " | " + b); }));
   });
   return found; })()"""
-# what is beyond the right edge, and cannot be scrolled to
+# Elements beyond the right edge that cannot be reached by scrolling.
 CUT_OFF = """[...document.querySelectorAll("svg.plot, svg.plot text, p, h1, h2, h3, li, img, .tools *")]
   .filter(e => { const b = e.getBoundingClientRect();
     const seen = e.checkVisibility({contentVisibilityAuto: true}) && !e.closest(".table");
@@ -51,7 +54,7 @@ CUT_OFF = """[...document.querySelectorAll("svg.plot, svg.plot text, p, h1, h2, 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """One browser of each kind for all tests of this file."""
+    """Start one browser of each kind for all tests of this file."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -81,7 +84,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory):
-    """As many settings as there are colours, some with long names."""
+    """As many settings as there are colours, some of them with long names."""
     more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(7)}
     return write_report(sweep(tmp_path_factory.mktemp("twelve") / "objectives", TARGETS | more))
 
@@ -104,7 +107,7 @@ def table(chrome, name):
 
 
 def bounds(report):
-    """{setting: {seed: test bound}}, read from the summaries as they lie there."""
+    """Return {setting: {seed: test bound}}, read directly from the summaries."""
     found = {}
     for path in sorted(report.html.parent.glob("*/summary.json")):
         record = json.loads(path.read_text())
@@ -129,7 +132,7 @@ def numbers(text):
     indirect=["chrome"],
 )
 def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, width, dark):
-    """No words of a figure lie over each other, and nothing is cut off."""
+    """No words of a figure overlap, nothing is cut off, and no request is sent."""
     report = request.getfixturevalue(of)
     chrome.open(report.html, width=width, dark=dark)
     assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]
@@ -143,7 +146,7 @@ def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, wi
 
 
 def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
-    """Means, standard errors, paired differences, Holm's p and intervals, to every possible reference.
+    """Check means, standard errors, paired differences, Holm's p and intervals, to each reference.
 
     The interval is at the level that Holm's method leaves a pair, .05 times p over the corrected p.
     """
@@ -203,13 +206,13 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
                    for row in rows)  # fmt: skip
         said = page.run(f"document.querySelector('{RUNS} output').value")
         assert said == ("" if len(kept) == 15 else f"{len(kept)} of 15 rows")
-    # a setting has what one of its runs has
+    # A setting has a property if one of its runs has it.
     page.type(FIELD.replace("=runs", "=t0"), "seed=1 objective!=v")
     assert {row["setting"] for row in table(page, "t0")} == {
         name.split("=")[1].split(",")[0] for name in known
     } - {"v"}
     page.type(FIELD.replace("=runs", "=t0"), "")
-    # a figure of the table is a key, too; one that nothing has is named
+    # A table's figure is a key, too; an unknown key is named.
     page.type(FIELD, "bound<2.1")
     assert {row["run"] for row in table(page, "runs")} == {n for n in known if known[n] < 2.1}
     page.type(FIELD, "bond<2.1")
@@ -259,7 +262,7 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     chrome.click("article.run .back")
     assert table(chrome, "runs") == rows
     assert "x0 minus v: +0.3" in chrome.run("document.querySelector('.pair').textContent")
-    # each choice is a step back, letters of one field are one
+    # Each choice is a step back in the history; letters typed into one field are one step.
     chrome.run("document.querySelector('main').scrollIntoView()")
     chrome.click("table[data-name=runs] th[data-key=steps] button")
     chrome.type(FIELD, "seed=1")
@@ -268,13 +271,16 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     assert table(chrome, "runs") != rows and len(table(chrome, "runs")) == 8
     chrome.back()
     assert table(chrome, "runs") == rows
-    # what names nothing is passed over
+    # Unknown names are ignored.
     chrome.open(small.html, "#run=gone&runs.sort=gone&c.name=gone&c.a=gone&c.b=9:x")
     assert chrome.complaints == [] and len(table(chrome, "runs")) == 15
 
 
 def test_the_first_screen_decides(chrome, small):
-    """Means and paired differences are on it, on a desk and on a phone; a verdict stands on one line."""
+    """The first screen has means and paired differences, on a desktop and on a phone.
+
+    A verdict fits on one line.
+    """
     plots = "[...document.querySelectorAll('.headline svg')]"
     for width, height in ((1200, 900), (390, 844)):
         chrome.open(small.html, width=width, height=height)
@@ -309,7 +315,7 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
     page.choose("select[name=b]", "0:x0")
     assert page.run(lines) == 6
     assert page.run("document.querySelectorAll('[data-name*=differs] tbody tr').length") == 2
-    # a filter of runs reaches every figure
+    # A filter of runs affects every figure.
     page.type(FIELD, "seed=1")
     assert page.run(lines) == 2
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
@@ -369,7 +375,7 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
     own = [option for option in options if option.startswith("extra=")]
     assert len(own) == len(NASTY)
     for value in own:
-        # a filter of each value, then a run's page
+        # Filter by each value, and then open a run's page.
         chrome.type(FIELD, value)
         assert len(table(chrome, "runs")) == 2, value
         chrome.click("table[data-name=runs] a")
@@ -382,7 +388,7 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
 
 
 def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
-    """Running, interrupted, failed and diverged runs, and two data sets, which are never compared."""
+    """Runs are running, interrupted, failed and diverged, and two data sets are never compared."""
     make_runs(tmp_path / "a", {"x0": {1: 2.42, 2: 2.44}, "v": {1: 2.12, 2: 2.14}})
     make_runs(tmp_path / "b", {"x0": {1: -0.48, 2: -0.46}}, measure="nats_per_dim", data="ring")
     running(tmp_path / "a", "score", 1)
@@ -399,7 +405,7 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
         chrome.run("new Promise(done => setTimeout(done, 0)).then(() => 1)")
         assert chrome.run("document.querySelector('article.run h2').textContent") == name
     assert chrome.complaints == []
-    # while runs go on the page is loaded again, and keeps what was chosen: that a refresh by HTML forgets
+    # While runs go on, the page reloads and keeps its choices; a refresh by HTML would forget them.
     assert chrome.run("document.querySelector('meta[http-equiv=refresh]')") is None
     assert '<noscript><meta http-equiv="refresh"' in report.html.read_text()
     chrome.reload()

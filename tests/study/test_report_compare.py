@@ -1,4 +1,4 @@
-"""Cells, axes, pairs and what is said of them."""
+"""Cells, axes and pairs of a comparison, and the sentences about them."""
 
 import matplotlib.colors
 import numpy as np
@@ -22,7 +22,7 @@ def one(root):
 
 
 def faces(figure):
-    """The colours that fill the dots of the forest plot, from the top."""
+    """Return the colours that fill the dots of the forest plot, from the top."""
     return [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
 
 
@@ -30,7 +30,7 @@ def runs_of(root, table, **extra):
     return one(make_runs(root, table, **extra))
 
 
-# p = 0.04 by itself; not after three comparisons
+# p = 0.04 is significant alone, but not after three comparisons.
 HINTS = {
     "a": {1: 1.0, 2: 1.01, 3: 1.02},
     "b": {1: 1.1, 2: 1.16, 3: 1.22},
@@ -75,7 +75,7 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
     assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (2, 0, 1)
     said = verdict(comparison)
-    # a has the lower mean, b is better wherever both ran
+    # a has the lower mean, but b is better wherever both ran.
     assert "Where both have a seed, it is worse than b." in said.headline
     verdicts = [row.verdict for row in table_rows(comparison)]
     assert verdicts == ["lowest mean", "better where paired", "not paired"]
@@ -109,7 +109,7 @@ def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
 
 
 def test_repeats_within_one_sweep_count_once(tmp_path):
-    """The newest of them, by the moment at which they began, wherever that was."""
+    """The newest run counts, by the time of its start, whatever its time zone."""
     for folder, mean, began in (
         ("a", 2.0, "2025-01-01T11:30:00+0100"),
         ("b", 2.3, "2025-01-01T12:00:00+0200"),
@@ -198,7 +198,7 @@ def test_where_every_run_diverged_the_answer_says_so(tmp_path):
 
 
 def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
-    """Three trainings and their copies are three: six would make an interval 1 / sqrt(2) as wide."""
+    """Three runs and their copies count as three; six would narrow intervals by 1 / sqrt(2)."""
     bounds = {1: 2.0, 2: 2.03, 3: 2.01}
     others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
     comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
@@ -236,7 +236,7 @@ def test_seeds_that_diverged_are_counted_once(tmp_path):
 
 
 def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
-    """Rows of a table of seeds and items are of the same items, or the items' share of the error is noise."""
+    """Rows of the seeds x items table must be of equal items, or the items' error is only noise."""
     rng = np.random.default_rng(0)
     for objective in ("x0", "v"):
         for seed in (1, 2, 3):

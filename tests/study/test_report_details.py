@@ -1,4 +1,4 @@
-"""What the page's script is given: figures as they were computed, and a run's own files alone."""
+"""The data of the page's script: figures as computed, and a run's own files alone."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def objectives(tmp_path_factory):
 
 
 def test_each_setting_stands_beside_every_other(objectives):
-    """Seen from the other side a difference has the other sign, and p is the same."""
+    """Seen from the other side, a difference has the other sign and p is the same."""
     story, found = objectives
     (comparison,), (section,) = story.comparisons, found["sections"]
     rows = section["against"]
@@ -72,7 +72,7 @@ def test_curves_are_recorded_points_and_say_how_many_are_left_out(objectives):
 
 
 def test_a_constant_is_no_curve_and_the_bound_comes_first(tmp_path):
-    """A bound and its parts have their unit."""
+    """A bound and its parts have the bound's unit."""
     run = make_run(tmp_path, "x0", 1, 2.0)
     head = [f"train/{name}" for name in ("loss", "loss_variance", "lr", "images_per_second", "grad_norm")]
     head += "val/bound_stderr val/bpd val/bpd_prior val/bpd_diffusion val/mine train/norm".split()
@@ -85,7 +85,7 @@ def test_a_constant_is_no_curve_and_the_bound_comes_first(tmp_path):
 
 
 def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(tmp_path):
-    """Of a grid whose last rate was refused before its configuration was known."""
+    """The last rate of a grid was refused before its configuration was known."""
     for objective in ("x0", "v"):
         for rate in ("0.001", "0.002", "1000"):
             typed = [f"objective={objective}", f"optimizer.lr={rate}", "seed=1"]
@@ -164,7 +164,7 @@ def test_every_dot_of_the_headline_is_a_run(objectives):
 
 
 def test_a_run_made_again_is_not_the_finished_one(tmp_path):
-    """Under its own name it would be found as it is, and nothing would run."""
+    """With its own name the finished run would be found, and nothing would run."""
     directory = make_run(tmp_path, "v", 1, 2.0)
     for typed, command in (
         (["name=first", "objective=v", "seed=1"], "triptych-train objective=v seed=1"),

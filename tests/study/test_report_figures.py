@@ -1,4 +1,4 @@
-"""Figures: no seed is dropped, seconds are those of the run, two settings that are crossed are a grid."""
+"""Figures show each seed, the run's own seconds, and two crossed settings as a grid."""
 
 import csv
 import itertools
@@ -32,7 +32,10 @@ def compared(root):
 
 
 def test_seeds_with_levels_of_their_own_all_count(tmp_path):
-    """exp(-gamma) times 1, 2 and 6 at learned endpoints: the mean is 3 exp(-gamma) wherever all have been."""
+    """For exp(-gamma) times 1, 2 and 6 at learned endpoints, the mean is 3 exp(-gamma).
+
+    This holds wherever all seeds have values.
+    """
     for seed, (size, low, high) in enumerate([(1, -8, 5), (2, -7, 6), (6, -9, 4)], 1):
         gamma = np.linspace(low, high, 20)
         curve = {"gamma": list(gamma), "epsilon_mse": list(size * np.exp(-gamma))}
@@ -43,7 +46,7 @@ def test_seeds_with_levels_of_their_own_all_count(tmp_path):
 
 
 def history(root, cell, seed, values, seconds):
-    """A run that validated every 100 steps, and took so long."""
+    """Make a run that validated every 100 steps and took this long."""
     run = make_run(root, cell, seed, values[-1], steps=100 * len(values), seconds={"fit": seconds})
     with (run / "metrics.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -54,7 +57,7 @@ def history(root, cell, seed, values, seconds):
 
 def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path):
     for seed in (1, 2):
-        # a is better after as many steps, and takes twice as long for them: at b's end it stands at 2.2
+        # a is better after as many steps but takes twice as long for them: at b's end it is at 2.2.
         history(tmp_path, "a", seed, [2.4, 2.2, 2.1, 2.0 + seed / 1000], 80.0)
         history(tmp_path, "b", seed, [2.5, 2.3, 2.2, 2.1 + seed / 1000], 40.0)
     comparison, palette = compared(tmp_path)
@@ -85,7 +88,7 @@ def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
 
 
 def test_the_clock_of_metrics_is_that_of_fitting(tmp_path):
-    """A row has the seconds up to it; a run that goes on keeps those of its rows."""
+    """A row has the seconds up to it, and a resumed run keeps those of its rows."""
     seconds = [0.1]
     first = MetricsCsv(tmp_path / "metrics.csv", lambda: seconds[0])
     for step in (10, 20, 30):
@@ -126,7 +129,7 @@ OBJECTIVES = ("x0", "epsilon", "v", "levels")
 
 
 def grid(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key="optimizer.lr"):
-    """A run for each objective, value of ``key`` and seed, of the bound that ``bound`` gives them."""
+    """Make a run for each objective, value of ``key`` and seed, with the bound of ``bound``."""
     for objective, rate, seed in itertools.product(objectives, rates, seeds):
         typed = [f"objective={objective}", f"{key}={rate}", f"seed={seed}"]
         choices = {} if "." in key else {key: rate}
@@ -136,7 +139,7 @@ def grid(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key="
 
 
 def additive(objective, rate, seed):
-    """No interaction: .1 an objective, .01 a doubling of the rate; seeds shift all cells alike."""
+    """Bounds without interaction: .1 an objective, .01 a doubled rate; seeds shift all alike."""
     return 2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
 
 
@@ -147,7 +150,7 @@ def test_two_names_are_a_grid_too(tmp_path):
 
 
 def test_what_has_holes_is_no_grid(tmp_path):
-    """A design where one setting goes with one of the other, as an objective tuned by hand."""
+    """In this design one setting goes with one value of the other, as after tuning by hand."""
     tuned = dict(zip(OBJECTIVES, RATES, strict=False))
     assert crossing(grid(tmp_path, lambda o, r, s: 2.0 + s / 50 if tuned[o] == r else None)) is None
 

@@ -1,4 +1,4 @@
-"""What a run is decides what it is compared with: data guard, and what changes the result is an axis."""
+"""Which runs are compared: those of equal data; settings that change results are axes."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from .test_report_compare import one
 
 
 def resolved(**groups):
-    """A resolved configuration; groups are merged into it."""
+    """Return a resolved configuration with these groups merged into it."""
     config = {
         "data": {"_target_": "triptych.data.digits.Digits", "val_size": 150, "batch_size": 64, "seed": 1},
         "objective": {"output": "x0", "loss": {"power": 0}},
@@ -35,7 +35,7 @@ def resolved(**groups):
 
 
 def run(root, seed, bound, objective="x0", fingerprint="f0", split="s0", typed=(), **more):
-    """A finished run with a resolved configuration, and data of its own."""
+    """Make a finished run with a resolved configuration and its own data."""
     groups = {key: more.pop(key) for key in list(more) if key in resolved()}
     groups.setdefault("data", {})
     groups["objective"] = {"output": objective}
@@ -51,7 +51,7 @@ def run(root, seed, bound, objective="x0", fingerprint="f0", split="s0", typed=(
 
 
 def set_keys(made, **keys):
-    """Set keys of its configuration; of the groups that a dotted name goes through."""
+    """Set keys of a run's configuration, by dotted names."""
     config = yaml.safe_load((made / "config.yaml").read_text())
     for key, value in keys.items():
         node, (*parents, last) = config, key.split(".")
@@ -62,7 +62,7 @@ def set_keys(made, **keys):
 
 
 def pair(root, bound, *args, **more):
-    """Two seeds of one setting."""
+    """Make two seeds of one setting."""
     for seed in (1, 2):
         run(root, seed, bound + seed / 50, *args, **more)
 
@@ -196,7 +196,7 @@ def test_a_key_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
 
 @pytest.mark.parametrize("target", ["torch./{at}/evil.X", "torch.evil.X", "/{at}/evil.X", "a" * 8000])
 def test_no_file_that_a_strangers_run_names_is_read(tmp_path, monkeypatch, target):
-    """An annotation is evaluated where a declaration is looked for."""
+    """Looking up a declaration evaluates its annotation."""
     lines = f'class X:\n    def __init__(self, b: open({str(tmp_path / "mark")!r}, "w") = 3): pass\n'
     (tmp_path / "evil.py").write_text(lines)
     monkeypatch.chdir(tmp_path)
@@ -235,7 +235,7 @@ def test_data_that_changed_on_the_way_are_noted(tmp_path):
 
 @pytest.mark.parametrize("content", ["a: !!python/object/apply:os.system [false]", "a: " + "[" * 5000, "- 1"])
 def test_a_configuration_that_is_none_is_named(tmp_path, content):
-    """Of a run whose settings are unknown no figure is compared."""
+    """A run with unknown settings is compared with no other."""
     made = run(tmp_path, 1, 2.0)
     (made / "config.yaml").write_text(content)
     read = read_run(made)

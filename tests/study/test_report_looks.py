@@ -1,4 +1,4 @@
-"""Looks at a sweep that adds seeds: which pairs are open, that a look stays, and what the report says."""
+"""Looks at a sweep that adds seeds: open pairs, the record of a look, and the report's words."""
 
 import json
 
@@ -13,12 +13,12 @@ from triptych.study.verdict import footnote
 
 from .fake_runs import edit, failed, make_run, make_runs, running, write_items
 
-# p = .03 by itself: enough for one look at one pair, not for one of four
+# p = .03 is enough for one look at one pair, not for one look of four.
 NEAR = {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.09, 3: 2.13}}
 
 
 def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002):
-    """One run of each cell and seed; the same figure for a seed, however many others there are."""
+    """Add a run for each cell and seed; a seed's figure does not depend on the number of others."""
     for cell, mean in cells:
         for seed in seeds:
             random = np.random.default_rng([seed, ord(cell)])
@@ -54,7 +54,7 @@ def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
 
 
 def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
-    """At first a is lower, over all seeds b, and that is not settled."""
+    """At first a is lower, but b is over all seeds, which is not settled."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.071, 3: 2.082}})
     assert decide(tmp_path, 1, 2)[1] == {("a", "b"): "separated"}
     make_runs(tmp_path, {"a": {4: 2.04, 5: 2.05, 6: 2.06}, "b": {4: 1.74, 5: 1.95, 6: 1.86}})
@@ -62,7 +62,7 @@ def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
 
 
 def test_an_interval_after_a_surer_look_is_at_the_level_of_its_step(tmp_path):
-    """Half of 5% a look, of one pair; the last look alone has p = .3, the first had 1e-5."""
+    """Half of 5% belongs to each look at one pair; the last look has p = .3, the first 1e-5."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.0701, 3: 2.08}})
     until(tmp_path, 1, 2)
     decide(tmp_path, 1, 2)
@@ -83,7 +83,7 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
     story = read_study([tmp_path])
     assert "Not settled against b" in story.answer and "lear of" not in story.answer
     assert "This is look 1 of 4" in footnote(story.comparisons[0])
-    # seeds that no look has had yet change figures, not claims
+    # Seeds that no look has had yet change figures, not claims.
     for seed in range(4, 9):
         make_run(tmp_path, "a", seed, 2.0 + seed / 100)
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
@@ -116,7 +116,7 @@ def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
 
 @pytest.mark.parametrize(("again", "missing"), [("2026-01-02T00:00:00", 0), ("2026-01-01T00:00:00", 1)])
 def test_a_run_trained_twice_is_two_and_its_copy_is_none(tmp_path, again, missing):
-    """Of one configuration, in directories of two names, where a sweep of two runs has made both, or one."""
+    """Two directories hold one configuration: both are runs of a sweep of two, or one is a copy."""
     for name, started in (("a", "2026-01-01T00:00:00"), ("again", again)):
         run = make_run(tmp_path, name, 1, 2.0)
         (run / "config.yaml").write_text("seed: 1\n")
@@ -127,7 +127,7 @@ def test_a_run_trained_twice_is_two_and_its_copy_is_none(tmp_path, again, missin
 
 
 def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
-    """By its folder, or as one of several: what a sweep's own report does not claim is claimed nowhere."""
+    """A claim that a sweep's own report does not make is made in no report over several sweeps."""
     first, second = tmp_path / "first", tmp_path / "second"
     make_runs(first, NEAR)
     add(second, range(1, 9), cells=(("c", 2.0), ("d", 2.3)))
@@ -160,7 +160,7 @@ def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
     ],
 )
 def test_seeds_that_were_added_to_a_sweep_are_noted(tmp_path, first, later, added):
-    """docs/comparing.md: to add seeds until a pair is clear of another errs in 14 to 21% of reports."""
+    """docs/comparing.md: adding seeds until a pair is clear is wrong in 14 to 21% of reports."""
     add(tmp_path, range(1, 5))
     for run in tmp_path.glob("*seed=*"):
         new = "seed=4" in run.name
@@ -205,7 +205,7 @@ def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
         (part,) = read_study([tmp_path]).comparisons
         assert part.claim(0, 1).pair.n_items == 0 and part.claim(1, 2).pair.n_items == 50
         assert "in 1 of 3 pairs by item too" in footnote(part)
-    # other items, or the same in another order, are matched by their index
+    # Other items, or the same in another order, are matched by their index.
     values = np.random.default_rng([1, ord("a")])
     bound, hard = 2.0 + 0.002 * values.normal(), 0.05 * values.normal(size=50)
     order = np.random.default_rng(0).permutation(50)

@@ -1,4 +1,4 @@
-"""Measures of samples in the report: read as written, drawn by cell, ranked only where intervals allow."""
+"""Measures of samples in the report: read, drawn by cell, ranked only where intervals allow."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ from .test_report_compare import one
 
 
 def measured(values, key="evaluations"):
-    """The keys of a summary that measured precision and a distance at 5 and 10."""
+    """Return the keys of a summary with precision and a distance, measured at 5 and 10."""
     rows = [
         {"value": at, "measures": {"sliced_wasserstein": {"mean": v}, "precision": {"mean": 1 - v}}}
         for at, v in zip((5, 10), values, strict=True)
@@ -106,7 +106,7 @@ def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison
 
 
 def draw_run(root, sampler, seed, **extra):
-    """A run of a model that all its fellows of this seed share."""
+    """Make a run whose model all runs of this seed share."""
     told = [f"sampler={sampler}", f"seed={seed}"]
     choices = {"data": "ring", "sampler": sampler}
     return make_run(root, "levels", seed, 1.9 + seed, overrides=told, choices=choices, **extra)
@@ -114,7 +114,7 @@ def draw_run(root, sampler, seed, **extra):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Three seeds of one model under two samplers: ddim is best at 5 beyond doubt, nobody is at 10."""
+    """Three seeds of one model under two samplers: ddim is clearly best at 5, none is at 10."""
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
         draw_run(tmp_path, "ddim", seed, **measured((0.3 + noise, 0.1 + noise)))
         draw_run(tmp_path, "heun", seed, **measured((0.5 + 2 * noise, 0.09 - noise)))
@@ -158,7 +158,7 @@ def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
     ],
 )
 def test_settings_that_only_draw_are_compared_by_their_samples(tmp_path, first, second, drawing):
-    """As ablation=dalle2 has it: a setting says what the samples are told, the bound is one and the same."""
+    """In ablation=dalle2 a setting conditions the samples, and the bound is always the same."""
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
         for line, values in ((first, (0.3 + noise, 0.1 + noise)), (second, (0.5 + 2 * noise, 0.4 - noise))):
             told = [*line.split(), f"seed={seed}"]
@@ -176,7 +176,7 @@ def test_settings_that_only_draw_are_compared_by_their_samples(tmp_path, first, 
 
 
 def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
-    """A seed whose samples have no figure has no mean: that is last, whatever the other seeds are."""
+    """If one seed's samples have no figure, the setting has no mean and comes last."""
     for seed in (1, 2, 3):
         draw_run(tmp_path, "ddim", seed, **measured((0.5, 0.30 + seed / 100)))
         draw_run(tmp_path, "heun", seed, **measured((0.5 + seed / 100, 0.1 if seed != 2 else math.nan)))

@@ -1,4 +1,4 @@
-"""The written report: numbers where they belong, nothing from outside, nothing that breaks it."""
+"""The written report: correct numbers, no outside requests, no breaking input."""
 
 import csv
 import itertools
@@ -26,7 +26,7 @@ VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
 class Checker(HTMLParser):
-    """Notes whether every element is closed in its place, and every id and address."""
+    """Check that elements are closed in order, and record ids and addresses."""
 
     def __init__(self, text):
         super().__init__()
@@ -56,7 +56,7 @@ class Checker(HTMLParser):
 
 
 def check(html: str) -> Checker:
-    """What must hold of every page, whatever the runs."""
+    """Check what holds for every page."""
     page = Checker(html)
     assert page.scripts == 2
     json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
@@ -183,7 +183,7 @@ def test_mixed_units_stand_apart(tmp_path):
 
 
 def test_figures_of_one_comparison_are_encoded_before_the_next_are_drawn(tmp_path, monkeypatch):
-    """A figure takes megabytes, its SVG tens of kilobytes."""
+    """A figure takes megabytes in memory, but its SVG only tens of kilobytes."""
     for place, data in enumerate(("digits", "cifar10")):
         make_runs(tmp_path / data, {"x0": {1: 2.02 + place, 2: 2.04 + place}}, data=data)
     order: list[str] = []
@@ -199,7 +199,7 @@ def test_twelve_cells_have_colours_of_their_own():
 
 
 def test_terminal_shows_the_same_numbers(tmp_path):
-    """A narrow one keeps bounds, seeds and verdicts."""
+    """A narrow terminal keeps bounds, seeds and verdicts."""
     from rich.console import Console
 
     root = sweep(tmp_path, {f"a setting of a long name {k}": 2 + k / 9 for k in range(3)})
@@ -232,7 +232,7 @@ def test_cli_writes_and_prints(tmp_path, capsys):
 
 
 def test_light_and_fast(tmp_path):
-    """In a process of its own: nothing heavy imported, and 15 runs take less than six seconds of CPU."""
+    """A separate process imports nothing heavy, and 15 runs take less than six seconds of CPU."""
     root = sweep(tmp_path)
     code = (
         "import sys, time; start = time.process_time()\n"
@@ -249,7 +249,7 @@ def test_light_and_fast(tmp_path):
 
 
 def test_the_ode_is_named_for_what_it_is(tmp_path):
-    """A flow's likelihood is exact only of that flow and is of its own items."""
+    """The likelihood of a flow is exact for that flow alone, and for its own items."""
     part = {"stderr": 0.02, "n": 64, "draw_stderr": 0.006}
     ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
     ode |= {"bpd_iw": {"mean": 1.87, **part}}

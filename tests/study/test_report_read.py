@@ -57,7 +57,7 @@ def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
 
 
 def gone() -> int:
-    """The number of a process that has ended."""
+    """Return the id of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -127,7 +127,7 @@ def test_overrides_as_hydra_writes_them():
 
 
 def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):
-    """Its directory was made by its sweep, which lives on; nobody has said so but by emptying the lock."""
+    """The sweep that made the directory still lives; only the emptied lock tells of the end."""
     run = RunDirectory(start_run(tmp_path, "v", 1, ["objective=v"], {"objective": "v"}))
     with run.lock():
         pass

@@ -1,6 +1,7 @@
-"""What the report promises of intervals, claims and power, by drawing many where the truth is known.
+"""Check the report's intervals, claims and power by simulation with a known truth.
 
-Each tolerance is the binomial's: a promise that holds fails here once in 10,000 seeds, and the seed is fixed.
+Each tolerance is the binomial's: a correct promise fails here once in 10,000 seeds, and the seed is
+fixed.
 """
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_it_is_students_t_where_seeds_are_all_and_nearly_normal_where_items_are(
     error = Error(np.array([1e-3, 1.0, 1e3]), df, 1.0, 297)
     for alpha in (0.05, 1e-4):
         assert error.p(error.critical(alpha)) == pytest.approx(alpha, rel=1e-6)
-    # a vanishing share of the items takes the way over the quadrature
+    # A vanishing share of the items still goes through the quadrature.
     assert Error(1.0, df, 1e-12, 10**9).p(x) == pytest.approx(2 * stats.t.sf(x, df), rel=1e-3)
     assert Error(1e-14, df, 1.0, 297).p(x[:2]) == pytest.approx(2 * stats.t.sf(x[:2], 296), rel=1e-6)
     assert Error(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
@@ -73,7 +74,7 @@ def test_the_variance_is_that_of_crossed_random_effects():
 
 @pytest.fixture
 def no_advice(monkeypatch):
-    """How many seeds would settle the rest claims nothing, and takes most of a report's time."""
+    """Skip the advice on seeds, which claims nothing and takes most of a report's time."""
     monkeypatch.setattr(verdict, "seeds_to_settle", lambda _: None)
 
 
@@ -91,7 +92,10 @@ def test_no_difference_and_at_most_5_percent_of_reports_say_clear(no_advice):
 
 
 def test_measures_of_samples_do_not_drown_the_bound():
-    """Half of the 5% is the question's own: beside six other tests p = .01 is enough. So is the margin."""
+    """Half of the 5% belongs to the question: beside six other tests p = .01 is enough.
+
+    So it is for the margin.
+    """
     table = np.array([[[2.0], [2.1], [2.2]], [[2.05], [2.16], [2.27]]]).repeat(9, 2)
     sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
     found = Memory(table, sampled).compare(Rule(equal_within=1e9))
@@ -133,7 +137,7 @@ def test_power_is_what_it_says(ratio, seeds, alpha):
     most = 100 * (truth.of_seeds + truth.of_items) ** 0.5
     difference = brentq(lambda d: power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
     assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
-    # one variance of the whole table's interaction would be part of both: none here
+    # The table has no interaction, whose one variance would be part of both errors.
     d = difference + crossed_effects(random, n, seeds, items, by_seed, by_item)
     hits = int((crossed(d).p(d.mean((1, 2))) <= alpha).sum())
     assert at_least(hits, n, 0.78) and at_most(hits, n, 0.82), hits / n
@@ -156,7 +160,7 @@ def test_so_many_seeds_and_not_one_less():
 
 
 def test_the_next_seeds_settle_each_open_pair_that_seeds_can_settle():
-    """Of five settings by the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
+    """By the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
     above = {"b": [0.02, 0.05, 0.11], "c": [0.01, 0.2, 0.09], "d": [1.0, 1.01, 0.99], "e": [-0.9, 0.0, 0.91]}
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, *above.values()])  # the luck of each seed
 
@@ -190,7 +194,7 @@ def test_items_widen_an_interval_that_seeds_alone_make_too_narrow():
     two = {s: 2.0 + row.mean() for s, row in enumerate(d)}
     alone, both = paired(one, two), paired(one, two, dict(enumerate(d)))
     assert alone.n_items == 0 and both.n_items == 100 and both.mean == pytest.approx(alone.mean)
-    # the items' own standard error, as a t-interval over items gives it
+    # The items' own standard error, as in a t-interval over items.
     truth = stats.sem(d.mean(0)) * stats.t.ppf(0.975, 99)
     low, high = both.interval(0.05)
     assert (high - low) / 2 == pytest.approx(truth, rel=0.02) and alone.p < 1e-3 < both.p

@@ -1,4 +1,4 @@
-"""The numbers against scipy, and laws that any numbers obey."""
+"""Statistics compared with scipy, and laws that hold for any numbers."""
 
 import math
 from dataclasses import replace
@@ -85,7 +85,7 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
     assert all(p <= q <= 1 for p, q in known)
     assert [math.isnan(q) for q in adjusted] == [math.isnan(p) for p in p_values]
     assert all(a[1] <= b[1] for a in known for b in known if a[0] < b[0])
-    # at least one rejection exactly where Bonferroni has one
+    # At least one hypothesis is rejected exactly where Bonferroni rejects one.
     assert any(q <= 0.05 for _, q in known) == any(len(known) * p <= 0.05 for p, _ in known)
 
 

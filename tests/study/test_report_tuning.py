@@ -1,4 +1,4 @@
-"""A sweep that tuned first: trials are compared nowhere, both stages are, words say what was chosen."""
+"""Reports of tuned sweeps compare both stages but no trials, and describe the choice."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ SWEEP = {
 
 
 def add(root, objective, lr, seed, bound):
-    """A run of the report, or a trial, which has read no test set."""
+    """Make a run of the report, or a trial, which has read no test set."""
     told = [f"objective={objective}", f"optimizer.lr={lr}", f"seed={seed}"]
     trial = {"test": {}, "train": {}, "val": metrics(bound)} if seed > 100 else {}
     make_run(root, objective, seed, bound, overrides=told + ["test=false"] * bool(trial), **trial)
@@ -79,7 +79,7 @@ def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_pa
 
 
 def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
-    """The trials' seeds are in no comparison, and a command that lists them is refused."""
+    """Trials' seeds are in no comparison, and a command that lists them is refused."""
     for objective, edge in (("x0", 0.006), ("v", 0.0)):
         for seed in (101, 102):
             add(tmp_path, objective, "0.1", seed, 2.0)

@@ -1,4 +1,4 @@
-"""What a report and the page of results show of a paper's claims."""
+"""A paper's claims in a report and on the page of results."""
 
 import io
 import json
@@ -38,7 +38,7 @@ NODE = {
 
 @pytest.fixture
 def paper(tmp_path):
-    """A finished sweep of three claims, of which one is false and one cannot be told."""
+    """Make a finished sweep of three claims, one false and one undecided."""
     root = sweep(tmp_path / "sweeps" / "it", {"v": 2.09, "x0": 2.45}, items=True)
     axes = {"seed": ["1", "2", "3"], "objective": ["v", "x0"]}
     facts = {"paper": NODE, "paper_name": "it", "paper_axes": axes, "scale": "small"}
@@ -47,7 +47,7 @@ def paper(tmp_path):
 
 
 def page(folder, *roots) -> str:
-    """The page of results over these roots."""
+    """Return the page of results over these roots."""
     results_page.write_results(folder / "results.md", list(roots))
     return (folder / "results.md").read_text()
 
@@ -125,7 +125,7 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     assert "Besides, 1 to run again: 3 findings in all." in text
     rows = [line for line in text.splitlines() if line.startswith("| [it")]
     assert ["to run again" in row for row in rows] == [False, False, True]
-    # what the file sets of its runs decides, too
+    # The keys that the file sets for its runs decide, too.
     file = tmp_path / "results" / "it.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": "then"}))
     monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE | {"settings": "now"}})
@@ -168,7 +168,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
 
 
 def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
-    """The rule itself, with commands that note what they are asked for; 3 is a divergence, a result."""
+    """The Makefile's rule, with commands that record their calls; exit code 3 is a divergence."""
     (root / "configs").symlink_to(CONFIGS)
     (root / "bin").mkdir()
     for command in ("triptych-train", "triptych-report"):
@@ -248,7 +248,7 @@ def test_a_figure_of_few_claims_has_room_for_them(n):
 
 
 def test_a_result_older_than_what_measured_it_is_to_be_run_again(paper, tmp_path, monkeypatch):
-    """A record without a version is of the first; classes decide the figures of conditional samples alone."""
+    """A record without a version has the first; only conditional samples depend on the classes'."""
     monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE})
     assert "to run again" not in page(tmp_path, paper), "no samples are measured"
     for file in paper.glob("*/config.yaml"):

@@ -1,4 +1,4 @@
-"""Sweeps in rounds: one budget for all, fresh seeds, nothing chosen by the test set, and where they go on."""
+"""Sweeps in rounds: equal budgets, fresh seeds, no choice by the test set, and resuming."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_what_is_refused(config, message):
 
 
 class Offline(RoundsSweeper):
-    """Launches nothing: each run ends at once with the bound that ``bound`` gives it."""
+    """A launcher that starts nothing: each run ends at once with the bound from ``bound``."""
 
     def __init__(self, root, bound, **options):
         super().__init__(**options)
@@ -146,12 +146,12 @@ def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
     record = json.loads((root / "sweep.json").read_text())
     assert record["tuning"]["equal"] == ["optimizer.lr=0.1"]
     assert record["tuning"]["best"] == {f"objective={o}": [f"optimizer.lr={lr}"] for o, lr in own.items()}
-    # x0 at its own, which is the common one: once; v at both
+    # x0 is run once, because its own best point is the common one; v is run at both.
     assert len(final) == 3 * 3 and record["expected"] == len(tuning) + len(final)
 
 
 def test_a_choice_stays_in_the_record_while_it_is_made_again(root, monkeypatch):
-    """As where the same command is killed before it has looked at its trials."""
+    """The same command is killed before it has read its trials again."""
     options = {"tune": {"optimizer.lr": "0.1,0.2"}, "tuning_seeds": "101"}
     Offline(root, lambda told: float(told["optimizer.lr"]), **options)._tuned(GRID)
     chosen = json.loads((root / "sweep.json").read_text())["tuning"]
@@ -163,7 +163,7 @@ def test_a_choice_stays_in_the_record_while_it_is_made_again(root, monkeypatch):
 
 
 def test_a_setting_is_named_by_what_runs_differ_in():
-    """Not by keys of how they are started, watched or where they run."""
+    """Keys that set how or where runs are started or watched name no setting."""
     assert names([("objective=x0", "plan=true", "threads=2", "name=s")]) == {
         ("objective=x0", "plan=true", "threads=2", "name=s"): "objective=x0"
     }
@@ -177,7 +177,7 @@ def test_tuning_seeds_are_not_those_of_the_report(root, seeds):
 
 
 def decides(monkeypatch, at: int) -> list[tuple]:
-    """A ``decide`` that has seen enough at one look."""
+    """A ``decide`` that stops at a given look."""
     asked: list[tuple] = []
 
     def decide(root, look, looks, equal_within=None):

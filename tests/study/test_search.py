@@ -1,4 +1,4 @@
-"""A search: its study lies in the sweep's directory, goes on where it was, and stops hopeless runs."""
+"""A search keeps its study in the sweep's directory, resumes, and stops hopeless runs."""
 
 import shutil
 import subprocess
@@ -40,7 +40,7 @@ def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):
 
 
 def test_hopeless_runs_are_stopped(root):
-    """Two good trials; then one at a learning rate at which nothing is learned."""
+    """After two good trials, one has a learning rate at which nothing is learned."""
     place = ["hydra.sweeper.prune_after_trials=2", "hydra.sweeper.n_jobs=1", "trainer.max_steps=1500"]
     place += ["hydra.sweeper.params={optimizer.lr:'choice(0.01,0.02,1e-7)'}"]
     search(root, *place, "hydra.sweeper.n_trials=1")

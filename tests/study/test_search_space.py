@@ -1,4 +1,4 @@
-"""What a search draws from, and what it makes of each trial's figure."""
+"""The space from which a search draws, and how it reports each trial's figure."""
 
 import time
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ def test_what_has_no_such_space_is_refused(text):
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
-    """``search(figures, *typed, metric=...)``: a search whose trials end with these figures of psnr."""
+    """``search(figures, *typed, metric=...)``: a search whose trials give these values of psnr."""
 
     def run(figures, *typed: str, metric: str = "val.bound.mean", first: int = 0):
         sweeper = OptunaSweeper(len(figures), 1, 1, False, 0, 0, {"optimizer.lr": "interval(0.1,0.2)"})

@@ -1,4 +1,4 @@
-"""Which SLURM jobs have ended, by what squeue prints: a stand-in for it, and submitit's own jobs."""
+"""Which SLURM jobs have ended, by squeue's output: a stand-in for it, and submitit's own jobs."""
 
 import os
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
 
 @pytest.fixture
 def submitted(tmp_path, monkeypatch):
-    """Two jobs of two tasks each as submitit has submitted them, a queue to fill, and what was told."""
+    """Two jobs of two tasks each, as from submitit, a queue to fill, and the reported ends."""
     folder = f"{tmp_path}/.submitit/%j"
     state = SimpleNamespace(queue={"7_0": "RUNNING", "7_1": "PENDING"}, clock=0.0, told=[], asked=0)
 
@@ -111,7 +111,7 @@ def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch
 @pytest.mark.parametrize(
     "script, queue",
     [
-        # as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
+        # The output of SLURM 24.11 for -o "%i %T"; the header is that of several clusters.
         ("printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 FAILED\\n'", {"17_1": "CANCELLED", "18": "FAILED"}),
         ("true", {}),
         ("echo 7_0 RUNNING; exit 1", None),  # slurm_load_jobs error: Unable to contact slurm controller

@@ -1,4 +1,4 @@
-"""A sweep's command is planned as a whole: it is refused before it writes, and takes no cell from another."""
+"""A sweep is planned as a whole: refused before it writes, and never with another one's cells."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ GRID = {f"seed={seed}": ["name=s", f"seed={seed}", "trainer.max_steps=5"] for se
 
 @pytest.fixture
 def folder(root) -> Path:
-    """The directory of sweep ``s``, with what an earlier command has written there."""
+    """The directory of sweep ``s``, with the records of an earlier command."""
     folder = root / "logs" / "sweeps" / "s"
     folder.mkdir(parents=True)
     for name in ("report.html", "results.csv", "sweep.json", "multirun.yaml"):
@@ -32,7 +32,10 @@ def folder(root) -> Path:
 
 @pytest.fixture
 def cell(prepared):
-    """``cell("seed=1", "objective=v", ...)``: a finished cell of sweep ``s``, by its name and overrides."""
+    """``cell("seed=1", "objective=v", ...)``: make a finished cell of sweep ``s``.
+
+    Its arguments are its name and further overrides.
+    """
 
     def make(name: str, *overrides: str) -> None:
         run = prepared("name=s", *overrides, path=f"../sweeps/s/{name}")
@@ -42,7 +45,7 @@ def cell(prepared):
 
 
 def composed() -> DictConfig:
-    """What a reservation looks at of a command's configuration."""
+    """Return the parts of a command's configuration that a reservation reads."""
     hydra = {"sweeper": {"_target_": "RoundsSweeper"}, "overrides": {"task": ["name=s"]}}
     return OmegaConf.create({"name": "s", "force": False, "hydra": hydra})
 
@@ -53,7 +56,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("more", [[], ["plan=true"]], ids=str)
 def test_another_run_in_one_cell_refuses_the_sweep_before_it_writes(folder, cell, door, tiny, more):
-    """Report, table and record stay, and the other cell is not begun."""
+    """Report, table and record stay, and the other cell does not start."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder.parent)
     done = door(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", "callbacks.ema.others=[]", *tiny, *more)
@@ -126,7 +129,7 @@ def test_a_tuned_sweep_with_a_value_that_no_run_can_have_is_refused_first(root, 
     ],
 )
 def test_keys_of_a_sweepers_table_need_no_plus(inside, typed, problem):
-    """They are taken, as it is their values that are refused."""
+    """The keys are known, because it is their values that are refused."""
     refused_command(inside(TRAIN, "-m", "name=s", *typed), problem)
 
 
@@ -171,7 +174,7 @@ TUNED = {
     ],
 )
 def test_a_tuning_that_has_chosen_is_not_typed_otherwise(folder, inside, tiny, overrides, problem):
-    """Its finished runs are those at the choice: by another one they would be in no comparison."""
+    """Finished runs have the chosen values; with another choice they would be compared nowhere."""
     (folder / "sweep.json").write_text(json.dumps({"tuning": TUNED, "title": "s"}))
     before = contents(folder.parent)
     line = ["hydra.sweeper.tune={optimizer.lr: '0.01,0.02'}", "hydra.sweeper.tuning_seeds='101'"]
@@ -193,7 +196,7 @@ def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(
 
 
 def test_cells_of_a_command_at_work_are_not_another_commands(folder, door):
-    """Even before they begin; a command with the same settings shares them, and takes others."""
+    """This holds before the runs start; equal settings share the cells, and others are free."""
     reservation = Reservation(folder)
     config = composed()
     reservation.reserve(config, GRID)
@@ -235,7 +238,7 @@ def test_a_killed_command_has_reserved_nothing(tmp_path):
 
 
 def test_of_two_commands_at_the_same_moment_one_has_the_cells(folder):
-    """Each reserves all of its cells or none."""
+    """Each command reserves all of its cells or none."""
     config = composed()
     for attempt in range(20):
         pair = [Reservation(folder / str(attempt)) for _ in range(2)]
@@ -261,7 +264,7 @@ def test_of_two_commands_at_the_same_moment_one_has_the_cells(folder):
 
 
 def test_a_run_that_another_command_began_meanwhile_ends_the_sweep(folder, cell, inside, monkeypatch, tiny):
-    """As one of a SLURM job whose command was killed: the result is not counted as this command's."""
+    """A SLURM job may go on after its command was killed; its result is not this command's."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder / "seed=1")
     monkeypatch.setattr(sweep, "plan_cells", lambda *_: {})
@@ -275,7 +278,7 @@ def test_a_run_that_another_command_began_meanwhile_ends_the_sweep(folder, cell,
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("apart", [True, False], ids=["one after another", "at the same moment"])
 def test_two_commands_of_one_name_with_other_steps(root, apart):
-    """One is refused in one line, and the other's runs are all there."""
+    """One command is refused in one line, and the other one's runs are complete."""
     lines = [
         command("-m", "name=s", "seed=1,2", f"trainer.max_steps={steps}", "hydra/launcher=local")
         for steps in (20, 40)
@@ -304,7 +307,7 @@ def test_two_commands_of_one_name_with_other_steps(root, apart):
     ],
 )
 def test_a_sweep_that_starts_no_run_leaves_its_records(folder, door, tiny, typed):
-    """Whoever refuses it, and whenever."""
+    """It does not matter who refuses the sweep, and when."""
     command = ["-m", "name=s", "denoiser=mlp", "data=ring", *tiny]
     assert door("triptych.cli.train", *command, "seed=1").returncode == 0
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Sweeps that are killed, doubled, failing, interrupted: what is finished stays, the rest goes on."""
+"""Sweeps that are killed, repeated, failing or interrupted keep finished runs and resume."""
 
 import json
 import os
@@ -22,13 +22,13 @@ def sweep(*arguments: str, launcher: str = "local") -> list[str]:
 
 
 def start(line: list[str], root) -> subprocess.Popen:
-    """In a process group of its own, as a shell would."""
+    """Start a command in its own process group, as a shell would."""
     with open(root / "output", "ab") as log:
         return subprocess.Popen(line, stdout=log, stderr=log, env=environment(root), start_new_session=True)
 
 
 def summaries(root) -> dict:
-    """{cell: (time of writing, summary)}"""
+    """Return {cell: (time of writing, summary)}."""
     return {
         path.parent.name: (path.stat().st_mtime_ns, json.loads(path.read_text()))
         for path in (root / "logs" / "sweeps").glob("*/*/summary.json")
@@ -36,7 +36,7 @@ def summaries(root) -> dict:
 
 
 def killed_twice(line: list[str], root, at_least: tuple[int, int], rest) -> tuple[dict, dict, dict]:
-    """The sweep's parent alone is killed, then its whole process group; the same command ends it.
+    """Kill the sweep's parent alone, and then its whole process group; repeat the command.
 
     ``rest(folder)`` is the pause after each kill, in which its jobs notice. Returns the summaries of an
     undisturbed sweep, those of this one, and those that were there when it was killed.
@@ -76,7 +76,7 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_people_start_the_same_sweep(root):
-    """One of each cell's two jobs does it; the other says who is at work, and fails nothing."""
+    """One job of each cell runs it; the other reports who is at work, without a failure."""
     grid = ["seed=1,2", "trainer.max_steps=3000", "trainer.val_check_interval=1500"]
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     line, env = sweep(*grid, launcher=""), environment(root)
@@ -95,7 +95,7 @@ def test_two_people_start_the_same_sweep(root):
     "launcher, asked", [("", signal.SIGINT), ("local", signal.SIGINT), ("local", signal.SIGTERM)]
 )
 def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed_again(root, asked, launcher):
-    """Ctrl-C is for the terminal's whole group of processes, kill for one."""
+    """Ctrl-C reaches the terminal's whole process group, kill a single process."""
     line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
     process = start(line, root)
 
@@ -109,7 +109,7 @@ def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed
     said = [text for text in (root / "output").read_text().splitlines() if text.strip()]
     assert said[-1] == f"interrupted ({asked.name}); type the same command to go on", said
     assert not any("Traceback" in text or "rror" in text for text in said), said
-    # a worker has noticed within a second; its job saves a step
+    # A worker notices it within a second, and its job saves a step.
     wait_for(lambda: not at_work(root), None, 40.0)
     assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
     assert not list(root.rglob("summary.json"))
@@ -124,7 +124,7 @@ def test_without_ps_jobs_are_left_to_notice_by_themselves(monkeypatch):
 
 
 def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):
-    """As one that a worker takes up just after the sweep was killed."""
+    """A worker may start a job just after the sweep was killed."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     code = (

@@ -1,4 +1,4 @@
-"""The answer in words: plain, no more than the corrected test carries, and what would settle the rest."""
+"""The answer in plain words: no more than the corrected test supports, and what would settle it."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def recorded(root, **facts):
 
 
 def test_a_relation_has_a_sentence_of_its_own(tmp_path):
-    """Three seeds: c is 1 above a in each, b is above and below."""
+    """With three seeds, c is 1 above a in each, and b is above and below."""
     said = verdict(runs_of(tmp_path, CLEAR))
     assert said.sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
     assert "Not settled against b" in said.headline and "200 seeds" in said.headline
@@ -41,7 +41,7 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     again = "triptych-train -m ablation=objectives seed=1,2,3"
     assert str(story.next_step) == f"2 more seeds per setting, finished runs stay: {again}"
     assert again in write_report(tmp_path).html.read_text()
-    # one run alone has the error over its items, and is called by its name
+    # A single run has the error over its items, and is named.
     (run,) = tmp_path.glob("*x0*")
     story = read_study([run])
     assert story.answer.startswith("x0: 1.900 ± 0.018 bits/dim (297 items), 1 seed.")
@@ -111,7 +111,7 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
     ],
 )
 def test_settings_worse_than_what_knows_nothing_are_named(tmp_path, bounds, said):
-    """log2 256 = 8 bits a value is what a uniform guess needs, 7.1 the histogram of these data."""
+    """A uniform distribution needs log2 256 = 8 bits a value, the histogram of these data 7.1."""
     simple = {"uniform": {"mean": 8.0, "n": 297}, "histogram": {"mean": 7.1, "n": 297}}
     for objective, bound in bounds.items():
         for seed in (1, 2, 3):
@@ -119,7 +119,7 @@ def test_settings_worse_than_what_knows_nothing_are_named(tmp_path, bounds, said
     headline = verdict(one(tmp_path)).headline
     if said:
         assert said in headline
-        # before the answer where the best is among them
+        # The warning precedes the answer if the best setting is among the weak ones.
         assert headline.startswith("elbo is lowest" if said.startswith("flat") else said)
         assert read_study([tmp_path]).answer == headline
     else:
@@ -209,7 +209,7 @@ def test_a_figure_that_not_all_seeds_have_says_how_many(tmp_path):
 
 @pytest.mark.parametrize(("metric", "best"), [("val.bound.mean", "lr=0.2"), ("val.accuracy.mean", "lr=0.1")])
 def test_a_search_without_a_test_names_the_best_by_what_it_optimised(tmp_path, metric, best):
-    """The lowest bound, the highest accuracy; never a figure of the training or test split."""
+    """The best has the lowest bound or the highest accuracy, never by test or training figures."""
     for rate, bound in (("0.1", 3.0), ("0.2", 2.0), ("0.3", 2.5)):
         val = metrics(bound) | {"accuracy": {"mean": bound / 4, "stderr": 0.01, "n": 32}}
         overrides = [f"lr={rate}", "test=false"]

@@ -1,11 +1,14 @@
-"""The ``configs`` of each package that the owner of this clone trusts, behind the clone's own."""
+"""Add the ``configs`` of each trusted package to Hydra's search path, behind the clone's own."""
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class Packages(SearchPathPlugin):
-    """Adds them wherever Hydra composes from the clone's ``configs``; other programs' are left alone."""
+    """Adds the folders wherever Hydra composes from the clone's ``configs``.
+
+    Other programs that use Hydra are left alone.
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         from triptych.config.source import CONFIGS, check_apart, of_packages

@@ -1,4 +1,4 @@
-"""A grid, as Hydra's own sweeper runs it, and two ways to go on from what its runs have shown.
+"""Run a grid as Hydra's own sweeper does, or in rounds that depend on the results so far.
 
 ``tune``: each setting of the grid at each value of what is tuned, on seeds of their own, judged by the
 validation bound; then the grid on fresh seeds, each setting at the value that was best for all together
@@ -24,7 +24,7 @@ from triptych.declare import Count, Seed, fits
 
 Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
-Point = tuple[str, ...]  # overrides of what is tuned
+Point = tuple[str, ...]  # overrides of the tuned keys
 MULTIRUN = "multirun.yaml"  # the composed configuration, as Hydra's own sweeper writes it
 
 
@@ -77,7 +77,7 @@ class RoundsSweeper(BasicSweeper):
         return self._launch(jobs)
 
     def _launch(self, jobs: list[Job]) -> list[float | None]:
-        """Bring these runs to their end, but for those that have finished before; what each returned."""
+        """Run these jobs to their end, except those that have finished; return their results."""
         from triptych.run.directory import write_atomic
         from triptych.study.rounds import fits_first
 
@@ -90,7 +90,7 @@ class RoundsSweeper(BasicSweeper):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)
-            returns += [result.return_value for result in results]  # raises what a job has raised
+            returns += [result.return_value for result in results]  # raises a job's error
         return returns
 
     # until decided ----------------------------------------------------------------------------------
@@ -102,13 +102,13 @@ class RoundsSweeper(BasicSweeper):
         settings, seeds = settings_and_seeds(jobs)
         rounds = seeds_after(seeds, self.config.max_seeds)
         facts = {"looks": len(rounds), "equal_within": self.config.equal_within}
-        look = self.hook.look(facts)  # of an earlier start of this sweep
+        look = self.hook.look(facts)  # the look that an earlier start reached
         while True:
             batch = [[*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings]
             self.hook.expect(batch, until=facts | {"look": look})
             self._launch(batch)
             if not self.hook.all_finished(batch):
-                return  # the hook says which did not; more seeds would not mend that
+                return  # the hook names unfinished runs, which more seeds would not repair
             sentence, pairs = decide(self.hook.root, look, len(rounds), self.config.equal_within)
             print(sentence, flush=True)
             if "open" not in pairs.values() or look == len(rounds):
@@ -144,7 +144,7 @@ class RoundsSweeper(BasicSweeper):
         self._launch(final)
 
     def _tuning_seeds(self, seeds: list[int]) -> list[int]:
-        """Return the seeds of the trials; UserError unless they are other ones than the grid's."""
+        """Return the seeds of the trials; UserError if a seed of the grid is among them."""
         from triptych.errors import UserError
         from triptych.run.parsing import to_int
 
@@ -161,7 +161,10 @@ class RoundsSweeper(BasicSweeper):
         return [tuple(point) for point in grid({"params": self.tune}, [])]
 
     def _planned_tuning(self, seeds: list[int], points: list[Point], names: list[str]) -> dict[str, Any]:
-        """Return what ``sweep.json`` says of the tuning; UserError if it began with another one."""
+        """Return the entries of ``sweep.json`` about the tuning.
+
+        UserError: the tuning began with other settings.
+        """
         from triptych.run.sweep_record import Tuning
         from triptych.study.sweep_plan import check_tuning
 
@@ -170,7 +173,7 @@ class RoundsSweeper(BasicSweeper):
         before = self.hook.before.tuning
         check_tuning(self.config, self.hook.root, before, Tuning(**facts).rule(names))
         if before.best and not self.config.force:
-            # The choice stays in the record while its trials are looked at again.
+            # The choice stays in the record while its trials are read again.
             facts |= {"equal": before.equal, "best": before.best}
         return facts
 
@@ -178,7 +181,7 @@ class RoundsSweeper(BasicSweeper):
 def trials_of(
     settings: list[Setting], points: list[Point], seeds: list[int]
 ) -> dict[tuple[Setting, Point], list[Job]]:
-    """Return the trials of each setting at each point, a run for each seed."""
+    """Return the trials of each setting at each point, with one run per seed."""
     trials = {}
     for setting in settings:
         for point in points:

@@ -1,1 +1,1 @@
-"""A sweeper of Hydra's for searches; Hydra finds it by its place."""
+"""A sweeper for searches, which Hydra finds in this package."""

@@ -1,4 +1,4 @@
-"""The space of a search: which keys it fixes, which values it draws, and jobs that try each of them.
+"""The space of a search: fixed keys, the values that are drawn, and jobs that try each of them.
 
 The underscore keeps it from Hydra's search for plugins, which would import Optuna for every command.
 """
@@ -22,8 +22,9 @@ Space = dict[str, Any]  # Optuna's distribution of each key
 
 
 def parse_space(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[list[str], Space]:
-    """Return the overrides that all trials share, and the space that they are drawn from; UserError.
+    """Return the overrides that all trials share, and the space of the values that are drawn.
 
+    UserError: an override cannot be searched over.
     A typed key counts in place of the same key of ``params``.
     """
     typed = [*(f"{key}={value}" for key, value in params.items()), *arguments]
@@ -33,12 +34,15 @@ def parse_space(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[li
 
 
 def trial_job(fixed: Sequence[str], params: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of a trial's run."""
+    """Return the overrides of a trial."""
     return [*fixed, *(f"{key}={_text(value)}" for key, value in params.items())]
 
 
 def probe_jobs(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
-    """Return jobs that have each choice and both ends of each range, other keys at their first value."""
+    """Return jobs that try each choice and both ends of each range.
+
+    In each, the other keys have their first value.
+    """
     fixed, space = parse_space(params, arguments)
     extremes = {key: _extremes(values) for key, values in space.items()}
     first = {key: values[0] for key, values in extremes.items()}
@@ -49,14 +53,17 @@ def probe_jobs(params: Mapping[str, str], arguments: Sequence[str]) -> list[list
 
 
 def _extremes(values: Any) -> Sequence[Any]:
-    """Return all choices, or both ends."""
+    """Return all choices, or both ends of a range."""
     if isinstance(values, CategoricalDistribution):
         return values.choices
     return values.low, values.high
 
 
 def check_space(space: Space, earlier: Space) -> None:
-    """Check that a study with trials in the space ``earlier`` can go on in this one; UserError."""
+    """Check that a study with trials in the space ``earlier`` can continue in ``space``.
+
+    UserError: it cannot.
+    """
     if earlier and earlier.keys() != space.keys():
         key = min(earlier.keys() ^ space.keys())
         raise UserError(f"{key}: a search varies the same keys to its end; choose another name")
@@ -69,7 +76,10 @@ def check_space(space: Space, earlier: Space) -> None:
 
 
 def distribution(override: Override) -> Any:
-    """Return what Optuna calls the values that an override sweeps over; UserError: it has no such."""
+    """Return Optuna's distribution for an override that sweeps over values.
+
+    UserError: Optuna has none for it.
+    """
     value: Any = override.value()
     log = "log" in getattr(value, "tags", ())
     try:

@@ -1,4 +1,4 @@
-"""A search by Optuna as a sweep of Hydra's: batches of trials, of which Optuna learns the outcomes.
+"""A search by Optuna as a sweep of Hydra's, in batches of trials.
 
 The study is a SQLite file in the sweep's directory and each trial is a run in a directory that follows from
 its values, so typing the same command goes on: trials under way first, then as many as are missing. While
@@ -21,8 +21,8 @@ from triptych.declare import Count, Seed, Unit, Whole
 from triptych.errors import UserError
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
-FIGURE = "figure"  # of a trial, as its run has it
-METRIC = "optimized_metric"  # of a study
+FIGURE = "figure"  # the attribute of a trial with its run's figure
+METRIC = "optimized_metric"  # the attribute of a study with its metric
 
 
 class OptunaSweeper(BasicSweeper):
@@ -91,7 +91,7 @@ class OptunaSweeper(BasicSweeper):
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(self.after_trials, self.after_step),
             )
-        except Exception as error:  # Optuna's, SQLAlchemy's or SQLite's
+        except Exception as error:  # an error of Optuna, SQLAlchemy or SQLite
             why = " ".join(str(error).split())[:200]
             fix = "move it away to begin anew"
             raise UserError(f"{file}: cannot be opened as the search's study ({why}); {fix}") from error
@@ -112,11 +112,11 @@ class OptunaSweeper(BasicSweeper):
             launched += len(batch)
             numbers = {trial.number for trial in batch}
             if any(_is_running(trial) and trial.number in numbers for trial in study.trials):
-                return  # it was interrupted: the same command goes on with it
+                return  # the trial was interrupted; the same command resumes it
             done += len(batch)
 
     def _draw(self, study: Any) -> Any:
-        """Return a new trial; its values follow from its number, whichever command draws it."""
+        """Return a new trial, whose values depend on its number and not on the command."""
         from optuna.samplers import TPESampler
 
         study.sampler = TPESampler(seed=self.seed + 1000 * len(study.trials))
@@ -137,7 +137,7 @@ class OptunaSweeper(BasicSweeper):
 
 
 def check_metric(study: Any, metric: str) -> None:
-    """Refuse to go on with a study of another figure."""
+    """Refuse to continue a study of another metric."""
     known = study.user_attrs.get(METRIC, metric)
     if known != metric:
         raise UserError(f"optimized_metric={metric}: this search optimises {known}; choose another name")
@@ -154,7 +154,7 @@ def print_best(study: Any) -> None:
 
 
 def _space_of(study: Any) -> dict[str, Any]:
-    """Return the space that a study's trials were drawn from; {} for a new one."""
+    """Return the space from which a study's trials were drawn; {} for a new study."""
     space: dict[str, Any] = {}
     for trial in study.trials:
         space |= trial.distributions
@@ -166,7 +166,7 @@ def _is_running(trial: Any) -> bool:
 
 
 class _Watch(threading.Thread):
-    """Reports the validation bounds of running trials to the study, and marks those to be stopped."""
+    """Report validation bounds of running trials to the study, and mark trials to be stopped."""
 
     def __init__(self, trials: list[Any], folders: list[Path]):
         super().__init__(daemon=True)
@@ -198,7 +198,7 @@ class _Watch(threading.Thread):
 
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
-    """Return (step, validation bound) as far as a run's table has them."""
+    """Return the pairs (step, validation bound) that a run's table has so far."""
     from triptych.run.read import Run
 
     columns = Run(dir=folder, status="running").histories(BOUNDS).values()
@@ -206,7 +206,7 @@ def _bounds(folder: Path) -> list[tuple[int, float]]:
 
 
 def report_trial(study: Any, trial: Any, folder: Path, value: float | None, metric: str) -> None:
-    """Report to the study how a trial's run has ended; ``value``: its figure, if it has one."""
+    """Report the end of a trial's run to the study; ``value``: its metric, or None."""
     from optuna.trial import TrialState
 
     from triptych.run.directory import PRUNE, RunDirectory

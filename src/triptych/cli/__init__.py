@@ -1,4 +1,7 @@
-"""The commands: no torch until a run starts; signals and streams are set up before other imports."""
+"""The commands, which do not import torch until a run starts.
+
+Signals and streams are set up before other imports.
+"""
 
 import os
 

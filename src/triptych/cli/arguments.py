@@ -1,4 +1,4 @@
-"""Read a command line: options, overrides in Hydra's grammar, pages of --help and --cfg."""
+"""Read a command line: options, overrides in Hydra's grammar, and the pages of --help and --cfg."""
 
 import argparse
 import gc
@@ -24,18 +24,18 @@ from triptych.run.single import check_single
 
 # Hydra reads digits with underscores as a number: a run named 2024_01 would be called 202401.
 GROUPED = re.compile(r"\d+(_\d+)+")
-# Text that Hydra's grammar takes only in quotes: a=b, and words with letters beyond ASCII.
+# Text for which Hydra's grammar needs quotes: a=b, and words with letters beyond ASCII.
 UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
     r"|(?=.*[^\x00-\x7f])[\w.-]+"
 )
-# An override as W&B agents write it; --cfg=job and --package=seed are options.
+# An override in the form of W&B's agents; --cfg=job and --package=seed are options.
 FLAG = re.compile(r"--(?!(?:cfg|package)=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
 AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)  # nothing, null, and quoted text
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses with a UserError."""
+    """A parser whose errors are UserErrors."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; other arguments are KEY=VALUE")
@@ -95,7 +95,7 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 
 
 def without_hyphens(argument: str) -> str:
-    """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B's agents type; None becomes null."""
+    """Remove the hyphens of W&B agents' ``--optimizer.lr=0.1``; None becomes null."""
     match = FLAG.fullmatch(argument)
     if match is None:
         return argument
@@ -104,7 +104,7 @@ def without_hyphens(argument: str) -> str:
 
 
 def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
-    """Return the overrides of a command as Hydra reads them; UserError for one without effect."""
+    """Return a command's overrides for Hydra; UserError for one without effect."""
     typed = [without_hyphens(argument) for argument in arguments]
     parts = [override.lstrip("+").partition("._target_=") for override in typed]
     classes = {place: target for place, is_class, target in parts if is_class}
@@ -114,8 +114,9 @@ def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
 
 
 def hydra_override(override: str, classes: Mapping[str, str], command: str) -> str:
-    """Add quotes that a value needs, and the plus of a key that its class takes and no file lists.
+    """Add the quotes that a value needs, and the plus of a key that only its class declares.
 
+    No file lists such a key.
     ``classes``: those that are typed, by their group.
     """
     key, equals, value = override.partition("=")
@@ -128,7 +129,7 @@ def hydra_override(override: str, classes: Mapping[str, str], command: str) -> s
 
 
 def quoted(key: str, value: str, command: str) -> str:
-    """Quote a value that Hydra would read as another one, or not at all."""
+    """Quote a value that Hydra would misread, or could not read at all."""
     if AS_IT_IS.fullmatch(value):
         return value
     is_path = find_key(key, command=command).mark(IsPath) is not None
@@ -140,7 +141,7 @@ def quoted(key: str, value: str, command: str) -> str:
 
 
 def answer_page(options: argparse.Namespace, command: str) -> str:
-    """Return what ``--help`` or ``--cfg`` prints, checked as for a run."""
+    """Return the output of ``--help`` or ``--cfg``, checked as for a run."""
     cfg = compose_command(command, options.overrides)
     if options.help:
         return help_text(command, cfg)
@@ -158,7 +159,10 @@ def answer_page(options: argparse.Namespace, command: str) -> str:
 
 
 def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
-    """Return what a run would record, of other commands and sweeps the checked composition."""
+    """Return the configuration that a run would record.
+
+    For other commands and for sweeps it is the checked composition.
+    """
     if command == "train" and not cfg.hydra.sweeper.get("params"):
         return OmegaConf.create(check_single(cfg))
     job = without_hydra(cfg)

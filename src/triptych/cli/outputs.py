@@ -1,4 +1,4 @@
-"""Check, before anything slow begins, that a command's output can be written."""
+"""Check that a command's output can be written, before slow work begins."""
 
 import os
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from triptych.files import STORAGE, directory_with_records
 
 
 def check_file(key: str, path: str) -> None:
-    """Check that a file of that name can be written; UserError, or StorageError."""
+    """Check that the file can be written; UserError, or StorageError."""
     place = Path(path).absolute()
     check_records(key, path, place)
     if place.is_symlink() or (place.exists() and not place.is_file()):
@@ -18,21 +18,24 @@ def check_file(key: str, path: str) -> None:
 
 
 def check_folder(key: str, path: str) -> None:
-    """Check that files can be written in a folder, there or new; UserError, or StorageError."""
+    """Check that files can be written in a folder, which may not exist yet.
+
+    Raises UserError or StorageError.
+    """
     place = Path(path).absolute()
     check_records(key, path, place / "samples")
     check_writable(key, path, [place, *place.parents])
 
 
 def check_records(key: str, path: str, place: Path) -> None:
-    """Refuse a place within a run's or a sweep's directory."""
+    """Refuse an output within the directory of a run or a sweep."""
     records = directory_with_records(place)
     if records:
         raise UserError(f"{key}={path}: {records} keeps its own records; choose another place")
 
 
 def check_writable(key: str, path: str, folders: Iterable[Path]) -> None:
-    """Try to make something in the first of these folders that is there, and remove it."""
+    """Check that the first existing one of these folders is writable, by a temporary file."""
     probe = next(folder for folder in folders if folder.exists()) / f".{os.getpid()}.tmp"
     try:
         probe.mkdir()

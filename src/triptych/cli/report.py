@@ -1,5 +1,6 @@
-"""`triptych-report DIR [DIR...]`: compare the runs beneath directories; the report goes into the first.
+"""`triptych-report DIR [DIR...]`: compare the runs beneath directories, in a report.
 
+The report is written into the first directory.
 `triptych-report logs`: one page over all sweeps and runs there, with a search.
 
 With `--results FILE` the published claims of all sweeps beneath them, as docs/results.md has them.
@@ -32,7 +33,10 @@ REPORT = ("report.html", "joint_report.html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 written, 1 for a directory that is missing, empty or not writable."""
+    """Run the command and return its exit status.
+
+    0: the report is written; 1: a directory is missing, empty or not writable.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     answer_version(arguments)
     try:
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses with a UserError."""
+    """A parser whose errors are UserErrors."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -70,7 +74,7 @@ def make_parser() -> Parser:
 
 
 def margin(text: str) -> float:
-    """Parse a difference that counts as none; argparse reports a ValueError."""
+    """Parse the largest difference that counts as none; argparse reports a ValueError."""
     value = float(text)
     if not 0 < value < math.inf:
         raise ValueError
@@ -95,7 +99,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def write_pages(options: argparse.Namespace) -> None:
     """Write the report of a sweep, or the index of a log directory, and print where it is."""
-    # Drawing is imported only now, so that --help and mistakes are answered at once.
+    # Drawing is imported late, so that --help and mistakes are answered at once.
     from triptych.study.render import is_log, print_table, write_figures, write_index, write_report
 
     first = options.dirs[0]

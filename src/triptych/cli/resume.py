@@ -1,4 +1,4 @@
-"""Execute the run that a directory records: ``python -m triptych.cli.resume resume=DIR``.
+"""Execute the run in a directory: ``python -m triptych.cli.resume resume=DIR``.
 
 ``triptych-train`` prepares a run's directory and then becomes this program. A sweep starts it once,
 with ``--serve-jobs``: it forks for each of the sweep's runs (``run/jobs.py``).
@@ -20,8 +20,8 @@ ARGUMENT = "resume="
 
 
 def resume(run: RunDirectory) -> None:
-    """Execute a run from where it is, unless it has finished, and print its result."""
-    check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
+    """Execute a run from its last checkpoint, unless it has finished, and print its result."""
+    check_run(run)  # before any write or import: it may be untrusted
     if run.status != "finished":
         _execute(run)
     elif processes.rank() == 0:
@@ -44,14 +44,14 @@ def _execute(run: RunDirectory) -> None:
 
 
 def print_finished(run: RunDirectory) -> None:
-    """Print the result of a run that had finished before its command was typed again."""
+    """Print the result of a run that had already finished."""
     print(finished_before(run) or "finished before")
     warn_of_lost_checkpoint(run)
     print_result(run)
 
 
 def warn_of_lost_checkpoint(run: RunDirectory) -> None:
-    """Warn if the checkpoint of a finished run is gone, or not the one of its result."""
+    """Warn if a finished run's checkpoint is missing, or is not the one that was evaluated."""
     result = run.summary()
     digests = result.digests if result else {}
     try:
@@ -68,11 +68,11 @@ def print_result(run: RunDirectory) -> None:
 
 
 def main() -> None:
-    """Execute the run in the one argument, or serve a sweep's runs."""
+    """Execute the run that the one argument names, or serve a sweep's runs."""
     with one_line_errors("train"):
         serving = sys.argv[1:] == [jobs.SERVE]
         if serving:
-            jobs.serve()  # returns in a fork for each run, which is its argument there
+            jobs.serve()  # returns in a fork for each run, with the run as argument
         if len(sys.argv) != 2:
             typed = " ".join(sys.argv[1:])
             raise UserError(f"{typed}: the recorded configuration is used; type resume=DIR alone")

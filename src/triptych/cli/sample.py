@@ -1,4 +1,7 @@
-"""Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
+"""Draw samples from a checkpoint with ``triptych-sample``.
+
+Example: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``.
+"""
 
 import contextlib
 from itertools import chain, count
@@ -22,7 +25,10 @@ DRAWN = ("samples.pt", "samples.png", "trajectory.png")
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.n`` samples, save them as a picture and a tensor; return their folder (``save_tensor``)."""
+    """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return their folder.
+
+    ``save_tensor`` chooses the folder.
+    """
     values = checked_values(cfg, "sample")
     check_folder("out", values["out"])
     for key, path in checkpoints(values).items():  # before torch is imported
@@ -50,7 +56,7 @@ def sample(cfg: DictConfig) -> Path:
 
 
 def checkpoints(values: dict[str, Any]) -> dict[str, str]:
-    """Return {key: checkpoint}: the one of ``ckpt``, or those of a cascade's stages."""
+    """Return {key: checkpoint}: that of ``ckpt``, or those of a cascade's stages."""
     stages = values["cascade"]
     if stages is None:
         if values["ckpt"] == "???":
@@ -71,7 +77,10 @@ def check_unused(values: dict[str, Any], keys: tuple[str, ...], problem: str) ->
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save ``samples.pt`` atomically in ``out`` or, if it has samples, out-2, ...; return the folder."""
+    """Save ``samples.pt`` atomically in ``out``, and return the folder.
+
+    If ``out`` has samples already, the folder is out-2, out-3, ....
+    """
     import torch
 
     numbered = (out.with_name(f"{out.name}-{number}") for number in count(2))
@@ -86,7 +95,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
 
 
 def sample_and_print(cfg: DictConfig) -> None:
-    """Draw, save, and print the files."""
+    """Draw and save samples, and print the files' names."""
     folder = sample(cfg).absolute()
     files = ["samples.png", "samples.pt"]
     if cfg.trajectory is not None:

@@ -1,4 +1,4 @@
-"""Set up a command's process before its slow imports: signals, standard output, Python's path."""
+"""Set up a command's process before slow imports: signals, standard output, Python's path."""
 
 import atexit
 import errno
@@ -27,43 +27,49 @@ def is_command() -> bool:
 def start() -> None:
     """Set up this process for a command."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        for name in ("RANK", "LOCAL_RANK"):  # left over in a shell: this process is the first of its run
+        # Leftovers of a shell: this process is the first of its run.
+        for name in ("RANK", "LOCAL_RANK"):
             os.environ.pop(name, None)
     os.environ[STARTED] = "1"
-    # no Python process that this one starts, itself or by a launcher, looks for modules where it is started
+    # No Python process below this one looks for modules in the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
-    if os.path.lexists("matplotlibrc"):  # which matplotlib's import reads: a stranger's may start LaTeX
+    # Matplotlib reads it on import; an untrusted one may start LaTeX.
+    if os.path.lexists("matplotlibrc"):
         here = os.getcwd()
         os.chdir("/")
         import_module("matplotlib")
         os.chdir(here)
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a closed stream's number would be the next file's, and what is printed would go there
+        # The next file would get the number of a closed stream, and printed text would go into it.
+        pass
     os.close(file)
     output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.stdout = output
     make_streams_plain()
-    atexit.register(_finish, output)  # the first, and so the last to be called
+    atexit.register(_finish, output)  # registered first, so called last
 
 
 def answer_version(arguments: Sequence[str]) -> None:
-    """Print this package's version, and exit, if ``--version`` is among the arguments of a command."""
+    """Print the package's version and exit, if ``--version`` is among a command's arguments."""
     if "--version" in arguments:
         print(f"triptych {version('triptych')}")
         sys.exit(0)
 
 
 def make_streams_plain() -> None:
-    """Show control characters in all that this process prints, whoever prints it."""
+    """Escape control characters in all output of this process."""
     sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
 
 
 def replace_process(command: list[str]) -> None:
-    """Replace this process by another of our programs; signals are blocked until it has handlers."""
+    """Replace this process by another program of ours.
+
+    Signals are blocked until that program has handlers.
+    """
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     os.execv(command[0], command)
@@ -74,11 +80,11 @@ def _end(number: int, _: Any) -> None:
         line = f"interrupted ({signal.Signals(number).name}); type the same command to go on\n"
         with suppress(OSError):
             os.write(2, line.encode())
-    os._exit(128 + number)  # an exception would meet imports and callbacks that turn it into something else
+    os._exit(128 + number)  # imports and callbacks may swallow an exception
 
 
 class _Output(io.FileIO):
-    """A standard stream that never raises: a run must not end because its output cannot be written."""
+    """A standard stream that never raises, because a failed write must not end a run."""
 
     lost = 0  # errno of the first write that failed
 
@@ -91,15 +97,18 @@ class _Output(io.FileIO):
 
 
 def _stream(number: int, stream: TextIO | None) -> TextIO:
-    """Reopen standard stream ``number``; characters that its encoding lacks are escaped."""
+    """Reopen standard stream ``number``; escape characters that its encoding lacks."""
     raw = io.BufferedWriter(_Output(number, "w", closefd=False))
     encoding, by_line = getattr(stream, "encoding", "utf-8"), getattr(stream, "line_buffering", False)
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=by_line)
 
 
 def _finish(output: Any) -> None:
-    """Flush at exit; exit code 74 if output was lost, unless the reader closed the pipe (``| head``)."""
-    for number in SIGNALS:  # which would have their default effect while Python puts its modules away
+    """Flush at exit; exit with code 74 if output was lost.
+
+    It is not lost if the reader closed the pipe (``| head``).
+    """
+    for number in SIGNALS:  # their default effect would return while Python shuts down
         signal.signal(number, signal.SIG_IGN)
     output.flush()
     if (lost := output.buffer.raw.lost) not in (0, errno.EPIPE):

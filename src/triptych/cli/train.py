@@ -1,5 +1,6 @@
-"""Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
+"""Train one run, or a sweep of many, with ``triptych-train``.
 
+``triptych-train [-m] [overrides]`` starts, ``triptych-train resume=DIR`` resumes.
 Here a run's configuration is composed and checked, and its directory is prepared. A process of its
 own (``resume.py``) executes what the directory records, so that single runs, a sweep's, resumed and
 requeued ones take the same path. No torch is imported until then.
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def train(config: DictConfig) -> None:
-    """Check and prepare a single run; this process goes on as the one that executes it."""
+    """Check and prepare a single run; then replace this process by the one that executes it."""
     if config.plan:
         print_plan(config)
         return
@@ -68,7 +69,7 @@ def train(config: DictConfig) -> None:
 
 
 def print_plan(config: DictConfig) -> None:
-    """Print what a single run would cost; it is refused where the run would be."""
+    """Print what a single run would cost, after the checks that the run itself would make."""
     check_no_sweep(config)
     plain = resolve_composed(config)
     check_run_there(config, plain)
@@ -82,7 +83,10 @@ def print_plan(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def train_cell(cfg: DictConfig) -> float | None:
-    """Hydra's task, a run of a sweep: execute it in a process; return what a search optimises."""
+    """Execute a run of a sweep in a process of its own; return the metric that a search optimises.
+
+    Hydra calls it as its task.
+    """
     job = HydraConfig.get()
     run = RunDirectory(job.runtime.output_dir)
     try:
@@ -100,7 +104,7 @@ def train_cell(cfg: DictConfig) -> float | None:
 
 
 def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) -> None:
-    """Record and print why a run of a sweep was refused; the sweep goes on with the others."""
+    """Record and print why a run of a sweep was refused; the other runs go on."""
     temporary = isinstance(error, Busy | StorageError)
     with suppress(StorageError):
         if run.status == "new" and not temporary:
@@ -110,7 +114,7 @@ def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) ->
 
 
 def execute_in_process(run: RunDirectory) -> None:
-    """Execute a run in a process of its own, unless another one does."""
+    """Execute a run in a new process, unless another process executes it already."""
     first = processes.rank() == 0
     holder = run.holder()
     if holder is not None and first:
@@ -119,13 +123,14 @@ def execute_in_process(run: RunDirectory) -> None:
     code = jobs.run_job(f"{resume.ARGUMENT}{run.path}", run / "train.log")
     pruned = (run / PRUNE).exists()
     if code >= 128 and not pruned and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        time.sleep(processes.PATIENCE)  # a job that SLURM takes back must not look like one that has ended
+        # A job that SLURM preempts must not look like one that has ended.
+        time.sleep(processes.PATIENCE)
     if code != 0 and first:
         report_end(run, code, pruned)
 
 
 def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
-    """Print why a run has not finished, and record it if its process could not."""
+    """Print why a run has not finished; record it if its own process could not."""
     reason = last_words(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):
@@ -135,7 +140,7 @@ def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
 
 
 def last_words(run: RunDirectory, code: int) -> str:
-    """Return why a run's process ended: its last line, or the signal that killed it."""
+    """Return why a run's process ended: its last line of output, or the signal that killed it."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""Build objects from plain configuration: through ``trust``, with errors of one line."""
+"""Build objects from plain configuration, of allowed classes alone, with one-line errors."""
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +16,7 @@ from triptych.errors import UserError
 from triptych.terminal import in_one_line
 
 # An argument of one of these names receives the object that the configuration describes at this
-# key, or the plain value there. They are built in this order, which the draws of weights follow.
+# key, or the plain value there. They are built in this order, which fixes the draws of weights.
 PARTS = {
     "seed": "seed",
     "schedule": "schedule",
@@ -40,7 +40,7 @@ SHARED = frozenset(PARTS.values())
 
 @cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
-    """Return {argument: base class} of the arguments of a class that may be the name of a class."""
+    """Return {argument: base class} of a class's arguments that accept the name of a class."""
     kinds: dict[str, Any] = {}
     for name, argument in inspect_class(owner).named.items():
         for member in alternatives(unwrap(argument.kind)[0]):
@@ -70,8 +70,9 @@ def check_names(config: Any, path: str = "") -> None:
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Drop keys of a file that the typed ``_target_`` does not accept; of an optimizer all but ``lr``.
+    """Drop keys of a file that the typed ``_target_`` does not accept.
 
+    Of an optimizer's keys only ``lr`` is kept.
     AdamW's weight decay means something else to another class, whose own defaults its users know.
     """
     for group, node in targets(config, ""):
@@ -89,7 +90,7 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Check that each ``_target_`` is allowed for its node, and each key an argument of it."""
+    """Check that each ``_target_`` is allowed for its node, and that its class takes each key."""
     check_names(config, path)
     for place, node in targets(config, path):
         check_base(node["_target_"], place)
@@ -97,14 +98,14 @@ def check_targets(config: Any, path: str = "") -> None:
 
 
 def check_base(target: str, place: str) -> None:
-    """Refuse a class that is not of the kind that its place needs."""
+    """Refuse a class that does not derive from the base class of its place."""
     bases = find_key(place).bases
     if bases and not issubclass(import_class(target, place), tuple(map(resolve_name, bases))):
         raise UserError(f"{place}._target_={target}: use a class made from {' or '.join(bases)}")
 
 
 def check_arguments(node: dict[str, Any], place: str) -> None:
-    """Refuse a key that its class does not take."""
+    """Refuse a key that its class does not accept."""
     target = node["_target_"]
     names, more = of_class(target)
     if more:
@@ -116,7 +117,7 @@ def check_arguments(node: dict[str, Any], place: str) -> None:
 
 
 class Dependencies:
-    """Dependencies injected by argument name; each is built once.
+    """Dependencies that are injected by argument name and built once.
 
     ``config``: all of it, resolved; its ``PARTS`` are built on first use. ``facts``: values by name, which
     take precedence over ``PARTS``. ``built``: objects that exist already, by place in ``config``.
@@ -149,7 +150,7 @@ class Dependencies:
         return self.built[place]
 
     def beside(self, owner: type) -> "Dependencies":
-        """Return this table for parts of a model class, which may set ``outputs``."""
+        """Return this table for the parts of a model class, which may set ``outputs``."""
         outputs: Any = getattr(owner, "outputs", None)
         if self is NO_TABLE or not callable(outputs):
             return self
@@ -157,7 +158,7 @@ class Dependencies:
         return Dependencies(self.config, self.facts | {"outputs": outputs(**arguments)}, self.built)
 
     def node(self, place: str) -> Any:
-        """Return what stands at a dotted key; None for nothing."""
+        """Return the configuration's value at a dotted key; None if there is none."""
         node: Any = self.config
         for key in place.split("."):
             node = node.get(key) if isinstance(node, dict) else None
@@ -180,7 +181,7 @@ def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) 
 
 
 def _build_value(node: Any, place: str, table: Dependencies) -> Any:
-    """Build all objects within ``node``; other values are as they are."""
+    """Build all objects within ``node``; return other values as they are."""
     if isinstance(node, list):
         return [_build_value(value, f"{place}[{i}]", table) for i, value in enumerate(node)]
     if not isinstance(node, dict):
@@ -243,7 +244,7 @@ def _inject(owner: type, given: set[str], table: Dependencies) -> dict[str, Any]
 
 
 def _expand(value: Any, place: str, owner: type, key: str) -> Any:
-    """Expand a class's name to a node, if the argument ``key`` of ``owner`` accepts one."""
+    """Expand the name of a class to a node, if the argument ``key`` of ``owner`` accepts names."""
     base = _named_kinds(owner).get(key)
     if base is None or not isinstance(value, str):
         return value
@@ -262,7 +263,7 @@ def _expand(value: Any, place: str, owner: type, key: str) -> Any:
 
 
 def _cause(error: BaseException, path: str, place: str) -> str:
-    """Return the innermost exception's message in one line, with its key and the user's code."""
+    """Return the innermost exception's message in one line, with its key and place in user code."""
     while error.__cause__ is not None:
         error = error.__cause__
     message = (in_one_line(error) or type(error).__name__) + (raised_at(error) or place)

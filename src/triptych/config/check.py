@@ -24,7 +24,7 @@ from triptych.config.source import CONFIGS, choices_of
 from triptych.errors import UserError, check_password
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# Names of a bound's figures, which no user metric may have.
+# Names of a bound's figures, which a user metric must not have.
 RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_\w*)?|gap|entropy|accuracy|cross_entropy")
 FIGURES = ("bound", "bpd", "nats_per_dim", "gap", "accuracy", "cross_entropy")
 OTHER_FIGURES = (
@@ -66,7 +66,7 @@ def _swept(hydra: DictConfig) -> tuple[str, ...]:
 
 
 def check_packages(config: Mapping[str, Any]) -> None:
-    """Refuse a file whose keys are not those of a run: nothing would read them."""
+    """Refuse a packaged file with keys that no run has, because nothing would read them."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         fix = "its file must begin with # @package _global_"
         raise UserError(f"{group}: its keys are not those of a run; {fix}")
@@ -88,7 +88,7 @@ def check_lists(overrides: Iterable[str]) -> None:
 
 
 def check_declared(values: dict[str, Any], command: str) -> None:
-    """Refuse the first undeclared key of a command that opens a run, as ``+step=100`` adds one."""
+    """Refuse the first undeclared key of a command that opens a run, such as ``+step=100``."""
     check_names(values)
     for _, line in _undeclared(values, Key(COMMANDS[command]), command):
         raise UserError(line)
@@ -127,7 +127,7 @@ def _load(overrides: list[str]) -> DictConfig:
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Check the names of user metrics: valid identifiers, none of the bound's figures."""
+    """Check that names of user metrics are valid identifiers and not those of bound figures."""
     for name in names:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
@@ -144,7 +144,7 @@ def check_together(config: dict[str, Any]) -> None:
 
 
 def check_length(trainer: Mapping[str, Any]) -> None:
-    """Refuse a run with two lengths or none."""
+    """Refuse a run that has no length, or two of them."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     if epochs and steps:
         other = f"trainer.max_steps={steps} is typed too"
@@ -155,7 +155,7 @@ def check_length(trainer: Mapping[str, Any]) -> None:
 
 
 def check_fsdp(config: dict[str, Any]) -> None:
-    """Refuse sharded weights where a network or a loss of EDM2 normalises whole ones."""
+    """Refuse sharded weights with networks or losses of EDM2, which normalise whole weights."""
     uses_edm2 = any(str(value).endswith(".EDM2") for _, value in leaves(config))
     if uses_edm2 and config["trainer"].get("strategy") == "fsdp":
         problem = "no shard can keep the length of EDM2's weights"
@@ -170,14 +170,14 @@ def check_tracking_uri(logger: Mapping[str, Any]) -> None:
 
 
 def warm_up_line(warmup: int, steps: int) -> str:
-    """Return the line for a fit whose learning rate never reaches its value; "" for any other."""
+    """Return a warning if the learning rate never reaches its value during the fit, or ""."""
     if warmup < steps:
         return ""
     return f"lr_schedule.warmup_steps={warmup}: all {steps} steps are warm-up; use fewer"
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
-    """Refuse overrides that nothing in this configuration reads; a sweep's cells may have them."""
+    """Refuse overrides that nothing in this configuration reads; cells of a sweep may have them."""
     if "guide" in typed:
         check_guide(config)
     if "optimized_metric" in typed:
@@ -185,7 +185,7 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
 
 
 def check_optimized_metric(config: Mapping[str, Any]) -> None:
-    """Refuse a figure that no run of this configuration reports, with the nearest name."""
+    """Refuse a metric that no run of this configuration reports, and name the nearest one."""
     path = str(config["optimized_metric"])
     user_metrics = [str(name) for name in config.get("metrics") or ()]
     check_metric_names(user_metrics)

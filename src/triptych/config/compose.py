@@ -31,7 +31,10 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
-    """Yield the overrides that turn one configuration into another: ``a.b=1``, ``+a.c=x``, ``~a.d``."""
+    """Yield the overrides that turn the configuration ``was`` into ``now``.
+
+    Examples: ``a.b=1``, ``+a.c=x``, ``~a.d``.
+    """
     if isinstance(was, Mapping) and isinstance(now, Mapping) and now:
         for name in dict.fromkeys([*was, *now]):
             yield from edits(was.get(name, ABSENT), now.get(name, ABSENT), join(key, name))
@@ -53,7 +56,7 @@ def typed(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        # Answers look for a class's name without quotes.
+        # The answers to unknown names look for a class's name without quotes.
         return value if NAME.fullmatch(value) else quote(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
@@ -68,9 +71,9 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return all that overrides can set, Hydra's node too, interpolations unresolved."""
+    """Return all that overrides can set, with Hydra's node, and with interpolations unresolved."""
     plain = to_plain(cfg, resolve=False)
-    # These say what was composed and where; overrides cannot set them.
+    # These record what was composed and where; overrides cannot set them.
     del plain["hydra"]["runtime"], plain["hydra"]["overrides"]
     return plain
 

@@ -1,4 +1,7 @@
-"""Describe every key for help and ``docs/keys.md``, by its declaration and its comment in ``configs/``."""
+"""Describe every key for help and ``docs/keys.md``.
+
+Descriptions are read from a key's declaration and from its comment in ``configs/``.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,7 +35,10 @@ class KeyRow(NamedTuple):
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
-    """Yield the keys below ``key`` and, after those of each group, the further keys that it accepts."""
+    """Yield the keys below ``key``.
+
+    The further keys that a group accepts follow after its own.
+    """
     target = str(config.get("_target_") or "")
     known = members(key, target)
     for name, value in config.items():
@@ -99,14 +105,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def listing(key: str, depth: int = 1) -> list[str]:
-    """Return the choices of a key's group whose files list it; ``depth``: 2 for a nested group."""
+    """Return the choices of a key's group that list the key; ``depth``: 2 for a nested group."""
     names = key.split(".")
     group, inner = "/".join(names[:depth]), names[depth:]
     return sorted({file.stem for file in files_of(group) if _lists(file, inner)})
 
 
 def _lists(file: Path, names: list[str]) -> bool:
-    """Return whether a file, or one that it inherits from, has this key."""
+    """Return whether a file, or one from which it inherits, has this key."""
     return any(_has(read_yaml(member), names) for member in chain(file))
 
 
@@ -119,7 +125,10 @@ def _has(node: Any, names: list[str]) -> bool:
 
 
 def plus_signs(key: str, typed: Mapping[str, str]) -> str:
-    """Return "+" for a key that its class takes and no file lists, "++" if the class was typed; else ""."""
+    """Return the plus signs that a typed key needs: "", "+" or "++".
+
+    "+" is for a key that its class takes and no file lists, "++" for one whose class was typed.
+    """
     parent, _, name = key.rpartition(".")
     if parent in typed:
         return "++" if name in of_class(allowed(typed[parent]))[0] else ""
@@ -129,7 +138,10 @@ def plus_signs(key: str, typed: Mapping[str, str]) -> str:
 
 
 def comment(key: str, file: Path, folder: str = "") -> str:
-    """Return the comment of a dotted key in a file or one that it inherits from; ``folder``: their group."""
+    """Return the comment of a dotted key in a file, or in one from which the file inherits.
+
+    ``folder``: the group of these files.
+    """
     if key == folder:
         key = ""
     elif folder:
@@ -150,7 +162,7 @@ def help_text(command: str, cfg: DictConfig) -> str:
 
 
 def _files(runtime: Any) -> dict[str, Path]:
-    """Return the file of each group's choice; where several folders have it, that of the first."""
+    """Return the file of each group's choice, from the first folder that has it."""
     files = {}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     for folder in reversed(folders):

@@ -19,7 +19,7 @@ QUOTED = {"train": "name='a=b'", "evaluate": "ckpt='a=b'", "sample": "ckpt='a=b'
 
 
 class Explanation(NamedTuple):
-    """An error by a pattern of its text, an example that causes it, and the line that is shown.
+    """A pattern of an error's text, an example that causes the error, and the line to show.
 
     The line has the pattern's groups in braces, and ``{fix}``: the result of
     ``find_fix(command, **groups)``.
@@ -32,7 +32,7 @@ class Explanation(NamedTuple):
 
 
 def explain(error: Exception, command: str) -> str:
-    """Explain an error in what a command was given; in its own words if no row matches."""
+    """Explain an error in a command's overrides; if no row matches, return the error's own text."""
     if isinstance(error, OverrideParseException):
         return f"{error.override}: must be KEY=VALUE; quote special characters, as in {QUOTED[command]}"
     text = str(error)
@@ -75,7 +75,7 @@ def key_of_other_choice(command: str, key: str, value: str) -> str:
 
 
 def command_groups(command: str) -> list[str]:
-    """Return the groups of which a command has a choice."""
+    """Return the groups from which a command has a choice."""
     if command == "train":
         return groups()
     defaults = read_yaml(CONFIGS / f"{command}.yaml").get("defaults", [])
@@ -83,7 +83,7 @@ def command_groups(command: str) -> list[str]:
 
 
 def names(command: str) -> list[str]:
-    """Return the names of a command's groups and keys, with those of all choices."""
+    """Return the names of a command's groups and keys, including those of all choices."""
     known = command_groups(command)
     for group in [*known]:
         if group.split("/")[0] not in (*FREE_GROUPS, "hydra"):  # their files have keys of other groups

@@ -1,4 +1,7 @@
-"""Read a configuration file as plain data: no objects, aliases or interpolations, within limits."""
+"""Read a configuration file as plain data, without objects, aliases or interpolations.
+
+Its size and depth are limited.
+"""
 
 import re
 from pathlib import Path
@@ -16,7 +19,7 @@ REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cac
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Read YAML as OmegaConf writes it: 8e-3 is a number, a date is text, and << merges nothing."""
+    """Read YAML as OmegaConf writes it: 8e-3 is a number, dates are text, << merges nothing."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -28,7 +31,10 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+012345
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return the configuration in ``file``; UserError: no YAML, too large, or more than plain data."""
+    """Return the configuration in ``file``.
+
+    UserError: it is not YAML, is too large, or holds more than plain data.
+    """
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
         check_aliases(text, file)
@@ -42,14 +48,15 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_aliases(text: str, file: Path) -> None:
-    """Refuse aliases, of which a few lines can stand for more values than fit into memory."""
+    """Refuse aliases, because a few lines of them can expand to more values than memory holds."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
         raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
 
 
 def copy_plain(value: Any, what: str) -> Any:
-    """Copy ``value`` as None, bool, int, float, str, list and dict alone; UserError begins with ``what``.
+    """Copy ``value`` as None, bool, int, float, str, list and dict alone.
 
+    UserError: it holds other values; ``what`` begins the message.
     Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs that is gone
     is left out at the value that changed nothing (`REMOVED`).
     """

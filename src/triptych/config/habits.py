@@ -1,7 +1,8 @@
-"""Answer names that do not exist: with what is typed here in their place, or with the nearest name.
+"""Answer keys and choices of other tools with the overrides to type here, or the nearest name.
 
-``HABITS`` is the one table of what is typed elsewhere: answers are read from it, ``docs/habits.md`` lists it,
-and its tests type each example, and then what the answer says.
+``HABITS`` is the one table of such names: answers are read from it, ``docs/habits.md`` lists it,
+and
+its tests type each example and then the answer.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,9 @@ CALLBACKS = {  # those of Lightning's that a run has of its own
 
 
 class Habit(NamedTuple):
-    """Names typed elsewhere with an example, and the overrides to type here or why there are none.
+    """Names that users of other tools type, an example, and the overrides to type here.
 
+    If there are none, ``why`` says the reason.
     A name is a key, or a choice as KEY=VALUE, which is looked up first.
     """
 
@@ -139,7 +141,10 @@ HABITS = (
 
 
 def advice(key: str, value: str, command: str = "train") -> str:
-    """Return what to type in place of a habit's key or choice, or why there is none; else ""."""
+    """Return what to type in place of another tool's key or choice; "" if it is not known.
+
+    If there is nothing to type, return the reason.
+    """
     for typed in (f"{key}={value}", key):
         for habit in HABITS:
             if command in habit.commands and typed in habit.names.split():
@@ -148,13 +153,13 @@ def advice(key: str, value: str, command: str = "train") -> str:
 
 
 def answer(key: str, value: str, command: str = "train") -> str:
-    """Return ``advice`` as a line, as ``lr=0.1: use optimizer.lr=0.1``; "" if there is none."""
+    """Return ``advice`` as a line, such as ``lr=0.1: use optimizer.lr=0.1``; or ""."""
     text = advice(key, value, command)
     return f"{key}={value}: {text}" if text else ""
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Return "did you mean ...?" for the same name in a group, or the ``closest``; else the list of names."""
+    """Suggest a name: the same name in a group, or the ``closest``; otherwise list the names."""
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))  # groups are no keys
     inside = [known for known in keys if known.rpartition(".")[2] == name]
     if inside:  # typed without its group
@@ -172,7 +177,10 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def closest(name: str, names: Sequence[str]) -> str:
-    """Return the name most alike as a whole and in its last part (groups make any two alike); "" if none."""
+    """Return the name most similar as a whole and in its last part; "" if none is similar.
+
+    The last part counts, because a common group makes any two names similar.
+    """
 
     def likeness(known: str) -> float:
         whole = SequenceMatcher(None, known, name).ratio()

@@ -1,6 +1,7 @@
-"""Identify a run, its data and its directory by the roles of its keys; with the resolvers of OmegaConf.
+"""Identify a run, its data and its directory by the roles of its keys.
 
-No clock enters the name of a sweep's job or a named run: the same command finds the same directory.
+The resolvers of OmegaConf are here, too. The time is no part of the name of a sweep's job or of a
+named run, so the same command finds the same directory.
 """
 
 import hashlib
@@ -25,17 +26,17 @@ from triptych.errors import UserError
 
 AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
 BUNDLES = ("experiment", "setting", "debug")  # each names several settings that change together
-# Keys of these roles say how to run: a run has the same directory with any value of them.
+# Keys of these roles set how to run: they do not change a run's directory.
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
-# Keys of these roles leave a run's figures the same, so its checkpoint may have other values.
+# Keys of these roles do not change a run's figures, so its checkpoint may have other values.
 SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
-SIMULATED = 8  # processes or threads that fewer cores may simulate, slowly
-SWEEP = 48  # characters of a sweep's directory
+SIMULATED = 8  # processes or threads that fewer cores may still run, slowly
+SWEEP = 48  # most characters in the name of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
 
 class Absent(Enum):
-    """The value of a key that one of two configurations does not have."""
+    """The value of a key that only the other of two configurations has."""
 
     ABSENT = "none"
 
@@ -47,13 +48,19 @@ ABSENT = Absent.ABSENT
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
-    """Return the role of a dotted key, or of a group of choices, in a configuration {dotted key: value}."""
+    """Return the role of a dotted key, or of a group of choices.
+
+    ``config`` is {dotted key: value}.
+    """
     parent = key.replace("/", ".").rpartition(".")[0]
     return role(key, str(config.get(f"{parent}._target_", "")))
 
 
 def default_of(config: Mapping[str, Any], key: str) -> Any:
-    """Return the default of a dotted key that an earlier version's configuration lacks; ABSENT for none."""
+    """Return the default of a dotted key that an earlier version's configuration lacks.
+
+    ABSENT: it has no default.
+    """
     top = _defaults_at_top()
     if key in top:
         return top[key]
@@ -109,14 +116,14 @@ def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
 
 
 def _may_differ(key: str) -> bool:
-    """Return whether a key says where or how a command begins, and nothing of its run."""
+    """Return whether a key only sets where or how a command starts, and nothing of its run."""
     if key == "optimized_metric":  # earlier versions had another default, and only a sweep reads it
         return True
     return role(key) is Role.START or role(key.partition(".")[0]) is Role.PATH
 
 
 def _same(recorded: Any, composed: Any) -> bool:
-    """Return whether two values are equal, where null is as good as no key at all."""
+    """Return whether two values are equal; null equals a missing key."""
     nothing = (None, ABSENT)
     if recorded in nothing:
         return composed in nothing
@@ -160,7 +167,10 @@ def run_name(name: Any) -> str:
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """Return {key: override} that all cells of a sweep share; an unnamed sweep's choices are axes."""
+    """Return {key: override} of the overrides that all cells of a sweep share.
+
+    In an unnamed sweep, choices of groups count as axes.
+    """
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
@@ -186,7 +196,10 @@ def _typed(cfg: DictConfig) -> list[Any]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """Return the sweep's directory name: the typed one, or a file's with shared overrides, cut and hashed."""
+    """Return the name of a sweep's directory.
+
+    It is the typed name, or that of its file with the shared overrides, shortened and hashed.
+    """
     if any(override.startswith("name=") for override in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
@@ -199,7 +212,7 @@ def own_name(cfg: DictConfig) -> str | None:
 
 
 def not_in_names() -> list[str]:
-    """Return the keys left out of names of cells; seed and experiment stay in."""
+    """Return the keys that are left out of cells' names; seed and experiment stay in."""
     return [key for key in with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
 
 
@@ -215,7 +228,7 @@ def root() -> str:
 
 
 def in_root(path: Path) -> str:
-    """Suggest the same path below ``root``, or a run or sweep of that name; else ""."""
+    """Suggest the same path below ``root``, or a run or sweep of that name; "" if there is none."""
     home = Path(root())
     places = (os.path.relpath(path), f"logs/runs/{path.name}", f"logs/sweeps/{path.name}")
     for other in (home / place for place in places):
@@ -227,7 +240,7 @@ def in_root(path: Path) -> str:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    if cpus:  # not every cluster binds a job to them
+    if cpus:  # only some clusters bind a job to its cores
         return int(cpus)
     if hasattr(os, "sched_getaffinity"):  # not on a Mac
         return len(os.sched_getaffinity(0))
@@ -235,7 +248,7 @@ def cores() -> int:
 
 
 def check_cores(config: Mapping[str, Any], *keys: str) -> None:
-    """Refuse a number of processes or threads that is far beyond this machine's cores: UserError."""
+    """Raise UserError for many more processes or threads than this machine has cores."""
     most = max(cores(), SIMULATED)
     for key in keys:
         if (config.get(key) or 1) > most:
@@ -257,5 +270,5 @@ def register_resolvers() -> None:
     """Register the functions above with OmegaConf, as in ``${cores:}``."""
     for resolver in (slug, cores, threads, root, not_in_names, gpus):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-    # One configuration has one name, however often it is resolved.
+    # Resolvers are cached, so that one configuration keeps one name.
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)

@@ -23,18 +23,18 @@ MODEL_KEYS = tuple(ModelKeys.__annotations__)  # top-level keys that define the 
 
 
 class Key(NamedTuple):
-    """One key: its kind as a type, ``Any`` where none is declared, its role and its default."""
+    """One key: its type, ``Any`` where none is declared, its role and its default."""
 
     kind: Any = Any
     role: Role = Role.IDENTITY
     default: Any = REQUIRED
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """Return a nested key of that type; it inherits the role unless its type names one."""
+        """Return a nested key of type ``kind``; it inherits the role unless its type names one."""
         return Key(kind, Key(kind).mark(Role) or self.role, default)
 
     def mark(self, kind: type[M]) -> M | None:
-        """Return the declaration's mark of a class, as its ``Unit``; None if it has none."""
+        """Return the mark of a class, such as ``Unit``, in the declaration; None if it has none."""
         return next((mark for mark in marks(self.kind) if isinstance(mark, kind)), None)
 
     @property
@@ -52,7 +52,7 @@ class Key(NamedTuple):
 
 
 def join(path: str, name: Any) -> str:
-    """Return the dotted key of a name in a group; of the name alone at the top."""
+    """Return the dotted key of a name in a group; at the top, the name alone."""
     return f"{path}.{name}" if path else str(name)
 
 
@@ -76,7 +76,7 @@ def _without_not_required(kind: Any) -> Any:
 
 
 def of_class(target: str) -> Arguments:
-    """Return the arguments of a class; an unknown class may take any."""
+    """Return the arguments of a class; an unknown class may take any argument."""
     return arguments(target) or UNKNOWN
 
 
@@ -94,7 +94,7 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
 
 
 def _kind_of_values(kind: Any) -> Any:
-    """Return the type of the values in a group of free names; ``Any`` if it is no such group."""
+    """Return the type of the values in a group of free names; ``Any`` for other groups."""
     for member in alternatives(unwrap(kind)[0]):
         if typing.get_origin(member) is dict:
             return typing.get_args(member)[1]
@@ -119,8 +119,9 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
 
 
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
-    """Return the declaration of a command's dotted key; undeclared, it has its group's role, or identity.
+    """Return the declaration of a command's dotted key.
 
+    An undeclared key has its group's role, or identity.
     ``target``: the class whose argument it is, if known; then those that ``configs/`` names there.
     """
     key, parent = Key(COMMANDS[command]), ""
@@ -133,7 +134,7 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
 
 
 def _member(key: Key, name: str, targets: list[str]) -> Key:
-    """Return a key as the first of these classes declares it, else one with the group's role."""
+    """Return a key as the first of these classes declares it, or else one with the group's role."""
     for target in [*targets, ""]:
         member = below(key, name, target)
         if member is not None:
@@ -142,7 +143,7 @@ def _member(key: Key, name: str, targets: list[str]) -> Key:
 
 
 def name_null(key: str, value: str) -> str:
-    """Return ``value`` as reports show it: "null" by what ``Annotated[None, "..."]`` says."""
+    """Return ``value`` as reports show it: "null" by the text of ``Annotated[None, "..."]``."""
     if value != "null":
         return value
     for member in alternatives(unwrap(find_key(key).kind)[0]):
@@ -161,7 +162,10 @@ def takes_names(key: str) -> bool:
 
 @cache
 def role(key: str, target: str = "") -> Role:
-    """Return the role of a dotted key or config group; ``target``: the class whose argument it is."""
+    """Return the role of a dotted key or config group.
+
+    ``target``: the class whose argument it is.
+    """
     return find_key(key, target).role
 
 
@@ -202,7 +206,7 @@ def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...
 
 
 class Entry(NamedTuple):
-    """A key of a configuration with its value, within the declaration of its group."""
+    """A key of a configuration, with its value and the declaration of its group."""
 
     place: str
     name: str
@@ -212,7 +216,7 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """The key's declaration; one that accepts anything if there is none."""
+        """The key's declaration; a key without one accepts any value."""
         return below(self.group, self.name, self.target) or Key()
 
 
@@ -229,7 +233,7 @@ def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
 
 
 def unfit(config: Any, group: Key, path: str = "", command: str = "train") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) of every key at or below ``path`` that does not fit."""
+    """Yield (dotted key, error line) of every key at or below ``path`` with a value not allowed."""
     for entry in entries(config, group, path):
         line = _refusal(entry.place, entry.key, entry.value, command)
         if line:
@@ -237,7 +241,7 @@ def unfit(config: Any, group: Key, path: str = "", command: str = "train") -> It
 
 
 def _refusal(place: str, key: Key, value: Any, command: str) -> str:
-    """Return the error line for a value that is not of its declaration; "" if it is."""
+    """Return the error line for a value that its declaration does not allow; "" if it does."""
     if fields(key.kind):
         if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
@@ -248,7 +252,7 @@ def _refusal(place: str, key: Key, value: Any, command: str) -> str:
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
-    """Raise UserError for the first key below ``path`` whose value is outside of its declaration."""
+    """Raise UserError for the first key below ``path`` with a value that is not allowed."""
     key = find_key(path, command=command) if path else Key(COMMANDS[command])
     for _, line in unfit(config, key, path, command):
         raise UserError(line)

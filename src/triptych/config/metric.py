@@ -12,8 +12,9 @@ LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of samples; ``better`` is its direction, NEITHER is drawn and never ranked.
+    """A figure of a set of samples and its direction; one without direction is never ranked.
 
+    ``better`` is the direction: a figure of NEITHER is drawn but not ranked.
     ``of``: "points", "images", "captions" of images, or "" for a user's own. ``version``: changed with the
     definition, as figures of two definitions are not to be compared.
     """
@@ -49,7 +50,7 @@ SAMPLE_METRICS = {
         Metric("class_accuracy", "class accuracy", HIGHER, "images"),
     )
 }
-# Figures of conditional samples follow from the classes that these are drawn for: they have a version, too.
+# Figures of conditional samples depend on the classes of the samples, so these have a version, too.
 CLASSES = Metric("classes", "classes that samples are drawn for", version=2)
 MEASURES = {**SAMPLE_METRICS, CLASSES.name: CLASSES}
 
@@ -69,8 +70,9 @@ def measures_of(config: Mapping[str, str]) -> list[str]:
 
 
 def version_of(measure: str) -> int:
-    """Return the current version of a measure, by its name or the path of its class; 1 if it declares none.
+    """Return the current version of a measure; 1 if it declares none.
 
+    ``measure``: its name, or the path of its class.
     UserError: the class cannot be imported, or may not be.
     """
     if "." in measure:

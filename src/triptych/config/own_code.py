@@ -1,4 +1,4 @@
-"""User packages: which are trusted, and where in their code an error was raised."""
+"""User packages: which of them are trusted, and where in their code an error was raised."""
 
 import hashlib
 import inspect
@@ -40,17 +40,20 @@ def is_trusted(name: str) -> bool:
 
 
 def is_own(part: object) -> bool:
-    """Return whether an object's class, or a function, is a user's."""
+    """Return whether a function, or an object's class, is a user's."""
     return is_trusted(getattr(part, "__module__", None) or "")
 
 
 def remember_imported() -> None:
-    """Keep the digests of the user's modules as they are imported, for ``provenance.check_imported``."""
+    """Record the digests of the user's modules as they are imported.
+
+    ``provenance.check_imported`` compares them.
+    """
     for name, module in [*sys.modules.items()]:
         if not is_trusted(name):
             continue
         spec = getattr(module, "__spec__", None)
-        # A reload replaces the spec.
+        # A reload creates a new spec.
         if spec and spec.has_location and IMPORTED.get(name, (None,))[0] is not spec:
             IMPORTED[name] = spec, digest_file(spec.origin)
 
@@ -80,7 +83,10 @@ def defined_at(what: Callable[..., Any]) -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """Return " (FILE:LINE, in NAME)" of the innermost user frame, or of a user's class called last; or ""."""
+    """Return " (FILE:LINE, in NAME)" of the innermost frame in user code; or "".
+
+    If the last call was a method of a user's class, it is " (FILE:LINE)" of the class.
+    """
     if isinstance(error, SyntaxError):
         return f" ({error.filename}:{error.lineno})"
     frames = list(traceback.walk_tb(error.__traceback__))
@@ -101,7 +107,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextmanager
 def raised_by(key: str = "") -> Iterator[None]:
-    """Raise each error of a user's code within the context as a UserError that begins with its ``key``."""
+    """Raise each error of a user's code in the block as a UserError that begins with ``key``."""
     try:
         yield
     except Exception as error:

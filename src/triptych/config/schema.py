@@ -14,7 +14,10 @@ from triptych.declare import ClassName, Count, FilePath, NonNegative, Positive, 
 
 @dataclass(frozen=True)
 class Base:
-    """The base class, or ``other``, of a group's ``_target_``; without one, the class that takes its keys."""
+    """The base class, or ``other``, of a group's ``_target_``.
+
+    Without ``_target_``, ``target`` is the class that takes the group's keys.
+    """
 
     target: str
     other: str = ""
@@ -98,7 +101,10 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 
 class Trainer(TypedDict):
-    """Arguments of Lightning's Trainer that may be set; ``habits.HABITS`` has the reasons for the others."""
+    """Arguments of Lightning's Trainer that may be set.
+
+    ``habits.HABITS`` has the reasons for the others.
+    """
 
     max_steps: Annotated[Count | None, Unit("steps")]
     max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]
@@ -160,7 +166,7 @@ class DrawingKeys(TypedDict):
 
 
 class ModelKeys(TypedDict):
-    """The model, how it was trained and by what it is judged: trained=DIR takes these from the other run."""
+    """The model, its training and its evaluation: trained=DIR copies these from another run."""
 
     data: Annotated[_Data, Base("triptych.data.base.DataModule"), Role.DATA]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule")]
@@ -179,7 +185,10 @@ class ModelKeys(TypedDict):
 
 
 class PaperClaim(TypedDict):
-    """One claim of a published table; how it is read, and what its keys mean: ``study/papers/claim.py``."""
+    """One claim of a published table.
+
+    ``study/papers/claim.py`` describes its keys.
+    """
 
     says: str
     kind: NotRequired[Literal["identity", "exact", "trained"]]
@@ -219,7 +228,7 @@ class PaperNode(TypedDict):
 
 
 class Train(ModelKeys, DrawingKeys):
-    """Keys of ``triptych-train``; a required group must be in the directory of a run that resumes."""
+    """Keys of ``triptych-train``; a run that resumes must have recorded each required group."""
 
     stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
     augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
@@ -251,7 +260,7 @@ class Train(ModelKeys, DrawingKeys):
     equal_within: Annotated[Positive | None, Unit("the bound's unit"), Role.START]
     force: Annotated[bool, Role.START]
     retry: Annotated[bool, Role.START]
-    # no keys of a run: choices that only say what other keys are to be, and what the command itself reads
+    # These are no keys of a run: choices that only set other keys, and keys that the command reads.
     resume: NotRequired[Annotated[FilePath, Role.START]]
     ablation: NotRequired[Annotated[Any, Role.LABEL]]
     experiment: NotRequired[Annotated[Any, Role.LABEL]]
@@ -289,7 +298,7 @@ class Sample(DrawingKeys):
     n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
-    label: bool | int | float | str | None  # which classes there are, the checkpoint says
+    label: bool | int | float | str | None  # checked later: the checkpoint has the classes
     like: Sequence[Whole] | None
     weights: str | None
     threads: Threads | None

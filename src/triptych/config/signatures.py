@@ -1,4 +1,4 @@
-"""Tell which arguments a class declares, without importing torch.
+"""Return which arguments a class declares, without importing torch.
 
 Our classes and those of torch and Lightning stand in ``signatures.json``, which ``make signatures``
 writes (``docs/signatures.py``); a test fails where it is not current. A class of a package that the
@@ -18,7 +18,7 @@ from triptych import declare
 from triptych.config.own_code import is_trusted, remember_imported
 
 TABLE = Path(__file__).with_name("signatures.json")
-REQUIRED = object()  # in place of a default
+REQUIRED = object()  # stands for a missing default
 
 
 class Argument(NamedTuple):
@@ -46,12 +46,12 @@ def read_table() -> dict[str, Any]:
 
 
 def defining_name(target: str) -> str:
-    """Return a listed class's name in its own module, as ``...sampler.ode.DDIM``."""
+    """Return a listed class's name in its own module, such as ``...sampler.ode.DDIM``."""
     return str(read_table()["aliases"].get(target, target))
 
 
 def is_listed(target: str) -> bool:
-    """Return whether the table has this class, perhaps by a package's name for it."""
+    """Return whether the table has this class, also under the name of a package."""
     return defining_name(target) in read_table()["classes"]
 
 
@@ -66,7 +66,7 @@ def arguments(target: str) -> Arguments | None:
 
 @cache
 def _listed(name: str) -> Arguments:
-    """Return a class's entry; its types are written in the names of ``declare``."""
+    """Return the entry of a class; its types are written with the names of ``declare``."""
     entry = read_table()["classes"][name]
     named = {}
     for argument, kind in entry["kinds"].items():
@@ -80,7 +80,7 @@ def _imported(target: str) -> Arguments | None:
     known = module in sys.modules
     try:
         owner = getattr(importlib.import_module(module), name)
-    except Exception:  # whoever builds the class says why
+    except Exception:  # building the class reports the error
         return None
     if not known:
         remember_imported()
@@ -89,7 +89,7 @@ def _imported(target: str) -> Arguments | None:
 
 @cache
 def inspect_class(owner: type) -> Arguments:
-    """Return the arguments of a class by its signatures and those of the parents that it passes to.
+    """Return the arguments of a class, by its signature and those of the parents that it calls.
 
     An argument without a declaration of its own has that of the parent's argument of that name.
     """
@@ -122,7 +122,7 @@ def _takes_keywords(init: Callable[..., Any]) -> bool:
 
 
 def _kind(init: Callable[..., Any], annotation: Any) -> Any:
-    """Return the type that an annotation stands for; ``Any`` if only type checkers can read it."""
+    """Return the type of an annotation; ``Any`` if only type checkers can evaluate it."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):

@@ -27,7 +27,10 @@ def file_of(name: str) -> Path | None:
 
 
 def places(name: str) -> list[Path]:
-    """Return the possible paths of a module without suffix; only its outermost parent is looked up."""
+    """Return the possible paths of a module, without suffix.
+
+    Only its outermost parent is looked up.
+    """
     top, *rest = name.split(".")
     spec = _spec(top)
     folders = spec.submodule_search_locations if spec else None
@@ -52,7 +55,10 @@ def folders() -> tuple[Path, ...]:
 
 
 def groups(among: Sequence[Path] | None = None) -> list[str]:
-    """Return all groups of ``among``, by default of all config folders, as ``objective/loss``."""
+    """Return all groups in the folders ``among``, such as ``objective/loss``.
+
+    By default, those in all config folders.
+    """
     groups = set()
     for home in folders() if among is None else among:
         groups |= {file.parent.relative_to(home).as_posix() for file in home.rglob("*.yaml")}
@@ -70,7 +76,7 @@ def choices_of(group: str) -> list[str]:
 
 
 def check_apart() -> None:
-    """Refuse a package's config file that another folder has too: one would shadow the other."""
+    """Refuse a config file that two folders have, because one would shadow the other."""
     known: dict[str, Path] = {}
     for folder in folders():
         for file in sorted(folder.rglob("*.yaml")):

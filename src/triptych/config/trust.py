@@ -1,4 +1,4 @@
-"""Decide which classes a configuration, perhaps a stranger's, may name and import.
+"""Decide which classes a configuration, which may be untrusted, may name and import.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
 optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer and the
@@ -25,7 +25,7 @@ from triptych.errors import UserError
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
 OURS = tuple(f"triptych.{room}." for room in ROOMS)
 LIGHTNINGS = "pytorch_lightning.callbacks."
-HOMES = {  # Lightning's classes that write nowhere and change no weights, with their modules
+HOMES = {  # Lightning's classes that neither write files nor change weights
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
     f"{LIGHTNINGS}DeviceStatsMonitor": f"{LIGHTNINGS}device_stats_monitor",
     f"{LIGHTNINGS}EarlyStopping": f"{LIGHTNINGS}early_stopping",
@@ -58,7 +58,7 @@ REASONS = {  # why a class of torch or Lightning cannot be named
 
 
 def check_name(target: Any, where: str = "") -> str:
-    """Check that a class of that name may be built; return the name, or raise UserError."""
+    """Check that the class of that name may be built; return the name, or raise UserError."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         shown = ascii(target)[:100]
         raise UserError(f"{_key(where)}={shown}: must be the dotted name of a class")
@@ -78,7 +78,10 @@ def _may_be_named(target: str) -> bool:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """Import the class of that name; UserError if it may not be built, or leads to something else."""
+    """Import the class of that name.
+
+    UserError: it may not be built, or the name leads to another object.
+    """
     module, _, name = defining_name(check_name(target, where)).rpartition(".")
     module = HOMES.get(target, module)
     try:
@@ -95,7 +98,7 @@ def import_class(target: Any, where: str = "") -> type:
 
 
 def _is_home(owner: type, target: str, module: str) -> bool:
-    """Return whether the class is defined where its name says, and not imported from elsewhere."""
+    """Return whether the class is defined where its name says, not imported from elsewhere."""
     if owner.__qualname__ != target.rpartition(".")[2]:
         return False
     if is_trusted(target):

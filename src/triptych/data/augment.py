@@ -1,11 +1,11 @@
-"""Changes of training images: drawn anew at every step, never for validation and test.
+"""Augment training images, anew at every step; validation and test images stay as they are.
 
 The bound that a run reports is of the images as they are. What is drawn follows from the seed, the step and
 the place in the *global* batch, so a resumed run and another number of processes change the same images.
 
-What a model learns of changed images it would draw, too. One whose condition says what was done to each item
-(``told``), and that draws items to which nothing was, does not (Karras et al. 2020, 2022: non-leaking
-augmentation).
+A model would also draw changed images. It does not if its condition describes what was done to each
+item (``told``), and if it draws items to which nothing was done (Karras et al. 2020, 2022:
+non-leaking augmentation).
 """
 
 import math
@@ -43,13 +43,19 @@ class Augmentation:
         return self.apply(x, uniform)[0]
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-        """Return changed x, and what was done, (B, numbers); for one that can be ``told``."""
+        """Return changed x, and the numbers (B, numbers) that describe the change.
+
+        Only a class that can be ``told`` needs it.
+        """
         raise NotImplementedError("apply() is not defined")
 
 
 @declared("augmentation.flip")
 class Flip(Augmentation):
-    """Left and right exchanged, with probability ``p``; ``told``: 1 for such an item."""
+    """Exchange left and right with probability ``p``.
+
+    ``told``: 1 for such an item.
+    """
 
     numbers = 1
 
@@ -63,8 +69,9 @@ class Flip(Augmentation):
 
 @declared("augmentation.crop")
 class Crop(Augmentation):
-    """Moved by up to ``padding`` pixels in each direction, with probability ``p``; the border is mirrored.
+    """Move an image by up to ``padding`` pixels in each direction, with probability ``p``.
 
+    The border is mirrored.
     ``told``: by how much, in paddings down and to the right.
     """
 
@@ -94,10 +101,11 @@ class Crop(Augmentation):
 
 @declared("augmentation.low")
 class ConditioningNoise(Augmentation):
-    r"""Noise an image of the condition, which then has the level: z = cos(pi s / 2) low + sin(pi s / 2) eps.
+    r"""Noise an image of the condition, and give the condition the noise level.
 
-    Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4: a
-    stage that has learned from noised images forgives those of the one before it. The bound is at s = 0.
+    At the level s, z = cos(pi s / 2) low + sin(pi s / 2) eps. A stage that was trained on noised
+    images tolerates the errors of the stage before it (Ho et al. 2022, cascades, sec. 4,
+    "conditioning augmentation"; Saharia et al. 2022, Imagen, sec. 2.4). The bound is at s = 0.
 
     Args:
         part: the part of the condition, an image.
@@ -125,7 +133,10 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``; if one is ``told``, the condition says what was done."""
+    """Return a training batch after all ``steps``.
+
+    If a step is ``told``, the condition describes what was done to each item.
+    """
     part_seed = mix(seed, Stream.PART_AUGMENTATION)
     all_numbers = []
     for name, changes in by_part(steps).items():
@@ -159,9 +170,10 @@ def by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation
 def augment(
     x: Tensor, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Augment ``x`` (B, C, H, W), this process's share of the batch of ``step``, by all ``steps`` in turn.
+    """Augment images by all ``steps`` in turn; return them with the numbers of what was done.
 
-    With it what was done, (B, numbers), of the steps that are ``told``. UserError: ``x`` holds no images.
+    ``x`` (B, C, H, W): this process's share of the batch of ``step``. The numbers (B, numbers)
+    are of the steps that are ``told``. UserError: ``x`` holds no images.
     """
     if x.ndim != 4:
         shape = tuple(x.shape[1:])
@@ -180,7 +192,10 @@ def augment(
 
 
 def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
-    """Return the part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,)."""
+    """Return the condition's part "augmentation", (numbers,), when ``part`` alone was noised.
+
+    ``level``: to which level.
+    """
     numbers = [torch.zeros(0)]
     for changes in by_part(steps).values():
         for change in changes:
@@ -194,5 +209,5 @@ def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Ten
 
 
 def count_numbers(steps: Sequence[Augmentation]) -> int:
-    """Count the numbers of a condition that say what was done to an item."""
+    """Count the numbers with which a condition describes what was done to an item."""
     return sum(change.numbers for change in steps if change.told)

@@ -1,4 +1,4 @@
-"""The datamodule that all data come from, and what loading them needs."""
+"""The datamodule from which all data derive."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,12 +24,15 @@ from triptych.errors import DataError as DataError
 def select(
     values: Tensor, labels: Tensor, parts: Mapping[str, np.ndarray], levels: int | None
 ) -> dict[str, Split]:
-    """Return {name: Split} of the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
+    """Return {name: Split} with the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
     return {n: Split(values[rows], Condition(label=labels[rows]), levels) for n, rows in parts.items()}
 
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split the permuted `pool` into (train, val): the last `val_size` held out, some left to train on."""
+    """Split the permuted `pool` into (train, val): validation gets the last `val_size` items.
+
+    DataError: nothing is left to train on.
+    """
     check_val_size(val_size, len(pool))
     train = len(pool) - val_size
     return pool[:train], pool[train:]
@@ -54,11 +57,11 @@ class DataModule(pl.LightningDataModule, ABC):
     num_classes: int = 0
     largest: float = 100.0
     class_names: Sequence[str] = ()  # names of the classes, if they have names
-    computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
+    computed: tuple[str, ...] = ()  # parts of conditions that a network computes, see `encoders`
     download: bool = False  # whether missing files are fetched
     embedder: Any = None  # a ``captions.Embedder``, for data that have one
     shown: str = "test"  # the split shown beside samples; "val" in a run with test=false
-    known_as: str | None = None  # in a cascade, the part of later stages' conditions with these items
+    known_as: str | None = None  # the part of later stages' conditions that these items become
 
     def __init__(
         self,
@@ -82,13 +85,13 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
-        """Return the splits "train", "val" and "test"; the subclass's work."""
+        """Return the splits "train", "val" and "test"; a subclass implements it."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Fill `splits`, once, whichever stage asks."""
+        """Fill `splits` once, whatever the stage."""
         if self.splits:
             return
-        if self.trainer is None:  # no Lightning around to call it
+        if self.trainer is None:  # without Lightning nobody else calls it
             self.prepare_data()
         self.splits = self.load()
 
@@ -116,16 +119,19 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @property
     def conditions(self) -> dict[str, Kind]:
-        """What a batch's condition holds: name -> what that part is; empty: nothing."""
+        """The parts of a batch's condition: {name: kind}; {} for data without conditions."""
         return {"label": Labels(self.num_classes)} if self.num_classes else {}
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """Names of what turns texts and images into conditions; stages of a cascade have the same."""
+        """Names of the encoders that turn texts and images into conditions.
+
+        The stages of a cascade have the same.
+        """
         return ()
 
     def as_condition(self, x: Tensor) -> Tensor:
-        """Return samples x (n, *shape) as a condition of later stages of a cascade: on the data's levels."""
+        """Round samples x (n, *shape) to the data's levels, to condition later stages on them."""
         if self.levels is None:
             return x
         return to_unit(to_level(x, self.levels), self.levels)
@@ -136,14 +142,18 @@ class DataModule(pl.LightningDataModule, ABC):
         return "val" if len(self.splits["val"]) else "train"
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """Return the condition of prompts, one item each; DataError without captions, or for a bad prompt."""
+        """Encode prompts as a condition, one item each.
+
+        DataError: the data have no captions, or a prompt cannot be encoded.
+        """
         problem = f"data {self.name} have no captions"
         raise DataError(f"prompt={prompts[0]!r}: {problem}; needs a model of captioned data")
 
     def formula(self) -> dict[str, Any] | None:
-        """Return all that items drawn by a formula follow from but seed and sizes; None if they are read.
+        """Return the settings of the formula that draws the items; None if they are from files.
 
-        It identifies the data in place of their values, whose last digits differ between machines.
+        Seeds and sizes are left out. The settings identify the data in place of the values, because
+        the last digits of the values differ between machines.
         """
         return None
 
@@ -153,7 +163,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return None
 
     def train_dataloader(self) -> TrainLoader:
-        """Return an endless loader of training batches, from the first that the trainer has not had."""
+        """Return an endless loader of training batches that goes on where the trainer stopped."""
         rank, world = rank_world()
         train = self.splits["train"]
         order = TrainOrder(len(train), self.batch_size, self.seed)
@@ -176,12 +186,15 @@ class DataModule(pl.LightningDataModule, ABC):
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
-        """Return a loader of each item of a split once over all ranks; of the first `limit` if given."""
+        """Return a loader that visits each item of a split once over all ranks.
+
+        `limit`: it visits that many first items alone.
+        """
         split, numbers = self.splits[split_name], self.numbers.get(split_name)
         return EvalLoader(split, self.eval_batch_size, limit, self.pin_memory, split_name, numbers)
 
     def remember(self) -> None:
-        """Keep the numbers of the items that a run is evaluated on, which an ``EvalLoader`` compares."""
+        """Record a number for each evaluated item, so that ``EvalLoader`` detects changes."""
         limits = {name: len(split) for name, split in self.splits.items()}
         limits["train"] = min(limits["train"], limits["test"])
         for name, limit in limits.items():
@@ -215,7 +228,7 @@ class Official(DataModule):
         self.val_size = val_size
 
     def split(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Split]:
-        """Return the splits of two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
+        """Split two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
         order = np.random.RandomState(0).permutation(len(train[0]))
         test_order = np.random.RandomState(0).permutation(len(test[0]))
         trained, held_out = hold_out(order, self.val_size)
@@ -224,8 +237,9 @@ class Official(DataModule):
 
 
 class Generated(DataModule):
-    """Items that a formula draws, by default points (d,): each split from a seed of its own, by data_seed.
+    """Items that a formula draws, by default points (d,).
 
+    Each split has a seed of its own, which follows from data_seed.
     So the test set stays the same whatever the run's seed and the other sizes are.
     """
 
@@ -242,7 +256,7 @@ class Generated(DataModule):
         self.data_seed = data_seed
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draw (x (n, d), labels (n,) int64 or None); the subclass's work."""
+        """Draw (x (n, d), labels (n,) int64 or None); a subclass implements it."""
         raise NotImplementedError("draw() is not defined")
 
     def load(self) -> dict[str, Split]:

@@ -1,4 +1,4 @@
-"""What goes into a model: a batch, the split it is taken from, and levels on [-1, 1]."""
+"""The input of a model: a batch, the split it is taken from, and levels scaled to [-1, 1]."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,19 +11,23 @@ from triptych.diffusion.condition import Condition
 
 
 class Batch(NamedTuple):
-    """x (B, *shape) float32, in [-1, 1] or on the data's scale; condition of B items or None; index (B,)."""
+    """Items as a model gets them.
+
+    x (B, *shape) float32, in [-1, 1] or on the data's scale; condition of B items or None; index
+    (B,).
+    """
 
     x: Tensor
     condition: Condition | None
     index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
 
     def pin(self) -> "Batch":
-        """Return the same in page-locked memory, for faster copies to a GPU."""
+        """Return the batch in page-locked memory, which copies faster to a GPU."""
         condition = None if self.condition is None else self.condition.pin_memory()
         return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
 
     def numbers(self) -> Tensor:
-        """Return a number for what each item and its condition are, int64 (B,)."""
+        """Return a number that identifies each item and its condition, int64 (B,)."""
         tensors = [self.x]
         if self.condition is not None:
             tensors += self.condition.tensors()
@@ -33,8 +37,12 @@ class Batch(NamedTuple):
 
 
 def to_unit(k: Tensor, levels: int) -> Tensor:
-    """Scale level numbers 0 .. levels-1 to [-1, 1]: x = 2k / (levels - 1) - 1, float32, any shape."""
-    # Whole numbers until the one division, so that it is correctly rounded: the ends are -1 and 1 exactly.
+    """Scale level numbers 0 .. levels-1 to [-1, 1]: x = 2k / (levels - 1) - 1.
+
+    The result is float32, of any shape.
+    """
+    # Numbers stay whole until the one division, so it is correctly rounded: the ends are exactly -1
+    # and 1.
     return (2 * k.float() - (levels - 1)) / (levels - 1)
 
 
@@ -45,9 +53,11 @@ def to_level(x: Tensor, levels: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; n conditions.
+    """The items of a split, with their conditions.
 
-    digests: a number for what each item is, int64 (n,), where whoever read them has it already.
+    values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32.
+    condition: of n items.
+    digests: a number that identifies each item, int64 (n,), if the reader has it already.
     """
 
     values: Tensor | Mapped
@@ -57,7 +67,7 @@ class Split:
 
     @property
     def labels(self) -> Tensor | None:
-        """The part "label" of the condition, (n,) int64, if there is one."""
+        """The condition's part "label", (n,) int64, or None."""
         if self.condition is None or "label" not in self.condition.parts:
             return None
         return self.condition.label

@@ -16,19 +16,22 @@ from triptych.config.identity import root
 from triptych.errors import StorageError
 from triptych.files import replaced
 
-VERSION = 1  # of the stored format; a change names other files
+VERSION = 1  # version of the stored format, in the files' names
 
 
 def cache_folder() -> Path:
-    """Return the folder of decoded data: TRIPTYCH_CACHE, else data/cache under ``root``.
+    """Return the folder of decoded data: TRIPTYCH_CACHE, or else data/cache under ``root``.
 
-    No configuration moves it, as it may be a stranger's.
+    It cannot be configured, because a configuration may be untrusted.
     """
     return Path(os.environ.get("TRIPTYCH_CACHE") or Path(root()) / "data" / "cache").expanduser()
 
 
 class Mapped:
-    """Rows of an array (N, *shape) on disk in an ``order`` (n,) of their own; indexing copies them."""
+    """Rows of an array (N, *shape) on disk, in their own ``order`` (n,).
+
+    Indexing copies them.
+    """
 
     def __init__(self, array: np.ndarray, order: np.ndarray) -> None:
         self.array, self.order = array, order
@@ -47,10 +50,13 @@ class Mapped:
 
 
 def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
-    """Name what ``files`` under ``top`` are decoded to; the name changes if one is changed or moved."""
+    """Return the cache's name for the decoded ``files`` under ``top``.
+
+    It changes if a file is changed or moved.
+    """
     name = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
     for file in files:
-        facts = (top / file).stat()  # tar and rsync set mtime, nothing sets ctime
+        facts = (top / file).stat()  # ctime cannot be set, unlike mtime by tar and rsync
         line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n"
         name.update(line.encode("utf-8", "surrogateescape"))
     return name.hexdigest()
@@ -59,28 +65,34 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
 def cached_images(
     folder: Path, name: str, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, Tensor]:
-    """Return (images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from or put in ``folder``.
+    """Return the images (n, *shape) uint8, memory-mapped, that ``folder`` caches under ``name``.
 
-    ``images`` is only gone through if there is no such file; StorageError: it cannot be written.
+    The second result is a number for each image, int64 (n,). Without such a file, ``images`` are
+    decoded and written first. StorageError: it cannot be written.
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
         with _written(data) as file:
-            # Written in order, not through the map: a full disk is then an error and not a crash.
+            # The file is not written through the map, so that a full disk is an error and not a
+            # crash.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
             items = np.empty(n, np.int64)
             for i, image in enumerate(images):
                 items[i] = item_number(image)
                 file.write(np.ascontiguousarray(image, np.uint8).tobytes())
-            with _written(digests) as second:  # is there first: where the images are, both are whole
+            # Written first, so that both are complete if the images are there.
+            with _written(digests) as second:
                 np.save(second, items)
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
 
 
 def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return what ``make`` gives, from ``folder`` or put there; StorageError: it cannot be written."""
+    """Return the arrays that ``folder`` caches under ``name``; without them call ``make`` first.
+
+    StorageError: they cannot be written.
+    """
     file = folder / f"{name}.npz"
     if not file.exists():
         arrays = make()
@@ -91,7 +103,7 @@ def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarra
 
 
 def item_number(*parts: np.ndarray) -> int:
-    """Identify an image, or the parts of an item, by one number, which follows from their bytes alone."""
+    """Hash the bytes of an image, or of an item's parts, to one number."""
     whole = b"".join(part.tobytes() for part in parts)
     return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little", signed=True)
 

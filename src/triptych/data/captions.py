@@ -1,4 +1,4 @@
-"""Data of which each item has a caption; embeddings of images and captions by a contrastive run.
+"""Data with captions, and embeddings of images and captions by a contrastive run.
 
 An embedding here is sqrt(d) times a unit vector of d dimensions, so that its entries are of size about
 one, as noise schedules and networks expect.
@@ -29,19 +29,19 @@ from triptych.networks.contrastive import ContrastiveNetwork
 
 FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
 ROWS = 512  # items embedded at a time
-# parts of a condition: the embeddings of an image and of its caption, and the caption's tokens
+# Parts of a condition: the embeddings of an image and of its caption, and the caption's tokens.
 IMAGE, CAPTION, TEXT = "embedding", "text_embedding", "text"
-MOST = 2**16  # bytes of a caption's file
+MOST = 2**16  # most bytes of a caption's file
 
 
 class Embedder:
-    """The two towers of a contrastive run, with the weights that it reported, on the CPU.
+    """The two towers of a contrastive run, with the weights that were evaluated, on the CPU.
 
     Args:
-        path: the run's directory, or the file ``encoder.pt`` of it. That may be a stranger's: it is read as
-            plain data, its class has to be one that a configuration may name, and its weights take no more
-            memory than the file. DataError: no such file, or no encoder's.
-        key: that names it, for messages.
+        path: the run's directory, or its file ``encoder.pt``. The file may be untrusted: it is read
+            as plain data, a configuration must be allowed to name its class, and its weights take
+            no more memory than the file. DataError: there is no such file, or it holds no encoder.
+        key: the key that names the path, for messages.
     """
 
     def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:
@@ -57,10 +57,10 @@ class Embedder:
             kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
             if not issubclass(kind, ContrastiveNetwork):
                 raise TypeError(about["_target_"])
-            with torch.device("meta"):  # no memory but that of the file's own tensors
+            with torch.device("meta"):  # no memory beyond the file's own tensors
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
-        except Exception as error:  # whatever a stranger's file makes its readers raise
+        except Exception as error:  # an untrusted file can raise any error
             raise DataError(f"{self.what}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
@@ -69,7 +69,10 @@ class Embedder:
         self.conditions = {IMAGE: vectors, CAPTION: vectors}  # ``add_to``'s
 
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
-        """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
+        """Raise DataError unless the encoder was trained on such images and texts.
+
+        ``shape``: of an image; ``text``: the kind of the texts.
+        """
         if self.shape != shape or self.text != text:
             problem = f"of images {self.shape} with {self.text}, the data's are {shape} with {text}"
             raise DataError(f"{self.what}: {problem}; needs a contrastive run on the same data")
@@ -89,7 +92,7 @@ class Embedder:
 
     @torch.no_grad()
     def add_to(self, split: Split, whole: Split) -> Split:
-        """Return the split with embeddings of its texts, and of ``whole``'s images, in its condition too."""
+        """Add embeddings of a split's texts, and of the images of ``whole``, to its condition."""
         assert split.condition is not None
         rows = torch.arange(len(whole)).split(ROWS)
         images = self._scaled([self.network.images(whole.batch(some).x) for some in rows])
@@ -105,7 +108,7 @@ def on_sphere(embedding: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Interpolate spherically from embeddings a (share 0) to b (share 1), (n, d) each, share t (n,).
+    """Interpolate spherically between embeddings a and b, (n, d) each, with the shares t (n,) of b.
 
     sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022, sec. 3.2),
     for a and b of one length; the straight line where they point the same way.
@@ -120,8 +123,9 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 
 class Captioned(DataModule):
-    """Items with captions: the part "text" of their conditions, beside the parts that they have anyway.
+    """A base class of data with captions, which become the part "text" of conditions.
 
+    Conditions keep their other parts.
     A subclass loads its splits and hands them, with their captions, to ``captioned``.
 
     Args:
@@ -170,7 +174,9 @@ class Captioned(DataModule):
         known: Sequence[str] = (),
         whole: dict[str, Split] | None = None,
     ) -> dict[str, Split]:
-        """Return ``splits`` with the tokens of ``captions``; in memory are those of each distinct one, once.
+        """Return ``splits`` with the tokens of ``captions`` in their conditions.
+
+        Tokens are held in memory once for each distinct caption.
 
         Args:
             what: a caption is, for the DataError of one that the encoder refuses.
@@ -212,27 +218,30 @@ class Captioned(DataModule):
         return Condition(**parts)
 
     def attributes(self, label: Tensor) -> Tensor:
-        """Return the attributes (n, A) of classes (n,), whole numbers."""
+        """Return the attributes (n, A) of classes (n,), as whole numbers."""
         return label.unsqueeze(1)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        """Return the attributes (n, A) that captions of the data ask for, -1 where one is left open."""
+        """Return the attributes (n, A) that captions of the data name, -1 for those left open."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
             if split.labels is None:
                 continue
             for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
                 if known.setdefault(caption, label) != label:
-                    known[caption] = -1  # the caption of several classes
+                    known[caption] = -1  # several classes share the caption
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def untrained(self, label: Tensor) -> Tensor:
-        """Return which classes (n,) training leaves out, (n,) bool, to test unseen combinations."""
+        """Return whether training leaves out each class, (n,) bool, to test unseen combinations."""
         return torch.zeros(len(label), dtype=torch.bool)
 
 
 class DigitsCaptioned(Captioned, Digits):
-    """``Digits`` with captions as "the digit seven", in one of the ``phrasings`` drawn once for each item."""
+    """``Digits`` with captions such as "the digit seven".
+
+    Each item's caption has one of the ``phrasings``, drawn once.
+    """
 
     name = "digits_captioned"
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -250,7 +259,7 @@ class DigitsCaptioned(Captioned, Digits):
 
 
 class CaptionedFolder(Captioned, ImageFolder):
-    """Images under root, each with a text file of the same name beside it: ``red.png`` and ``red.txt``.
+    """Images under root, each with a text file of the same name: ``red.png`` and ``red.txt``.
 
     DataError: an image without such a file, or a file that cannot be read as UTF-8 or is empty.
     """

@@ -15,8 +15,11 @@ TEST = 297
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Read (images (1797, 1, 8, 8) uint8 of 0 .. 16, labels (1797,) int64), in scikit-learn's order."""
-    # The file itself, as importing sklearn.datasets takes seconds.
+    """Read images (1797, 1, 8, 8) uint8 of 0 .. 16, and labels (1797,) int64.
+
+    They are in scikit-learn's order.
+    """
+    # The file is read directly, because the import of sklearn.datasets takes seconds.
     files = places("sklearn.datasets.data")
     if not files:
         raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")
@@ -26,8 +29,9 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Digits(DataModule):
-    """17 grey levels, 10 classes. In the order of RandomState(0): 1350 train, 150 validation, 297 test.
+    """Handwritten digits of 8 x 8 pixels, with 17 grey levels and 10 classes.
 
+    In the order of RandomState(0): 1350 train, 150 validation, 297 test.
     val_size (0 .. 1499) is taken from the end of the first 1500; 0 trains on all of them. The test set stays.
     """
 

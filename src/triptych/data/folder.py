@@ -21,15 +21,16 @@ from triptych.errors import UserError
 from triptych.files import limit, open_regular
 from triptych.terminal import progress_bar
 
-# A file's content says its format, whatever its name: Pillow would hand an EPS to Ghostscript.
+# The format follows from a file's content, not its name: Pillow would hand an EPS to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # images decoded beyond the next one, at most
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
+Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit below
 
 
 def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:
-    """Read (channels, size, size) uint8: upright, the shorter side scaled to `size`, the centre cut out.
+    """Read an image as (channels, size, size) uint8, upright, scaled and cropped to a square.
 
+    The shorter side is scaled to `size`, and the centre is cut out.
     16 bits a channel are scaled to 8. What is transparent lies over the grey level `background`.
     """
     try:
@@ -83,14 +84,16 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
 class ImageFolder(DataModule):
-    """Images under root, 256 levels, decoded once. Folders say splits and classes: ``layout.read_layout``.
+    """Images under root, 256 levels, decoded once.
 
-    Where no folder says it, an image tests, validates or trains by a hash of its own path under root and of
-    data_seed, so that images which come or go move no other one; fractions are met on average. A split is in
-    the hash's order.
-    num_classes is known after setup, as the folder is read there. num_workers threads decode, into a file
-    that all later runs map (``data.cache``).
-    DataError: no folder, no images, a file that is no image.
+    Folders give splits and classes: ``layout.read_layout``. Without folders of splits, a hash of an
+    image's path under root and of data_seed decides its split. So images that are added or removed
+    do not move others, and fractions are met on average. A split is in the hash's order.
+
+    num_classes is known after setup, which reads the folder. num_workers threads decode the images
+    into a file that all later runs map (``data.cache``).
+
+    DataError: there is no folder, it has no images, or a file is no image.
     """
 
     name = "folder"
@@ -133,10 +136,16 @@ class ImageFolder(DataModule):
         return splits
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
-        """Check the files of the splits before any image is decoded; DataError for what they lack."""
+        """Check the files of the splits before any image is decoded.
+
+        DataError: a subclass needs files that are missing.
+        """
 
     def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
-        """Yield each of `files` in turn, `shape` uint8, with a progress bar once the first is drawn."""
+        """Yield each of `files` decoded, `shape` uint8, with a progress bar.
+
+        The bar appears once the first is drawn.
+        """
         channels, size, _ = self.shape
         rank, _ = rank_world()
         quiet = True if rank else None  # None: shown on a terminal only

@@ -1,4 +1,7 @@
-"""The embeddings of the images of other data, as points of a density: what DALL-E 2's prior draws."""
+"""The embeddings of the images of other data, as points of a density.
+
+The prior of DALL-E 2 draws such points.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -36,7 +39,7 @@ class ImageEmbeddings(DataModule):
         return {name: kind for name, kind in self.base.conditions.items() if name != IMAGE}
 
     def formula(self) -> dict[str, Any]:
-        # embeddings follow from the base data and the encoder, to rounding
+        # Embeddings follow from the base data and the encoder, up to rounding.
         return {"base": fingerprint(self.base).data}
 
     @property

@@ -1,4 +1,4 @@
-"""List an image folder: its splits, classes and what cannot be used, known without torch.
+"""List an image folder: its splits, its classes and files that cannot be used, without torch.
 
 Top folders that are named as splits are splits, in the words of Hugging Face's imagefolder (datasets,
 ``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else two or more top folders
@@ -68,7 +68,7 @@ def _is_listed(folder: Path, entry: DirEntry[str]) -> bool:
 
 
 def check_folder(root: Path) -> None:
-    """Raise DataError unless ``root`` is a folder, whatever lies in it."""
+    """Raise DataError unless ``root`` is a folder."""
     if not root.is_dir():
         fix = "needs a folder with images; arrays need a class of your own, docs/own-code.md"
         raise DataError(f"data.root={str(root)!r}: no such folder; {fix}")
@@ -92,7 +92,7 @@ def read_layout(root: Path) -> Layout:
         _check_split_folders(key, files, splits)
     folders = [_class_folder(file, depth) for file in files]
     classes = sorted(set(folders))
-    if len(classes) == 1:  # all images in one folder, or none in any
+    if len(classes) == 1:  # a single folder is no class
         return Layout(files, splits, [], [])
     if "" in classes:
         loose = files[folders.index("")]
@@ -102,12 +102,12 @@ def read_layout(root: Path) -> Layout:
 
 
 def _split_of(file: Path) -> str:
-    """Return the split that a file's top folder is named after; "" for none."""
+    """Return the split after which a file's top folder is named; "" for none."""
     return "" if len(file.parts) == 1 else SPLIT_OF.get(file.parts[0].lower(), "")
 
 
 def _class_folder(file: Path, depth: int) -> str:
-    """Return the folder at a depth that a file lies in; "" for a file that lies beside it."""
+    """Return the folder at a depth in which a file lies; "" if the file lies beside it."""
     return "" if len(file.parts) == depth + 1 else file.parts[depth]
 
 
@@ -119,8 +119,8 @@ def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str])
 
 
 def place(file: Path, data_seed: int) -> float:
-    """Hash an image's path under the root to [0, 1), whatever other images there are."""
-    # NFC: some file systems hand é back as e with an accent of its own
+    """Hash an image's path under the root to [0, 1), independently of other images."""
+    # NFC: some file systems return é as e with a combining accent.
     name = unicodedata.normalize("NFC", file.as_posix())
     path = f"{data_seed}/{name}".encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(path, digest_size=8)
@@ -130,7 +130,7 @@ def place(file: Path, data_seed: int) -> float:
 def split_files(
     layout: Layout, val_fraction: float, test_fraction: float, data_seed: int
 ) -> dict[str, np.ndarray]:
-    """Split ``layout.files`` by their folders, else by ``place``, in whose order each split is.
+    """Split ``layout.files`` by their folders, or else by ``place``, whose order each split has.
 
     A split without a folder is held out of train/ by its fraction.
     """

@@ -1,4 +1,4 @@
-"""Gaussian mixtures given in the config: data whose truth is known."""
+"""Gaussian mixtures given in the configuration: data with a known density."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,10 @@ class Mixture(Generated):
 
 
 class Ring(Mixture):
-    """`modes` equal Gaussians of deviation `std`, evenly spaced on a circle of `radius`, in the plane."""
+    """A ring of `modes` equal Gaussians in the plane.
+
+    They have the deviation `std` and are evenly spaced on a circle of `radius`.
+    """
 
     name = "ring"
 
@@ -55,8 +58,9 @@ class Ring(Mixture):
 
 
 class EmbeddedRing(Ring):
-    r"""The ring in one fixed plane of R^dim: x = P u + off_plane (I - P P^T) n, u of the ring, n ~ N(0, I).
+    r"""The ring in one fixed plane of R^dim.
 
+    x = P u + off_plane (I - P P^T) n, u of the ring, n ~ N(0, I).
     After the toy of Li & He (2025, JiT), whose points lie in the plane; a little noise across it gives them a
     density. P (dim, 2) has orthonormal columns and is the same for all runs, so that every formula is the
     ring's: p(x) = p_ring(P^T x) N(rest of x; 0, off_plane^2), C_k = std^2 P P^T + off_plane^2 (I - P P^T).

@@ -23,8 +23,9 @@ def rank_world() -> tuple[int, int]:
 
 
 class TrainOrder:
-    """Epoch permutations laid end to end, cut into batches across their borders; nothing is dropped.
+    """The order of training items: permutations of epochs, joined and then cut into batches.
 
+    A batch may cross epochs, so nothing is dropped.
     Any step's batch is computed without replaying those before it, so a resumed run sees what it should.
     """
 
@@ -34,7 +35,7 @@ class TrainOrder:
 
     def permutation(self, epoch: int) -> Tensor:
         """Return the order of the items in one epoch, (n,) int64."""
-        latest = self._latest  # read once: other threads may replace it
+        latest = self._latest  # read once, because other threads may replace it
         if latest is None or latest[0] != epoch:
             latest = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
             self._latest = latest
@@ -51,8 +52,9 @@ class TrainOrder:
 
 @dataclass(eq=False)
 class TrainLoader:
-    """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
+    """Endless training batches of this rank: one of `world` equal slices of each global batch.
 
+    The rank's slice is the one of number `rank`.
     `first()`: the number of batches before each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
     (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same batches in advance.
     """
@@ -82,7 +84,8 @@ class TrainLoader:
         step = self.first()
         if not self.ahead:
             yield from map(self.batch, count(step))
-        with ThreadPoolExecutor(self.ahead) as pool:  # a batch follows from its step alone
+        # Threads are safe: a batch depends on its step alone.
+        with ThreadPoolExecutor(self.ahead) as pool:
             coming = deque(pool.submit(self.batch, step + k) for k in range(self.ahead))
             for later in count(step + self.ahead):
                 batch = coming.popleft().result()
@@ -92,8 +95,9 @@ class TrainLoader:
 
 @dataclass(eq=False)
 class EvalLoader:
-    """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
+    """A loader that visits each item once over all ranks, in order, without padding or dropping.
 
+    This rank visits the items rank, rank + world, ....
     Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps the first
     so many, a fair sample; `name` is the split's; `numbers` (n,): of the items, which must still be those.
     """
@@ -111,7 +115,7 @@ class EvalLoader:
 
     @property
     def indices(self) -> Tensor:
-        """Those of this rank, (n,) int64, which is known once the trainer has its processes."""
+        """The items of this rank, (n,) int64; known once the trainer has its processes."""
         rank, world = rank_world()
         return torch.arange(self.items)[rank::world]
 

@@ -1,5 +1,6 @@
-"""Captioned pictures of shapes that a formula draws: one to three squares, circles or triangles of a colour.
+"""Captioned pictures of shapes that a formula draws: one to three shapes of one colour.
 
+The shapes are squares, circles or triangles.
     "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the right"
 
 Each picture follows from its attributes and from what is left to chance, all of them uniform and finite.
@@ -32,7 +33,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
 WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # pixels of each of one, two, three shapes
-TRIES = 1000  # pictures drawn for one that no other split has
+TRIES = 1000  # attempts to draw a picture that no other split has
 SHADES = range(12, 16)  # a shape's level
 GROUNDS = range(4)  # the background's level
 PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may say the side, or not
@@ -48,7 +49,10 @@ COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values i
 
 
 def attributes_of(text: str) -> dict[str, int]:
-    """Return {attribute: place in ``ATTRIBUTES``} of a text's words; "a" is a count if no number is there."""
+    """Parse a text into {attribute: place in ``ATTRIBUTES``}.
+
+    "a" is a count if the text has no number.
+    """
     return dict(MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS)
 
 
@@ -64,7 +68,10 @@ def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
 
 @cache
 def mask(shape: str, width: int) -> np.ndarray:
-    """Return a shape as (width, width) bool; pixel i is centred at 2 i + 1 - width, of -width .. width."""
+    """Return a shape as a mask (width, width) bool.
+
+    Pixel i is centred at 2 i + 1 - width, in a range of -width .. width.
+    """
     u = 2 * np.arange(width)[None] + 1 - width
     v = u.T
     if shape == "square":
@@ -75,11 +82,14 @@ def mask(shape: str, width: int) -> np.ndarray:
 
 
 def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray:
-    """Draw (3, 16, 16) uint8: shapes of one width below each other in one half, all else by chance."""
+    """Draw a picture (3, 16, 16) uint8: shapes of one width, one below another, in one half.
+
+    All else is random.
+    """
     shape, colour, count, side = what
     n, widths = count + 1, WIDTHS[count]
     width = widths[random.randint(len(widths))]
-    free = SIDE - n * (width + 1) + 1  # rows beside the shapes and the one kept after each but the last
+    free = SIDE - n * (width + 1) + 1  # rows beyond the shapes and the gaps between them
     rows = np.sort(random.permutation(free + n)[:n]) + np.arange(n) * width
     cover = mask(ATTRIBUTES["shape"][shape], width)
     channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]
@@ -93,8 +103,9 @@ def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray
 
 
 def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
-    """Choose ``number`` combinations (shape, colour, count), any two of which share one attribute at most.
+    """Choose ``number`` combinations (shape, colour, count) that are left out of training.
 
+    Any two share one attribute at most.
     So each pair of attributes is seen in training, with another third.
     """
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
@@ -137,14 +148,17 @@ def draw_pictures(
 
 
 def halved(values: Tensor) -> Tensor:
-    """Halve levels (n, C, H, W): the nearest levels of the means of 2 x 2 pixels, (n, C, H/2, W/2) uint8."""
+    """Halve the width and height of pictures of levels (n, C, H, W) -> (n, C, H/2, W/2) uint8.
+
+    Each pixel is the level nearest to the mean of 2 x 2 pixels.
+    """
     n, c, h, w = values.shape
     sums = values.long().view(n, c, h // 2, 2, w // 2, 2).sum((3, 5))
     return ((sums + 2) // 4).to(torch.uint8)
 
 
 class Shapes(Captioned, Generated):
-    """RGB pictures of 16 levels; 72 classes, the combinations of ``ATTRIBUTES``.
+    """RGB pictures of 16 levels, whose 72 classes are the combinations of ``ATTRIBUTES``.
 
     Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No picture of
     16 x 16 is in two splits; of 8 x 8 a few are, as other pictures have the same half.

@@ -1,4 +1,4 @@
-"""Find the files of data and check sizes, without torch: before a run's directory is made."""
+"""Find the files of data and check sizes, without torch, before a run's directory is made."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from triptych.declare import FilePath
 from triptych.errors import DataError
 from triptych.files import limit
 
-# torchvision's name -> where its files are looked for beside root, root/NAME and root/NAME/raw
+# The directories beside root, root/NAME and root/NAME/raw to search, by torchvision's name.
 PLACES: dict[str, tuple[str, ...]] = {
     "MNIST": (),
     "FashionMNIST": ("fashion-mnist", "/usr/share/datasets/fashion-mnist"),  # the latter Debian's
@@ -28,7 +28,10 @@ def folder_path(root: FilePath | None) -> Path:
 
 
 def idx_parts(root: Path, official: str) -> list[list[Path]]:
-    """Find files [images, labels] of training and test part in the first folder with all; else DataError."""
+    """Find the files [images, labels] of the training and the test part in one folder.
+
+    It is the first folder that has all four. DataError: there is none.
+    """
     names = [f"{part}-ubyte" for part in IDX_PARTS]
     inside = (f"{official}/raw", official, *PLACES[official], ".")
     # An absolute path stands for itself; the user's own places come before it.
@@ -46,7 +49,7 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
 
 
 def _plain_or_zipped(file: Path) -> Path:
-    """Return the file, which is quicker to read, or if there is none its .gz."""
+    """Return the unpacked file, which is quicker to read, or its .gz if there is no such file."""
     return file if file.is_file() else file.with_name(f"{file.name}.gz")
 
 
@@ -82,7 +85,7 @@ FILES: dict[str, Callable[[Path], Any]] = {  # class -> finds its files, or rais
 
 
 def check_data_files(data: Mapping[str, Any]) -> None:
-    """Check that the files of the part ``data`` of a configuration are there, if its class is ours."""
+    """Check that the files of the configured data exist, if the data class is one of ours."""
     find = FILES.get(data["_target_"])
     if find is not None and not data.get("download"):
         find(folder_path(data.get("root")))

@@ -20,7 +20,7 @@ from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
 
-TOGETHER = 64  # texts that a model is given at a time
+TOGETHER = 64  # texts that a model reads at a time
 WORD = re.compile(r"[\w'-]+")
 
 
@@ -32,9 +32,10 @@ def words(text: str) -> list[str]:
 
 @declared("data.encoder", DataError)
 class TextEncoder(ABC):
-    """Texts -> tokens (n, length, width) float32, with a mask (n, length) of those that are there.
+    """The base class of text encoders: texts -> tokens and a mask.
 
-    ``name`` says what the tokens follow from beside the text: encoders of one name give the same tokens.
+    Tokens (n, length, width) are float32; the mask (n, length) tells which of them exist. Encoders of
+    the same ``name`` give the same tokens.
     """
 
     name: str
@@ -43,19 +44,26 @@ class TextEncoder(ABC):
     computes = False  # whether a network gives the tokens, whose last digits differ between machines
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
-        """Learn a vocabulary from all captions of the data, before the first is encoded; by default none."""
+        """Learn a vocabulary from all captions of the data, before any is encoded.
+
+        By default it does nothing.
+        """
 
     @abstractmethod
     def pieces(self, text: str) -> list[int] | list[str]:
-        """Return what a text is cut into, one piece a token; DataError for what cannot be encoded."""
+        """Split a text into pieces, one for each token.
+
+        DataError: the text cannot be encoded.
+        """
 
     @abstractmethod
     def embed(self, pieces: list[Any]) -> tuple[Tensor, Tensor]:
-        """Return (tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
+        """Return (tokens, mask) of texts that have from 1 to ``length`` pieces each."""
 
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
-        """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
+        """Encode texts as (tokens (n, length, width), mask (n, length)).
 
+        Tokens are 0 where the mask is.
         DataError: a text without a word, of over ``length`` tokens, or with an unknown word; ``what`` is the
         key in its message.
         """
@@ -122,7 +130,7 @@ def minilm_folder() -> Path:
 
 
 class Pretrained(TextEncoder):
-    """The last layer of a language model of ``transformers``, frozen; nothing is ever downloaded.
+    """The last layer of a frozen language model of ``transformers``, which is never downloaded.
 
     Args:
         path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM, which the
@@ -148,7 +156,7 @@ class Pretrained(TextEncoder):
             raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
         digest = hashlib.blake2b(weights, digest_size=8)
         for file in sorted(self.path.iterdir()):
-            # Tokens follow from the tokenizer's files, too.
+            # Tokens also follow from the tokenizer's files.
             if file.suffix in (".json", ".txt", ".model"):
                 digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"

@@ -1,1 +1,4 @@
-"""LightningModules: one training step and one accounting each; the mathematics is in ``diffusion``."""
+"""LightningModules: each trains on a loss and reports a bound.
+
+The mathematics is in ``diffusion``.
+"""

@@ -1,4 +1,7 @@
-"""The one accounting: sums of nats and counts over exactly the data set, on any number of processes."""
+"""Average bounds and other figures over the items of a data set, on any number of processes.
+
+Kept are sums of nats and counts, in which each item counts exactly once.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,7 @@ TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 @dataclass
 class Account:
-    """What an accounting says of a split.
+    """The figures of a split.
 
     Attributes:
         figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item.
@@ -56,7 +59,10 @@ class Figures(Metric):
         self.add_state("sums", torch.zeros(len(names), 3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
-        """Start over; whoever keeps items apart has ``items`` of them."""
+        """Reset the sums.
+
+        ``items``: for how many items a subclass that keeps rows apart makes room.
+        """
         self.reset()
 
     def update(self, rows: Tensor) -> None:
@@ -100,7 +106,7 @@ class Accounting(Figures):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
-        """Start over, and keep each of ``items`` items apart: those of indices below that number.
+        """Reset the sums, and keep a row for each item whose index is below ``items``.
 
         Each process fills its own items' rows of one table, so that their sum over processes is exact.
         """
@@ -116,8 +122,9 @@ class Accounting(Figures):
         index: Tensor | None = None,
         error: DrawError | None = None,
     ) -> None:
-        """Count items whose terms are (B,) nats, each already averaged over its draws; exact: -log p, nats.
+        """Count items with bound terms ``elbo``, (B,) nats each, averaged over an item's draws.
 
+        ``exact``: -log p, nats (B,).
         ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their difference.
         ``extra``: nats (B,) by name; items whose figure is NaN are not counted in it.
         ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``error``: of each
@@ -152,10 +159,10 @@ class Accounting(Figures):
         weight: Tensor,
         estimate: Tensor,
     ) -> None:
-        """Count one draw an item: squared epsilon errors (B,), summed over dimensions, at their gammas (B,).
+        """Count one draw for each item: its squared epsilon error (B,) at its noise level (B,).
 
-        ``nats``: what each draw says of the diffusion term, (B,); ``weight``: 1 / density of its time;
-        ``estimate``: what was counted for the draw.
+        The errors are summed over dimensions. ``nats``: each draw's estimate of the diffusion term,
+        (B,); ``weight``: 1 / density of its time; ``estimate``: the value that was counted.
         """
         if self.paused:
             return
@@ -205,11 +212,14 @@ class Accounting(Figures):
 
 
 class Logged(pl.LightningModule):
-    """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
+    """A module whose own figures no other component logs.
+
+    Lightning would take the mean of two figures that are logged under one name.
+    """
 
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
-        # Anyone may log "step", which says to which row of the table figures belong.
+        # "step" is exempt, because any component may log it: it sets the row of the table.
         if sides.setdefault(name, own) != own and name != "step":
             raise UserError(f"log({name!r}): also logged by the run itself, under this name; choose another")
         super().log(name, *value, **how)
@@ -226,7 +236,8 @@ def sums_of(value: Tensor) -> Tensor:
 
 
 def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float) -> tuple[float, float]:
-    # mean sum w e / sum w and its standard error, by the spread of w (e - mean); plain for w = 1
+    # The mean sum w e / sum w and its standard error, from the spread of w (e - mean); plain for w
+    # = 1.
     mean = we / w
     spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
     return mean, math.sqrt(spread) / w

@@ -1,4 +1,4 @@
-"""What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
+"""The base class of all models: each has one loss to minimise and one bound to report."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,36 +64,44 @@ class BoundModel(Logged):
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
         self.repeats, self.val_repeats = repeats, val_repeats
-        self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
+        # A list hides it from nn.Module: it is data.
+        self.truth = [mixture] if mixture is not None else []
         self.dims = int(torch.Size(shape).numel())
-        self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
-        self._levels = edges  # at the beginning: the bands of noise stay where they are
+        # A subclass may replace it.
+        self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))
+        self._levels = edges  # fixed, so that the bands of noise do not move
         self.denoiser: AnyDenoiser | None = None  # a diffusion model has one
         self.schedule: Schedule | None = None  # the noise levels of a model that has some
         self.likelihood: Likelihood | None = None  # the ODE's, accounted beside the bound
         self._clock = (0, time.perf_counter())
 
-    draws = True  # whether it is a model that samples can be drawn from
-    samplers = True  # whether it draws with one
-    of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
+    draws = True  # whether samples can be drawn from the model
+    samplers = True  # whether it draws with a configured sampler
+    of_latents = False  # whether its denoiser acts on latents that it learns
     label_dropout: float | Mapping[str, float] = 1.0  # probability that an item trains without its condition
-    _measured = False  # whether it is ready for a report; nothing trains it after that
-    ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
+    _measured = False  # whether a report was prepared; it is not trained after that
+    ignores: tuple[str, ...] = ()  # config groups that the model never reads
     # What a subclass defines -------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """Return what is minimised at one step, nats (B,); its noise follows from the seed and the step."""
+        """Return the loss of one training step, nats (B,).
+
+        Its noise follows from the seed and the step.
+        """
         raise NotImplementedError("loss() is not defined")
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        """Draw the bound once, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
+        """Draw the bound once, nats (B,) a term.
+
+        Its noise follows from (seed, item's index, repeat).
+        """
         raise NotImplementedError("elbo() is not defined")
 
     def try_parts(self, batch: Batch) -> None:
-        """Check what parts that may be own code give for a few training items, by ``check_output``."""
+        """Check the outputs of user-supplied components on a few training items."""
 
     def check_sampler(self, sampler: Any) -> None:
-        """Refuse with a UserError a sampler, other than the default, that this model does not draw with."""
+        """Raise UserError if the sampler is not the default and this model cannot use it."""
         if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
             raise UserError(f"sampler: {type(self).__name__} has no use for {name}; leave it out")
@@ -110,11 +118,14 @@ class BoundModel(Logged):
         raise NotImplementedError
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return further figures of a test batch, nats (B,) each, by names among ``extras``."""
+        """Return further figures of a test batch, nats (B,) each, by their names in ``extras``."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Draw bound minus truth with less noise than their difference, nats (B,), where that is possible."""
+        """Estimate bound minus truth, nats (B,), with less noise than the difference of the two.
+
+        None where there is no such estimate.
+        """
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -122,15 +133,15 @@ class BoundModel(Logged):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def train_figures(self) -> dict[str, Tensor]:
-        """Return what a subclass wants logged beside its loss."""
+        """Return further training figures that a subclass logs beside its loss."""
         return {}
 
     def panels(self) -> dict[str, Any]:
-        """Return what a subclass wants kept in ``summary.json`` for a picture: plain lists."""
+        """Return plain lists that a subclass keeps in ``summary.json`` for a picture."""
         return {}
 
     def artifacts(self) -> dict[str, Any]:
-        """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
+        """Return files that a subclass leaves in its run's directory: {file name: plain data}."""
         return {}
 
     def networks(self) -> list[nn.Module]:
@@ -153,7 +164,7 @@ class BoundModel(Logged):
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (self.global_step + 1) % every == 0:
-            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # in a step
+            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # images per step
             self._log_step(mean, nats.detach(), images)
         return mean
 
@@ -166,11 +177,11 @@ class BoundModel(Logged):
             "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
         steps = self.global_step - step
-        if steps > 0:  # the later batches of an accumulated step are of the same step
+        if steps > 0:  # later batches of an accumulated step have the same number
             self._clock = (self.global_step, now)
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
-        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
+        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # only at logged steps
 
     def configure_optimizers(self) -> Any:
         options = {}
@@ -180,7 +191,7 @@ class BoundModel(Logged):
             options["fused"] = False
         optimizer = self.optimizer(self.parameter_groups(), **options)
         steps = self.trainer.max_steps
-        if isinstance(self.lr_schedule, partial):  # a scheduler of torch's, counted in steps too
+        if isinstance(self.lr_schedule, partial):  # a scheduler of torch, which also counts steps
             factor: LRScheduler = self.lr_schedule(optimizer)
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
@@ -196,7 +207,7 @@ class BoundModel(Logged):
                 state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.eval()  # Lightning has called it before the callbacks' hooks
+        self.eval()  # the hooks of callbacks may have changed the mode
         with self._full_precision():
             self._account(batch, self.val_repeats, {})
 
@@ -217,7 +228,7 @@ class BoundModel(Logged):
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean, zip(*draws, strict=True)))
         exact, gap = None, None
-        if self.truth and not self.conditional:  # the density is of items alone
+        if self.truth and not self.conditional:  # the known density is unconditional
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
         if "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
@@ -233,7 +244,7 @@ class BoundModel(Logged):
         return None if draws[0] is None else _mean(draws)
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        """Return what each item's mean over independent draws (R, B) is wrong by; NaN for one draw."""
+        """Return the error of each item's mean over independent draws (R, B); NaN for one draw."""
         missed = torch.zeros_like(totals[0])
         if len(totals) < 2:
             return DrawError(missed + torch.nan, missed)
@@ -244,7 +255,7 @@ class BoundModel(Logged):
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        if not self._measured:  # another split under the same weights needs the same
+        if not self._measured:  # the same weights need it only once
             self.before_accounting()
             self.before_report()
         self._measured = True
@@ -252,22 +263,23 @@ class BoundModel(Logged):
 
     @property
     def tested(self) -> EvalLoader:
-        """The items of the test that is going on: they know their split and their number."""
+        """The loader of the current test: it has the split and the number of its items."""
         return self.trainer.test_dataloaders  # type: ignore[return-value]  # ours
 
     def before_accounting(self) -> None:
-        """Measure what a subclass needs under the present weights before it can give its bound."""
+        """Measure what a subclass needs under the present weights to evaluate its bound."""
 
     def before_report(self) -> None:
-        """Measure, after that, what a subclass needs for a bound of less noise at the end of a run."""
+        """Prepare a bound with less noise for the end of a run, after ``before_accounting``."""
 
     def on_validation_epoch_end(self) -> None:
         account = self.accounting.compute()
         figures = {f"val/{name}": figure["mean"] for name, figure in account.figures.items()}
-        bound = account.figures[account.unit]  # under one name, whatever the unit
+        bound = account.figures[account.unit]  # one name for both units
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
-        # Figures are of all processes already, so each logs the same. "step" sets their row.
+        # Figures are already averaged over all processes, so each logs the same. "step" sets their
+        # row.
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
@@ -293,11 +305,11 @@ class BoundModel(Logged):
         return {} if self.denoiser is None else self.denoiser.conditions
 
     def prepared(self, sampler: Any) -> Any:
-        """Return the sampler as it draws from this model, with what it has to know of it."""
+        """Return the sampler prepared for this model."""
         return sampler
 
     def condition_of(self, batch: Batch) -> Condition | None:
-        """Return the parts of a batch's condition that the network reads, None if none."""
+        """Return the parts of a batch's condition that the network reads; None if it reads none."""
         if batch.condition is None or not self.conditional:
             return None
         if self.conditional is True:

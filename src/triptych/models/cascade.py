@@ -1,4 +1,4 @@
-r"""A cascade as one model: log p(x) >= the sum of its stages' bounds, in the one accounting.
+r"""A cascade as one model: log p(x) is at least the sum of its stages' bounds.
 
 Where the low image y = q(x) is a function of the image, p(x) = p(y, x) = p(y) p(x | y), so that
 
@@ -42,7 +42,7 @@ class Cascade(BoundModel):
         self.known_as, self.levels = list(known_as), levels
 
     def of_stage(self, batch: Batch, i: int) -> Batch:
-        """Return what a stage has of a batch: its own items, with the conditions of the whole."""
+        """Return a stage's batch: its own items, with the conditions of the whole batch."""
         if i == len(self.known_as):
             return batch
         assert batch.condition is not None
@@ -63,7 +63,7 @@ class Cascade(BoundModel):
             stage.before_report()
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        # they draw at the same times if of one seed; else nothing is known
+        # Stages of one seed draw at the same times; otherwise the error is unknown.
         seeds = {stage.seed for stage in self.stages}
         controls = [stage.control if len(seeds) == 1 else None for stage in self.stages]
         return controlled_error(totals, controls, batch.index, self.stages[0].seed)
@@ -80,7 +80,7 @@ class Cascade(BoundModel):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        # each stage with the sampler, on condition of what those before it drew, on the data's levels
+        # Each stage is conditioned on the samples of those before it, moved to the data's levels.
         if condition is not None:
             condition = condition.without(*self.known_as)
         x = torch.empty(0)

@@ -1,4 +1,7 @@
-r"""A classifier under training: p(y | z) at every noise level, for guidance, or p(y | x), for measures."""
+r"""A classifier under training: p(y | z) at every noise level, or p(y | x) of clean data.
+
+The first serves guidance, the second the measures of samples.
+"""
 
 from typing import Any
 
@@ -45,7 +48,7 @@ class Classifier(BoundModel):
             raise UserError("model=classifier: these data have no labels; use model=diffusion")
         self.network, self.schedule, self.process, self.noise = network, schedule, process, noise
         self.schedule.requires_grad_(False)
-        self.dims = 1  # a label is one number: its loss is not shared among pixels
+        self.dims = 1  # the loss is per label, not per pixel
         self.accounting = Figures(("cross_entropy", "accuracy"))
 
     def networks(self) -> list[nn.Module]:
@@ -76,7 +79,7 @@ class Classifier(BoundModel):
         self.accounting.update(torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        assert batch.condition is not None  # data without labels were refused
+        assert batch.condition is not None  # data without labels are refused earlier
         z, gamma = batch.x, self._clean(len(batch.x))
         if self.noise:
             gamma = self.schedule.gamma(t.to(self.device))

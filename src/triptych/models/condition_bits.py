@@ -1,4 +1,4 @@
-r"""What a condition is worth, of one network that was trained with it and without.
+r"""The information that a condition gives a network that was trained with it and without it.
 
 For perfect models the bound without y minus that with it is, in mean, log p(x | y) - log p(x): the mutual
 information I(x; y). One network answers both times, at the same times and noise. Of the diffusion term,
@@ -22,14 +22,17 @@ from triptych.models.metric import PerItem, check_diffuses_data
 
 
 def never_dropped(share: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
-    """Return those of the parts ``names`` that training under a ``label_dropout`` never leaves out."""
+    """Return the parts in ``names`` that training with this ``label_dropout`` never drops."""
     if isinstance(share, Mapping):
         return [name for name in names if not share.get(name)]
     return [] if share else [*names]
 
 
 def check_dropped(what: str, share: float | Mapping[str, float], names: Sequence[str]) -> None:
-    """Raise UserError, which begins with ``what``, unless training left out each of the parts ``names``."""
+    """Raise UserError unless training dropped each of the parts ``names`` at times.
+
+    ``what`` begins the message.
+    """
     kept = never_dropped(share, names)
     if kept:
         problem = f"never trained without {', '.join(kept)}, as model.label_dropout={share}"
@@ -51,7 +54,7 @@ class ConditionBits(PerItem):
         self.per_item, self.parts = draws, parts
 
     def check(self, model: Diffusion) -> None:
-        """Refuse a model that cannot answer both times."""
+        """Raise UserError unless the model can be evaluated with and without the condition."""
         check_diffuses_data(model)
         known = [name for name in model.conditions if name != AUGMENTATION]
         if not known or not model.conditional:

@@ -1,4 +1,4 @@
-"""Try the parts of a model once, on a few training items, before the first step.
+"""Call each component of a model once, on a few training items, before the first step.
 
 A tensor of another shape may broadcast and train silently. Neither weights, modes nor random numbers move.
 """
@@ -18,15 +18,18 @@ from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 
-TIMES = 100  # at which a schedule is checked, between those of a table
-CLOSE = 1e-3  # relative error that another kernel does not reach by rounding
+TIMES = 100  # number of times at which a schedule is checked, between those of its table
+CLOSE = 1e-3  # relative error above that of rounding in other kernels
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Try a model's parts within the context, in evaluation mode, without gradients: nothing of it moves."""
+    """Run a block in evaluation mode and without gradients; then restore modes and random states.
+
+    An error of a user's code is raised as a UserError.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # so that no running average moves
+    model.eval()  # keeps running averages unchanged
     try:
         with isolate_rng(), torch.no_grad(), raised_by():
             yield
@@ -36,8 +39,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
-    """Return what ``function`` of the part at ``key`` gave, or what a callable ``value`` gives now.
+    """Return the output of ``function``, the component at ``key``, after its shape is checked.
 
+    ``value`` is the output, or a callable that computes it now.
     UserError: it is no tensor of one of the ``shapes`` and of finite numbers, or the call fails.
     """
     if callable(value):
@@ -67,14 +71,20 @@ def _refuse(key: str, part: Any, problem: str) -> None:
 
 
 def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
-    """Check that a network's output has a gradient, if the network has weights to train; UserError."""
+    """Check that a network's output has a gradient if the network has weights to train.
+
+    UserError: it has none.
+    """
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
         _refuse(key, network, "gives an output without a gradient; leave out detach() and no_grad()")
 
 
 def check_schedule(schedule: Schedule, device: torch.device) -> None:
-    """Check that gamma rises, and that slope, inverse and ends of a user's schedule are gamma's."""
+    """Check that gamma increases, and that its slope, inverse and endpoints agree with it.
+
+    The schedule is a user's own.
+    """
     if not is_own(schedule):
         return
     t = ((torch.arange(TIMES, device=device) + 0.618034) / TIMES).requires_grad_()
@@ -93,7 +103,7 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     close = CLOSE * (slope + 0.1 * span)
     _check_values(schedule, "dgamma", t, schedule.dgamma(t), slope, close)
     _check_values(schedule, "t_of(gamma)", t, schedule.t_of(gamma), t, torch.full_like(t, 10 * CLOSE))
-    if not any(p.requires_grad for p in schedule.parameters()):  # else the ends may be learned
+    if not any(p.requires_grad for p in schedule.parameters()):  # learned endpoints may move
         expected = ends.new_tensor([schedule.gamma_min, schedule.gamma_max])
         at_ends = ends.new_tensor([0.0, 1.0])
         _check_values(schedule, "gamma", at_ends, ends, expected, CLOSE * span.expand(2))
@@ -110,8 +120,9 @@ def _check_values(
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
-    """Call a user's guidance and threshold once, as a sampler does; UserError: no guess of z's shape.
+    """Call a user's guidance and threshold once, as a sampler does.
 
+    UserError: the result does not have the shape of z.
     ``keys``: of the wrappers around the model's denoiser, from the outermost.
     """
     shape = (2, *model.event)
@@ -123,7 +134,7 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
     guide = drawing.denoiser
     for key in keys:
         if is_own(guide):
-            tried = copy.copy(guide.to(model.device))  # it may keep a momentum
+            tried = copy.copy(guide.to(model.device))  # a copy, as the guide may keep a momentum
             with raised_by(key):
                 guess = tried(z, gamma, condition)
             if not isinstance(guess, Prediction):
@@ -137,12 +148,12 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
 def try_sampler(sampler: Sampler, model: Any) -> None:
     """Draw two items twice from one seed with a user's sampler.
 
-    UserError: the samples are not finite, of the model's shape and the same, or the sampler calls the
-    denoiser more often than it says, by which a report compares samplers.
+    UserError: the samples are not finite, not equal or not of the model's shape, or the sampler calls
+    the denoiser more often than it declares. Reports compare samplers by the declared number.
     """
     if not is_own(sampler):
         return
-    tried = model.prepared(copy.copy(sampler))  # it may keep something of its own
+    tried = model.prepared(copy.copy(sampler))  # a copy, as the sampler may keep a state
     sizes: list[int] = []  # batch sizes of the denoiser's calls: a sampler may draw in chunks
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:

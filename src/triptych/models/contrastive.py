@@ -24,12 +24,15 @@ from triptych.models.accounting import Account, Figures, figure_of, sums_of
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
 
-ROWS = 1024  # images sought for at a time
+ROWS = 1024  # images compared at a time
 LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
 
 
 def symmetric_cross_entropy(u: Tensor, v: Tensor, scale: Tensor | float, own: Tensor) -> Tensor:
-    """Return nats of pairs ``own`` (n,) among all N pairs of unit vectors u, v (N, d); (n,)."""
+    """Return the cross-entropy, nats (n,), of the pairs ``own`` (n,) among all N pairs.
+
+    u, v (N, d) are unit vectors.
+    """
     of_images = cross_entropy(scale * u[own] @ v.T, own, reduction="none")
     of_texts = cross_entropy(scale * v[own] @ u.T, own, reduction="none")
     return 0.5 * (of_images + of_texts)
@@ -68,12 +71,18 @@ class RetrievalAccounting(Figures):
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
-        """Count pairs of unit vectors (B, d); ``text``, ``label``: whole numbers (B,) below 2^53."""
+        """Count pairs of unit vectors (B, d).
+
+        ``text``, ``label``: whole numbers (B,) below 2^53.
+        """
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
         self.rows.append(rows.flatten())  # processes gather states of one dimension
 
     def compute(self) -> Account:
-        """Return {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
+        """Return the ``Account`` of cross-entropy and accuracy; it is empty before the first item.
+
+        Its figures are {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}.
+        """
         flat = dim_zero_cat(self.rows)
         d = self.embedding
         u, v, about = flat.cpu().view(-1, 2 * d + 2).split([d, d, 2], 1)
@@ -107,7 +116,7 @@ class Contrastive(BoundModel):
     def __init__(self, network: ContrastiveNetwork, **more: Any):
         super().__init__(**more)
         self.network = network
-        self.dims = 1  # what is sought is one text: its loss is not shared among pixels
+        self.dims = 1  # the loss is per text, not per pixel
         self.accounting = RetrievalAccounting(network.embedding)
 
     def networks(self) -> list[nn.Module]:
@@ -120,11 +129,11 @@ class Contrastive(BoundModel):
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
+        with torch.no_grad():  # in place, because a clipped copy would have no gradient
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
         u, v = self.network(batch.x, self._text(batch))
         if world > 1:
-            # all_gather of torch.distributed.nn keeps the gradients of all processes' losses
+            # all_gather of torch.distributed.nn keeps the gradients of all processes' losses.
             u, v = torch.cat(all_gather(u)), torch.cat(all_gather(v))
         own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
         return symmetric_cross_entropy(u, v, self.network.scale, own)
@@ -138,7 +147,7 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        # Before the first item, as a process may have no item of a split.
+        # This comes before the first item, because a process may have no item of a split.
         self.accounting.scale = self.network.scale.item()
 
     def _account(self, batch: Batch, *_: Any, **__: Any) -> None:

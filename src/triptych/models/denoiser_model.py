@@ -1,4 +1,4 @@
-"""What a diffusion model reports and draws, however it was trained: by its denoiser, schedule and bound."""
+"""The base class of diffusion models: report the bound and draw samples with any denoiser."""
 
 import math
 from collections.abc import Callable
@@ -23,15 +23,16 @@ from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 
-# the ODE's figure and its account, and the bound of the items it was solved for
+# The ODE's figure, its account, and the bound of the items that it was solved for.
 ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
 LEVEL_BINS = 20
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 
 
 class DenoiserModel(BoundModel):
-    """Reports ``bound`` and draws samples; a subclass sets the attributes, as ``Diffusion`` does, and trains.
+    """A model that reports ``bound`` and draws samples; a subclass adds the training.
 
+    The subclass sets the attributes, as ``Diffusion`` does.
     ``event``: shape of what is diffused. ``control``: of a report's draws, after ``before_report``.
     """
 
@@ -47,7 +48,7 @@ class DenoiserModel(BoundModel):
     _reference: tuple[tuple[float, ...], BaselineErrors] | None = None
 
     def before_accounting(self) -> None:
-        """Move noise-level bins to learned endpoints; calibrate an optimal variance on the denoiser."""
+        """Move noise-level bins to learned endpoints; calibrate an optimal reverse variance."""
         self.control = None
         self.accounting.edges = level_edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
@@ -55,7 +56,7 @@ class DenoiserModel(BoundModel):
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
     def items(self, n: int) -> tuple[Tensor, Condition | None]:
-        """Return of n training items what the noise is added to and the condition, on the device."""
+        """Return the diffused values and the condition of n training items, on the device."""
         assert self.training_items is not None
         items = self.training_items(n)
         condition = self.condition_of(items)
@@ -64,12 +65,15 @@ class DenoiserModel(BoundModel):
         return self.diffused(items), condition
 
     def diffused(self, items: Batch) -> Tensor:
-        """Return what the noise is added to, of training items: (n, *event), on the device."""
+        """Return the values of training items to be noised, (n, *event), on the device."""
         return items.x.to(self.device)
 
     @torch.no_grad()
     def before_report(self) -> None:
-        """Fit control variates; every process measures the same items in the same batches: same figures."""
+        """Fit control variates.
+
+        Every process measures the same items in the same batches, so all have the same figures.
+        """
         if self.training_items is None:
             return
         ends = tuple(self.schedule.ends(self.device).tolist())
@@ -86,7 +90,10 @@ class DenoiserModel(BoundModel):
         return BoundTerms(*ends, self._diffusion(batch.x, draw, weight, condition))
 
     def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
-        """Draw the diffusion term once at x (B, *event), nats (B,), controlled, and counted by its noise."""
+        """Draw the diffusion term once at x (B, *event), nats (B,), with control variates.
+
+        Its epsilon error is counted by noise level.
+        """
         term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
         # The accounting divides by the data's dimensions, of which latents have fewer.
         squared = term.squared_error * (self.dims / math.prod(self.event))
@@ -97,11 +104,17 @@ class DenoiserModel(BoundModel):
         return estimate
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        """Return each item's noise by neighbours in time, as draws are spread evenly, and what times miss."""
+        """Estimate the error of each item's mean over draws (R, B).
+
+        Draws are spread evenly in time, so the part due to chance follows from neighbours in time.
+        """
         return controlled_error(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Draw the excess over the exact denoiser; None unless of a density, in continuous time."""
+        """Draw the excess over the exact denoiser, nats (B,).
+
+        None unless the data have a density and time is continuous.
+        """
         if self.bound.steps is not None or not isinstance(self.bound.decoder, GaussianDensity):
             return None
         truth = self.truth[0].to(batch.x.device)
@@ -135,7 +148,7 @@ class DenoiserModel(BoundModel):
         return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
 
     def to_picture(self, x: Tensor) -> Tensor:
-        """Return what a picture has of x (..., *event) on its way from noise, (..., *shape)."""
+        """Convert x (..., *event) on its way from noise to a picture (..., *shape)."""
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
@@ -148,7 +161,10 @@ class DenoiserModel(BoundModel):
             raise UserError(f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal")
 
     def prepared(self, sampler: Sampler) -> Sampler:
-        """Return the sampler with the bound's reverse variance, an optimal one measured on its own grid."""
+        """Return the sampler with the bound's reverse variance.
+
+        An optimal variance is measured on the sampler's own grid.
+        """
         sampler = sampler.with_reverse_variance(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
             x, condition = self.items(CALIBRATION)
@@ -164,7 +180,10 @@ class DenoiserModel(BoundModel):
         progress: Any = iter,
         denoiser: Any = None,
     ) -> Tensor:
-        """Draw n samples (n, *event); ``denoiser`` replaces the model's own (guidance around it)."""
+        """Draw n samples (n, *event).
+
+        ``denoiser`` replaces the model's own, as guidance around it does.
+        """
         return self.prepared(sampler)(
             denoiser or self.denoiser,
             self.schedule,

@@ -27,12 +27,13 @@ from triptych.models.contract import check_gradient, check_output, check_schedul
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
-# A gradient's variance grows by n / n_eff: below it a batch of 128 teaches no more than one item drawn well.
+# A gradient's variance grows by n / n_eff: below this limit a batch of 128 teaches no more than one
+# item drawn well.
 LEAST_EFFECTIVE = 0.01
 
 
 def check_learned(schedule: Schedule, objective: Objective) -> None:
-    """Raise ValueError for a learned schedule, or times, that the loss would teach easy noise."""
+    """Raise ValueError if the loss would move a learned schedule or learned times to easy noise."""
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
         raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
@@ -49,7 +50,7 @@ def has_own_nats(loss: Loss) -> bool:
 
 
 def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
-    """Raise ValueError for the dropout of a part that the denoiser does not read."""
+    """Raise ValueError if ``label_dropout`` names a part that the denoiser does not read."""
     if isinstance(label_dropout, Mapping):
         known = {*denoiser.conditions} - {AUGMENTATION}
         for name in set(label_dropout) - known:
@@ -58,7 +59,7 @@ def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
 
 
 def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
-    """Raise UserError for a likelihood of levels under a density, or the reverse."""
+    """Raise UserError unless likelihood and data are both of levels, or both of a density."""
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
     key = f"likelihood.dequantisation={likelihood.dequantisation}"
@@ -104,7 +105,7 @@ class Diffusion(DenoiserModel):
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
-        self.times = objective.times  # a part of the model: what it has learned is in checkpoints
+        self.times = objective.times  # a submodule, so that checkpoints hold its parameters
         if isinstance(objective.loss, nn.Module) and has_own_nats(objective.loss):
             self.loss_module = objective.loss
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
@@ -144,7 +145,7 @@ class Diffusion(DenoiserModel):
         return [self.denoiser.network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
-        # What was done to an item is said in any case: neither conditional nor dropped.
+        # What augmentation did to an item is always part of the condition, and is never dropped.
         augmentation = None if batch.condition is None else batch.condition.only(AUGMENTATION)
         condition = self.condition_of(batch)
         if condition is not None:
@@ -181,9 +182,9 @@ class Diffusion(DenoiserModel):
         self._try_schedule_and_loss(t)
         self._check_times()
         for drawn in self.times(t, self.schedule):
-            if drawn is not None:  # the density of even times
+            if drawn is not None:  # a density of None means even times
                 check_output("objective.times", self.times.forward, drawn, (len(t),))
-        if isinstance(self.denoiser, Denoiser):  # not the oracle
+        if isinstance(self.denoiser, Denoiser):  # the oracle has no output space
             self._try_denoiser(batch)
 
     def _try_schedule_and_loss(self, t: Tensor) -> None:
@@ -218,9 +219,9 @@ class Diffusion(DenoiserModel):
         check_output("objective.output", output.forward, value, tuple(x.shape))
 
     def _check_times(self) -> None:
-        # before a fit alone: what was trained before can still be evaluated
+        # The check stands before a fit alone, so that earlier runs can still be evaluated.
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
-        if not effective >= LEAST_EFFECTIVE:  # it is no number where nothing is drawn at all
+        if not effective >= LEAST_EFFECTIVE:  # NaN fails the check, too
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
             problem = f"{effective:.2g} of its draws are effective under objective.loss={loss}"
             fix = "use wider times, or a loss over the same density (objective/loss/over)"

@@ -1,4 +1,4 @@
-"""How noisy a training step's gradient is, beside the gradient itself."""
+"""The noise of a training step's gradient, relative to the gradient itself."""
 
 import math
 from collections.abc import Iterable
@@ -57,13 +57,13 @@ class GradientNoise(Metric):
             raise UserError("this model trains no network; leave it out")
 
     def update(self, model: Diffusion, batch: Batch) -> None:
-        """Count the gradients of as many groups of ``batch`` items as there are."""
+        """Count the gradients of all whole groups of ``batch`` items."""
         weights = _weights(model)
         for start in range(0, len(batch.x) - self.batch + 1, self.batch):
             self.count(self._gradient(model, batch, start, weights) for _ in range(self.draws))
 
     def count(self, gradients: Iterable[Tensor]) -> None:
-        """Count the ``draws`` gradients of one group, flat."""
+        """Count the ``draws`` gradients of one group, each flat."""
         total, squares = torch.zeros_like(self.gradient), torch.zeros_like(self.sums[0])
         for gradient in gradients:
             total = total + gradient.double()
@@ -78,7 +78,7 @@ class GradientNoise(Metric):
             return math.nan
         mean = (self.gradient / groups).square().sum().item()
         between = (of_means - groups * mean) / (groups - 1)
-        within = (of_draws - of_means) / groups  # times 1 - 1 / K already
+        within = (of_draws - of_means) / groups  # this includes the factor 1 - 1 / K
         signal = mean - between / groups
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
@@ -93,7 +93,7 @@ class GradientNoise(Metric):
             condition = model.condition_of(batch)
             if condition is not None:
                 condition = condition[part].map(torch.clone)
-            model.denoiser.output.train()  # its clip is no part of the loss
+            model.denoiser.output.train()  # clipping is for evaluation alone
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
             model.denoiser.output.eval()
             if density is not None:

@@ -1,4 +1,4 @@
-"""A model with learned latents under training: VAE and hierarchical VAE differ in their number of levels."""
+"""A model with learned latents under training: a VAE, or a hierarchical VAE with several levels."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,9 @@ from triptych.networks.ladder import Ladder
 
 
 class Observation:
-    """p(x | z) as a ladder's head gives it: raw (B, *shape) of one number each, else (B, outputs, *shape).
+    """The distribution p(x | z) that a network's head describes.
+
+    The head's output is raw (B, *shape) for one number per dimension, else (B, outputs, *shape).
 
     Args:
         levels: number K of the data's levels, each with a logit; None for a Gaussian's mean and log std.
@@ -29,7 +31,10 @@ class Observation:
 
     @staticmethod
     def outputs(levels: int | None) -> int:
-        """Return the head's numbers per dimension of x: one logit a level, or mean and log std."""
+        """Return the size of the head's output per dimension of x.
+
+        It is one logit per level, or the two of mean and log std.
+        """
         return levels or 2
 
     def nats(self, x: Tensor, raw: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ class LatentModel(BoundModel):
         importance_samples: K of the importance-weighted bound at test; 0 for none.
     """
 
-    samplers = False  # ancestral, down the ladder
+    samplers = False  # it always samples from the top level down
 
     def __init__(
         self,
@@ -127,7 +132,7 @@ class LatentModel(BoundModel):
         return figures
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *_: Any, **__: Any) -> Tensor:
-        # ancestral, down the ladder
+        # Sample from the top level down to the data.
         noise: Noise = plain_noise(generator)
         with torch.no_grad():
             top = noise((n, *self.network.top)).to(self.device)
@@ -139,7 +144,10 @@ class LatentModel(BoundModel):
 
 
 class VAE(LatentModel):
-    """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level."""
+    """A variational autoencoder with one level of latents (Kingma & Welling 2014).
+
+    -log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)).
+    """
 
 
 class HierarchicalVAE(LatentModel):

@@ -1,4 +1,7 @@
-"""A VAE whose prior is a diffusion model, both trained on one bound; ``diffusion.latents`` derives it."""
+"""A VAE whose prior is a diffusion model, both trained on one bound.
+
+``diffusion.latents`` derives it.
+"""
 
 from typing import Any
 
@@ -21,7 +24,7 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.latent import Observation, as_normal
 from triptych.networks.ladder import Ladder
 
-ENCODED = 500  # items at a time, where many are encoded
+ENCODED = 500  # items that are encoded at a time
 
 
 class LatentDiffusion(Diffusion):
@@ -97,7 +100,7 @@ class LatentDiffusion(Diffusion):
         return q, q.at(noise(q.mean.shape).to(q.mean))
 
     def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # prior, reconstruction and the clean end of the diffusion term, nats (B,)
+        # Prior, reconstruction and the clean end of the diffusion term, nats (B,).
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
@@ -109,7 +112,7 @@ class LatentDiffusion(Diffusion):
         return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])
 
     def before_report(self) -> None:
-        self._reference = None  # it is of latents, which follow from the weights
+        self._reference = None  # its latents depend on the weights
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -119,7 +122,7 @@ class LatentDiffusion(Diffusion):
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        return None  # the truth is of x, the denoiser of y
+        return None  # the known density is of x, but the denoiser acts on y
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any) -> Tensor:
         y = super().sample(n, sampler, generator, *wanted, **more)
@@ -128,7 +131,7 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     def to_picture(self, x: Tensor) -> Tensor:
-        # the mean of p(x | y), at noisy latents too
+        # The picture is the mean of p(x | y), for noisy latents too.
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)
         means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])

@@ -14,7 +14,7 @@ class Constant:
         self.warmup_steps = warmup_steps
 
     def factor(self, step: int, max_steps: int) -> float:
-        """Return what the base learning rate is multiplied by at ``step``."""
+        """Return the factor of the base learning rate at ``step``."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1))
 
 

@@ -1,4 +1,7 @@
-"""Metrics of one's own, beside the bound: of a split's items (`PerItem`), or of samples (`OfSamples`)."""
+"""Base classes of user-defined metrics, which are reported beside the bound.
+
+`PerItem` is for the items of a split, `OfSamples` for samples.
+"""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from triptych.models.base import BoundModel
 
 @declared("metrics")
 class PerItem(Figures):
-    """Mean and standard error, over a split's items, of one number an item: a subclass gives ``values``.
+    """Mean and standard error, over a split, of one number per item.
 
+    A subclass gives the numbers by ``values``.
     ``higher_is_better`` (True, False, None) is torchmetrics', and stands in the report. What it draws at
     random follows from the seed, the process and the batch's place. ``version``: a whole number, to be
     changed with the definition; results record it.
@@ -67,15 +71,16 @@ class Samples:
 
 @declared("metrics")
 class OfSamples(Metric):
-    """A figure of a set of samples: a subclass says ``title``, ``unit``, which end is good, and ``figure``.
+    """A figure of a set of samples, which a subclass computes by ``figure``.
 
+    The subclass also sets ``title``, ``unit`` and which end is good.
     It is taken where ``measures`` takes its own: with the run's sampler and guidance, at each value of
     ``measures.over``, ``measures.repeats`` times; of pure noise and between true sets too, as its scale. Its
     key under ``metrics`` is its name.
     """
 
     full_state_update = False
-    version = 1  # to be changed with the definition of ``figure``
+    version = 1  # increase it when the definition of ``figure`` changes
     title = ""
     unit = ""
 
@@ -91,6 +96,6 @@ class OfSamples(Metric):
 
 
 def check_diffuses_data(model: BoundModel) -> None:
-    """Raise UserError for a model whose denoiser, if any, is not of the data themselves."""
+    """Raise UserError unless the model has a denoiser that acts on the data themselves."""
     if model.denoiser is None or model.of_latents:
         raise UserError(f"{type(model).__name__} diffuses no data; this metric needs model=diffusion")

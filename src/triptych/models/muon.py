@@ -10,7 +10,9 @@ from triptych.declare import NonNegative, Positive, Share
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but Muon for the convolutions from a width to the same width, most of a residual network.
+    """AdamW, with Muon for the convolutions that keep the number of channels.
+
+    These hold most weights of a residual network.
 
     Args:
         params, adamw: see AdamW.
@@ -37,7 +39,7 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
-            with torch.enable_grad():  # with all groups in place: a closure zeroes their gradients
+            with torch.enable_grad():  # the closure needs all groups: it zeroes their gradients
                 loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if "momentum" not in group]
@@ -61,7 +63,7 @@ class Muon(torch.optim.AdamW):
             direction = p.grad.lerp(state["mean"], group["momentum"])
             kernels.setdefault(p.shape, []).append(p)
             directions.setdefault(p.shape, []).append(direction)
-        for shape, alike in kernels.items():  # kernels of one shape are turned together
+        for shape, alike in kernels.items():  # kernels of one shape are computed together
             x = torch.stack(directions[shape]).flatten(2)
             x /= torch.linalg.matrix_norm(x, keepdim=True) + 1e-7
             for _ in range(5):  # Newton and Schulz: all singular values come near 1

@@ -1,4 +1,4 @@
-r"""Metrics of a diffusion model beside its bound: its loss, twice, and what is still wrong of x at a time.
+r"""Metrics of a diffusion model: its loss in two forms, and the error of its estimate of x.
 
 A loss with the effective weight w is a mixture of bounds (Kingma & Gao 2023, theorem 1): with L(a) = 1/2
 int_a^{gamma_1} |eps - eps_hat|^2 dgamma, which up to constants is the negative ELBO of data with noise added
@@ -26,7 +26,10 @@ CELLS = 4096  # levels a, each in the middle of a cell of the schedule's range
 
 
 class WeightedLoss(PerItem):
-    """The left side: the run's loss in continuous time, nats per dimension; times are spread evenly."""
+    """The run's loss in continuous time, nats per dimension: the left side of the equation above.
+
+    Times are spread evenly.
+    """
 
     higher_is_better = False
 
@@ -36,7 +39,7 @@ class WeightedLoss(PerItem):
 
     @staticmethod
     def check(model: Diffusion) -> None:
-        """Raise UserError for a model of no data, and for a loss that is of a step alone."""
+        """Raise UserError unless the model diffuses data with a loss in continuous time."""
         check_diffuses_data(model)
         loss = model.objective.loss
         if loss.of_steps and not isinstance(loss, Elbo):
@@ -54,7 +57,10 @@ class WeightedLoss(PerItem):
 
 
 class NoisyBounds(WeightedLoss):
-    """The right side: bounds of data with noise, its level drawn by w'; a negative w' counts against."""
+    """The right side of the equation above: an average of bounds of noised data.
+
+    The noise level is drawn by |w'|; where w' is negative, the bound counts negatively.
+    """
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
@@ -76,7 +82,9 @@ class NoisyBounds(WeightedLoss):
 
 
 class Distortion(PerItem):
-    """Root mean squared error of x0's guess at a time, in the data's levels (Ho et al. 2020, fig. 5).
+    """Root mean squared error of the estimate of x0 at a time (Ho et al. 2020, fig. 5).
+
+    It is in units of the data's levels.
 
     Args:
         t: of the schedule, 0 where the bound's rate ends and its reconstruction begins.

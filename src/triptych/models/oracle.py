@@ -1,4 +1,4 @@
-"""The exact denoiser of data whose truth is known, as a model: nothing to train, everything to measure."""
+"""The exact denoiser of data with a known density, as a model: it is measured, not trained."""
 
 from typing import Any
 

@@ -77,7 +77,7 @@ class Guard:
 
 
 class Guarded(Logger):
-    """A Lightning logger whose first error disables it.
+    """A Lightning logger that is disabled at its first error.
 
     ``library`` is the logger's class; it has ``title``, ``pauses``, ``log_picture`` and ``finish``.
     ``table`` provides the seconds of fitting at each step, which are logged as ``time``.
@@ -217,7 +217,7 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
         from torch.utils.tensorboard.summary import hparams
 
-        # Lightning's log_hyperparams needs all metrics beforehand; TensorBoard does not.
+        # Lightning's log_hyperparams needs all metrics in advance; TensorBoard does not.
         self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:

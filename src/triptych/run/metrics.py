@@ -186,7 +186,7 @@ def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | Non
 
 
 def sweep_of(run: RunDirectory) -> str | None:
-    """Return the name of the sweep that a run belongs to; None if it belongs to none."""
+    """Return the name of a run's sweep; None for a run without one."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None
 

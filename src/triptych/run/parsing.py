@@ -286,7 +286,7 @@ def parse_fact(key: str, kind: type, data: Any) -> Any:
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
-    """Parse the seed; records of earlier versions have it in the overrides."""
+    """Parse the seed, which earlier versions recorded in the overrides."""
     if seed is None:
         seed = parse_overrides(overrides).get("seed")
     return to_int(seed)

@@ -48,10 +48,7 @@ def rank() -> int:
 
 
 def launch() -> str:
-    """Return an identifier shared by all ranks that torchrun or srun launched.
-
-    "" for a single process.
-    """
+    """Return an identifier that all ranks of torchrun or srun share; "" for a single process."""
     return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher()[1:])
 
 

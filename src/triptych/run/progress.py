@@ -1,4 +1,4 @@
-"""Show progress: a bar on a terminal, ``progress.json`` for other processes, and sample grids."""
+"""Show progress: a bar in a terminal, ``progress.json`` for other processes, and sample grids."""
 
 import math
 import time

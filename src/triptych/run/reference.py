@@ -182,7 +182,7 @@ class PointReference(SampleReference):
         return {"x": x}
 
     def true(self, n: int, repeat: int) -> Tensor:
-        """Return the true points (m, d) that a set of n samples is compared with."""
+        """Return the true points (m, d) with which a set of n samples is compared."""
         raise NotImplementedError
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:

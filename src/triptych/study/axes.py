@@ -84,7 +84,7 @@ def _differing(runs: Sequence[Run]) -> list[Axis]:
 
 
 def _is_known(run: Run, key: str) -> bool:
-    """Return whether a run tells its value; a run that failed early may not have recorded it."""
+    """Return whether a run's value is known; a run that failed early may not have recorded it."""
     return run.status == "finished" or key in run.settings
 
 
@@ -110,7 +110,7 @@ def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list
 
 
 def _explains(owner: Axis, axis: Axis) -> bool:
-    """Return whether an axis is part of its owner: a choice's key, or its values again."""
+    """Return whether an axis belongs to its owner: a key of a choice, or the same values again."""
     return _is_within(axis.key, owner.key) or owner.key in BUNDLES or owner.values == axis.values
 
 

@@ -72,7 +72,7 @@ def point_label(point: MetricPoint, claim: Claim) -> str:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of a setting by seed: of each seed the newest that finished, else ended."""
+    """Return the runs of a setting: of each seed the newest finished one, else the newest ended."""
     measured_keys = {run.measured.key for run in runs if run.measured is not None}
     setting = {key: value for key, value in point.setting if key not in measured_keys}
     planned = axes.get("seed", ())

@@ -76,7 +76,7 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
 
 
 def unsettle(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
-    """Return the comparison; if it has runs of a sweep with more to come, it claims nothing."""
+    """Return the comparison without claims if it has runs of a sweep with more to come."""
     if not any(run.dir in open_runs for run in comparison.runs):
         return comparison
     claims = {key: replace(claim, interim=True) for key, claim in comparison.claims.items()}
@@ -93,7 +93,7 @@ def _hypotheses(place: int, comparison: Comparison, rule: Rule) -> Iterator[Hypo
 
 
 def _at_look(comparison: Comparison, seeds: Collection[int | None]) -> Comparison:
-    """Return the comparison over the seeds that a look had."""
+    """Return the comparison restricted to the seeds of a look."""
     cells = []
     for cell in comparison.cells:
         runs = {seed: run for seed, run in cell.runs.items() if seed in seeds}
@@ -222,7 +222,7 @@ def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
 
 
 def joint_rule(rules: Sequence[Rule]) -> Rule:
-    """Return the rule of a report over several sweeps: the most looks, a margin that all have."""
+    """Return the rule of a report over several sweeps: the most looks, and a common margin."""
     if len(rules) == 1:
         return replace(rules[0], interim=False)
     margins = {rule.equal_within for rule in rules}

@@ -1,4 +1,4 @@
-"""Rich's console with text that is text: names of runs and settings may be anybody's."""
+"""Rich's console without markup, because names of runs and settings may be untrusted."""
 
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -10,7 +10,7 @@ from triptych.terminal import canvas, printable
 
 
 class PlainConsole(Console):
-    """Read no markup and show control characters; rich sends its own colours and movements."""
+    """A console that reads no markup and escapes control characters; rich's own colours stay."""
 
     def __init__(self, stream: TextIO, **options: Any):
         super().__init__(file=canvas(stream), markup=False, highlight=False, emoji=False, **options)

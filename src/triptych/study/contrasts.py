@@ -36,7 +36,7 @@ class ContrastResult:
     tail: float = ALPHA / 2
 
     def refuse_wide(self, least: float, what: str) -> "ContrastResult":
-        """Return the result of a tie, which no margin wider than ``least`` reproduces."""
+        """Return the result of a tie, which no margin above ``least`` can reproduce."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
         reason = f"the margin {self.accepted} is wider than {what}"
@@ -100,7 +100,7 @@ def _four_digits(x: float) -> str:
 
 
 def exp(x: float) -> float:
-    """Return e^x; 0 or infinity beyond any sensible ratio, as the interval of two seeds may be."""
+    """Return e^x, or 0 or infinity beyond any sensible ratio, as in the interval of two seeds."""
     if x <= -20:
         return 0.0
     if x >= 20:

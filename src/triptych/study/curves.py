@@ -202,7 +202,7 @@ def _late_values(
     comparison: Comparison,
     histories: Mapping[str, Sequence[History]],
 ) -> tuple[float, float]:
-    """Return limits that show later values well: those of a random network would flatten them."""
+    """Return limits that show later values well; first values would flatten them."""
     near = [seeds for label, seeds in histories.items() if label not in comparison.bounds.far]
     shown = [seed.values for seeds in near or histories.values() for seed in seeds]
     values, last = np.concatenate(shown), [history[-1] for history in shown]
@@ -226,7 +226,7 @@ class Crossing:
 
 
 def crossing(comparison: Comparison) -> Crossing | None:
-    """Return the grid of two crossed settings; None where there is none, or one of many holes."""
+    """Return the grid of two crossed settings; None without one, or with too many holes."""
     if len(comparison.axes) != 2:
         return None
     lines, along = sorted(comparison.axes, key=_fitness_along)
@@ -246,7 +246,7 @@ def crossing(comparison: Comparison) -> Crossing | None:
 
 
 def _fitness_along(axis: Axis) -> tuple[bool, int]:
-    """Rank an axis for being drawn along: numbers before names, then the most values."""
+    """Rank an axis as the x axis of a figure: numbers before names, then the most values."""
     return _numbers(axis) is not None, len(axis.values)
 
 

@@ -91,7 +91,7 @@ def _pairs(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
 
 
 def _properties(run: Run) -> dict[str, str]:
-    """Return what runs can be grouped by: all settings, and facts of the run."""
+    """Return the properties by which runs can be grouped: all settings, and facts of the run."""
     facts = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}
     facts |= {"commit": run.commit[:10], **run.all_settings}
     facts["seed"] = "" if run.seed is None else str(run.seed)
@@ -133,7 +133,7 @@ def cut(text: str) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return names and texts of what a run did."""
+    """Return names and texts of a run's facts."""
     facts = []
     if run.progress:
         progress = run.progress
@@ -209,7 +209,7 @@ def command_again(provenance: Provenance, tuned: bool) -> str:
 
 
 def _provenance(run: Run, provenance: Provenance) -> list[tuple[str, str]]:
-    """Return names and texts of where a run comes from."""
+    """Return names and texts of a run's provenance."""
     changes = ", with uncommitted changes" if run.dirty else ""
     shared = provenance.shared.items()
     leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)

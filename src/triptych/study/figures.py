@@ -75,7 +75,7 @@ def _difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
 
 
 def measure_figure(table: MeasureTable) -> Callable[[Comparison, Colours], Figure]:
-    """Return what draws a measure: lines over the key's values, or a dot for each seed."""
+    """Return the function that draws a measure: lines over the key's values, or dots for seeds."""
     return partial(_measure_lines if table.key else _measure_dots, table)
 
 
@@ -107,7 +107,7 @@ def _shown(table: MeasureTable, labels: Iterable[str]) -> list[float]:
 
 
 def _near(table: MeasureTable) -> list[float]:
-    """Return what an axis shows: all figures but those of cells that would squeeze the others."""
+    """Return the figures in the axis's range, without cells that would squeeze the others."""
     return _shown(table, [label for label in table.cells if label not in table.far])
 
 
@@ -172,7 +172,7 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
 
 
 def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Choose limits that hold all points, and as much of the intervals as keeps points apart."""
+    """Choose limits with all points, and as much of the intervals as keeps points apart."""
     low, high = min(points), max(points)
     known = np.array([span for span in spans if not math.isnan(span[0])]).reshape(-1, 2)
     widths = sorted(known[:, 1] - known[:, 0])

@@ -43,7 +43,7 @@ def _digits(error: float) -> int:
 
 
 def _decimals(size: float) -> int:
-    """Return three, or as many decimals as show two digits of what three would show as zero."""
+    """Return three decimals, or as many as show two digits of a smaller number."""
     if not math.isfinite(size) or size >= 0.000995 or size == 0:  # 0.001 to two digits
         return 3
     return 1 - math.floor(math.log10(size))

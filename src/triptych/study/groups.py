@@ -1,11 +1,11 @@
 """Group the runs that may be compared: those on the same data, of one stage of a tuning.
 
-By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other
-pictures at the same place are not. Runs from before there were fingerprints: by what their
-configuration says of the data.
+Runs are grouped by the fingerprint that they record, so a copy of the data elsewhere is the same,
+and other pictures at the same place are not. Runs of versions without fingerprints are grouped by
+the data of their configuration.
 
-Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at what was best
-for all together, and each at its own best.
+Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at the values that
+are best for all settings together, and each setting at its own best values.
 """
 
 import re
@@ -67,7 +67,7 @@ def data_settings(run: Run) -> dict[str, str]:
 
 
 def data_identity(run: Run) -> Hashable:
-    """Return what is equal for runs on the same data: the fingerprint, else the configuration."""
+    """Return a value that is equal for runs on the same data: fingerprint, else configuration."""
     return run.fingerprint or (data_name(run), *sorted(data_settings(run).items()))
 
 
@@ -119,7 +119,10 @@ def _figures(run: Run) -> str:
 
 
 def same_figures(label: str, repeats: Mapping[int | None, int | None]) -> str:
-    """State "x0: seeds 1 and 4 have the same figures to the last digit" of copies."""
+    """State which seeds repeat another seed's result.
+
+    Example: "x0: seeds 1 and 4 have the same figures to the last digit".
+    """
     groups: dict[int | None, list[str]] = {}
     for seed, original in repeats.items():
         groups.setdefault(original, [str(original)]).append(str(seed))
@@ -150,7 +153,7 @@ def stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
 
 
 def _without(run: Run, keys: Sequence[str]) -> Run:
-    """Return a run without the tuned keys, whose values follow from the stage."""
+    """Return a run without the tuned keys, because the stage determines their values."""
     overrides = {key: value for key, value in run.overrides.items() if key not in keys}
     config = {key: value for key, value in run.config.items() if key not in keys}
     return replace(run, overrides=overrides, config=config)
@@ -188,7 +191,7 @@ def setting_label(setting: str) -> str:
 
 
 def _parts(setting: str) -> dict[str, str]:
-    """Return {key: value} of a setting's name; a list's commas are no ends of its value."""
+    """Return {key: value} of a setting's name; commas within a list do not end its value."""
     parts = re.split(r",(?=[^,=\[\]{}]+=)", setting)
     return dict(part.split("=", 1) for part in parts if "=" in part)
 

@@ -1,4 +1,4 @@
-"""Show a sweep's live table, and renew its report as runs go on."""
+"""Show a sweep's live table, and write its report again as runs finish."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ from triptych.study.groups import setting_label
 from triptych.terminal import plain
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
-APART = 30  # pause between reports, in units of what one took: it takes a core from the runs
+APART = 30  # pause between reports, in durations of a report, which takes a core from the runs
 
 
 def try_write_report(root: Path, show: bool = False) -> str:

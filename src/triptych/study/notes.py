@@ -1,4 +1,4 @@
-"""Note what limits a comparison: seeds, code or measures that differ between its runs."""
+"""Note the limits of a comparison: seeds, code or measures that differ between its runs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

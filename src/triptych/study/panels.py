@@ -176,7 +176,7 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
 
 
 def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
-    """Draw what decides: bound and differences, or a measure where cells share a model."""
+    """Draw the deciding figures: bound and differences, or a measure if cells share a model."""
     title, crossed = comparison.heading, curves.crossing(comparison)
     if comparison.deciding:
         panels = [_measures_panel(comparison, palette, title, [comparison.deciding])]
@@ -191,7 +191,7 @@ def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
 
 
 def known_figures(comparison: Comparison, palette: Palette) -> dict[str, Figure]:
-    """Draw every figure of which the runs recorded what it shows; {name: figure}."""
+    """Draw every figure for which runs recorded data; {name: figure}."""
     drawn: dict[str, Figure] = {}
     for panel in (*headline_panels(comparison, palette), *draw_panels(comparison, palette)):
         drawn |= panel.figures
@@ -228,7 +228,7 @@ def _measures_panel(
 def _panel(
     comparison: Comparison, palette: Palette, title: str, how: str, drawings: Sequence[Drawing]
 ) -> Panel:
-    """Draw a panel's figures, each with a description for who cannot see it."""
+    """Draw a panel's figures, each with a text alternative."""
     cells = ", ".join(cell.label for cell in comparison.cells)
     drawn = {}
     for name, shows, draw in drawings:
@@ -241,9 +241,9 @@ def _panel(
 
 
 def _own_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error stands in a panel's place.
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error replaces its panel.
 
-    A reported directory cannot name a package: a report on a stranger's runs executes none of their
+    A reported directory cannot name a package, so a report on untrusted runs executes none of their
     code.
     """
     for module in (f"{package}.panels" for package in trusted()):
@@ -295,7 +295,7 @@ def sample_pictures(comparison: Comparison) -> list[Gallery]:
 
 
 def _first_of_each(comparison: Comparison, file: str) -> list[Picture]:
-    """Return the first seed's picture of each cell, where its file is there and is a PNG."""
+    """Return the first seed's picture of each cell, if its file exists and is a PNG."""
     pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():

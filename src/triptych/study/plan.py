@@ -27,7 +27,7 @@ UTILISATION = 0.35
 SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
 # Single-precision operations a second of a step on one CPU core (benchmarks/training_step.py).
 CORE = 50e9
-CLASSES = 1000  # assumed of a folder of images, which is not read
+CLASSES = 1000  # assumed for a folder of images, which is not read
 DIFFUSION = "triptych.models.diffusion.Diffusion"
 # The parts of a configuration that a network follows from.
 PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")

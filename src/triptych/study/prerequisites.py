@@ -17,10 +17,10 @@ from triptych.study import rounds
 
 
 def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
-    """Refuse a sweep none of whose cells can run, or one with a value that no cell can have (UserError).
+    """Raise UserError for a sweep if no cell can run, or if a value cannot be used in any cell.
 
-    Each value is composed in the first cell that has it; a cell whose values do not go together fails
-    alone, when it runs. ``begun``: whether a cell has a result or a checkpoint.
+    Each value is composed in the first cell that has it. A cell whose values contradict one another
+    fails alone, when it runs. ``begun``: whether a cell has a result or a checkpoint.
     """
     loader = GlobalHydra.instance().config_loader()
     known = set[str]()
@@ -67,7 +67,7 @@ def check_launcher(config: DictConfig) -> None:
     if not on_slurm(config):
         check_cores(config, "cores", "threads")
         return
-    # a job's tasks, requested once for a whole sweep, are the trainer's processes
+    # A job's tasks, which are requested once for a whole sweep, are the trainer's processes.
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     fixed = swept & {"trainer", "trainer.devices", "trainer.num_nodes"}
     if fixed:

@@ -63,12 +63,12 @@ class Judgement:
 
     @property
     def is_identity(self) -> bool:
-        """True by mathematics here: no finding."""
+        """Whether the claim is true by mathematics here, and so is no finding."""
         return self.claim.kind == "identity"
 
     @property
     def deciding(self) -> ContrastResult:
-        """The contrast that decides: the least sure one as claimed, or the surest that is not."""
+        """The deciding contrast: the least certain one as claimed, or the surest that is not."""
         if self.word in ("contradicted", "fails"):
             return min(self.measured, key=lambda m: m.p_within)
         return max(self.measured, key=lambda m: m.p_not_within)
@@ -90,7 +90,7 @@ class Judgement:
 
     @property
     def why(self) -> str:
-        """What decided, in a sentence; first, what may make it worthless."""
+        """The reason for the verdict in a sentence, after any warning."""
         reason = self._reason
         if self.warning:
             return f"{self.warning} {reason}"
@@ -112,7 +112,7 @@ class Judgement:
 
     @property
     def _reason_open(self) -> str:
-        """Why nothing is decided: what was not measured, a margin too wide, or the p-values."""
+        """The reason why nothing is decided: missing runs, too wide a margin, or the p-values."""
         reasons = [m.trouble for m in self.measured if m.trouble]
         if not reasons:
             reasons = [f"{m.contrast.name} = {m.text}: {m.wide}" for m in self.measured if m.wide]
@@ -224,7 +224,7 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
 
 
 def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
-    """Return the contrasts of a tested claim with intervals as corrected as the verdict."""
+    """Return the contrasts of a tested claim, with intervals corrected like the verdict."""
     tail = ALPHA / (tests * len(j.measured))
     if j.reproduced <= ALPHA:
         if j.p_not_within:
@@ -236,7 +236,10 @@ def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
 
 
 def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """Return the judgements; no tie is reproduced whose margin exceeds an effect on its metric."""
+    """Return the judgements after wide margins are refused.
+
+    No tie is reproduced if its margin exceeds an effect on its metric.
+    """
     reproduced = [m for j in judgements if j.word == "reproduced" for m in j.measured]
     effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
     checked = []

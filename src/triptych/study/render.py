@@ -69,7 +69,7 @@ TEX = {
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report was written, and what it says."""
+    """A written report: its path and its content."""
 
     html: Path
     csv: Path
@@ -145,7 +145,7 @@ def _section(
     verdict: Verdict,
     palette: dict[str, str],
 ) -> dict[str, Any]:
-    """Return what the page's template shows of a comparison."""
+    """Return the values of the page's template for a comparison."""
     return {
         "index": index,
         "comparison": comparison,
@@ -231,7 +231,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
 
 
 def _say(console: Console, text: str, style: str = "", wrap: bool = True) -> None:
-    """Print a text, if there is one; a path or a command is not wrapped, as it is to be copied."""
+    """Print a text, if there is one; paths and commands are not wrapped, so they can be copied."""
     if text:
         console.print(Text(text, style=style), soft_wrap=not wrap)
 

@@ -141,7 +141,7 @@ def earliest_versions(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def wall_seconds(run: Run) -> float:
-    """Return seconds from start to end; of an interrupted run those that it computed."""
+    """Return seconds from start to end; for an interrupted run, the seconds it computed."""
     starts = RunDirectory(run.dir).readable_provenance.executions
     if len(starts) != 1 or run.started is None or run.ended is None:
         return run.took
@@ -245,7 +245,7 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def is_measured_alike(entry: Entry) -> bool:
-    """Return whether a result's measures are still those of its figures."""
+    """Return whether the versions of a result's measures are still the current ones."""
     versions = {claim["metric"]: 1 for claim in entry["claims"]} | entry.get("versions", {})
     try:
         return all(version_of(measure) == version for measure, version in versions.items())

@@ -20,7 +20,7 @@ from triptych.errors import UserError
 from triptych.run.prepare import resolve_composed
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
-Point = tuple[str, ...]  # overrides of what is tuned
+Point = tuple[str, ...]  # overrides of the tuned keys
 # Keys that only the sweep of a grid has a use for.
 OF_A_GRID = {
     "until": "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3",

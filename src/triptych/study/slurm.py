@@ -28,7 +28,7 @@ ENDED = {
 }
 GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
 UNSEEN = "never seen"  # a job of another cluster, or a hidden one
-PATIENCE = 20.0  # seconds for which a job must have ended: a requeued one looks so for a moment
+PATIENCE = 20.0  # seconds for which a job must be gone, because a requeued one is for a moment
 EVERY = 30  # seconds between two looks at the queue
 
 Outcome = Callable[[str, Sequence[str], str], Any]
@@ -98,7 +98,8 @@ class QueueWatcher(SlurmInfoWatcher):
         for job, state in self.ended(without, queue, time.monotonic()).items():
             try:
                 self._write_outcome(job, state)
-            except (OSError, StorageError) as error:  # a full disk: the next look may do better
+            # The disk may be full; the next look may succeed.
+            except (OSError, StorageError) as error:
                 log.warning("SLURM job %s ended without a result (%s): %s", job, state, error)
             else:
                 self._end(job)

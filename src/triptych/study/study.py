@@ -63,7 +63,7 @@ class Study:
 
     @property
     def command(self) -> str:
-        """What is typed to have these runs; "" where no record of it can be read."""
+        """The command that makes these runs; "" if no record of it can be read."""
         if len(self.roots) > 1:
             return ""
         command = self.record.command or next((run.command for run in self.runs if run.command), ())
@@ -174,12 +174,12 @@ class Study:
 
     @property
     def going_on(self) -> bool:
-        """Whether runs are at work, or to come."""
+        """Whether runs are under way, or still to come."""
         return self.expected > len(self.runs) or self.counts["running"] > 0
 
     @property
     def next_step(self) -> NextStep | None:
-        """What to type next: retry what failed, else add seeds that would settle what is open."""
+        """The next command: retry failed runs, or add seeds that would settle open pairs."""
         words = shlex.split(self.command)
         # The record of a sweep from elsewhere may hold any command, which is not to be suggested.
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
@@ -195,7 +195,7 @@ class Study:
         return self._more_seeds(words)
 
     def _more_seeds(self, words: Sequence[str]) -> NextStep | None:
-        """Return the command with the seeds that would settle what is open; None if none would."""
+        """Return the command with the seeds that would settle open pairs; None if none would."""
         used = sorted({run.seed for run in self.runs if run.seed is not None and not is_trial(run)})
         seeds = max((seeds_next(c) for c, v in self._judged if not v.untrained), default=0)
         missing = seeds - len(used)
@@ -208,7 +208,7 @@ class Study:
 
     @property
     def hues(self) -> dict[str, str]:
-        """What a cell's colour tells, by its label: the line of a grid, else the label itself."""
+        """The key of each cell's colour, by the label: its line in a grid, else the label."""
         hues: dict[str, str] = {}
         for comparison in self.comparisons:
             labels = sorted([cell.label for cell in comparison.all_cells], key=natural_key)

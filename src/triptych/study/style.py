@@ -1,4 +1,4 @@
-"""How every figure looks, and how one becomes SVG inside a page or a PNG file.
+"""The style of every figure, and its conversion to SVG inside a page or to a PNG file.
 
 Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands
 alone.
@@ -57,14 +57,14 @@ SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw with our settings, and without warnings of glyphs that only the measuring font lacks."""
+    """Draw with our settings, and without warnings about glyphs that only one font lacks."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def mark(run: Run) -> str:
-    """Return the name (``gid``) of a run's dots and lines, by which the page finds the run."""
+    """Return the name (``gid``) of a run's dots and lines, which the page uses to find the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 

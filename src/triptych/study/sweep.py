@@ -114,7 +114,7 @@ class SweepHook(Callback):
         self._watch()
 
     def _open(self, config: DictConfig) -> None:
-        """Read what an earlier command left in the directory, and list the runs of this one."""
+        """Read the records of an earlier command in the directory, and list this one's runs."""
         self.config, self.root = config, Path(config.hydra.sweep.dir)
         check_own_files(self.root)
         self.jobs = rounds.known_jobs(config)
@@ -149,7 +149,7 @@ class SweepHook(Callback):
         return facts | claims_of(self.config, self.jobs, self.before, any_result)
 
     def _watch(self) -> None:
-        """Show how the runs go on, share the cores among them, and end them with this process."""
+        """Show the progress of runs, share the cores among them, and end them with this process."""
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)
         at_once, threads = self.config.hydra.launcher.get("n_jobs") or 1, 1
@@ -212,7 +212,7 @@ class SweepHook(Callback):
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
-        """Count the runs there and the cells of all commands at work; copies of a run are one."""
+        """Count existing runs and the cells of all commands at work; copies of a run count once."""
         there = find_runs(self.root)
         before = {RunDirectory(path).readable_provenance.id or str(path) for path in there}
         names = {*self.cells}
@@ -226,7 +226,7 @@ class SweepHook(Callback):
         return rounds.cell_name(overrides, set(hidden))
 
     def look(self, facts: dict[str, Any]) -> int:
-        """Return the look that an earlier start reached; 1 if there is none, or of other rules."""
+        """Return the look that an earlier start reached; 1 without one, or if its rules differ."""
         until, rule = self.before.until, (facts["looks"], facts["equal_within"])
         if until is None or (until.looks, until.equal_within) != rule:
             return 1

@@ -50,7 +50,7 @@ def check_own_files(root: Path) -> None:
 
 
 class KeptRecords:
-    """A sweep's records before a command, which puts them back if it starts no run."""
+    """The records of a sweep before a command, to be restored if it starts no run."""
 
     def __init__(self, root: Path):
         self.root, self.directories = root, _directories(root)
@@ -82,7 +82,7 @@ def _directories(root: Path) -> dict[str, int]:
 
 
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
-    """Plan the cells whose directories hold a run; the others start."""
+    """Plan the cells whose directories already hold a run; the others simply start."""
     loader, plans = GlobalHydra.instance().config_loader(), {}
     for name, job in cells.items():
         run = RunDirectory(root / name)

@@ -44,7 +44,7 @@ class SweepRuns:
 
     @cached_property
     def missing(self) -> int:
-        """Number of runs without a directory; a copy stands for none that is missing."""
+        """Number of runs without a directory; a copy does not replace a missing run."""
         starts = [(run.digests.get("config.yaml"), run.started) for run in self.runs]
         known = [start for start in starts if start[0]]
         copied = len(known) - len({*known})
@@ -87,7 +87,7 @@ def compare_sweeps(
     sweeps: Sequence[SweepRuns],
     equal_within: float | None,
 ) -> tuple[Comparison, ...]:
-    """Compare all runs under one correction; what is of a sweep that goes on claims nothing."""
+    """Compare all runs under one correction; comparisons of an unfinished sweep claim nothing."""
     judged = [sweep for sweep in sweeps if sweep.runs] or sweeps[:1]
     rule = joint_rule([sweep.rule for sweep in judged])
     if equal_within is not None:

@@ -78,7 +78,7 @@ class TableRow:
     best: bool = False
 
     def entry(self, key: str) -> Entry:
-        """Return what stands in a column; "setting", "seeds" and "verdict" are columns too."""
+        """Return the entry of a column; "setting", "seeds" and "verdict" are columns, too."""
         words = {"setting": self.label, "seeds": self.seeds, "verdict": self.verdict}
         return Entry(words[key]) if key in words else self.entries.get(key, Entry())
 
@@ -115,7 +115,7 @@ def _has_figures(comparison: Comparison, column: Column) -> bool:
 
 
 def _differs(comparison: Comparison, column: Column) -> bool:
-    """Return whether a term of the bound is known and not the same figure for all settings."""
+    """Return whether a term of the bound is known and differs between settings."""
     means = {format_number(cell.spread(column.key).mean) for cell in comparison.cells}
     return _has_figures(comparison, column) and (len(means) > 1 or len(comparison.cells) == 1)
 
@@ -182,7 +182,7 @@ def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[st
 
 
 def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
-    """Return a row's verdict: what the corrected test carries, else "not settled"."""
+    """Return a row's verdict, as far as the corrected test supports it, else "not settled"."""
     if claim.pair.n == 0:
         return "not paired"
     if comparison.one_seed:
@@ -199,7 +199,7 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
 
 
 def table_title(comparison: Comparison) -> str:
-    """Name what decides: "sliced Wasserstein distance by evaluations"; "" where the bound does."""
+    """Name the deciding measure: "sliced Wasserstein distance by evaluations"; "" for the bound."""
     table = comparison.deciding
     if table is None:
         return ""
@@ -246,7 +246,7 @@ def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
 
 
 def _seeds(cell: Cell) -> str:
-    """Return the number of seeds with a result, and what became of the others: "3 (1 diverged)"."""
+    """Return the number of seeds with a result, and the fate of the others: "3 (1 diverged)"."""
     others = [run for run in cell.others if run.status != "diverged" or run.seed not in cell.runs]
     tally = Counter(map(_outcome, others))
     if not tally:

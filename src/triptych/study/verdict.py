@@ -81,7 +81,7 @@ def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """State what these runs show, diverged and untrained settings included."""
+    """Describe the result of these runs, including diverged and untrained settings."""
     weakness = find_weakness({cell.label: [*cell.runs.values()] for cell in comparison.cells})
     sentences = _answer(comparison, weakness.of_all)
     sentences.insert(0 if weakness.of_all else len(sentences), weakness.text)
@@ -157,7 +157,7 @@ class Relations:
     open: dict[str, PairTest] = field(default_factory=dict)
 
     def add(self, label: str, claim: PairTest) -> None:
-        """Sort in a rival by its test against the best setting."""
+        """Sort a rival into the relations, by its test against the best setting."""
         if claim.outcome == "open":
             self.open[label] = claim
         elif claim.outcome == "same":
@@ -169,7 +169,7 @@ class Relations:
 
 
 def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
-    """State which setting has the lowest bound, and its relation to the others."""
+    """State which setting has the lowest bound, and how the others relate to it."""
     best, *rivals = comparison.cells
     sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
     if comparison.one_seed:
@@ -313,7 +313,7 @@ def _about_tests(comparison: Comparison) -> str:
 
 
 def _names(labels: Sequence[str], total: int) -> str:
-    """Name settings, or count them where they are many: "all 6", "5 of 6"."""
+    """Name settings, or count them if they are many: "all 6", "5 of 6"."""
     if len(labels) <= NAMED:
         return listed([*labels])
     return f"all {total}" if len(labels) == total else f"{len(labels)} of {total}"

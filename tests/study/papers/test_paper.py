@@ -1,4 +1,4 @@
-"""A paper's claims are read before anything runs: what cannot be decided is refused in one line."""
+"""A paper's claims are read before any run; undecidable ones are refused in one line."""
 
 import math
 from pathlib import Path
@@ -156,7 +156,7 @@ def test_claims_are_no_part_of_what_a_run_is(prepared):
 
 
 def test_a_typed_value_is_that_of_the_file():
-    """As YAML has it: 1 is no true."""
+    """Values are compared as in YAML: 1 is not true."""
     axes = {"a": ["1e-3", "true", "null", "1.0", "x0"]}
     typed = [("1e-3", 0.001), ("true", True), ("null", None), ("1.0", 1), ("x0", "x0")]
     for text, value in typed:

@@ -31,7 +31,7 @@ VDM += 34 * _BLOCK + 33 * _JOINED + _NORM + 4 * (128 * 128 + 128) + _NORM + 128 
 
 
 def ddpmpp(widths=(128, 256, 256, 256), blocks=4, attends=1, embedding=512):
-    """DDPM++'s parameters, counted from the layers of score_sde's models/ncsnpp.py and layerspp.py."""
+    """Count DDPM++'s parameters from the layers of score_sde's models/ncsnpp.py and layerspp.py."""
 
     def dense(before, after, positions=1):
         return positions * before * after + after
@@ -94,7 +94,7 @@ REASONS = {
 
 @functools.cache
 def asked(name: str, scale: str = "paper"):
-    """The sweep's configuration, its scale set, and the jobs of one seed."""
+    """Return the sweep's configuration at its scale, and the jobs of one seed."""
     cfg = compose_command("train", [f"paper={name}", f"scale={scale}"])
     OmegaConf.set_readonly(cfg.hydra, False)
     set_scale(cfg)
@@ -102,7 +102,7 @@ def asked(name: str, scale: str = "paper"):
 
 
 def plain(name: str, job: list[str]) -> dict:
-    """A run's configuration."""
+    """Return the resolved configuration of a run."""
     cfg = compose_command("train", [f"paper={name}", *job])
     return resolve_config(without_hydra(cfg), job, dict(cfg.hydra.runtime.choices))
 
@@ -147,13 +147,13 @@ def test_it_composes_with_the_papers_network(name):
 
 
 def test_all_settings_of_a_scale_compose():
-    """The shortest one with settings; the others' grids are their small ones'."""
+    """The shortest scale with settings is tried; the others have the grids of their small scale."""
     _, jobs = asked("edm_training")
     assert [plain("edm_training", job)["data"]["batch_size"] for job in jobs] == [512] * 6
 
 
 def test_a_setting_keeps_at_its_scale_what_tells_it_from_others():
-    """A scale's own value of a key goes before a setting's: its name would stand for another one's runs."""
+    """If a scale's value replaced a setting's, the setting's name would mean other runs."""
     _, jobs = asked("ddpm_simple")
     for job in jobs:
         setting = job[0].removeprefix("setting=")
@@ -172,8 +172,11 @@ def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
 
 
 def test_jit_s_times_are_logit_normal_in_the_path_s_own_time():
-    """JiT's code: logit t ~ N(-.8, .8^2), t growing with the data; ours grows with the noise, of which the
-    schedule cuts off what lies 2.75 deviations above. Ends that rescale t would give .69 and .68."""
+    """In JiT's code logit t ~ N(-.8, .8^2); its t grows with the data, ours with the noise.
+
+    The schedule cuts off the part above 2.75 deviations. Ends that rescale t would give .69 and
+    .68.
+    """
     _, jobs = asked("jit_spaces")
     config = plain("jit_spaces", jobs[0])
     schedule = build(config["schedule"], "schedule")
@@ -189,9 +192,12 @@ def test_jit_s_times_are_logit_normal_in_the_path_s_own_time():
     ("scale", "ends", "dropout"), [("small", {6.0}, {0.0}), ("paper", {10.07, 22.6}, {0.1, 0.3})]
 )
 def test_iddpm_s_settings_are_the_papers_and_a_scales_own_go_before_the_small_ones(scale, ends, dropout):
-    """Nichol & Dhariwal 2021, section 3.3, and README.md of improved-diffusion: loss-second-moment for L_vlb
-    alone; clip_denoised=True in image_sample.py; linear and cosine end elsewhere at T = 4000, and have
-    dropout of .1 and .3."""
+    """The settings of Nichol & Dhariwal 2021, section 3.3, and README.md of improved-diffusion.
+
+    loss-second-moment is for L_vlb alone; clip_denoised=True is in image_sample.py; linear and
+    cosine
+    end elsewhere at T = 4000, and have dropout of .1 and .3.
+    """
     made = [plain("iddpm_hybrid", job) for job in asked("iddpm_hybrid", scale)[1]]
     times = [one["objective"]["times"]["_target_"].rpartition(".")[2] for one in made]
     assert times == [*["Uniform"] * 4, "Importance"]
@@ -207,7 +213,7 @@ def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def synthetic(monkeypatch):
-    """Two random images a split, of the shape and classes that a configuration asks for."""
+    """Make two random images per split, with the shape and the classes of a configuration."""
 
     def load(self):
         self.num_classes = 1000
@@ -230,7 +236,7 @@ SMALLER = {"dpm_solver": 64}  # pixels: of 256 a step takes 13 GiB and five minu
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_its_model_takes_an_optimiser_step(name, synthetic):
-    """The run's own model, loss and optimiser, on synthetic images of the paper's shape."""
+    """The run's own model, loss and optimiser take a step on random images of the paper's shape."""
     _, jobs = asked(name)
     size = SMALLER.get(name, PUBLISHED[name][1][1])
     small = [*SMALL, f"data.size={size}"] if "data=folder" in jobs[0] else SMALL

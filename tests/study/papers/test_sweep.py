@@ -1,4 +1,4 @@
-"""A sweep of a paper's claims: refused before it begins, honest about changes."""
+"""A sweep of a paper's claims: refusals before it starts, and records of changed claims."""
 
 import copy
 import functools
@@ -45,7 +45,7 @@ def asked(name: str, *values: str):
 
 
 def facts_of(cfg, before: SweepRecord, any_result: bool):
-    """What a sweep of the grid of ``cfg`` records of its claims."""
+    """Return what a sweep of the grid of ``cfg`` records of its claims."""
     return claims_of(cfg, jobs_of(cfg), before, any_result)
 
 

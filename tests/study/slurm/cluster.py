@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, for a test: its own munged, controller and node, on ports that are free.
+"""A real SLURM on this machine for a test, with its own munged, controller, node and free ports.
 
 Needs root and the packages ``slurm-wlm`` and ``munge``; nothing outside of its folder is touched.
 """
@@ -39,7 +39,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo")
 
 
 def missing() -> str:
-    """Why no cluster can be started here; "" if one can."""
+    """Return why no cluster can be started here, or ""."""
     if os.name != "posix" or os.geteuid() != 0:
         return "SLURM's daemons need root"
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -48,7 +48,10 @@ def missing() -> str:
 
 
 class Cluster:
-    """``with Cluster(folder) as cluster: cluster.run("sinfo")``; RuntimeError, with the logs, if it won't."""
+    """``with Cluster(folder) as cluster: cluster.run("sinfo")``.
+
+    RuntimeError, with the logs, if it does not start.
+    """
 
     def __init__(self, folder: Path, cpus: int = 2):
         self.folder, self.cpus = folder, cpus
@@ -87,7 +90,7 @@ class Cluster:
         return self
 
     def run(self, *line: str, check: bool = True) -> str:
-        """Output of a command that speaks to this cluster."""
+        """Return the output of a command that talks to this cluster."""
         done = subprocess.run(line, capture_output=True, text=True, env=self.environment, timeout=60)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(line)}: {done.stdout}{done.stderr}")

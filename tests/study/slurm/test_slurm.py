@@ -1,4 +1,4 @@
-"""A real SLURM: sweeps through sbatch, preemption, requeueing, the figures of undisturbed runs."""
+"""A real SLURM: sweeps through sbatch, preemption, requeueing, and undisturbed figures."""
 
 import json
 import subprocess
@@ -32,18 +32,18 @@ def summaries(folder: Path) -> dict[str, dict]:
 
 
 def executions(folder: Path) -> int:
-    """How often the runs in ``folder`` were begun or taken up."""
+    """Count the starts of the runs in ``folder``."""
     return sum(len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json"))
 
 
 def begin(line: list[str], cluster: Cluster, root: Path) -> subprocess.Popen:
-    """A command that can reach the cluster, its two outputs in one."""
+    """Start a command that can reach the cluster, with both outputs in one."""
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(line, env=cluster.environment | environment(root), text=True, **out)
 
 
 def jobs(cluster) -> dict[str, str]:
-    """{job id: state} of the queue."""
+    """Return {job id: state} of the queue."""
     lines = cluster.run("squeue", "-h", "-r", "-o", "%i %T").splitlines()
     return dict(line.split() for line in lines)
 
@@ -57,7 +57,7 @@ def step(folder: Path) -> int:
 
 @pytest.mark.parametrize("how", ["requeue", "USR2"])
 def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
-    """Four jobs; one is taken away while it trains, comes back, and ends like its undisturbed twin."""
+    """One of four jobs is preempted in training, restarts, and ends like its undisturbed twin."""
     grid = ["name=s", "seed=1,2,3,4", *LONG]
     undisturbed = root / "undisturbed"
     end(command("-m", "hydra/launcher=local", *grid), undisturbed)
@@ -80,7 +80,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
 
 
 def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
-    """No accounting here. One of three jobs is cancelled at work, one in the queue; the third one counts."""
+    """Without accounting, two of three jobs are cancelled, one running, one queued; one counts."""
     line = command("-m", *PRESET, "name=s", "seed=1,2,3", *LONG)
     sweep = begin(line, cluster, root)
     first_run = root / "logs" / "sweeps" / "s" / "seed=1"
@@ -107,7 +107,10 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
 
 
 def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
-    """srun with two tasks, the signal that SLURM sends before the time is up, one directory, one W&B id."""
+    """srun has two tasks, and SLURM sends its signal before the time limit.
+
+    The restarted run has the same directory and W&B id.
+    """
     line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")
     script = root / "job.sh"
     script.write_text(

@@ -54,7 +54,7 @@ def axes_of(
 
 
 def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
-    """Return what a verdict depends on, of a node's claims at a scale: all but words."""
+    """Return the part of a node's claims at a scale on which a verdict depends: all but words."""
     decisive = {}
     for name, claim in claims_at(claims, scale).items():
         decisive[name] = {key: claim[key] for key in claim if key not in WORDS_ALONE}
@@ -62,7 +62,7 @@ def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, 
 
 
 def settings_digest(file: Mapping[str, Any], scale: str) -> str:
-    """Return a digest of what a paper's file sets of its runs at a scale: all but ``paper``."""
+    """Return a digest of what a paper's file sets for runs at a scale, without ``paper``."""
     settings = dict(file)
     settings.pop("paper", None)
     hydra = settings.pop("hydra", None) or {}
@@ -157,7 +157,7 @@ def set_scale(config: DictConfig) -> list[str]:
 
 
 def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
-    """Set what of a scale's values the claims depend on."""
+    """Set the values of a scale on which claims depend."""
     for key, value in values.items():
         if not key.startswith("measures.") or value is None:
             continue
@@ -213,7 +213,7 @@ def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, 
 
 
 def _has_changed(before: SweepRecord, node: Mapping[str, Any], axes: Axes, scale: str) -> bool:
-    """Return whether claims are others than at an earlier start, or seeds were added since."""
+    """Return whether claims differ from those of an earlier start, or seeds were added."""
     if not before.paper:
         return False
     earlier = decisive_keys(before.paper.get("claims") or {}, scale)
