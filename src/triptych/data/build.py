@@ -31,7 +31,10 @@ HELD_OUT = ("val", "test")
 
 
 def build_data(config: Config, download: bool = True) -> DataModule:
-    """Build and load the data, or raise a UserError; ``download=False`` overrides the configuration."""
+    """Build and load the data of a configuration; errors are raised as UserError.
+
+    ``download=False`` overrides the configuration.
+    """
     data = build(config["data"], "data")
     if not config.get("test", True):
         data.shown = "val"
@@ -138,7 +141,7 @@ class Fingerprint:
     about: Entries = field(default_factory=dict)
 
     def record(self) -> Entries:
-        """Return the fingerprint's entries of ``summary.json``, without the numbers of items."""
+        """Return the fingerprint as recorded in ``summary.json``, without the numbers of items."""
         return {"fingerprint": self.data, "split": self.split, "n": self.n, **self.about}
 
 
@@ -223,7 +226,10 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
 
 
 def leakage(facts: Entries) -> list[str]:
-    """Return a line for each held-out split that shares items with train, from ``Fingerprint.record``."""
+    """Return a warning for each held-out split that shares items with train.
+
+    ``facts``: as ``Fingerprint.record`` returns.
+    """
     return [
         f"data: {k} of the {facts['n'][name]} {name} items are identical to items in train (leakage)"
         for name, k in facts.get("shared", {}).items()

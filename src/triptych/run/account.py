@@ -193,7 +193,7 @@ def _log(fit: Fit, prefix: str, account: Account) -> None:
 
 
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> Entries:
-    """Return the entries of ``summary.json`` on the reported weights and their bounds."""
+    """Return the entries of ``summary.json`` about the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
     measures = measures_of(load_config(run / "config.yaml"))
     return {

@@ -84,7 +84,7 @@ def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) ->
 
 
 def reported(checkpoint: Checkpoint) -> str:
-    """Return the name of the weights that a checkpoint's run reports: "raw", or an average."""
+    """Return the name of the weights that a run reports: "raw", or an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
         return "raw"

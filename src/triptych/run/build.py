@@ -35,7 +35,7 @@ def build_experiment(config: Config, download: bool) -> Experiment:
 
 
 def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Experiment:
-    """Build around ``model`` how it draws, and what measures its samples; or UserError."""
+    """Build the sampling of ``model``, and the measures of its samples; or raise UserError."""
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
@@ -102,7 +102,7 @@ def _sources(
 
 
 def _measured(config: Config, drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
-    """Return how samples are drawn at each value of ``measures.over``."""
+    """Return the sampling at each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)
@@ -119,7 +119,7 @@ def _measured(config: Config, drawing: Drawing, others: OtherRuns) -> tuple[tupl
 
 
 def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
-    """Give a key of how a run draws another value."""
+    """Change one key of a run's sampling."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
         return

@@ -129,7 +129,10 @@ class RunDirectory(Lockable):
             return Provenance()
 
     def write_provenance(self, record: Entries) -> None:
-        """Write the provenance; Unreadable: it would be malformed, as by a planted checkpoint."""
+        """Write the provenance.
+
+        Unreadable: it would be malformed, for example because of a planted checkpoint.
+        """
         self.provenance = self._parse_provenance(record)
         self.write("provenance.json", record)
 

@@ -141,7 +141,7 @@ class Drawing:
 
 
 def set_key(config: Config, key: str, value: Any) -> bool:
-    """Give a dotted key of a configuration another value; False where there is no such key."""
+    """Set a dotted key of a configuration; return False if there is no such key."""
     parent, _, name = key.rpartition(".")
     try:
         node = reduce(getitem, parent.split("."), config)

@@ -113,7 +113,7 @@ def evaluate_checkpoint(values: Config) -> Entries:
 
 
 def _adjust(values: Config, config: Config) -> None:
-    """Change a run's configuration by the values of the command."""
+    """Apply the values of the command to a run's configuration."""
     config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
     config["threads"] = values["threads"] or config["threads"]
     if values["batch_size"] is not None:

@@ -122,7 +122,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 
 def check_splits(config: Config, data: DataModule) -> None:
-    """Refuse a run that would have nothing to report; UserError."""
+    """Raise UserError for a run that would have nothing to report."""
     validated = len(data.splits["val"]) > 0
     tested = config.get("test", True)
     if not tested and not validated:

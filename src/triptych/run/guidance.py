@@ -18,7 +18,7 @@ OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
 
 
 def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> Any:
-    """Return ``model.denoiser`` in its guidance and threshold; None if there are none."""
+    """Return ``model.denoiser`` with its guidance and threshold; None if there are none."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
         return None

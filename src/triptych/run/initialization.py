@@ -39,7 +39,7 @@ class Origin:
 
     @property
     def facts(self) -> Entries:
-        """What is recorded of the data: without the items."""
+        """The part of the data's record that leaves out the items."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
@@ -81,7 +81,7 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
 
 
 def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
-    """Begin from scratch, or with the weights of the run that ``init_from`` names."""
+    """Start from scratch, or with the weights of the run in ``init_from``."""
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
@@ -115,7 +115,7 @@ def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: P
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[Checkpoint, str]:
-    """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
+    """Read the checkpoint at ``key``, and a warning if its data differ from ``now``."""
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 

@@ -30,7 +30,7 @@ def compare_data(now: Fingerprint, seen: Entries | None, judged: Sequence[str], 
 
 
 def remember(now: Fingerprint, seen: Entries | None) -> Entries:
-    """Return a checkpoint's record of data: fingerprint, and all items trained on."""
+    """Return a checkpoint's record of data: the fingerprint, and all items trained on."""
     items = dict(now.items)
     if not seen:
         return {**now.record(), "changed": False, "items": items}

@@ -154,7 +154,7 @@ def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue]) -
 
 
 def _measure_value(experiment: Experiment, drawn: MeasuredValue) -> Entries:
-    """Return the measures of samples at one value, and the denoiser's calls for each of them."""
+    """Return the measures of samples at one value, and the denoiser's calls per sample."""
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
@@ -170,7 +170,7 @@ def _measure_value(experiment: Experiment, drawn: MeasuredValue) -> Entries:
 
 
 def _varied_key(config: Config) -> str | None:
-    """Return the key whose values are measured, the first of several; None where there is none."""
+    """Return the key whose values are measured, the first of several; None if nothing is varied."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
@@ -236,12 +236,12 @@ def _in_turn(labels: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _average(figures: Sequence[dict[str, float]], n: int) -> Entries:
-    """Return {name: figure} of several sets of n samples each."""
+    """Return {name: figure}, averaged over several sets of n samples each."""
     return {name: _figure([of_set[name] for of_set in figures], n) for name in figures[0]}
 
 
 def _figure(values: list[float], n: int) -> Entries:
-    """Return the mean of a figure over sets and its standard error; None for what is not finite."""
+    """Return a figure's mean over sets and its standard error; None if it is not finite."""
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan

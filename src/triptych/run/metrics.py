@@ -70,7 +70,7 @@ class MetricsCsv(Logger):
                 yield row
 
     def all_rows(self) -> Iterator[tuple[int, Entries]]:
-        """Yield all rows in order: those of the file that are closed, with what is held."""
+        """Yield all rows in order: closed rows from the file, then the held ones."""
         held = dict(sorted(self.rows.items()))
         for step, row in self._stored(self._closed):
             for earlier in [other for other in held if other < step]:
@@ -80,7 +80,7 @@ class MetricsCsv(Logger):
 
     @property
     def last(self) -> tuple[int, Entries]:
-        """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
+        """Return the last step that has a row, and a copy of the row; 0 and {} if there is none."""
         step = max(self.rows, default=0)
         return step, dict(self.rows.get(step, {}))
 

@@ -81,7 +81,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
 
 
 def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -> None:
-    """Refuse a choice that the model has not read; UserError."""
+    """Raise UserError for a choice that the model has not read."""
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -117,7 +117,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
 
 
 def facts(config: Config, data: DataModule) -> dict[str, Any]:
-    """Return facts of the data, by the argument names that request them."""
+    """Return facts of the data by the names of the arguments that request them."""
     conditions = _conditions_read(config, data)
     return {
         "data_name": data.name,
@@ -133,7 +133,7 @@ def facts(config: Config, data: DataModule) -> dict[str, Any]:
 
 
 def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
-    """Return the parts of the data's conditions that ``model.conditional`` has the network read."""
+    """Return the parts of the data's conditions that the network reads by ``model.conditional``."""
     conditional = config["model"].get("conditional")
     if not conditional:
         return {}
@@ -162,7 +162,7 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 @contextmanager
 def compiled(model: BoundModel, config: Config) -> Iterator[None]:
-    """Compile the model's networks within the context if ``compile=true``."""
+    """Compile the model's networks within the block if ``compile=true``."""
     if not config.get("compile"):
         yield
         return

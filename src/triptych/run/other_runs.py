@@ -43,7 +43,7 @@ class OtherRuns:
         return self._opened[path, stage]
 
     def _use_data(self, other: Config) -> None:
-        """Check that another run's data are those of this one, and read them where they lie now."""
+        """Check that another run has this run's data, and read them from this run's folder."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
             fix = f"pass one trained on {describe(data)}"
@@ -62,7 +62,7 @@ class OtherRuns:
 
 
 def set_teacher(config: Config, model: Any, data: DataModule, others: OtherRuns) -> None:
-    """Open the teacher of ``model``, if it has one, and hand it to the objective."""
+    """Open the teacher of ``model``, if it has one, and pass it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):
         model.objective.teacher = open_teacher(objective["teacher"], model, data, others)

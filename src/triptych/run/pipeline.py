@@ -186,7 +186,7 @@ def _place(path: str, name: str) -> Path:
 
 
 def _read(path: str, name: str, target: str = "") -> Config:
-    """Read a JSON file: arguments of ``target`` and keys of ``VALUES``; UserError for others."""
+    """Read a JSON file; UserError for keys other than ``VALUES`` and arguments of ``target``."""
     try:
         record = read_json(_place(path, name))
     except FileNotFoundError as error:

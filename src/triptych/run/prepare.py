@@ -119,7 +119,7 @@ def plan_run(run: RunDirectory, plain: Config, cfg: DictConfig, choices: dict[st
 
 
 def check_plan(run: RunDirectory, plan: RunPlan, config: Config) -> None:
-    """Raise OtherRun if another run is there."""
+    """Raise OtherRun if the directory holds another run."""
     if not plan.other:
         return
     problem, fix = f"holds another run ({describe_differences(plan.other)})", ""
@@ -224,7 +224,7 @@ def _is_below(key: str, parents: list[str]) -> bool:
 
 
 def _lies_there_now(run: RunDirectory, plain: Config) -> bool:
-    """Return whether the data of a run lie in another folder now."""
+    """Return whether the run's data are in the folder that its configuration ``plain`` names."""
     known = run.provenance
     if not known.fingerprint:  # The run has no first step, or is older than fingerprints.
         return not run.checkpoints() and run.status != "finished"

@@ -80,7 +80,7 @@ def lives(pid: int) -> bool:
 
 
 def end_with_parent() -> None:
-    """Stop this process when its parent is gone: for a sweep's jobs and a run's ranks."""
+    """Stop this process when its parent ends, as a sweep's jobs and a run's ranks must."""
     parent = int(os.environ.get(PARENT, 0))
     os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):

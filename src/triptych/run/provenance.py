@@ -39,7 +39,7 @@ SECRET = re.compile(
 def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: Config | None = None
 ) -> Entries:
-    """Return the provenance of a new run, also of the user's own packages in ``config``."""
+    """Return the provenance of a new run, including that of user packages in ``config``."""
     return {
         "id": _new_id(run),
         "overrides": [mask_password(text) for text in overrides],
@@ -109,7 +109,7 @@ def add_execution(
 
 
 def check_imported(config: Config) -> None:
-    """Refuse a package in ``config`` of which a file has changed since it was imported."""
+    """Refuse a package in ``config`` if one of its files has changed since it was imported."""
     packages = _packages(config)
     for name, (spec, digest) in IMPORTED.items():
         module, file = sys.modules.get(name), spec.origin

@@ -252,7 +252,7 @@ def read_position(directory: Path) -> Position | None:
 
 
 def _unfinished(known: Entries, directory: Path, now: float) -> Run:
-    """Return a run without a result: running, pruned by a search, or interrupted."""
+    """Return a run without a result: one that is running, pruned by a search, or interrupted."""
     position = read_position(directory)
     status: Status = "interrupted"
     if now - _last_sign(directory, position) < STALE and not _is_abandoned(directory):

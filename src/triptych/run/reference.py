@@ -131,7 +131,7 @@ class SampleReference:
         raise NotImplementedError
 
     def floor(self, labelled: bool) -> Entries:
-        """Compare true sets, with classes if ``labelled``: the figures that exact samples reach."""
+        """Compare true sets, with classes if ``labelled``: exact samples reach these figures."""
         if self.held < 2:  # a single item has no distance to others
             return {"n": self.held}
         figures = []

@@ -130,7 +130,7 @@ def open_stages(
 
 
 def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``; return their frozen models and the names of what they draw."""
+    """Open ``model.stages``; return their frozen models, and the names of the parts they draw."""
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
@@ -162,13 +162,16 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
 
 
 def refuse_cascade(config: Config) -> None:
-    """Refuse a cascade as a stage, before it opens its own stages, or even itself."""
+    """Refuse a cascade as a stage, before it opens its own stages, which might include itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
 def drawn_as(what: str, config: Config, change: dict[str, Any]) -> Config:
-    """Return a run's configuration with a ``change`` of how it draws, as {"guidance.scale": 3.0}."""
+    """Return a run's configuration with a ``change`` of its sampling.
+
+    Example of a change: {"guidance.scale": 3.0}.
+    """
     # Earlier stages draw its conditions.
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}
     changes = dict(leaves(change)) if change else {}

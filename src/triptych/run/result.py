@@ -187,7 +187,7 @@ def parse_entries(record: Mapping[str, Any]) -> Entries:
 
 
 def seal(record: Entries) -> Entries:
-    """Add a record's checksum to it: damage and edits show, forgery does not."""
+    """Add a record's checksum to it, which reveals damage and edits but not forgery."""
     return record | {"checksum": _checksum(record)}
 
 

@@ -27,7 +27,10 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: Config) -> Drawing:
-    """Prepare to draw from ``opened`` by ``values`` of ``configs/sample.yaml``; or UserError."""
+    """Prepare to sample from ``opened``; UserError: it cannot be sampled from.
+
+    ``values``: those of ``configs/sample.yaml``.
+    """
     model = opened.model
     check_guide(values)
     if not model.draws:
@@ -38,7 +41,7 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
 
 
 def cascade_of(values: Config) -> Drawing:
-    """Prepare to draw from the last run of a cascade, conditioned on the others; or UserError."""
+    """Prepare to sample from the last run of a cascade, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     changes += [{}] * (len(runs) - len(changes))
@@ -157,7 +160,7 @@ def _draw_batch(
 
 
 def seed_of(values: Config, start: int) -> int:
-    """Return the seed of the batch that begins with the sample ``start``."""
+    """Return the seed of the batch whose first sample has the number ``start``."""
     return mix(values["seed"], Stream.SAMPLES, start)
 
 

@@ -74,7 +74,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
 
 
 def _offering_run(run: RunDirectory, entry: Entries) -> RunDirectory | None:
-    """Return the run that an entry names, if it still is the one that offered its fit."""
+    """Return the run that an entry names, if it is still the run that offered its fit."""
     name = str(entry.get("run", ""))
     if name in ("", "..", run.path.name) or Path(name).name != name:
         return None
@@ -108,6 +108,6 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
 
 
 def _settings(config: Config) -> Entries:
-    """Return the settings that a fit follows from, by their dotted keys."""
+    """Return the settings on which a fit depends, by their dotted keys."""
     flat = dict(leaves(config))
     return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}

@@ -17,7 +17,7 @@ SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
 
 
 def check_single(config: DictConfig) -> Config:
-    """Return a composed run's resolved configuration; UserError if no run can be made of it."""
+    """Return a composed run's resolved configuration; UserError if it cannot be run."""
     check_no_sweep(config)
     check_place(config)
     plain = resolve_composed(config)
@@ -46,7 +46,7 @@ def check_place(config: DictConfig) -> None:
 
 
 def check_guide(plain: Config) -> None:
-    """Refuse guidance by a checkpoint that is not named."""
+    """Refuse guidance that needs a checkpoint if none is named."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
         fix = "as in guide=.../checkpoints/last.ckpt"

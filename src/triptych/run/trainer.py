@@ -47,7 +47,7 @@ def steps_of(config: Config, items: int) -> int:
 
 
 def is_sharded(config: Config) -> bool:
-    """Return whether no process has a whole gradient or a whole weight."""
+    """Return whether gradients and weights are split among the processes."""
     return str(config["trainer"]["strategy"]).startswith("fsdp")
 
 
@@ -86,7 +86,7 @@ def build_trainer(
 
 
 def check_sharded(config: Config) -> None:
-    """Refuse what weights in shards cannot have; UserError."""
+    """Raise UserError for settings that do not work with sharded weights."""
     if not is_sharded(config):
         return
     if config["callbacks"].get("ema"):

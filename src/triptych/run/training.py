@@ -88,7 +88,7 @@ def train(session: Session) -> Result:
 
 
 def set_up(run: RunDirectory, config: Config) -> None:
-    """Prepare this process: threads, seeds, and a look at the code that the configuration names."""
+    """Prepare this process: set threads and seeds, and check the code in the configuration."""
     set_up_torch(config["threads"])
     check_targets(config)
     check_imported(config)

@@ -50,7 +50,10 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
-    """Load a checkpoint as plain, checked data on the CPU; UserError: damaged, or another run's."""
+    """Load a checkpoint as plain, checked data on the CPU.
+
+    UserError: it is damaged, or another run's.
+    """
     path = find_checkpoint(path, key)
     where = f"{key}={path}"
     content = _load_content(path, where)
@@ -89,7 +92,7 @@ def is_averaging(state: dict[str, Any]) -> bool:
 
 
 def _check_own(path: Path, where: str, config: Config) -> None:
-    """Check that a checkpoint in a run's directory is that run's, and that of its result."""
+    """Check that a checkpoint in a run's directory is the run's own, and that of its result."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
@@ -150,7 +153,7 @@ def _state(run: RunDirectory) -> str:
 
 
 def check_initial(config: Config, begun: bool) -> None:
-    """Make ``init_from`` absolute, and check it unless the run has already ``begun``."""
+    """Make ``init_from`` absolute, and check it unless the run has already started."""
     path = config.get("init_from")
     if path is None:
         return

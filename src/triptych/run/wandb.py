@@ -167,7 +167,10 @@ def logged_in() -> bool:
 
 
 def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> Entries:
-    """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories."""
+    """Build the arguments of ``wandb.init``.
+
+    The cells of a sweep form a group and are named like their directories.
+    """
     sweep, provenance = sweep_of(run), run.provenance
     choices = provenance.choices
     own_tags = node.get("tags") or []
