@@ -13,8 +13,6 @@ from triptych.data.base import DataModule
 from triptych.data.batch import Batch, Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 
-from .helpers import refused
-
 
 class Count(DataModule):
     """Item i is the number i."""
