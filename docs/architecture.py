@@ -17,7 +17,7 @@ ROOMS = [
     ("one", [("data", "batches"), ("networks", "raw outputs")]),
     ("math", [("diffusion", "the mathematics: tensors in, tensors out")]),
     ("base", [("config", "keys, checks, one builder")]),
-    ("base", [("errors, files, declare", "")]),
+    ("base", [("errors, files, records, declare", "")]),
 ]
 # (step, what happens, room)
 STEPS = [

@@ -11,7 +11,8 @@ import triptych
 
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
-    "terminal errors files declare config diffusion networks data models callbacks run study cli api __main__"
+    "terminal errors files records declare config diffusion networks data models callbacks "
+    "run study cli api __main__"
 ).split()  # from low to high
 
 

@@ -13,8 +13,6 @@ from triptych.data.base import DataModule
 from triptych.data.batch import Batch, Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 
-from .helpers import refused
-
 
 class Count(DataModule):
     """Data whose item i is the number i."""
@@ -118,7 +116,6 @@ def test_processes_come_from_torch_distributed(monkeypatch):
     order = TrainOrder(297, 12, 0)
     assert next(iter(data.train_dataloader())).index.equal(order.indices(0)[4:8])
     assert next(iter(data.eval_dataloader("test"))).index[:3].tolist() == [1, 4, 7]
-    refused(count(batch_size=10).train_dataloader, "data.batch_size=10", "3 processes")
 
 
 class Watch(pl.LightningModule):

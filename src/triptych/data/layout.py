@@ -116,6 +116,9 @@ def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str])
         if not split:
             fix = "put classes into train/CLASS/, or rename the folder that is named as a split"
             raise DataError(f"{key}: {file} lies beside folders of splits; {fix}")
+    if "train" not in splits:
+        top = files[0].parts[0]
+        raise DataError(f"{key}: {top}/ is there, but no train/; add it, or name {top} as data.root")
 
 
 def place(file: Path, data_seed: int) -> float:
