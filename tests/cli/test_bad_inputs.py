@@ -74,7 +74,7 @@ OWN = [
     ("sample ckpt=x out=/proc/x", ["out=/proc/x: cannot be written"]),
     ("sample ckpt=x n=16,32", ["n=16,32: several values; type one, or sweep"]),
     ("train seed=${{nowhere}}", ["'nowhere'", "not found"]),
-    ("train -m seed=range(0)", ["seed=range(0)", "no values"]),
+    ("train -m seed=range(0)", ["-m: a key has no values"]),
     ("train seed=range(1,4)", ["seed=range(1,4): several values; type one, or sweep with triptych-train -m"]),
     ("train -m objective=epsilon,v --cfg job", ["objective=epsilon,v: several values; type one"]),
     ("train data=/x/y.npz", ["data=/x/y.npz: no such choice; type data=folder", "docs/own-code.md"]),

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from triptych.files import file_digest
 from triptych.study.compare import decide
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
@@ -112,18 +111,6 @@ def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
     assert story.counts["interrupted"] == 1 and "Not settled against b and c" in story.answer
     assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
     assert "has not ended" in footnote(story.comparisons[0])
-
-
-@pytest.mark.parametrize(("again", "missing"), [("2026-01-02T00:00:00", 0), ("2026-01-01T00:00:00", 1)])
-def test_a_run_trained_twice_is_two_and_its_copy_is_none(tmp_path, again, missing):
-    """Of one configuration, in directories of two names, where a sweep of two runs has made both, or one."""
-    for name, started in (("a", "2026-01-01T00:00:00"), ("again", again)):
-        run = make_run(tmp_path, name, 1, 2.0)
-        (run / "config.yaml").write_text("seed: 1\n")
-        edit(run / "summary.json", digests={"config.yaml": file_digest(run / "config.yaml")})
-        edit(run / "provenance.json", started=started)
-    edit(tmp_path / "sweep.json", expected=2)
-    assert read_study([tmp_path]).expected == 2 + missing
 
 
 def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):

@@ -247,11 +247,6 @@ class Comparison:
         return all(len(cell.runs) <= 1 for cell in self.cells)
 
     @property
-    def sizes_differ(self) -> bool:
-        """Whether models have different numbers of parameters, as far as they are known."""
-        return len({run.parameters for run in self.runs if run.parameters}) > 1
-
-    @property
     def unit(self) -> str:
         """ "bits/dim" or "nats/dim"."""
         return UNITS[self.measure]

@@ -193,9 +193,6 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
     if places.size:
         mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
         lines.line(label, places, mean, linewidth=2)
-    else:
-        # The legend names a seed's thin line where seeds share no moment.
-        lines.line(label, seeds[0].x, seeds[0].values, linewidth=0.7)
 
 
 def _late_values(

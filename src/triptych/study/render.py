@@ -215,8 +215,6 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         console.print(_fitting(study, comparison, console))
         for note in comparison.notes:
             _say(console, f"Note: {note}", "dim")
-    if len({(c.data, c.measure) for c in study.comparisons}) > 1:
-        _say(console, "Different data or units: not comparable with each other.", "dim")
     for run in study.runs:
         if run.error:
             _say(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)

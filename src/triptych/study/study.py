@@ -110,13 +110,9 @@ class Study:
         if not varied:
             return "How good is this model, by its test bound?"
         first = varied[0]
-        same_data = {comparison.data for comparison in self.comparisons} == {first.data or None}
-        data = f" on {first.data}" if same_data else ""
         if first.deciding:
-            draws = f"draws the best samples{data} from one and the same model"
-            return f"Which {first.subject} {draws}?"
-        question = f"Which {first.subject} gives the lowest test bound{data}"
-        return f"{question}?" if first.sizes_differ else f"{question}, all else being equal?"
+            return f"Which {first.subject} draws the best samples from one and the same model?"
+        return f"Which {first.subject} gives the lowest test bound?"
 
     @property
     def counts(self) -> Counter[str]:

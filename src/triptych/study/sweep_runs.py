@@ -44,11 +44,8 @@ class SweepRuns:
 
     @cached_property
     def missing(self) -> int:
-        """Number of runs without a directory; a copy stands for none that is missing."""
-        starts = [(run.digests.get("config.yaml"), run.started) for run in self.runs]
-        known = [start for start in starts if start[0]]
-        copied = len(known) - len({*known})
-        return max(self.record.expected - len(self.runs) + copied, 0)
+        """Number of runs without a directory."""
+        return max(self.record.expected - len(self.runs), 0)
 
     def may_change(self, alone: bool) -> bool:
         """Return whether runs are still to come, so that the figures are not yet final."""

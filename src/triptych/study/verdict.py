@@ -9,7 +9,7 @@ from triptych.files import printable
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import BOUND, Comparison, MeasureTable, PairTest
-from triptych.study.claims import MOST, seeds_to_settle
+from triptych.study.claims import seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
 from triptych.study.groups import is_trial
 from triptych.study.statistics import spread
@@ -196,19 +196,13 @@ def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
 
 
 def _would_settle(open_claims: Mapping[str, PairTest], rivals: int) -> str:
-    """Return ": about 7 seeds per setting would settle v"; "" where a pair has no error yet."""
-    if not all(claim.pair.error for claim in open_claims.values()):
-        return ""
+    """Return ": about 7 seeds per setting would settle v"; "" where the number is unknown."""
     needed = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
     counts = {label: n for label, n in needed.items() if n is not None}
-    never = [label for label, n in needed.items() if n is None]
-    parts = []
-    if counts:
-        names = _names([*counts], rivals)
-        parts.append(f"about {max(counts.values())} seeds per setting would settle {names}")
-    if never:
-        parts.append(f"{MOST} seeds would not settle {_names(never, rivals)}")
-    return f": {', '.join(parts)}"
+    if not counts:
+        return ""
+    most = max(counts.values())
+    return f": about {most} seeds per setting would settle {_names([*counts], rivals)}"
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
