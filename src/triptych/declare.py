@@ -301,10 +301,7 @@ def refusal(key: str, kind: Any, value: Any) -> str:
     """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
-    line = f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
-    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):  # as 1e3 is read
-        line += f"; type {int(value)}"
-    return line
+    return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
 
 
 C = TypeVar("C", bound=type)

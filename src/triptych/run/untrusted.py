@@ -8,7 +8,7 @@ from typing import Any
 
 from triptych.config.build import check_names
 from triptych.config.file import copy_plain
-from triptych.config.identity import describe_differences, in_root, other_figures
+from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
 from triptych.config.own_code import describe_error, raised_at
 from triptych.config.schema import ModelKeys
@@ -44,7 +44,7 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     if path.is_dir():
         raise UserError(f"{key}={path}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
-        raise UserError(f"{key}={path}: {NO_CHECKPOINT}{in_root(path)}")
+        raise UserError(f"{key}={path}: {NO_CHECKPOINT}")
     return path
 
 

@@ -45,7 +45,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
     properties = [_properties(run) for run in study.runs]
-    keys = _differing(properties)
+    keys = _differing(study.runs, properties)
     own = [{key: values[key] for key in keys if key in values} for values in properties]
     places = {run.dir: place for place, run in enumerate(study.runs)}
     # Section and cell of each run, by its place; the last one of a run that is compared twice.
@@ -98,11 +98,14 @@ def _properties(run: Run) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value}
 
 
-def _differing(properties: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the properties that differ between runs."""
+def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the properties that differ between runs or that a run with a configuration lacks."""
     differing = []
+    pairs = [*zip(runs, properties, strict=True)]
     for key in all_keys(properties):
-        known = {values.get(key, "") for values in properties}
+        # A run without a configuration tells nothing by what it lacks.
+        known = {values.get(key, "") for run, values in pairs if run.config}
+        known |= {values[key] for values in properties if key in values}
         if len(known) > 1 and role(key) not in PLACES:
             differing.append(key)
     return sorted(differing, key=lambda key: (key.count("."), natural_key(key)))

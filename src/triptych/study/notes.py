@@ -42,10 +42,6 @@ def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _facts(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
     """Note facts that differ between runs, unless an axis of the comparison sets them."""
-    items = sorted({run.test[run.measure].n for run in runs if run.measure})
-    if len(items) > 1:
-        sizes = listed([str(n) for n in items])
-        yield f"The runs were measured on different numbers of test items ({sizes})."
     explained = {axis.key for axis in axes}
     if Role.SPLIT in map(role, explained):
         explained.add("split")
