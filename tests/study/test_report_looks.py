@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.refusal import refused
+from triptych.errors import Unreadable
 from triptych.study.compare import decide
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
@@ -175,11 +177,11 @@ def test_a_report_on_some_of_a_sweeps_runs_misses_no_others(tmp_path):
 
 
 @pytest.mark.parametrize("record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}', '{"seeds": [[1e999]]}'])
-def test_a_broken_record_of_looks_claims_nothing(tmp_path, record):
+def test_a_broken_record_of_looks_is_no_report(tmp_path, record):
     add(tmp_path, range(1, 9))
     until(tmp_path, 2, 4)
     (tmp_path / "looks.json").write_text(record)
-    assert "lear of" not in read_study([tmp_path]).answer
+    refused(lambda: read_study([tmp_path]), "looks.json", error=Unreadable)
 
 
 def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
