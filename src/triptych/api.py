@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import hydra_overrides, without_hyphens
 from triptych.config import compose as composing
-from triptych.config.identity import in_root
 from triptych.declare import FilePath, refusal
 from triptych.errors import UserError
 from triptych.run import processes
@@ -261,7 +260,7 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     _check_argument("folder", FilePath, folder)
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: no such directory{in_root(path)}")
+        raise UserError(f"{path}: no such directory")
     rows = results(read_runs(path))
     if not rows:
         raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")

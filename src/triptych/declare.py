@@ -308,11 +308,7 @@ def refusal(key: str, kind: Any, value: Any) -> str:
     """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
-    line = f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
-    # Hydra reads 1e3 as a float.
-    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):
-        line += f"; type {int(value)}"
-    return line
+    return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
 
 
 C = TypeVar("C", bound=type)

@@ -1,14 +1,12 @@
 """Names that follow from a run's settings, and suggestions for unknown names."""
 
-from pathlib import Path
-
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.config.habits import nearest
-from triptych.config.identity import in_root, quote, run_name, slug
+from triptych.config.identity import quote, run_name, slug
 
 
 @given(st.text(max_size=300))
@@ -41,21 +39,6 @@ def test_quotes_hold_any_text(text):
     assert override.value() == text and not override.is_sweep_override()
 
 
-def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path / "root"))
-    (tmp_path / "root" / "logs" / "runs" / "a").mkdir(parents=True)
-    for name in ("b", "docs"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "b" / "config.yaml").touch()
-    monkeypatch.chdir(tmp_path)
-    wanted = f"; did you mean {tmp_path}/root/logs/runs/a?"
-    assert in_root(Path("logs/runs/a")) == in_root(tmp_path / "logs/runs/a") == wanted
-    assert in_root(Path("logs/runs/cos")) == in_root(Path("../b")) == ""
-    (tmp_path / "root" / "logs" / "runs" / "coss").mkdir()
-    assert in_root(Path("coss")) == f"; did you mean {tmp_path}/root/logs/runs/coss?"
-    assert in_root(tmp_path / "root/logs/runs/a") == "", "no path is itself"
-
-
 KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()
 
 
@@ -74,4 +57,3 @@ KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_si
 def test_the_name_that_was_meant(typed, meant):
     assert nearest(typed, KEYS) == f"did you mean {meant}?"
     assert nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"  # like nothing
-    assert nearest("callbacks.own.every", []) == "there are none"

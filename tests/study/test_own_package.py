@@ -64,7 +64,7 @@ def test_a_metric_of_ones_own_is_a_column_everywhere(runs, capsys):
     assert "test sharp (higher is better)" in html
     assert "21.500 ± 0.500" in html and "23.500 ± 0.500" in html  # over seeds 1, 2: half their difference
     assert "test/sharp" in report.csv.read_text().splitlines()[0]
-    print_table(runs, report=report)
+    print_table(report)
     assert "test sharp" in capsys.readouterr().out
 
 

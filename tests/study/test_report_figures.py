@@ -65,14 +65,6 @@ def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path):
     assert sorted(line.get_xdata()[-1] for line in thick) == [40, 80]
 
 
-def test_seeds_without_a_common_moment_are_thin_lines_that_the_legend_names(tmp_path):
-    history(tmp_path, "a", 1, [2.4, 2.2], 20.0)
-    history(tmp_path, "a", 2, [2.5, 2.3], 80.0)
-    ax = training_time(*compared(tmp_path)).axes[0]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a"]
-    assert {line.get_linewidth() for line in ax.lines} == {0.7}
-
-
 def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
     for seed in (1, 2, 3):
         make_run(tmp_path, "v", seed, 2.0 + seed / 1e6)

@@ -121,7 +121,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
     page = check(html)
     assert page.images == 0 and "<script>alert" not in html and "49" not in report.study.answer
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "{{ 7 * 7 }}" in html
-    render.print_table(tmp_path, report=report)
+    render.print_table(report)
 
 
 def test_while_a_sweep_goes_on(tmp_path):
@@ -179,7 +179,7 @@ def test_mixed_units_stand_apart(tmp_path):
         assert re.findall(place, html) == ["0", "1"], place
     assert "gap to entropy" in html
     assert "On digits (bits/dim)" in report.study.answer and "On ring (nats/dim)" in report.study.answer
-    render.print_table(tmp_path)
+    render.print_table(report)
 
 
 def test_figures_of_one_comparison_are_encoded_before_the_next_are_drawn(tmp_path, monkeypatch):
@@ -198,17 +198,16 @@ def test_twelve_cells_have_colours_of_their_own():
     assert len({*colours({f"setting {i}": f"setting {i}" for i in range(12)}).values()}) == 12
 
 
-def test_terminal_shows_the_same_numbers(tmp_path):
-    """A narrow terminal keeps bounds, seeds and verdicts."""
-    from rich.console import Console
-
+def test_terminal_shows_the_same_numbers(tmp_path, capsys, monkeypatch):
+    """A narrow one keeps bounds, seeds and verdicts."""
     root = sweep(tmp_path, {f"a setting of a long name {k}": 2 + k / 9 for k in range(3)})
     diverged(root, "a setting of a long name 2", 9)
-    story = read_study([root])
+    report = write_report(root)
+    story = report.study
     for width in (60, 80, 160):
-        console = Console(width=width, record=True, file=open(os.devnull, "w"))
-        render.print_table(root, console)
-        text = console.export_text()
+        monkeypatch.setenv("COLUMNS", str(width))
+        render.print_table(report)
+        text = capsys.readouterr().out
         assert all(f"{cell.bound.mean:.3f}" in text for cell in story.comparisons[0].cells)
         assert " ".join(story.answer.split()) in " ".join(text.split()) and "±: seeds alone" in text
         assert "; 297 test items" in text

@@ -1,13 +1,11 @@
 """A paper's claims in a report and on the page of results."""
 
-import io
 import json
 import re
 import subprocess
 import warnings
 
 import pytest
-from rich.console import Console
 
 from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
@@ -66,10 +64,9 @@ def test_a_report_opens_with_the_claims(paper):
     assert "Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell." in html
 
 
-def test_a_terminal_has_a_line_a_claim(paper):
-    out = io.StringIO()
-    print_table(paper, Console(file=out, width=100))
-    lines = out.getvalue().splitlines()
+def test_a_terminal_has_a_line_a_claim(paper, capsys):
+    print_table(write_report(paper))
+    lines = capsys.readouterr().out.splitlines()
     told = {line.split(":")[0] for line in lines if line.startswith(("repro", "contra", "cannot"))}
     assert told == {"reproduced", "contradicted", "cannot tell"}
 

@@ -79,16 +79,8 @@ def test_a_grid_is_settings_times_seeds():
     refused(lambda: settings_and_seeds([["objective=x0"], ["objective=v"]]), "seed")
 
 
-@pytest.mark.parametrize(
-    ("axis", "problem"),
-    [
-        ("seed=range(4,1)", "no values; list one or more, as in seed=A,B"),
-        ("seed=range(1,4,0)", "no values; list one or more"),
-        ("optimizer.lr=interval(0.1,1)", "no values; list one or more, as in optimizer.lr=A,B"),
-    ],
-)
-def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
-    assert refused(lambda: grid({}, [axis, "objective=x0,v"]), problem).startswith(f"{axis}: ")
+def test_an_axis_without_values_is_refused():
+    refused(lambda: grid({}, ["seed=range(4,1)", "objective=x0,v"]), "-m: a key has no values")
 
 
 @pytest.mark.parametrize(

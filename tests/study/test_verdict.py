@@ -31,7 +31,7 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     """With three seeds, c is 1 above a in each, and b is above and below."""
     said = verdict(runs_of(tmp_path, CLEAR))
     assert said.sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
-    assert "Not settled against b" in said.headline and "200 seeds" in said.headline
+    assert "Not settled against b." in said.headline
 
 
 def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
@@ -72,9 +72,7 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
 def test_how_many_seeds_is_said_of_more_than_can_be_named(tmp_path):
     table = {f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k**2 / 6000 for s in (1, 2, 3)} for k in range(7)}
     said = verdict(runs_of(tmp_path, table)).headline
-    assert re.search(
-        r"Not settled against all 6: about \d+ seeds per setting would settle (all|\d of) 6", said
-    )
+    assert re.search(r"Not settled against 6 settings: about \d+ seeds per setting would settle", said)
 
 
 def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_to_come(tmp_path):

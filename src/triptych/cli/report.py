@@ -16,7 +16,6 @@ from typing import NoReturn
 
 from triptych.cli.outputs import check_file, check_folder
 from triptych.cli.startup import answer_version
-from triptych.config.identity import in_root
 from triptych.errors import StorageError, UserError
 from triptych.files import typed_path
 from triptych.run.read import find_runs, is_run
@@ -85,7 +84,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Refuse directories without runs, and outputs that would replace a report or a record."""
     for directory in options.dirs:
         if not directory.is_dir():
-            raise UserError(f"{directory}: not a directory{in_root(directory)}")
+            raise UserError(f"{directory}: not a directory")
         if not options.results and not any(map(is_run, find_runs(directory))):
             fix = "config.yaml or summary.json, as triptych-train writes them"
             raise UserError(f"{directory}: no run in it ({fix})")
@@ -108,7 +107,7 @@ def write_pages(options: argparse.Namespace) -> None:
         print(f"Index: {write_index(first)}")
         return
     report = write_report(*options.dirs, equal_within=options.equal_within)
-    print_table(first, report=report)
+    print_table(report)
     if options.figures:
         print(f"Figures: {len(write_figures(report.study, options.figures))} files in {options.figures}")
 

@@ -167,13 +167,9 @@ def nearest(name: str, names: Sequence[str]) -> str:
     match = closest(name, keys)
     if match:
         return f"did you mean {match}?"
-    if not keys:
-        return "there are none"
     group = name.rpartition(".")[0]
-    shown = [known for known in keys if known.rpartition(".")[0] == group] or keys
-    if len(shown) > SHOWN:
-        shown = [*shown[:SHOWN], "..."]
-    return f"choose from {', '.join(shown)}"
+    siblings = [known for known in keys if known.rpartition(".")[0] == group]
+    return f"choose from {', '.join((siblings or keys)[:SHOWN])}"
 
 
 def closest(name: str, names: Sequence[str]) -> str:

@@ -227,16 +227,6 @@ def root() -> str:
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
 
 
-def in_root(path: Path) -> str:
-    """Suggest the same path below ``root``, or a run or sweep of that name; "" if there is none."""
-    home = Path(root())
-    places = (os.path.relpath(path), f"logs/runs/{path.name}", f"logs/sweeps/{path.name}")
-    for other in (home / place for place in places):
-        if other.exists() and ".." not in other.parts and other.resolve() != path.resolve():
-            return f"; did you mean {other}?"
-    return ""
-
-
 def cores() -> int:
     """Return the number of cores that this process may use."""
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")

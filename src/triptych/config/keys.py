@@ -153,13 +153,6 @@ def name_null(key: str, value: str) -> str:
     return value
 
 
-def takes_names(key: str) -> bool:
-    """Return whether a group holds objects under free names, as ``callbacks`` does."""
-    group = find_key(key)
-    member = below(group, "any")
-    return member is not None and member.base not in ("", group.base)
-
-
 @cache
 def role(key: str, target: str = "") -> Role:
     """Return the role of a dotted key or config group.

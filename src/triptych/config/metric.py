@@ -30,6 +30,11 @@ class Metric:
     def label(self) -> str:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
+    @property
+    def ranked_label(self) -> str:
+        """The label with the direction: "FID (lower is better)"."""
+        return f"{self.label} ({self.better})" if self.better else self.label
+
 
 SAMPLE_METRICS = {
     metric.name: metric

@@ -119,8 +119,6 @@ def _refused(target: str, where: str) -> UserError:
     package = target.partition(".")[0]
     if package not in NOT_OWN:
         fix = f"for code of your own: export TRIPTYCH_TRUST={','.join([*trusted(), package])}"
-    elif package == "triptych":
-        fix = f"use a class defined in {', '.join(OURS)} (a new one: make signatures)"
     else:
         fix = "see docs/security.md for those that it may"
     return UserError(f"{problem}; {fix}")

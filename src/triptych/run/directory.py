@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from triptych.config.file import read_config
-from triptych.config.identity import in_root
 from triptych.errors import Unreadable, UserError, mask_password
 from triptych.files import check_directory, file_digest, no_link, read_record, replaced, storage_errors, walk
 from triptych.records import Config, Entries
@@ -103,7 +102,7 @@ class RunDirectory(Lockable):
         """
         file = self / "config.yaml"
         if not file.exists():
-            raise UserError(f"{self.path}: not a run's directory (no config.yaml){in_root(self.path)}")
+            raise UserError(f"{self.path}: not a run's directory (no config.yaml)")
         return read_config(file)
 
     @cached_property

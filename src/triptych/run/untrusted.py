@@ -8,7 +8,7 @@ from typing import Any
 
 from triptych.config.build import check_names
 from triptych.config.file import copy_plain
-from triptych.config.identity import describe_differences, in_root, other_figures
+from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
 from triptych.config.own_code import describe_error, raised_at
 from triptych.config.schema import ModelKeys
@@ -44,8 +44,7 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     """
     path = checkpoint_at(ckpt)
     if not path.is_file():
-        fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
-        raise UserError(f"{key}={path}: no such file; {fix}{in_root(path)}")
+        raise UserError(f"{key}={path}: {NO_CHECKPOINT}")
     return path
 
 

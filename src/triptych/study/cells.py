@@ -123,10 +123,6 @@ class Cell:
         """Seeds of all its runs."""
         return {*self.runs, *(run.seed for run in self.others)}
 
-    def label_of(self, seed: int | None) -> str:
-        """Name a run of this cell: "x0, seed 1"."""
-        return self.label if seed is None else f"{self.label}, seed {seed}"
-
     def values(self, part: str = "") -> dict[int | None, float]:
         """Return each seed's test figure; `part`: "" (the bound), "prior", ..., "metric/NAME"."""
         key = self._figure(part)
@@ -245,11 +241,6 @@ class Comparison:
     def one_seed(self) -> bool:
         """Whether no setting has a second seed."""
         return all(len(cell.runs) <= 1 for cell in self.cells)
-
-    @property
-    def sizes_differ(self) -> bool:
-        """Whether models have different numbers of parameters, as far as they are known."""
-        return len({run.parameters for run in self.runs if run.parameters}) > 1
 
     @property
     def unit(self) -> str:

@@ -109,7 +109,7 @@ def comparison_of(group: Group) -> Comparison:
     usable = [cell for cell in cells if cell.runs]
     usable.sort(key=lambda cell: (cell.bound.mean, cell.label))
     pending = [cell for cell in cells if not cell.runs]
-    notes += [*group.notes, *limits_of(usable, axes)]
+    notes += limits_of(usable, axes)
     return Comparison(group.data, measure, tuple(axes), tuple(usable), tuple(pending), tuple(notes))
 
 

@@ -193,9 +193,6 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
     if places.size:
         mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
         lines.line(label, places, mean, linewidth=2)
-    else:
-        # The legend names a seed's thin line where seeds share no moment.
-        lines.line(label, seeds[0].x, seeds[0].values, linewidth=0.7)
 
 
 def _late_values(
@@ -285,11 +282,8 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     inks = {line: colours[labels[line]] for line in crossed.lines.values}
     lines = LineFigure(crossed.lines.values, inks)
     for name in crossed.lines.values:
-        cells = {}
-        for key, place in places.items():
-            if (name, key) in crossed.cells:
-                cells[place] = crossed.cells[name, key]
-        _draw_line(lines, name, cells)
+        on_line = {key: cell for (line, key), cell in crossed.cells.items() if line == name}
+        _draw_line(lines, name, {places[key]: on_line[key] for key in values if key in on_line})
     # A cell that is far above the median flattens no other.
     means = sorted(cell.bound.mean for cell in crossed.cells.values())
     low, top = means[0], min(means[-1], means[0] + 4 * (means[len(means) // 2] - means[0]) + 1e-3)

@@ -38,12 +38,15 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw paired differences to the best; a line without zero is claimed by the corrected test."""
-    rivals = {cell.label: comparison.claim(0, j) for j, cell in enumerate(comparison.cells) if j}
-    rivals = {label: claim for label, claim in rivals.items() if claim.pair.n}
+    rivals, verdicts = dict[str, PairTest](), dict[str, str]()
+    for place, cell in enumerate(comparison.cells[1:], 1):
+        claim = comparison.claim(0, place)
+        if claim.pair.n:
+            rivals[cell.label] = claim
+            verdicts[cell.label] = against(comparison, 0, place)[1]
     if not rivals:
         return None
-    places = {cell.label: j for j, cell in enumerate(comparison.cells)}
-    figure, ax = _rows({label: against(comparison, 0, places[label])[1] for label in rivals})
+    figure, ax = _rows(verdicts)
     intervals = "; ".join(f"{label} {claim.text}" for label, claim in rivals.items())
     figure.set_label(f"{figure.get_label()} With corrected intervals: {intervals}.")
     margin = comparison.rule.equal_within
@@ -130,8 +133,7 @@ def _measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours)
         for value, height, gid in zip(values, heights, marks, strict=True):
             ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
     ax.set_xlim(*_frame(_near(table), []))
-    better = f" ({table.metric.better})" if table.metric.better else ""
-    ax.set_xlabel(f"{table.metric.label}{better}")
+    ax.set_xlabel(table.metric.ranked_label)
     return figure
 
 

@@ -30,7 +30,6 @@ class Group(NamedTuple):
 
     runs: list[Run]
     data: str
-    notes: list[str]
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -83,17 +82,12 @@ def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
     firsts = [runs[0] for runs in groups]
     name = data_name(firsts[0])
     if len(groups) == 1:
-        return [Group(groups[0], name, [])]
+        return [Group(groups[0], name)]
     differences = different_settings([data_settings(first) for first in firsts])
     if len({*differences}) < len(groups):
         differences = [f"fingerprint {first.fingerprint[:8] or 'unknown'}" for first in firsts]
     names = [f"{name} ({difference})"[:100] for difference in differences]
-    named = []
-    for i, runs in enumerate(groups):
-        others = listed(names[:i] + names[i + 1 :])
-        note = f"Other data are no setting: runs on {others} are a comparison of their own."
-        named.append(Group(runs, names[i], [note]))
-    return named
+    return list(map(Group, groups, names))
 
 
 def different_settings(configs: Sequence[Mapping[str, str]]) -> list[str]:

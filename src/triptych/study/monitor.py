@@ -27,7 +27,7 @@ def try_write_report(root: Path, show: bool = False) -> str:
     try:
         report = write_report(root)
         if show:
-            print_table(root, report=report)
+            print_table(report)
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return f"{root}: the report cannot be written ({what}); the runs' results are kept"

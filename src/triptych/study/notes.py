@@ -6,7 +6,6 @@ from typing import Any
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.parsing import SampleMeasures, few
 from triptych.run.read import Run
 from triptych.study.axes import Axis
 from triptych.study.cells import Cell
@@ -28,7 +27,6 @@ def limits_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     yield from _seeds(cells)
     yield from _facts(runs, axes)
     yield from _model_sizes(cells)
-    yield from _sample_sets(runs)
     yield from _metrics(runs)
     yield from _changes(runs)
 
@@ -44,10 +42,6 @@ def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _facts(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
     """Note facts that differ between runs, unless an axis of the comparison sets them."""
-    items = sorted({run.test[run.measure].n for run in runs if run.measure})
-    if len(items) > 1:
-        sizes = listed([str(n) for n in items])
-        yield f"The runs were measured on different numbers of test items ({sizes})."
     explained = {axis.key for axis in axes}
     if Role.SPLIT in map(role, explained):
         explained.add("split")
@@ -66,20 +60,6 @@ def _model_sizes(cells: Sequence[Cell]) -> Iterator[str]:
     if len(labels_by_size) > 1:
         sizes = [f"{listed(labels)} {size:,}" for size, labels in labels_by_size.items()]
         yield f"Parameters: {'; '.join(sizes)}."
-
-
-def _sample_sets(runs: Sequence[Run]) -> Iterator[str]:
-    """Note samples that were measured at different values; only the first are compared."""
-    places = dict.fromkeys(_place(run.measured) for run in runs if run.measured)
-    if len(places) > 1:
-        different = f"Samples were measured at different values ({'; '.join(places)})"
-        yield f"{different}: only the first are compared."
-
-
-def _place(measured: SampleMeasures) -> str:
-    if not measured.key:
-        return "as drawn"
-    return f"{measured.key} {few([f'{value:g}' for value in measured.values])}"
 
 
 def _metrics(runs: Sequence[Run]) -> Iterator[str]:

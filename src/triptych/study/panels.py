@@ -301,7 +301,7 @@ def _first_of_each(comparison: Comparison, file: str) -> list[Picture]:
         for seed, run in cell.runs.items():
             uri = _data_uri(run.dir, file)
             if uri:
-                pictures.append(Picture(cell.label, cell.label_of(seed), uri))
+                pictures.append(Picture(cell.label, f"{cell.label}, seed {seed}", uri))
                 break
     return pictures
 

@@ -206,17 +206,14 @@ def _index_row(root: Path, place: Path, runs: Sequence[Run]) -> tuple[Any, ...]:
     return first.age, name, start, report, states, Counter(problems).most_common(SHOWN)
 
 
-def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
-    """Print the results of the runs beneath `root`; `report` saves reading them again."""
-    console = console or PlainConsole(sys.stdout)
-    study = report.study if report else read_study([Path(root)])
+def print_table(report: Report) -> None:
+    """Print a report's results."""
+    console, study = PlainConsole(sys.stdout), report.study
     _say(console, study.banner, "yellow")
     for comparison in study.comparisons:
         console.print(_fitting(study, comparison, console))
         for note in comparison.notes:
             _say(console, f"Note: {note}", "dim")
-    if len({(c.data, c.measure) for c in study.comparisons}) > 1:
-        _say(console, "Different data or units: not comparable with each other.", "dim")
     for run in study.runs:
         if run.error:
             _say(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)
@@ -225,9 +222,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         _say(console, str(study.next_step), wrap=False)
     if study.published:
         _print_published(console, study.published)
-    page = report.html if report else Path(root) / "report.html"
-    if page.exists():
-        _say(console, f"Report: {page}", wrap=False)
+    _say(console, f"Report: {report.html}", wrap=False)
 
 
 def _say(console: Console, text: str, style: str = "", wrap: bool = True) -> None:
@@ -260,23 +255,21 @@ def _fitting(study: Study, comparison: Comparison, console: Console) -> Table:
 def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> Table:
     decides = table_title(comparison) or comparison.unit
     better = comparison.question.metric.better
-    title = ", ".join(filter(None, (comparison.title, decides, better)))
-    caption = ["" if comparison.one_seed else "±: seeds alone", comparison.tested]
+    title = ", ".join(filter(None, (comparison.data, comparison.title, decides, better)))
+    caption = "; ".join(filter(None, ("±: seeds alone", comparison.tested)))
     # All is plain Text: names may hold what rich would read as markup.
     table = Table(
-        title=Text(f"{study.title}: {comparison.data or 'all data'}, {title}"),
+        title=Text(f"{study.title}: {title}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="; ".join(filter(None, caption)) or None, caption_justify="left",
+        caption=caption, caption_justify="left",
     )  # fmt: skip
     table.add_column(Text(comparison.subject), overflow="fold")
     for column in columns:
         justify: JustifyMethod = "left" if column.is_text else "right"
         table.add_column(Text(column.short or column.heading), justify=justify)
     for row in table_rows(comparison):
-        style = "" if row.entries else "dim"
-        if row.best:
-            style = "bold green"
         texts = [Text(row.entry(column.key).text) for column in columns]
+        style = "bold green" if row.best else ""
         table.add_row(Text(short(row.label, 40)), *texts, style=style)
     return table
 

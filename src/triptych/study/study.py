@@ -99,24 +99,15 @@ class Study:
         return judge_claims(self.record, self.runs)
 
     @property
-    def damaged(self) -> str:
-        """The problems with records of sweeps that cannot be read."""
-        return "; ".join(filter(None, [sweep.damage for sweep in self.sweeps]))
-
-    @property
     def question(self) -> str:
         """The question that the report answers."""
         varied = [comparison for comparison in self.comparisons if comparison.axes]
         if not varied:
             return "How good is this model, by its test bound?"
         first = varied[0]
-        same_data = {comparison.data for comparison in self.comparisons} == {first.data or None}
-        data = f" on {first.data}" if same_data else ""
         if first.deciding:
-            draws = f"draws the best samples{data} from one and the same model"
-            return f"Which {first.subject} {draws}?"
-        question = f"Which {first.subject} gives the lowest test bound{data}"
-        return f"{question}?" if first.sizes_differ else f"{question}, all else being equal?"
+            return f"Which {first.subject} draws the best samples from one and the same model?"
+        return f"Which {first.subject} gives the lowest test bound?"
 
     @property
     def counts(self) -> Counter[str]:
@@ -131,8 +122,6 @@ class Study:
     @property
     def banner(self) -> str:
         """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
-        if self.damaged:
-            return f"{self.damaged}: how many runs are to come is unknown, so nothing is settled"
         if self.complete and self.counts.keys() <= {"finished"}:
             return ""
         parts = [f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished"]

@@ -212,13 +212,11 @@ class SweepHook(Callback):
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
-        """Count existing runs and the cells of all commands at work; copies of a run count once."""
-        there = find_runs(self.root)
-        before = {RunDirectory(path).readable_provenance.id or str(path) for path in there}
+        """Count the runs there and the cells of all commands at work."""
         names = {*self.cells}
         for _, others in self.reservation.others():
             names |= others.keys() - {STUDY}
-        return len(before) + len({self.root / name for name in names} - {*there})
+        return len({*find_runs(self.root), *(self.root / name for name in names)})
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory that Hydra will make for the job of these overrides."""

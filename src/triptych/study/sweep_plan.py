@@ -104,13 +104,9 @@ def check_others(config: DictConfig, root: Path, cells: Cells, others: Others) -
         shared = cells.keys() & theirs.keys()
         if shared and (config.force or not is_grid(config)):
             raise Busy(f"{root}: {process} is at work in this sweep; wait for it, or {ANOTHER}")
-        differing = [_compare(theirs[name], cells[name]) for name in shared]
+        differing = [differences(_values(theirs[name]), _values(cells[name])) for name in shared]
+        differing = list(map(without_machine, differing))
         refuse(root, differing, f"{process} runs with other settings {{}} of its cells", ANOTHER)
-
-
-def _compare(theirs: Sequence[str], ours: Sequence[str]) -> Changes:
-    """Return the differences of two lists of overrides that make them different runs."""
-    return without_machine(differences(_values(theirs), _values(ours)))
 
 
 def _values(job: Sequence[str]) -> dict[str, str]:

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
-from triptych.errors import Unreadable
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.cells import Comparison, Rule
@@ -17,25 +15,12 @@ from triptych.study.groups import group_runs, is_trial, stages
 
 @dataclass(frozen=True)
 class SweepRuns:
-    """The runs in a sweep's directory, and what the sweep recorded of itself.
-
-    `damage`: the problem with a record that cannot be read, which leaves open how many runs are to
-    come.
-    """
+    """The runs in a sweep's directory, and what the sweep recorded of itself."""
 
     folder: Path
     runs: Sequence[Run]
     record: SweepRecord = SweepRecord()
     looks: Looks = Looks()
-    damage: str = ""
-
-    @classmethod
-    def read(cls, folder: Path, runs: Sequence[Run]) -> Self:
-        """Read the records of a sweep with these runs."""
-        try:
-            return cls(folder, runs, SweepRecord.read(folder), Looks.read(folder))
-        except Unreadable as error:
-            return cls(folder, runs, damage=error.problem)
 
     @cached_property
     def rule(self) -> Rule:
@@ -44,15 +29,12 @@ class SweepRuns:
 
     @cached_property
     def missing(self) -> int:
-        """Number of runs without a directory; a copy does not replace a missing run."""
-        starts = [(run.digests.get("config.yaml"), run.started) for run in self.runs]
-        known = [start for start in starts if start[0]]
-        copied = len(known) - len({*known})
-        return max(self.record.expected - len(self.runs) + copied, 0)
+        """Number of runs without a directory."""
+        return max(self.record.expected - len(self.runs), 0)
 
     def may_change(self, alone: bool) -> bool:
         """Return whether runs are still to come, so that the figures are not yet final."""
-        if self.damage or self.rule.interim:
+        if self.rule.interim:
             return True
         if self.rule.looks > 1 and alone:
             return False  # The planned looks decide, not the number of runs.
@@ -62,7 +44,10 @@ class SweepRuns:
 
 
 def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
-    """Read all runs beneath `roots` by the sweep that they belong to, the first root's first."""
+    """Read all runs beneath `roots` by the sweep that they belong to, the first root's first.
+
+    Unreadable: a sweep's record, which says how many runs are to come.
+    """
     bases = [root.resolve() for root in roots]
     runs_by_path: dict[Path, Run] = {}
     for root in roots:
@@ -71,7 +56,10 @@ def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
     runs_by_folder: dict[Path, list[Run]] = {base: [] for base in bases}
     for path, run in runs_by_path.items():
         runs_by_folder.setdefault(_sweep_folder(path, bases), []).append(run)
-    return [SweepRuns.read(folder, runs) for folder, runs in runs_by_folder.items()]
+    return [
+        SweepRuns(folder, runs, SweepRecord.read(folder), Looks.read(folder))
+        for folder, runs in runs_by_folder.items()
+    ]
 
 
 def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:

@@ -177,12 +177,12 @@ def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[st
     claim = comparison.claim(reference, place)
     low, high = claim.interval
     difference = Entry(claim.text, claim.pair.mean, low=low, high=high)
-    verdict = _row_verdict(comparison, claim, best=reference == 0)
+    verdict = _row_verdict(comparison, claim)
     return {"difference": difference, "p": Entry(p_value(claim.p), claim.p)}, verdict
 
 
-def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
-    """Return a row's verdict, as far as the corrected test supports it, else "not settled"."""
+def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
+    """Return a row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n == 0:
         return "not paired"
     if comparison.one_seed:
@@ -191,8 +191,7 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
     if claim.holds and claim.pair.mean > 0:
         words.append("worse")
     elif claim.holds:
-        # Only where seeds differ can the pairs contradict the means.
-        words.append("better where paired" if best else "better")
+        words.append("better")
     if claim.equal:
         words.append(f"same within {comparison.rule.equal_within:g}")
     return ", ".join(words) or "not settled"
@@ -236,8 +235,7 @@ def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
     columns = []
     for table in tables:
         place = f" at {table.key} {table.values[-1]:g}" if table.key else ""
-        better = f" ({table.metric.better})" if table.metric.better else ""
-        columns.append(Column(table.metric.name, f"{table.metric.label}{place}{better}"))
+        columns.append(Column(table.metric.name, f"{table.metric.ranked_label}{place}"))
     entries: dict[str, dict[str, Entry]] = {label: {} for label in tables[0].order(-1)}
     for table in tables:
         for label, spreads in table.spreads.items():

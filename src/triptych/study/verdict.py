@@ -9,7 +9,7 @@ from triptych.files import printable
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import BOUND, Comparison, MeasureTable, PairTest
-from triptych.study.claims import MOST, seeds_to_settle
+from triptych.study.claims import seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
 from triptych.study.groups import is_trial
 from triptych.study.statistics import spread
@@ -60,7 +60,7 @@ class Weakness:
         if self.of_all and self.settings > 1:
             return f"No setting is better than {baseline}: train longer."
         verb = "is" if len(self.labels) == 1 else "are"
-        return f"{_names(self.labels, self.settings)} {verb} no better than {baseline}."
+        return f"{_names(self.labels)} {verb} no better than {baseline}."
 
 
 def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
@@ -174,41 +174,35 @@ def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
     sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
     if comparison.one_seed:
         return [*sentences, "One seed: nothing is settled."]
-    relations, n = Relations(), len(rivals)
+    relations = Relations()
     for place, cell in enumerate(rivals, 1):
         relations.add(cell.label, comparison.claim(0, place))
     if relations.clear:
-        sentences.append(f"Clear of {_names(relations.clear, n)}.")
+        sentences.append(f"Clear of {_names(relations.clear)}.")
     if relations.ahead:
-        names = _names(relations.ahead, n)
+        names = _names(relations.ahead)
         sentences.append(f"Where both have a seed, it is worse than {names}.")
     if relations.same:
         margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
-        sentences.append(f"The same as {_names(relations.same, n)} within {margin}.")
+        sentences.append(f"The same as {_names(relations.same)} within {margin}.")
     if not relations.open:
         return sentences
-    not_settled = f"Not settled against {_names([*relations.open], n)}"
+    not_settled = f"Not settled against {_names([*relations.open])}"
     if comparison.rule.interim:
         return [*sentences, f"{not_settled}.", "Nothing is settled before the sweep ends."]
     if untrained:
         return [*sentences, f"{not_settled}."]
-    return [*sentences, f"{not_settled}{_would_settle(relations.open, n)}."]
+    return [*sentences, f"{not_settled}{_would_settle(relations.open)}."]
 
 
-def _would_settle(open_claims: Mapping[str, PairTest], rivals: int) -> str:
-    """Return ": about 7 seeds per setting would settle v"; "" where a pair has no error yet."""
-    if not all(claim.pair.error for claim in open_claims.values()):
-        return ""
+def _would_settle(open_claims: Mapping[str, PairTest]) -> str:
+    """Return ": about 7 seeds per setting would settle v"; "" where the number is unknown."""
     needed = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
     counts = {label: n for label, n in needed.items() if n is not None}
-    never = [label for label, n in needed.items() if n is None]
-    parts = []
-    if counts:
-        names = _names([*counts], rivals)
-        parts.append(f"about {max(counts.values())} seeds per setting would settle {names}")
-    if never:
-        parts.append(f"{MOST} seeds would not settle {_names(never, rivals)}")
-    return f": {', '.join(parts)}"
+    if not counts:
+        return ""
+    most = max(counts.values())
+    return f": about {most} seeds per setting would settle {_names([*counts])}"
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
@@ -250,11 +244,11 @@ def _best(comparison: Comparison, table: MeasureTable, place: int) -> str:
             clear.append(label)
     if not clear:
         return "nothing is settled"
-    text = f"{first} is clear of {_names(clear, len(rest))}"
+    text = f"{first} is clear of {_names(clear)}"
     if len(clear) == len(rest):
         return text
     open_labels = [label for label in rest if label not in clear]
-    return f"{text}, not settled against {_names(open_labels, len(rest))}"
+    return f"{text}, not settled against {_names(open_labels)}"
 
 
 def footnote(comparison: Comparison) -> str:
@@ -312,11 +306,11 @@ def _about_tests(comparison: Comparison) -> str:
     return " ".join(sentences)
 
 
-def _names(labels: Sequence[str], total: int) -> str:
-    """Name settings, or count them if they are many: "all 6", "5 of 6"."""
+def _names(labels: Sequence[str]) -> str:
+    """Name settings, or count them where they are many: "6 settings"."""
     if len(labels) <= NAMED:
         return listed([*labels])
-    return f"all {total}" if len(labels) == total else f"{len(labels)} of {total}"
+    return f"{len(labels)} settings"
 
 
 def about(comparison: Comparison) -> str:

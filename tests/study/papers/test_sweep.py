@@ -12,13 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
-from tests.refusal import refused, refused_if
+from tests.refusal import refused
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
 from triptych.run.single import check_single
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.paper import check_findings, claims_of, machine, set_scale
+from triptych.study.papers.paper import claims_of, machine, set_scale
 from triptych.study.rounds import jobs_of
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
@@ -97,24 +97,6 @@ def test_a_single_run_is_none_of_a_papers():
 )
 def test_what_its_sweep_cannot_decide_is_refused(overrides, said):
     refused(lambda: facts_of(asked("vdm_steps", *overrides), SweepRecord(), False), said)
-
-
-TIE = {"kind": "exact", "table": 1, "otherwise": "a coarser end", "same": [1, 2], "within": 0.01}
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"kind": None}, "tie.kind: a value is needed; one of identity, exact, trained"),
-        ({"table": None}, "tie: no source; add table, figure or section"),
-        ({"otherwise": None}, "tie.kind=exact: a finding needs otherwise="),
-        ({"kind": "identity"}, "tie.kind=identity: a finding needs otherwise=, under what it would come out"),
-        ({}, ""),
-    ],
-)
-def test_a_claim_that_is_no_finding_or_has_no_source_is_refused(change, message):
-    tie = {key: value for key, value in (TIE | change).items() if value is not None}
-    refused_if(lambda: check_findings({"tie": tie}), message)
 
 
 def test_a_scale_that_is_not_there_is_refused():

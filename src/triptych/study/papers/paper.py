@@ -25,14 +25,13 @@ from triptych.config.schema import PaperClaim, PaperNode
 from triptych.config.source import CONFIGS, folders
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, SOURCES, Axes, Claim, read_claim
+from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 
 # The keys of a claim that change none of its statistics.
 WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",
 )  # fmt: skip
-KINDS = ("identity", "exact", "trained")
 
 
 def axes_of(
@@ -192,7 +191,6 @@ def claims_of(
         for key, values in axes.items():
             axes[key] = [*dict.fromkeys([*before.paper_axes.get(key, ()), *values])]
     check_claimed_metrics(read_claims(node, axes, scale), config, axes)
-    check_findings(claims_at(node["claims"], scale))
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
     facts |= {"scale": scale, "machine": machine()}
@@ -227,19 +225,6 @@ def _current_settings(name: str, scale: str) -> str:
         if file.is_file():
             return settings_digest(read_yaml(file), scale)
     return ""
-
-
-def check_findings(claims: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a claim without origin or kind, and a finding that nothing could contradict."""
-    for name, node in claims.items():
-        path = f"paper.claims.{name}"
-        if "kind" not in node:
-            raise UserError(f"{path}.kind: a value is needed; one of {', '.join(KINDS)}")
-        if not any(key in node for key in SOURCES):
-            raise UserError(f"{path}: no source; add table, figure or section, and a quote")
-        if (node["kind"] == "identity") == ("otherwise" in node):
-            rule = "a finding needs otherwise=, under what it would come out the other way"
-            raise UserError(f"{path}.kind={node['kind']}: {rule}; an identity has none")
 
 
 def machine() -> str:
