@@ -199,7 +199,7 @@ def test_twelve_cells_have_colours_of_their_own():
 
 
 def test_terminal_shows_the_same_numbers(tmp_path, capsys, monkeypatch):
-    """A narrow one keeps bounds, seeds and verdicts."""
+    """A narrow terminal keeps bounds, seeds and verdicts."""
     root = sweep(tmp_path, {f"a setting of a long name {k}": 2 + k / 9 for k in range(3)})
     diverged(root, "a setting of a long name 2", 9)
     report = write_report(root)

@@ -1,6 +1,7 @@
-"""Run a sweep: directory, record, exit code, report.
+"""Run a sweep: name its directory, write its record and report, and choose the exit code.
 
-Works from the parent process alone, by the runs' directories, and so with every launcher.
+All of it happens in the parent process, which reads the runs' directories, so it works with every
+launcher.
 """
 
 import atexit
@@ -54,9 +55,10 @@ EXIT_CODES = {
 
 
 def sweep_exit_code() -> int:
-    """Return the exit code: 0 all finished, 3 others diverged, 75 others run elsewhere, 1 all else.
+    """Return the sweep's exit code: 0 if all runs finished, 3, 75 or 1 otherwise.
 
-    A run that a search has stopped counts as finished. 1 also if the report cannot be written.
+    3: some diverged; 75: some are held by another process; 1: anything else, or the report cannot
+    be written. A run that a search has pruned counts as finished.
     """
     ends = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     if any(hook.report_problem for hook in _hooks):
@@ -68,7 +70,10 @@ def sweep_exit_code() -> int:
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
-    """Return a run's status, "pruned" if a search stopped it, or "busy" with who runs it."""
+    """Return a run's status and, if it is "busy", the process that runs it; otherwise None.
+
+    "pruned": a search stopped the run.
+    """
     if run.status in ENDED:
         return read_run(run.path).status, None  # "unreadable" if a file is damaged
     if (run / PRUNE).exists():
@@ -85,12 +90,12 @@ def current_hook() -> "SweepHook":
 
 
 class SweepHook(Callback):
-    """Hydra's callback around a multirun."""
+    """Hydra callback that checks, plans, records, monitors and reports a multirun."""
 
     report_problem = ""  # why the report could not be written
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check and plan the sweep, record it, then watch its runs; a refusal writes nothing."""
+        """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
         with no_run_after_an_error("train"):
             with open_dict(config):
                 check_command(config)
@@ -136,7 +141,7 @@ class SweepHook(Callback):
         return any(run.checkpoints() or run.status == "finished" for run in self.runs())
 
     def _facts(self) -> dict[str, Any]:
-        """Return what ``sweep.json`` records of this command."""
+        """Return the entries of ``sweep.json`` for this command."""
         facts: dict[str, Any] = {
             "command": ["triptych-train", *command()[1:]],
             "title": own_name(self.config) or "sweep",
@@ -167,7 +172,7 @@ class SweepHook(Callback):
         atexit.register(self.leave)
 
     def leave(self) -> None:
-        """End the monitor, and renew the report; if no run was started, put the records back."""
+        """Stop the monitor and update the report; if no run was started, restore the records."""
         self.monitor.stop()
         others = self.reservation.others()
         self.reservation.release()
@@ -178,17 +183,23 @@ class SweepHook(Callback):
                 try_write_report(self.root)
 
     def stop_jobs(self, number: int) -> None:
-        """Pass a signal to this sweep's jobs, and wait: an interrupted launcher would kill them."""
+        """Send a signal to this sweep's jobs and wait for them to stop.
+
+        Without the wait the interrupted launcher would kill them.
+        """
         pids = map(processes.pid_of, (run.holder() for run in self.runs()))
         processes.stop_below({pid for pid in pids if pid}, number)
 
     def record(self, **facts: Any) -> None:
-        """Record facts of the sweep in ``sweep.json``, for the report."""
+        """Add entries to ``sweep.json``, which the report reads."""
         self.facts |= facts
         RunDirectory(self.root).write(SWEEP, SweepRecord.from_dict(self.facts).record)
 
     def plan(self, jobs: Sequence[Sequence[str]]) -> Cells:
-        """Plan runs by their overrides; return those to start or continue. UserError: refused."""
+        """Plan the runs of these jobs (lists of overrides); return those to start or resume.
+
+        UserError: a directory holds a run with other settings.
+        """
         cells = {self.cell(job): job for job in jobs}
         plans = plan_cells(self.config, self.root, cells)
         self.done |= {name for name, plan in plans.items() if plan.done}
@@ -196,14 +207,18 @@ class SweepHook(Callback):
         return {name: job for name, job in cells.items() if name not in self.done}
 
     def reserve(self, cells: Cells) -> None:
-        """Reserve planned cells against other commands, if there are any; UserError or Busy."""
+        """Lock the planned cells, if any, against concurrent commands.
+
+        UserError: another command runs a cell with other settings. Busy: wait for that command.
+        """
         if cells:
             self.reservation.reserve(self.config, cells)
 
     def expect(self, jobs: Sequence[Sequence[str]], more: int = 0, **facts: Any) -> None:
-        """Expect runs, by their overrides, and how many more there will be; errors as of ``plan``.
+        """Plan, reserve and record further runs of an adaptive sweeper.
 
-        ``facts``: further ones to record.
+        ``jobs``: their overrides; ``more``: how many more will follow; ``facts``: further entries
+        of ``sweep.json``. Errors: those of ``plan`` and ``reserve``.
         """
         self.reserve(self.plan(jobs))
         for name in map(self.cell, jobs):
@@ -219,7 +234,7 @@ class SweepHook(Callback):
         return len({*find_runs(self.root), *(self.root / name for name in names)})
 
     def cell(self, overrides: Sequence[str]) -> str:
-        """Return the name of the directory that Hydra will make for the job of these overrides."""
+        """Return the name of the directory that Hydra will create for a job's overrides."""
         hidden = self.config.hydra.job.config.override_dirname.exclude_keys
         return rounds.cell_name(overrides, set(hidden))
 
@@ -231,7 +246,7 @@ class SweepHook(Callback):
         return min(until.look, until.looks)
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
-        """Return whether all of these runs have a result."""
+        """Return whether every one of these jobs' runs has finished or diverged."""
         ends = {RunDirectory(self.root / self.cell(job)).status for job in jobs}
         return ends <= {"finished", "diverged"}
 
@@ -246,7 +261,7 @@ class SweepHook(Callback):
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
-        """Print that a SLURM job ended before its run, as by scancel; return the run's metric."""
+        """Print that a SLURM job ended without a result (e.g. scancel); return the run's metric."""
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
             problem = f"its SLURM job {job} ended without a result ({state})"

@@ -1,4 +1,4 @@
-"""Read the runs of one sweep or several with the sweeps' records, and compare them together."""
+"""Read the runs and records of one or several sweeps, and compare all runs together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class SweepRuns:
 
     @cached_property
     def rule(self) -> Rule:
-        """How the sweep's own report decides."""
+        """The decision rule of the sweep's own report: margin and planned looks."""
         return rule_of(self.record, self.looks)
 
     @cached_property
@@ -33,7 +33,10 @@ class SweepRuns:
         return max(self.record.expected - len(self.runs), 0)
 
     def may_change(self, alone: bool) -> bool:
-        """Return whether runs are still to come, so that the figures are not yet final."""
+        """Return whether runs are still to come, so that the results are not final.
+
+        `alone`: whether the report covers only this sweep.
+        """
         if self.rule.interim:
             return True
         if self.rule.looks > 1 and alone:
@@ -63,7 +66,10 @@ def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
 
 
 def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:
-    """Return the folder of a run's sweep beneath a base; else the run's parent or itself."""
+    """Return the nearest folder with a ``sweep.json`` above a run and beneath a base.
+
+    Without one: the run's parent, if that is beneath a base, otherwise the run's own folder.
+    """
     inside = [folder for folder in path.parents if any(map(folder.is_relative_to, bases))]
     for folder in inside:
         if (folder / "sweep.json").exists():
@@ -91,7 +97,7 @@ def compare_sweeps(
 
 
 def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
-    """Return titles and runs to compare: both stages of a sweep that tuned first, then the rest."""
+    """Return (title, runs) pairs to compare: both stages of each tuned sweep, then other runs."""
     parts: list[tuple[str, Sequence[Run]]] = []
     rest: list[Run] = []
     for sweep in sweeps:

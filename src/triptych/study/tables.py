@@ -1,4 +1,4 @@
-"""Tables of a comparison: results and costs of each setting."""
+"""Build the tables of a comparison: results and sample metrics of each setting."""
 
 import math
 from collections import Counter
@@ -14,10 +14,10 @@ from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table of settings.
+    """A column of a table with one row per setting.
 
-    `short`: its heading in a terminal. `rank`: a narrow terminal leaves out the lowest rank first;
-    0 stays. `is_text`: whether it holds words.
+    `short`: the heading in a terminal. `rank`: a narrow terminal omits columns with the lowest rank
+    first; columns with rank 0 are always shown. `is_text`: whether it holds text, not numbers.
     """
 
     key: str
@@ -52,7 +52,7 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure of a table: its text, its number, and its standard error or its interval."""
+    """One entry of a table: its text, its value, and its standard error or interval."""
 
     text: str = ""
     value: float = math.nan
@@ -62,14 +62,14 @@ class Entry:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """{"v": value, "e": error, "low": low, "high": high}, as far as they are known."""
+        """{"v": value, "e": error, "low": low, "high": high} without unknown numbers."""
         numbers = {"v": self.value, "e": self.error, "low": self.low, "high": self.high}
         return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One setting's line of a table, its figures by column."""
+    """One setting's row of a table; `entries`: {column key: entry}."""
 
     label: str
     entries: Mapping[str, Entry]
@@ -84,12 +84,12 @@ class TableRow:
 
 
 def entry(figure: Estimate) -> Entry:
-    """Return the mean over seeds with its standard error."""
+    """Return the table entry of a mean over seeds with its standard error."""
     return Entry(plus_minus(figure), figure.mean, figure.stderr)
 
 
 def table_columns(comparison: Comparison) -> list[Column]:
-    """Return the columns: the bound or the deciding measure, the verdict, the rest."""
+    """Return the columns: the bound or deciding metric, the verdict, then other metrics."""
     if comparison.deciding:
         return [*_measure_columns(comparison.deciding), VERDICT]
     columns = [Column("bound", f"test bound, {comparison.unit}", "test bound")]
@@ -103,7 +103,7 @@ def table_columns(comparison: Comparison) -> list[Column]:
 
 
 def _measure_columns(table: MeasureTable) -> list[Column]:
-    """Return a column for each value of a measure's key."""
+    """Return one column for each value of a metric's swept key."""
     name = table.metric.name
     if not table.key:
         return [Column(f"{name}@0", table.metric.label)]
@@ -121,7 +121,7 @@ def _differs(comparison: Comparison, column: Column) -> bool:
 
 
 def metric_columns(comparison: Comparison) -> list[Column]:
-    """Return a column for each metric of the user's own: "test psnr (higher is better)"."""
+    """Return a column for each user-defined metric, as "test psnr (higher is better)"."""
     directions: dict[str, str] = {}
     for run in comparison.runs:
         directions |= run.metrics
@@ -133,7 +133,10 @@ def metric_columns(comparison: Comparison) -> list[Column]:
 
 
 def table_rows(comparison: Comparison) -> list[TableRow]:
-    """Return the results table, best first; cells without a usable run come last and say why."""
+    """Return the rows of the results table, best first.
+
+    Cells without a usable run come last; their verdict is the reason.
+    """
     if comparison.deciding:
         rows = _measured_rows(comparison, comparison.deciding)
     else:
@@ -157,7 +160,7 @@ def _row(comparison: Comparison, place: int, columns: Sequence[Column]) -> Table
 
 
 def _figure(cell: Cell, column: Column) -> Entry:
-    """Return a figure of a cell, with its number of seeds if not all of them have it."""
+    """Return a cell's entry in a column; its number of seeds is added if some lack the value."""
     figure = cell.spread(column.key)
     if column in TERMS or column in BESIDE:
         return Entry(format_number(figure.mean), figure.mean, figure.stderr)
@@ -168,7 +171,10 @@ def _figure(cell: Cell, column: Column) -> Entry:
 
 
 def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[str, Entry], str]:
-    """Return difference, interval and corrected p of a cell against a reference; the verdict."""
+    """Return a cell's entries for its difference to a reference and the corrected p, and a verdict.
+
+    `reference`, `place`: indices of cells.
+    """
     if len(comparison.cells) == 1:
         return {}, ""
     if place == reference:
@@ -182,7 +188,7 @@ def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[st
 
 
 def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
-    """Return a row's verdict: what the corrected test carries, else "not settled"."""
+    """Return a row's verdict: what the corrected test shows, or "not settled"."""
     if claim.pair.n == 0:
         return "not paired"
     if comparison.one_seed:
@@ -206,7 +212,7 @@ def table_title(comparison: Comparison) -> str:
 
 
 def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
-    """Return the rows of the deciding measure, best first by its last value."""
+    """Return the rows of the deciding metric, best first by its mean at the key's last value."""
     cells = {cell.label: cell for cell in comparison.cells}
     best_at: dict[str, list[str]] = {label: [] for label in cells}
     for place, value in enumerate(table.values):
@@ -224,9 +230,10 @@ def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow
 
 
 def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
-    """Return columns and rows of the measures of samples at their last value, if the bound decides.
+    """Return columns and rows of all metrics of samples, each at the last value of its key.
 
-    The user's own columns come first; rows are best first by the first column.
+    Empty if such a metric decides, as it is in the results table. User-defined metrics come first;
+    rows are sorted best first by the first column.
     """
     if comparison.deciding or not comparison.measures:
         return [], []

@@ -1,4 +1,4 @@
-"""State the verdict in plain words, as far as the corrected test allows (`claims`)."""
+"""State a comparison's verdict in sentences, as far as the corrected tests allow (`claims`)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ NAMED = 4  # A sentence names so many settings; more are counted.
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer in sentences, one for each relation, and a line on each measure of samples.
+    """The answer in sentences, and one line for each metric of samples.
 
-    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would
-    settle little.
+    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would not
+    help.
     """
 
     sentences: tuple[str, ...]
@@ -33,13 +33,16 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The answer in a line."""
+        """The answer on one line."""
         return " ".join(self.sentences)
 
 
 @dataclass(frozen=True)
 class Weakness:
-    """Settings whose mean test bound is no better than a trivial baseline."""
+    """The settings whose mean test bound is no better than a trivial baseline.
+
+    `settings`: the number of all settings; `bound`: that of the baseline.
+    """
 
     labels: Sequence[str] = ()
     settings: int = 0
@@ -53,7 +56,7 @@ class Weakness:
 
     @property
     def text(self) -> str:
-        """Name the settings; "" if there are none."""
+        """A sentence that names the settings; "" if there are none."""
         if not self.labels:
             return ""
         baseline = f"{BASELINES[self.baseline]} ({format_number(self.bound)} bits/dim)"
@@ -64,7 +67,7 @@ class Weakness:
 
 
 def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
-    """Compare each setting's mean test bound with the best trivial baseline that runs recorded."""
+    """Compare each setting's mean test bound with the best recorded trivial baseline."""
     bounds: dict[str, float] = {}
     for run in chain.from_iterable(runs_by_label.values()):
         if run.measure == "bpd":
@@ -105,7 +108,10 @@ def _answer(comparison: Comparison, untrained: bool) -> list[str]:
 
 
 def best_untested(runs: Sequence[Run]) -> str:
-    """Name the best run of a search without a test, by the figure that was optimised, or ""."""
+    """Return a sentence on the best run of a search without a test set; "" if there is none.
+
+    Runs are compared by the metric that the search optimised.
+    """
     metrics = [run.config["optimized_metric"] for run in runs if "optimized_metric" in run.config]
     if not metrics:
         return ""
@@ -121,7 +127,10 @@ def best_untested(runs: Sequence[Run]) -> str:
 
 
 def losses(comparison: Comparison) -> str:
-    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" if none was lost."""
+    """Return a sentence on diverged or failed seeds; "" if there are none.
+
+    As in "x0 diverged with 3 of 5 seeds: figures are of the others."
+    """
     lost = []
     for cell in comparison.all_cells:
         for status in ("diverged", "failed"):
@@ -145,10 +154,10 @@ def _single_setting(comparison: Comparison) -> list[str]:
 
 @dataclass
 class Relations:
-    """How the best setting stands to its rivals: labels by outcome, and the tests of open pairs.
+    """The relations of the best setting to the others: labels by outcome, and tests of open pairs.
 
-    `ahead`: better than the best over the seeds that both have, which is possible only where seeds
-    differ.
+    `clear`: significantly worse than the best. `ahead`: better than the best over the seeds that
+    both have, which is possible only if the settings have different seeds.
     """
 
     clear: list[str] = field(default_factory=list)
@@ -206,7 +215,7 @@ def _would_settle(open_claims: Mapping[str, PairTest]) -> str:
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
-    """Describe which setting is clear of others by a measure, and which are as bad as noise."""
+    """Describe which setting is significantly best by a metric, and which are as bad as noise."""
     if not table.metric.better:
         return ""
     parts = []
@@ -221,12 +230,12 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
 
 
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
-    """Return whether a figure is no better than that of pure noise, up to rounding."""
+    """Return whether a metric is no better than that of pure noise, up to rounding."""
     return table.sign * (figure.mean - table.noise) >= -1e-9 * abs(table.noise)
 
 
 def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]:
-    """Return "at 5 x0 is clear of v" for each value of the key; one text where all agree."""
+    """Return "at 5 x0 is clear of v" for each value of the key, or one text if all agree."""
     values_by_text: dict[str, list[str]] = {}
     for place, value in enumerate(table.values):
         values_by_text.setdefault(_best(comparison, table, place), []).append(f"{value:g}")
@@ -252,7 +261,7 @@ def _best(comparison: Comparison, table: MeasureTable, place: int) -> str:
 
 
 def footnote(comparison: Comparison) -> str:
-    """Return what the intervals and p-values do and do not cover."""
+    """Return sentences on what the intervals and p-values do and do not cover."""
     parts = ["± is the standard error over seeds."]
     parts += [_about_pairs(comparison), _about_tests(comparison)]
     if comparison.deciding:
@@ -314,7 +323,7 @@ def _names(labels: Sequence[str]) -> str:
 
 
 def about(comparison: Comparison) -> str:
-    """Describe the number of samples and their reference."""
+    """Describe the number of samples and the reference data that they are compared with."""
     measured = next((run.measured for run in comparison.runs if run.measured), None)
     if measured is None:
         return ""
