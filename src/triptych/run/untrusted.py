@@ -44,7 +44,8 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     """
     path = checkpoint_at(ckpt)
     if not path.is_file():
-        raise UserError(f"{key}={path}: {NO_CHECKPOINT}")
+        fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
+        raise UserError(f"{key}={path}: no such file; {fix}")
     return path
 
 
