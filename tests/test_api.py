@@ -40,7 +40,7 @@ def run_blocks(page: Path) -> dict:
     return names
 
 
-def test_the_page_runs_and_its_run_is_the_commands(root, inside):
+def test_python_page_blocks_run_and_match_command(root, inside):
     """The command resumes the page's run: same directory, record and configuration."""
     names = run_blocks(HOUSE / "docs" / "python.md")
     runs = names["runs"]
@@ -56,7 +56,7 @@ def test_the_page_runs_and_its_run_is_the_commands(root, inside):
     assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
 
 
-def test_the_block_of_the_readme_runs_and_warns_of_nothing(root, capfd):
+def test_readme_python_block_runs_without_warnings(root, capfd):
     names = run_blocks(HOUSE / "README.md")
     assert names["run"].dir == root / "logs" / "runs" / "demo"
     assert names["images"].shape == (4, 1, 8, 8) and names["nelbo"].total.shape == (8,)
@@ -72,7 +72,7 @@ def test_importing_costs_no_torch():
         triptych.trian  # noqa: B018
 
 
-def test_overrides_are_texts_with_a_key_and_a_value(root):
+def test_compose_refuses_malformed_overrides(root):
     assert triptych.compose("objective=v").objective == triptych.compose(["objective=v"]).objective
     for overrides, problem in (
         (
@@ -89,7 +89,7 @@ def test_overrides_are_texts_with_a_key_and_a_value(root):
         refused(lambda wrong=wrong: triptych.train(wrong), f"overrides={wrong!r}: must be a list, each text")
 
 
-def test_a_run_is_printed_in_one_line(tmp_path):
+def test_run_str_is_one_line(tmp_path):
     figures = {"accuracy": Estimate(0.5, 0.01, 300)}
     run = Run(dir=tmp_path / "first", status="finished", test=figures)
     assert str(run).startswith("first: test accuracy 0.5000 ± 0.0100 (") and str(run).endswith("/first)")
@@ -97,7 +97,7 @@ def test_a_run_is_printed_in_one_line(tmp_path):
     assert str(failed) == f"second: failed: it rained ({tmp_path}/second)"
 
 
-def test_the_bound_of_a_batch(finished):
+def test_trained_bound_matches_bound_formula_of_batch(finished):
     """With the noise of a split's first items, the bound's formula gives the same draws."""
     trained = triptych.load(finished().path)
     x = trained.data.splits["test"].batch(torch.arange(5)).x
@@ -131,7 +131,7 @@ def test_the_bound_of_a_batch(finished):
         refused(wrong, problem)
 
 
-def test_a_bound_of_an_optimal_variance_is_measured_once(finished, monkeypatch):
+def test_trained_bound_measures_optimal_variance_once(finished, monkeypatch):
     trained, calls = triptych.load(finished("bound.steps=10", "bound.variance=optimal").path), []
     x = trained.data.splits["test"].batch(torch.arange(5)).x
     calibrate = Bound.calibrate
@@ -140,7 +140,7 @@ def test_a_bound_of_an_optimal_variance_is_measured_once(finished, monkeypatch):
     assert calls == [1] and torch.isfinite(first).all() and torch.equal(first, second)
 
 
-def test_threads_are_those_that_are_typed_else_the_runs(finished):
+def test_sample_and_evaluate_use_typed_threads_or_those_of_run(finished):
     trained = triptych.load(finished().path)
     for work in (trained.sample, lambda _, *more: trained.evaluate("val", "repeats=1", *more)):
         for more, threads in ((["threads=2"], 2), ([], 1)):
@@ -150,7 +150,7 @@ def test_threads_are_those_that_are_typed_else_the_runs(finished):
     refused(lambda: trained.sample(1, "threads=0"), "threads=0: must be null or a whole number from 1")
 
 
-def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkeypatch):
+def test_sample_moves_model_back_from_gpu(finished, monkeypatch):
     trained, moves = triptych.load(finished().path), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
@@ -170,19 +170,19 @@ def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkey
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],
 )
-def test_what_a_command_refuses_is_refused(root, overrides, said):
+def test_train_refuses_what_triptych_train_refuses(root, overrides, said):
     refused(lambda: triptych.train(["name=no", *overrides]), said)
     assert not (root / "logs").exists()
 
 
-def test_two_runs_are_not_trained_in_one_process_at_once(root):
+def test_train_refuses_second_run_in_same_process(root):
     """Two runs would share random numbers."""
     with api._training:
         refused(lambda: triptych.train(["name=no"]), "another run is trained in this process; wait for it")
     assert not (root / "logs").exists() and not api._training.locked()
 
 
-def test_an_interrupted_run_is_at_work_no_more_though_its_process_lives_on(root, monkeypatch):
+def test_interrupted_train_call_leaves_run_interrupted(root, monkeypatch):
     def interrupt(*_):
         raise Interrupted(signal.SIGINT)
 
@@ -192,7 +192,7 @@ def test_an_interrupted_run_is_at_work_no_more_though_its_process_lives_on(root,
     assert read_run(root / "logs/runs/stopped").status == "interrupted"
 
 
-def test_values_set_by_hand_are_checked(root):
+def test_train_checks_values_set_on_config(root):
     config = triptych.compose(["name=no"])
     assert isinstance(config, DictConfig)
     for key, value, problem in (
@@ -212,13 +212,13 @@ def test_values_set_by_hand_are_checked(root):
     assert not (root / "logs").exists()
 
 
-def test_a_backslash_set_by_hand_stays_one():
+def test_config_value_with_backslash_is_kept():
     config = triptych.compose()
     config.setting = r"C:\it's\new"
     assert _settled(config).setting == config.setting
 
 
-def test_an_empty_group_and_a_class_are_set_by_hand():
+def test_config_accepts_group_set_to_class():
     config = triptych.compose()
     config.condition_from = {"label": "/nowhere"}
     config.threshold = {"_target_": "triptych.diffusion.wrappers.StaticThreshold", "bound": 2.0}
@@ -232,14 +232,14 @@ VALUES = [None, True, 3, -1.5e-7, "a b'c,=[", r"a\b\'c\\", [1, [2.0, "x\\y"]], {
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_edits_are_what_hydra_reads(value):
+def test_edits_are_valid_hydra_overrides(value):
     [line] = edits({"a": {"b": "was"}}, {"a": {"b": value}})
     assert OverridesParser.create().parse_override(line).value() == value
     found = edits({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": value}})
     assert list(found) == ["~a.c", f"+a.d={typed(value)}"]
 
 
-def test_what_cannot_be_loaded_is_said(tmp_path):
+def test_load_and_table_refuse_invalid_paths(tmp_path):
     none = tmp_path / "none.ckpt"
     refused(lambda: triptych.load(tmp_path), "no such file; pass a run's directory or a checkpoint in it")
     refused(lambda: triptych.load(none), "no such file; pass a run's directory or a checkpoint in it")
@@ -252,7 +252,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
     refused(lambda: triptych.table(tmp_path), "no run in it")
 
 
-def test_a_directory_is_its_reported_checkpoint(prepared):
+def test_reported_checkpoint_of_run_directory(prepared):
     """A summary names one of two files; any other checkpoint is refused."""
     run = prepared()
     assert run.reported() == run / "checkpoints" / "last.ckpt"
@@ -263,7 +263,7 @@ def test_a_directory_is_its_reported_checkpoint(prepared):
     refused(lambda: triptych.load(run.path), "checkpoint '../../other/last.ckpt'")
 
 
-def test_a_file_that_was_edited_is_read_again(root):
+def test_compose_reads_edited_config_file_again(root):
     """A notebook may edit a file between two cells."""
     file = root / "configs" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
@@ -273,7 +273,7 @@ def test_a_file_that_was_edited_is_read_again(root):
         assert config.trainer.max_steps == steps
 
 
-def test_what_is_set_of_hydra_or_under_a_key_that_is_no_name_is_taken_or_refused(root):
+def test_config_keeps_hydra_values_and_refuses_invalid_keys(root):
     config = triptych.compose("name=a")
     config.hydra.run.dir = str(root / "mine")
     assert _settled(config).hydra.run.dir == str(root / "mine")

@@ -56,7 +56,7 @@ def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
-def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
+def test_exact_paper_claims_are_decided_as_known(name, root, monkeypatch, capsys):
     directory = sweep(name, root, monkeypatch)
     out = capsys.readouterr().out
     published = read_study([directory]).published
@@ -115,7 +115,7 @@ CHEAPER = {
 @pytest.mark.parametrize(
     "name, claim, planted", OTHERWISE, ids=lambda value: value if len(value) < 20 else ""
 )
-def test_a_planted_ingredient_turns_the_verdict(name, claim, planted, root, monkeypatch):
+def test_changed_ingredient_contradicts_claim(name, claim, planted, root, monkeypatch):
     if compose_command("train", [f"paper={name}"]).measures.classifier:
         classifier = compose_command("train", ["experiment=digits_classifier", "logger=csv"])
         path = root / "logs" / "runs" / "digits_classifier"
@@ -127,12 +127,12 @@ def test_a_planted_ingredient_turns_the_verdict(name, claim, planted, root, monk
     assert judgement.word == "contradicted", judgement.line
 
 
-def test_there_are_exact_claims():
+def test_exact_papers_exist():
     assert len(EXACT) >= 7 and {name for name, _ in KNOWN} <= set(EXACT)
 
 
 @pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))
-def test_every_setting_of_a_trained_paper_can_be_built(name, root):
+def test_every_setting_of_trained_paper_builds(name, root):
     """Each value of each axis is built, in as few runs as possible."""
     write_mnist(root / "data" / "FashionMNIST", train=1100, ending="")  # the machine may not have it
     unmeasured = ["measures.n=0", "measures.classifier=null", "measures.over=null", "measures.values=[]"]

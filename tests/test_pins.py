@@ -18,7 +18,7 @@ def pins(file: Path) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
-def test_each_python_has_its_file():
+def test_each_python_version_has_requirements_file():
     workflow = (HOUSE / ".github" / "workflows" / "ci.yml").read_text()
     versions = re.findall(r'"(3\.\d+)"', workflow)
     assert [f"py{v.replace('.', '')}" for v in versions] == [file.stem for file in FILES]

@@ -41,19 +41,19 @@ def upward(file: Path) -> list[str]:
     return [".".join(n) for n in names if n[0] == "triptych" and ROOMS.index(room((*n[1:],))) > own]
 
 
-def test_every_room_has_its_place():
+def test_every_package_is_in_layer_order():
     found = {room(path.relative_to(ROOT).parts) for path in ROOT.rglob("*.py")}
     assert found - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("name", ROOMS)
-def test_no_import_goes_upwards(name):
+def test_package_imports_only_lower_layers(name):
     files = [f for f in ROOT.rglob("*.py") if room(f.relative_to(ROOT).parts) == name]
     assert files
     assert {str(f.relative_to(ROOT)): up for f in files if (up := upward(f))} == {}
 
 
-def test_an_import_upwards_is_seen_wherever_it_stands(tmp_path, monkeypatch):
+def test_upward_import_is_detected_in_any_form(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.test_rooms.ROOT", tmp_path)
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "x.py"
@@ -69,7 +69,7 @@ def modules() -> dict[str, Path]:
     return {".".join(("triptych", *f.relative_to(ROOT).with_suffix("").parts)): f for f in ROOT.rglob("*.py")}
 
 
-def test_no_module_imports_itself_through_others():
+def test_modules_have_no_circular_imports():
     known = modules()
     left = {
         name: {one for one in imported(file) for one in (one, one.rpartition(".")[0]) if one in known}
@@ -81,7 +81,7 @@ def test_no_module_imports_itself_through_others():
     assert left == {}
 
 
-def test_what_was_typed_is_read_at_the_doors_alone():
+def test_sys_argv_is_read_only_in_commands():
     """Elsewhere the process may be a notebook, a worker or a test, so callers pass the value."""
     doors = {"cli", "__main__"}
     inner = [file for file in ROOT.rglob("*.py") if room(file.relative_to(ROOT).parts) not in doors]
@@ -102,7 +102,7 @@ def programs() -> list[Path]:
     return [*ROOT.parent.rglob("*.py"), *scripts]
 
 
-def test_names_and_messages_are_in_the_words_of_the_field():
+def test_names_and_messages_avoid_listed_words():
     odd = set()
     for file in programs():
         tree = ast.parse(file.read_text())
@@ -117,7 +117,7 @@ def test_names_and_messages_are_in_the_words_of_the_field():
     assert odd == set()
 
 
-def test_pages_and_comments_of_configurations_are_in_these_words_too():
+def test_pages_and_config_comments_avoid_listed_words():
     pages = (file.read_text() for file in (ROOT / "study" / "page").iterdir())
     files = (file.read_text() for name in ("configs", "examples") for file in (HOUSE / name).rglob("*.yaml"))
     comments = (comment for text in files for comment in re.findall(r"(?:^|\s)#.*", text))

@@ -29,7 +29,7 @@ def trainer(**figures: float):
     )  # fmt: skip
 
 
-def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
+def test_early_stopping_counts_patience_with_min_delta():
     """For 5, 4, 3.95, 3.85, 3.8 and min_delta 0.1 the fourth counts as lower, the fifth not."""
     callback, waited = EarlyStopping(patience=2, min_delta=0.1), []
     for value in (5.0, 4.0, 3.95, 3.85, 3.8):
@@ -49,7 +49,7 @@ def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
 
 
 @pytest.mark.parametrize("monitor", ["val/accuracy", "val/mine"])
-def test_a_figure_that_should_rise_is_refused(monitor):
+def test_monitor_refuses_metric_where_higher_is_better(monitor):
     now = trainer()
     now.callbacks = [Metrics({"mine": SimpleNamespace(higher_is_better=True)})]
     with pytest.raises(UserError, match=f"monitor={monitor}: higher is better, and this waits for a lower"):
@@ -76,14 +76,14 @@ def resumed_after_its_fit(run, monkeypatch, edit=lambda callbacks: None):
     return execute(run)
 
 
-def test_one_of_an_earlier_version_which_kept_no_stop_trains_no_more(prepared, monkeypatch):
+def test_checkpoint_without_stopped_flag_does_not_train_after_early_stop(prepared, monkeypatch):
     run = prepared(*RING, *STILL, *OFTEN, *OURS, path="a")
     edit = lambda callbacks: callbacks["Keep"].pop("stopped")  # noqa: E731
     assert resumed_after_its_fit(run, monkeypatch, edit)["steps"] == 6
 
 
 @pytest.mark.parametrize("stopping", [OURS, LIGHTNINGS], ids=["ours", "lightning's"])
-def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared, monkeypatch, stopping):
+def test_resume_after_early_stop_does_not_train(prepared, monkeypatch, stopping):
     """The bound is in nats. The first validation is the lowest; it waits for two more."""
     run = prepared(*RING, *STILL, *OFTEN, *stopping, path="a")
     assert resumed_after_its_fit(run, monkeypatch)["steps"] == 6
@@ -93,7 +93,7 @@ def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared
         assert row["val/nats_per_dim"] == row["val/bound"] and math.isfinite(float(row["val/bound"]))
 
 
-def test_a_stop_after_a_step_that_was_saved_is_kept(prepared, monkeypatch):
+def test_should_stop_after_saved_step_survives_resume(prepared, monkeypatch):
     def stop(model, *_):
         model.trainer.should_stop = model.global_step == 2
 

@@ -52,7 +52,7 @@ def halving(half_life: float, values: list[float]) -> float:
 WEIGHTS = [1.0, 2, 3, 4, 5, 6]
 
 
-def test_the_average_follows_its_definition_and_validation_sees_it():
+def test_ema_matches_power_function_and_validation_uses_it():
     module, ema = Module(), EMA(0.05)
     fit(module, ema)
     assert module.weight[0].item() == 6, "the raw weights are back after validation and at the end"
@@ -61,14 +61,14 @@ def test_the_average_follows_its_definition_and_validation_sees_it():
     assert ema.updates == module.counter == 6 and set(ema.average) == {"weight"}, "buffers are not averaged"
 
 
-def test_validation_sees_the_raw_weights_where_those_are_reported():
+def test_validation_uses_raw_weights_if_validates_is_false():
     module, ema = Module(), EMA(0.2)
     ema.validates = False
     fit(module, ema)
     assert module.seen == [3, 6] and ema.average["weight"][0].item() == pytest.approx(power(0.2, WEIGHTS))
 
 
-def test_several_lengths_at_once_are_each_what_they_are_alone():
+def test_ema_others_average_independently():
     ema = EMA(None, half_life=3, others=[0.1, 0.2, 0.1])
     fit(Module(), ema)
     found = {name: average["weight"][0].item() for name, average in ema.averages.items()}
@@ -77,7 +77,7 @@ def test_several_lengths_at_once_are_each_what_they_are_alone():
     assert list(found.values()) == pytest.approx(expected)
 
 
-def test_snapshots_are_the_averages_of_their_steps(tmp_path):
+def test_ema_snapshots_store_averages_at_their_steps(tmp_path):
     ema = EMA(0.1, others=[0.2], snapshots=4)
     fit(Module(), ema, steps=10, path=str(tmp_path))
     files = sorted((tmp_path / "averages").iterdir())
@@ -90,7 +90,7 @@ def test_snapshots_are_the_averages_of_their_steps(tmp_path):
             assert found == pytest.approx(power(sigma_rel, values))
 
 
-def test_an_accident_in_validation_leaves_the_raw_weights():
+def test_error_in_validation_restores_raw_weights():
     module, ema = Module(stumble=True), EMA(0.1)
     with pytest.raises(RuntimeError, match="in validation"):
         fit(module, ema)

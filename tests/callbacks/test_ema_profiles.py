@@ -19,13 +19,13 @@ def running(betas: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
-def test_gamma_is_the_paper_s(sigma_rel, gamma):
+def test_ema_exponent_matches_karras_2024(sigma_rel, gamma):
     """Karras et al. 2024, section 3.1, gives these two values."""
     assert exponent(sigma_rel) == pytest.approx(gamma, abs=0.005)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.01, 0.28])
-def test_sigma_rel_is_the_profile_s_spread(sigma_rel):
+def test_sigma_rel_is_relative_standard_deviation_of_profile(sigma_rel):
     """It is the relative standard deviation of tau^gamma, integrated on a grid."""
     gamma, tau = exponent(sigma_rel), (np.arange(200_000) + 0.5) / 200_000
     weight = tau**gamma / (tau**gamma).sum()
@@ -34,13 +34,13 @@ def test_sigma_rel_is_the_profile_s_spread(sigma_rel):
 
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, LONGEST, 1.0, math.nan])
-def test_a_length_that_is_none_is_refused(sigma_rel):
+def test_invalid_sigma_rel_is_refused(sigma_rel):
     with pytest.raises(ValueError, match="sigma_rel="):
         exponent(sigma_rel)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.03, 0.25])
-def test_the_running_average_has_the_power_function_s_profile_and_nothing_of_the_start(sigma_rel):
+def test_power_beta_weights_match_power_function_profile(sigma_rel):
     n, gamma = 1200, exponent(sigma_rel)
     weights = running([power_beta(gamma, t) for t in range(1, n + 1)])
     edges = (np.arange(n + 1) / n) ** (gamma + 1)  # the integral of p from 0 to each step
@@ -49,7 +49,7 @@ def test_the_running_average_has_the_power_function_s_profile_and_nothing_of_the
 
 
 @pytest.mark.parametrize("half_life", [0.5, 20, 1e4])
-def test_the_exponential_halves_each_half_life_and_has_nothing_of_the_start(half_life):
+def test_half_life_beta_weights_halve_each_half_life(half_life):
     n = 300
     weights = running([half_life_beta(half_life, t) for t in range(1, n + 1)])
     expected = 2.0 ** (-(n - np.arange(1, n + 1)) / half_life)
@@ -68,7 +68,7 @@ def density(step: float, sigma_rel: float, tau: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("step", "sigma_rel", "missed"), [(1000, 0.07, 0.003), (1000, 0.03, 0.03), (720, 0.08, 0.4)]
 )
-def test_the_combination_is_the_least_squares_solution(step, sigma_rel, missed):
+def test_post_hoc_combination_is_least_squares_solution(step, sigma_rel, missed):
     """On a fine grid, no factors that sum to 1 are nearer than by the grid's own error."""
     tau = (np.arange(20_000) + 0.5) / 20
     profiles = np.stack([density(t, s, tau) for t, s in STORED])
@@ -84,6 +84,6 @@ def test_the_combination_is_the_least_squares_solution(step, sigma_rel, missed):
 
 
 @pytest.mark.parametrize(("step", "sigma_rel"), [(1000, 0.05), (500, 0.1)])
-def test_one_that_was_stored_is_itself(step, sigma_rel):
+def test_post_hoc_combination_of_stored_profile_is_one_hot(step, sigma_rel):
     expected = np.array([float(pair == (step, sigma_rel)) for pair in STORED])
     np.testing.assert_allclose(combination(STORED, step, sigma_rel), expected, atol=1e-6)

@@ -11,7 +11,7 @@ NORM = "train/grad_norm"
 UNTESTED = ("objective=x0", "test=false", "samples.n=0")
 
 
-def test_a_run_logs_its_norms_and_how_often_it_was_clipped(prepared):
+def test_run_logs_grad_norm_and_clipped_share(prepared):
     free = prepared(*UNTESTED, path="free")
     execute(free)
     assert "train/clipped" not in rows(free)[0] and len(column(free, NORM)) == 6
@@ -28,7 +28,7 @@ def test_a_run_logs_its_norms_and_how_often_it_was_clipped(prepared):
         assert column(run, NORM)[0] == column(free, NORM)[0]  # before it is clipped
 
 
-def test_the_share_counts_on_after_a_resume():
+def test_clipped_count_is_restored_from_state_dict():
     gradients, other = Gradients(1.5), Gradients(1.5)
     gradients.clipped += 2
     other.load_state_dict(gradients.state_dict())
@@ -57,7 +57,7 @@ def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch):
     assert other["val"]["bpd"]["mean"] == pytest.approx(plain["val"]["bpd"]["mean"], rel=1e-5)
 
 
-def test_settings_are_chosen_without_a_look_at_the_test_set(finished):
+def test_test_false_reports_validation_bound_only(finished):
     summary = execute(finished(*UNTESTED))
     assert summary["status"] == "finished" and summary["val"]["bpd"]["n"] == 150
     assert "test" not in summary and "train" not in summary

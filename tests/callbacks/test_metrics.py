@@ -61,7 +61,7 @@ def lab(trusting):
     return trusting("metric_lab", LAB)
 
 
-def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
+def test_own_metrics_are_recorded_and_do_not_change_training(lab, prepared):
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")
     run = prepared(*RING, dropout, path="measured")
@@ -107,7 +107,7 @@ def updated(**metrics):
     return {name: metric.sums[0, 1].item() for name, metric in metrics.items()}
 
 
-def test_a_change_in_place_is_not_seen_by_other_metrics():
+def test_in_place_change_by_metric_does_not_reach_other_metrics():
     class Blank(PerItem):
         def values(self, model, batch):
             batch.condition.label.mul_(0)
@@ -158,7 +158,7 @@ def seen(metric, *sizes):
     return metric.compute()
 
 
-def test_items_are_counted_once_whatever_the_batches_and_nan_is_not_counted():
+def test_per_item_metric_ignores_nan_and_batch_size():
     nan = float("nan")
     whole = seen(Given([1.0, 2.0, nan, 6.0]), 4)
     assert whole == {"mean": 3.0, "stderr": pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3)), "n": 3}
@@ -166,13 +166,13 @@ def test_items_are_counted_once_whatever_the_batches_and_nan_is_not_counted():
     assert seen(Given([nan]), 1) == {"mean": None, "stderr": None, "n": 0}
 
 
-def test_what_is_not_one_value_for_each_item_is_refused():
+def test_per_item_metric_refuses_wrong_shape():
     words = "Given.values gave shape (2,); must be a tensor of shape (3,), one number an item"
     refused(lambda: seen(Given([1.0, 2.0]), 3), words, error=ValueError)
 
 
 @pytest.mark.parametrize("name", ["bpd", "nats_per_dim_ode", "gap", "a.b", ""])
-def test_a_name_that_is_taken_or_is_none_is_refused(name):
+def test_invalid_or_reserved_metric_name_is_refused(name):
     with pytest.raises(UserError, match=f"metrics.{name}: (must be|a figure of the bound)"):
         check_metric_names([name])
     with pytest.raises(UserError, match=f"metrics.{name}: "):
@@ -180,11 +180,11 @@ def test_a_name_that_is_taken_or_is_none_is_refused(name):
 
 
 @pytest.mark.parametrize("found", [torch.zeros(2), None, {"mean": 1.0}])
-def test_what_is_no_figure_is_refused(found):
+def test_metric_compute_refuses_non_numeric_result(found):
     refused(lambda: _figure("x", found, 3), "metrics.x: compute() gave ", "; must be a number, or mean")
 
 
-def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
+def test_metric_noise_differs_by_rank_and_rank_zero_matches_one_process():
     class Drawn(PerItem):
         def values(self, model, batch):
             return torch.randn(len(batch.x))

@@ -32,7 +32,7 @@ def built(chosen: dict) -> list[str]:
     return [word for part in create_sweep_command(sweep()["command"]) for word in macros.get(part, [part])]
 
 
-def test_the_examples_sweep_is_of_keys_that_there_are():
+def test_wandb_sweep_example_uses_existing_keys():
     assert set(sweep()["parameters"]) == set(CHOSEN)
     words = built(CHOSEN)
     assert words[-3:] == ["--optimizer.lr=0.1", "--objective=v", "--seed=2"]
@@ -54,11 +54,11 @@ def test_the_examples_sweep_is_of_keys_that_there_are():
         ("seed=2", "seed=2"),
     ],
 )
-def test_an_override_with_hyphens_is_one_and_a_flag_of_hydras_stays_one(typed, understood):
+def test_hyphens_of_overrides_are_removed_and_hydra_flags_kept(typed, understood):
     assert without_hyphens(typed) == understood
 
 
-def test_a_run_of_an_agents_has_its_id_and_a_cell_of_ours_its_own(tmp_path, monkeypatch):
+def test_wandb_run_id_is_used_only_under_wandb_agent(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     assert provenance(run, [], {})["id"] != "abc123"
@@ -69,7 +69,7 @@ def test_a_run_of_an_agents_has_its_id_and_a_cell_of_ours_its_own(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_the_sweep_is_made_and_an_agent_runs_it(root, tiny):
+def test_wandb_agent_runs_example_sweep(root, tiny):
     """``wandb sweep`` and ``wandb agent`` run for real, with a stand-in for the server."""
     with Server() as server:
         chosen = {**CHOSEN, **dict(o.split("=") for o in tiny), "name": "agents"}

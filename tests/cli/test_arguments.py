@@ -53,7 +53,7 @@ def test_options_may_stand_anywhere(typed, overrides, several):
         ("+condition_from.label=/x/seed=1", "condition_from.label", "/x/seed=1"),
     ],
 )
-def test_a_path_may_be_null_and_a_name_keeps_its_underscores(typed, key, value):
+def test_override_values_for_paths_and_names_are_parsed_literally(typed, key, value):
     overrides = read_command_line(["data=folder", typed], "train").overrides
     assert OmegaConf.select(compose_command("train", overrides), key) == value
 
@@ -93,7 +93,7 @@ def show(typed: str) -> float:
     return float(done.stderr.split()[-1])
 
 
-def test_a_configuration_is_shown_within_a_second_of_computing():
+def test_cfg_takes_at_most_two_cpu_seconds():
     """The limit allows for a busy machine, which takes twice as long as a quiet one.
 
     Torch's import alone would take four times as long.
@@ -102,18 +102,18 @@ def test_a_configuration_is_shown_within_a_second_of_computing():
 
 
 @pytest.mark.parametrize("name", ["summary.json", "config.yaml", "checkpoints/last.ckpt", "new.json"])
-def test_a_file_in_the_directory_of_a_run_is_no_output(prepared, name):
+def test_out_inside_run_directory_is_refused(prepared, name):
     run = prepared()
     refused(lambda: check_file("out", str(run / name)), "keeps its own records; choose another place")
     check_file("out", str(run.path.parent / "figures.json"))
 
 
-def test_a_file_in_the_directory_of_a_sweep_is_no_output(tmp_path):
+def test_out_inside_sweep_directory_is_refused(tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
     refused(lambda: check_file("items", str(tmp_path / "a/b/c.json")), "keeps its own records")
 
 
-def test_what_is_no_file_of_its_own_is_no_output(tmp_path):
+def test_out_must_be_regular_file(tmp_path):
     (tmp_path / "link.json").symlink_to(tmp_path / "other.json")
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "link.json", tmp_path / "pipe", "/dev/stdout", "/dev/null"):

@@ -226,11 +226,11 @@ def test_a_key_of_a_swept_choice_is_typed_as_its_answer_says(mine):
     assert [refusal["code"], accepted["code"]] == [1, "begun"]
 
 
-def test_some_of_each_kind(mine):
+def test_bad_inputs_sample_is_refused_in_one_line(mine):
     check([*NAMES[::3], *SHARED[::3], *(ISSUE + OWN)[::12]], mine)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all(mine):
+def test_all_bad_inputs_are_refused_in_one_line(mine):
     check([*NAMES, *SHARED, *ISSUE, *OWN, *SLOW], mine)

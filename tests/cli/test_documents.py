@@ -56,7 +56,7 @@ def commands() -> list[tuple[str, str]]:
     return sorted({(d, a) for d, a in found if "=" in a and not re.search(other, a)})
 
 
-def test_links_lead_somewhere_and_leave_out_no_page_or_picture():
+def test_documentation_links_resolve_and_reach_every_page():
     there = {page: links(page) for page in PAGES}
     lost = [(page.name, str(to)) for page, ends in there.items() for to in ends if not to.exists()]
     assert not lost
@@ -64,7 +64,7 @@ def test_links_lead_somewhere_and_leave_out_no_page_or_picture():
     assert set(PAGES[1:]) | set(HOUSE.glob("docs/images/*")) <= linked
 
 
-def test_an_equation_of_the_tutorial_is_cited_by_a_number_that_was_checked():
+def test_tutorial_equation_numbers_cited_are_in_checked_list():
     """Two equation numbers once contradicted each other: Langevin's stood after guidance's."""
     files = [*PAGES, *sorted(HOUSE.glob("docs/*.py")), *sorted(HOUSE.glob("src/triptych/**/*.py"))]
     found: dict[int, str] = {}
@@ -76,7 +76,7 @@ def test_an_equation_of_the_tutorial_is_cited_by_a_number_that_was_checked():
     assert not {number: name for number, name in found.items() if number not in TUTORIAL}
 
 
-def test_there_are_commands():
+def test_documentation_contains_commands():
     assert len(commands()) > 40
 
 
@@ -97,7 +97,7 @@ PAPERS = (HOUSE / "docs" / "papers.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAPERS, re.DOTALL)
 
 
-def test_the_example_composes_and_can_be_decided(tmp_path):
+def test_papers_page_example_composes_with_decidable_claims(tmp_path):
     example = next(text for text in BLOCKS if "name: ddim_steps" in text)
     assert not (CONFIGS / "paper" / "ddim_steps.yaml").exists(), "it is not in the list"
     (tmp_path / "paper").mkdir()
@@ -111,17 +111,17 @@ def test_the_example_composes_and_can_be_decided(tmp_path):
 
 
 @pytest.mark.parametrize("text", BLOCKS)
-def test_every_block_is_yaml(text):
+def test_papers_page_code_block_is_valid_yaml(text):
     assert yaml.safe_load(text)
 
 
-def test_every_statistic_metric_and_tolerance_is_on_the_page():
+def test_papers_page_lists_every_statistic_metric_and_tolerance():
     names = {*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *TAKES, *itertools.chain(*TAKES.values())}
     told = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]+)`", PAPERS))))
     assert names <= told, names - told
 
 
-def test_the_page_of_results_knows_every_paper():
+def test_results_page_mentions_every_paper_config():
     """Each paper is there as run or as not yet run.
 
     `triptych-report --results docs/results.md logs/sweeps` writes the page.

@@ -36,7 +36,7 @@ assert not heavy, heavy
         ("-sc query=bash", ["objective=v"]),
     ],
 )
-def test_looking_around_is_quick(arguments, words, monkeypatch):
+def test_help_and_completion_import_no_heavy_modules(arguments, words, monkeypatch):
     """Heavy imports, which take seconds, are avoided (test_arguments counts them)."""
     monkeypatch.setenv("COMP_LINE", "triptych-train objective=")
     monkeypatch.setenv("COMP_POINT", "25")
@@ -59,7 +59,7 @@ def test_the_same_command_again_returns_the_recorded_result(root, door):
     assert summary.stat().st_mtime_ns == stamp
 
 
-def test_sample_draws_from_the_checkpoint_alone(finished, door, root):
+def test_sample_command_needs_only_ckpt(finished, door, root):
     few, out = ("n=5", "sampler=ddim", "sampler.steps=3"), root / "drawn"
     last = finished().path / "checkpoints" / "last.ckpt"
     done = door("triptych.cli.sample", f"ckpt={last}", *few, f"out={out}")
@@ -68,7 +68,7 @@ def test_sample_draws_from_the_checkpoint_alone(finished, door, root):
     assert (out / "samples.png").is_file()
 
 
-def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, tiny):
+def test_sweep_continues_after_failed_run_and_skips_finished_runs(door, root, tiny):
     command = ["triptych.cli.train", "-m", "name=two", *tiny, "samples.n=0", "seed=1", "logger=csv"]
     done = door(*command, "schedule.gamma_max=-9,6")
     sweep = next((root / "logs" / "sweeps").iterdir())

@@ -56,14 +56,14 @@ def value_at(config: dict, key: str):
         ),
     ],
 )
-def test_a_habit_that_works(line, values):
+def test_lightning_and_hydra_habit_is_accepted(line, values):
     """The record has what is typed, and what follows from it."""
     config, typed = configuration(line), dict(one.lstrip("+").split("=", 1) for one in line.split())
     own = {k: yaml.safe_load(v) for k, v in typed.items() if "." in k}
     assert {key: value_at(config, key) for key in own | values} == own | values
 
 
-def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
+def test_target_override_drops_keys_of_former_class():
     """StepLR takes no floor, SGD has no decay of AdamW: the user typed neither."""
     config = configuration(
         f"optimizer._target_=torch.optim.SGD optimizer.momentum=0.9 {SCHEDULE}StepLR lr_schedule.step_size=3"
@@ -80,7 +80,7 @@ def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
         "experiment=ring trainer.max_epochs=3",
     ],
 )
-def test_what_cfg_prints_is_what_a_run_has(line, capsys):
+def test_cfg_job_prints_configuration_of_run(line, capsys):
     with pytest.raises(SystemExit):
         read_command_line([*line.split(), "--cfg", "job", "--resolve"], "train")
     shown, config = yaml.safe_load(capsys.readouterr().out), configuration(line)
@@ -107,7 +107,7 @@ def images(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "habit"), ROWS, ids=[f"{c} {h.example}" for c, h in ROWS])
-def test_a_habits_example_is_answered_and_what_the_answer_says_is_accepted(command, habit, images):
+def test_habit_example_is_refused_with_working_replacement(command, habit, images):
     key, value = habit.example.split("=", 1)
     line = habit.use.replace("VALUE", value)
     said = refused(lambda: show(command, habit.example), f"use {line}" if line else habit.why)
@@ -117,7 +117,7 @@ def test_a_habits_example_is_answered_and_what_the_answer_says_is_accepted(comma
 
 
 @pytest.mark.parametrize("habit", HABITS, ids=[habit.names.split()[0] for habit in HABITS])
-def test_each_name_of_a_habit_is_answered_as_its_example(habit: Habit):
+def test_every_alias_of_habit_gets_same_suggestion(habit: Habit):
     """No row above answers the name, because the first row with a name counts."""
     value = habit.example.partition("=")[2]
     for name in habit.names.split():
@@ -142,7 +142,7 @@ KEYS = [(command, key) for command in ("evaluate", "sample") for key in fields(K
 
 
 @pytest.mark.parametrize(("command", "key"), [pair for pair in KEYS if pair[1] != "condition_from"])
-def test_a_mistyped_key_is_answered_for_its_own_command(command, key, monkeypatch):
+def test_mistyped_key_suggests_nearest_key_of_same_command(command, key, monkeypatch):
     """The process does not tell the command, because Python may call it."""
     monkeypatch.setattr("sys.argv", ["triptych-train"])
     typed = f"{key}{key[-1]}=3"
@@ -163,13 +163,13 @@ def test_a_mistyped_key_is_answered_for_its_own_command(command, key, monkeypatc
         ("sample", "cascade=[a/b=1,c]", "quote special characters, as in ckpt='a=b'"),
     ],
 )
-def test_what_is_typed_to_a_command_that_opens_a_run(command, line, words):
+def test_evaluate_and_sample_refuse_unknown_keys_with_suggestion(command, line, words):
     overrides = read_command_line([*CONTEXT[command], line], command).overrides
     said = refused(lambda: checked_values(without_hydra(compose_command(command, overrides)), command), words)
     assert "has it" not in said
 
 
-def test_the_page_lists_each_habit():
+def test_habits_page_lists_every_habit():
     page = (CONFIGS.parent / "docs" / "habits.md").read_text()
     assert [row for row in map(page_row, HABITS) if row not in page] == []
 
@@ -214,7 +214,7 @@ def page_row(habit: Habit) -> str:
         ("callbacks=[default,early_stoping]", "early_stop"),
     ],
 )  # fmt: skip
-def test_a_habit_that_is_answered(line, words):
+def test_habit_is_refused_with_suggestion(line, words):
     refused(lambda: configuration(line), words)
 
 
@@ -228,6 +228,6 @@ def test_a_habit_that_is_answered(line, words):
         ("torch.optim.lr_scheduler.SequentialLR", "takes other schedules"),
     ],
 )
-def test_a_class_that_may_not_be_named_is_answered(target, words):
+def test_unusable_target_class_is_refused_with_alternative(target, words):
     with pytest.raises(UserError, match=re.escape(words)):
         check_name(target)

@@ -42,7 +42,7 @@ def trusted(trusting):
     trusting("mylab", folder=MYLAB.parent)
 
 
-def test_every_kind_takes_part(run):
+def test_mylab_run_uses_every_kind_of_component(run):
     """All classes but the second network and the metric of samples are used and recorded."""
     named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
     classes = {
@@ -61,14 +61,14 @@ def test_every_kind_takes_part(run):
     assert [float(r["train/drift"]) > 0 for r in table if r["train/drift"]] == [True] * 4
 
 
-def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhere(run, monkeypatch, trusted):
+def test_checkpoint_of_untrusted_package_is_refused(run, monkeypatch, trusted):
     path = str(run / "checkpoints" / "last.ckpt")
     check_checkpoint(path)
     monkeypatch.setenv("TRIPTYCH_TRUST", "")
     refused(lambda: check_checkpoint(path), "_target_=mylab", "not a class that a configuration may name")
 
 
-def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
+def test_own_code_page_lists_one_or_two_files_per_component():
     """Every file of the package is in one row of the page's table, or belongs to no kind."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "`mylab/" in line]
     assert len(rows) == 13
@@ -81,7 +81,7 @@ def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_pages_commands_run_as_they_stand(root, tmp_path):
+def test_own_code_page_commands_run_unchanged(root, tmp_path):
     """They run one after another in a folder with ``examples``, as in a clone."""
     (root / "examples").symlink_to(HOUSE / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -310,7 +310,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("change, at, words", [(change, at, words) for change, at, *words in MISTAKES])
-def test_a_mistake_is_a_line_with_the_place_in_ones_own_file(refused, lab, change, at, words):
+def test_error_in_user_code_names_file_and_line(refused, lab, change, at, words):
     """The place is in the user's file even if torch, which it called, raised the error."""
     has(refused(change), lab, at, *words)
 
@@ -325,7 +325,7 @@ def test_a_mistake_is_a_line_with_the_place_in_ones_own_file(refused, lab, chang
         (own(POINTS, "Points", fault="test empty"), "test=true: data own has no test items; pass test=false"),
     ],
 )
-def test_a_mistake_of_no_line_of_its_own_is_named_by_its_key(refused, change, line):
+def test_error_without_source_line_names_config_key(refused, change, line):
     assert refused(change).startswith(line)
 
 
@@ -338,7 +338,7 @@ def test_a_mistake_of_no_line_of_its_own_is_named_by_its_key(refused, change, li
         ((torch.zeros(4, 2),) * 2, "a tuple; must be a tensor of shape (4, 2)"),
     ],
 )
-def test_what_a_part_must_give(value, words):
+def test_check_output_refuses_wrong_shape_dtype_or_nan(value, words):
     part = nn.Identity()
     output = ("denoiser.network", part.forward, value, (4, 2))
     one_refused(lambda: check_output(*output), f"denoiser.network: Identity gives {words}")
@@ -361,12 +361,12 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
         drawn(own("sampler", "Keen", steps=2)),
     ],
 )
-def test_what_is_right_is_not_refused(changed, lab, change):
+def test_valid_user_guidance_and_sampler_are_accepted(changed, lab, change):
     """Valid code is accepted: guidance of 0 / 0 with a momentum, a history in ``at``."""
     assert execute(changed(change)).status == "finished"
 
 
-def test_other_models(refused, lab):
+def test_vae_network_with_wrong_shape_is_refused(refused, lab):
     def vae(config, fault=""):
         config["model"] = {"_target_": "triptych.models.latent.VAE"}
         config |= {"objective": {}, "denoiser": {}, "schedule": {}, "process": {}}
@@ -378,7 +378,7 @@ def test_other_models(refused, lab):
     assert "model.network.encoders: Linear gives shape (4, 3); must be (4, 4)" in line
 
 
-def test_a_change_of_images_that_changes_their_shape(refused, lab):
+def test_augmentation_that_changes_shape_is_refused(refused, lab):
     def halved(config):
         config["data"] = {"_target_": "triptych.data.digits.Digits"}
         config["denoiser"] = {"_target_": "triptych.diffusion.denoiser.Denoiser"}
@@ -394,7 +394,7 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
     has(refused(bare), lab, "class Same(Augmentation):", "NotImplementedError: apply() is not defined")
 
 
-def test_errors_in_training_have_their_line_too(changed, lab, capfd):
+def test_error_during_training_names_file_and_line(changed, lab, capfd):
     """A step has been made by then, and the same command resumes if asked to."""
     run = changed(own(NET, "Net", fault="late"))
     with pytest.raises(SystemExit), one_line_errors("train"):
@@ -406,7 +406,7 @@ def test_errors_in_training_have_their_line_too(changed, lab, capfd):
     assert 'raise KeyError("fifth")' in (run / "train.log").read_text()
 
 
-def test_looking_moves_nothing(lab):
+def test_undisturbed_restores_weights_modes_and_random_state(lab):
     """Weights, running means, modes and the random states of three libraries stay the same."""
     model = import_module("own_faults").Net((2,))
     model.drop.eval()
@@ -426,7 +426,7 @@ def test_looking_moves_nothing(lab):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
+def test_resume_skips_check_first_step(prepared, monkeypatch):
     run = stopped(prepared(*TINY, "denoiser.network.width=8"))
     monkeypatch.setattr("triptych.run.fit.check_first_start", None)
     assert execute(run)["status"] == "finished"
@@ -463,7 +463,7 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
         (splits(train=Split(X[:0], Condition(label=Y[:0]))), ["train: no items"]),
     ],
 )
-def test_what_a_data_set_must_hold(held, words):
+def test_check_contract_refuses_malformed_splits(held, words):
     data = Held()
     data.splits = held
     data.levels = held["train"].levels
@@ -478,13 +478,13 @@ def test_a_mistyped_class_of_ones_own_is_refused(lab):
         build(node, "objective.loss")
 
 
-def test_an_own_file_that_cannot_be_read(refused, lab):
+def test_user_module_with_syntax_error_names_file_and_line(refused, lab):
     lab.write_text("import torch\n\ndef broken(:\n")
     line = refused(own("denoiser.network", "Net"))
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
 
 
-def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, changed, lab):
+def test_user_module_edited_since_import_is_refused(refused, changed, lab):
     """In a notebook, the code that runs would differ from the code that is recorded."""
     import_class("own_faults.Net")
     lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.25)"))
@@ -495,7 +495,7 @@ def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, change
     check_imported(changed(own(NET, "Net")).config())
 
 
-def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch):
+def test_finished_run_reports_that_its_code_has_changed(changed, lab, capfd, monkeypatch):
     """After a mistake is corrected, the same command finds the old figure.
 
     It says how to compute a new one.

@@ -34,7 +34,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("line", "words"), REFUSED)
-def test_before_the_first_step(prepared, root, line, words):
+def test_invalid_configuration_is_refused_before_first_step(prepared, root, line, words):
     """The job's process refuses them, and the commands print exactly this line."""
     refused(lambda: execute(prepared(*line.split())), *words.split(" ... "))
     stages = {json.loads(summary.read_text())["stage"] for summary in root.rglob("summary.json")}

@@ -9,7 +9,7 @@ from triptych.cli.sample import save_tensor
 from triptych.errors import StorageError
 
 
-def test_samples_that_are_there_are_not_overwritten(tmp_path):
+def test_save_tensor_does_not_overwrite_existing_samples(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "samples.png").touch()
     assert save_tensor(torch.ones(2), tmp_path / "pictures") == tmp_path / "pictures-2"
@@ -18,7 +18,7 @@ def test_samples_that_are_there_are_not_overwritten(tmp_path):
         assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / name
 
 
-def test_nor_are_those_of_a_command_that_ends_in_this_moment(tmp_path, monkeypatch):
+def test_save_tensor_does_not_overwrite_samples_of_concurrent_command(tmp_path, monkeypatch):
     def save(value, file, write=torch.save):
         if not (theirs := tmp_path / "drawn" / "samples.pt").exists():
             theirs.write_bytes(b"theirs")
@@ -30,7 +30,7 @@ def test_nor_are_those_of_a_command_that_ends_in_this_moment(tmp_path, monkeypat
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["samples.pt"]
 
 
-def test_a_tensor_that_is_not_written_whole_is_not_there(tmp_path, monkeypatch):
+def test_save_tensor_leaves_no_partial_file(tmp_path, monkeypatch):
     """A partial file does not replace one that another command has written meanwhile."""
 
     def full(*_):

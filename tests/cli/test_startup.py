@@ -67,7 +67,7 @@ def test_no_code_of_the_current_folder_is_imported(root):
         slow("report", "TERM", "matplotlib", False),
     ],
 )
-def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, module, child):
+def test_signal_during_import_ends_command_with_one_line(root, name, kind, module, child):
     number = SIGNALS[kind]
     hooked = site(root, HOOK.format(module=module, child=child, number=int(number)))
     (root / "run").mkdir()
@@ -79,14 +79,14 @@ def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, mo
     assert done.returncode == 128 + number
 
 
-def test_a_signal_that_comes_while_one_program_replaces_another_waits(root):
+def test_signal_during_exec_ends_command_with_one_line(root):
     """Python itself, when it starts the run's process, would answer a signal with a traceback."""
     code = "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
     done = run(command("train", "name=mine", "logger=csv", *TINY), site(root, code), cwd=root)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_a_signal_after_the_end_changes_nothing(root):
+def test_signal_during_interpreter_shutdown_is_ignored(root):
     """The signal comes while Python shuts down, which takes a second with torch."""
     code = (
         "import os; from triptych.cli import startup; startup.start()\n"
@@ -97,7 +97,7 @@ def test_a_signal_after_the_end_changes_nothing(root):
     assert done.returncode == 0 and done.stderr == ""
 
 
-def test_nohup_goes_on_after_a_hangup(root):
+def test_nohup_command_ignores_sighup(root):
     hooked = site(root, HOOK.format(module="yaml", child=False, number=int(signal.SIGHUP)))
     done = run(["nohup", *command("train", "--cfg", "job")], hooked)
     assert done.returncode == 0 and "objective:" in done.stdout, done.stderr
@@ -115,7 +115,7 @@ def finished(prepared) -> list[list[str]]:
     ]
 
 
-def test_a_full_standard_output_is_one_line(prepared):
+def test_full_stdout_ends_command_with_one_line(prepared):
     for line in finished(prepared):
         with open("/dev/full", "w") as full:
             done = run(line, stdout=full)
@@ -123,7 +123,7 @@ def test_a_full_standard_output_is_one_line(prepared):
         assert done.stderr == "error: standard output: cannot be written (No space left on device)\n"
 
 
-def test_a_result_is_one_wherever_it_is_printed(prepared):
+def test_closed_or_ascii_stdout_does_not_fail_command(prepared):
     """A reader that has closed the pipe (``| head``), an encoding without ±, no standard output."""
     line = finished(prepared)[0]
     reader, writer = os.pipe()
@@ -137,7 +137,7 @@ def test_a_result_is_one_wherever_it_is_printed(prepared):
     assert ascii_alone.stdout
 
 
-def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():
+def test_stale_rank_variables_are_removed_at_startup():
     """It would wait for a first process that nobody has started, and end without a message."""
     code = "import os; print([os.environ.get(name) for name in ('RANK', 'LOCAL_RANK')])"
     ours = f"from triptych.cli.startup import start; start(); {code}"

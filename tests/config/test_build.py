@@ -12,13 +12,13 @@ from triptych.diffusion.loss import Level
 from triptych.diffusion.process import VariancePreserving
 
 
-def test_a_target_is_built_and_extras_are_handed_over_untouched():
+def test_build_passes_extra_arguments_unchanged():
     node, marker = {"_target_": "triptych.diffusion.bound.Bound", "steps": 3}, object()
     made = build(node, "bound", schedule=marker, decoder=None)
     assert made.schedule is marker and made.steps == 3
 
 
-def test_the_space_of_a_loss_may_be_that_of_an_output_of_ones_own(trusting):
+def test_loss_space_accepts_space_of_user_output(trusting):
     trusting("mylab", folder=CONFIGS.parent / "examples")
     squared = {"_target_": "triptych.diffusion.loss.Squared"}
     own = build({"_target_": "mylab.blend.Blend"}, "objective.output").space
@@ -36,22 +36,22 @@ def test_the_space_of_a_loss_may_be_that_of_an_output_of_ones_own(trusting):
     refused(lambda: compose_command("train", ["objective/loss=x0", "objective.loss.space=blend"]), *words)
 
 
-def test_a_target_hidden_deep_in_a_checkpoints_config_is_found():
+def test_check_targets_refuses_nested_unsafe_target():
     refused(lambda: check_targets({"a": {"b": {"_target_": "os.system"}}}), "os.system")
     refused(lambda: build({"_target_": "torch.load"}, "model"), "model._target_=torch.load", "not a class")
 
 
-def test_an_unknown_argument_is_refused_with_the_nearest():
+def test_unknown_argument_suggests_nearest_name():
     node = {"_target_": "triptych.diffusion.schedule.Linear", "gamma_min": -5.0, "gama_max": 5.0}
     refused(lambda: build(node, "schedule"), "schedule.gama_max=5.0", "did you mean gamma_max")
 
 
-def test_a_refused_value_keeps_its_owners_words():
+def test_value_error_of_class_is_reported_with_config_key():
     node = {"_target_": "triptych.diffusion.sampler.DDIM", "steps": 3, "eta": 2}
     refused(lambda: build(node, "sampler"), "sampler.eta=2", "[0, 1]")
 
 
-def test_arguments_of_parents_count():
+def test_class_arguments_include_inherited_ones():
     named, more = of_class("triptych.data.digits.Digits")
     assert {"batch_size", "val_size", "seed"} <= set(named) and not more
 
@@ -70,7 +70,7 @@ class Wide(Network):
 
 
 @pytest.mark.parametrize("name", ["Hidden", "Wide"])
-def test_a_class_whose_source_does_not_show_its_arguments_is_handed_them(trusting, name):
+def test_build_passes_dependencies_to_class_with_hidden_arguments(trusting, name):
     trusting("hidden", HIDDEN)
     table = Dependencies({}, {"shape": (2,), "outputs": 3})
     made = build({"_target_": f"hidden.{name}"}, "denoiser.network", table)
@@ -83,5 +83,5 @@ GUIDANCE = ["guidance=classifier", "guidance=auto", "guidance=classifier_free", 
 
 
 @pytest.mark.parametrize("choice", [*EXPERIMENTS, *(f"ablation={name}" for name in ABLATIONS), *GUIDANCE])
-def test_a_file_sets_keys_and_names_classes_that_there_are(choice):
+def test_shipped_config_composes_with_valid_targets(choice):
     check_targets(unresolved(compose_command("train", [choice])))

@@ -47,7 +47,7 @@ def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):
         return compose(name, overrides=list(overrides))
 
 
-def test_a_packages_configurations_are_choices_and_no_others_are(packages):
+def test_only_trusted_packages_add_config_choices(packages):
     _, trusting = packages
     assert composed("data=mine").data.where == "x"
     assert find_key("data.where").mark(IsPath)
@@ -57,7 +57,7 @@ def test_a_packages_configurations_are_choices_and_no_others_are(packages):
     assert not find_key("data.where").mark(IsPath)
 
 
-def test_another_program_of_hydras_is_left_alone(packages, tmp_path):
+def test_other_hydra_program_does_not_see_trusted_packages(packages, tmp_path):
     theirs = tmp_path / "theirs"
     (theirs / "data").mkdir(parents=True)
     (theirs / "train.yaml").write_text("defaults:\n- data: null\n")
@@ -66,7 +66,7 @@ def test_another_program_of_hydras_is_left_alone(packages, tmp_path):
 
 
 @pytest.mark.parametrize("package, name", [("lab_a", "digits"), ("lab_b", "mine")])
-def test_a_name_that_is_taken_is_refused(packages, package, name):
+def test_config_name_defined_twice_is_refused(packages, package, name):
     """The clone or another package has the name, so one of two files would be ignored silently."""
     root, trusting = packages
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
@@ -75,12 +75,12 @@ def test_a_name_that_is_taken_is_refused(packages, package, name):
         composed()
 
 
-def test_a_name_that_is_none_is_told_with_theirs(packages):
+def test_unknown_choice_suggests_choice_of_trusted_package(packages):
     said = explain(Exception("Could not find 'data/mien'"), "train")
     assert "data=mien: no such choice; did you mean mine?" in said
 
 
-def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
+def test_config_comment_is_inherited_through_defaults_list(packages):
     root, _ = packages
     file = root / "lab_a" / "configs" / "callbacks" / "more.yaml"
     file.parent.mkdir()
@@ -90,14 +90,14 @@ def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
     assert source.folders() == (CONFIGS, root / "lab_a" / "configs")
 
 
-def test_a_composition_changes_no_file_for_those_after_it():
+def test_composition_does_not_change_cached_config_files():
     """A process reads each file once, and Hydra puts the parsed file itself into a composition."""
     for choice, over in (("ablation=guidance", "guidance.scale"), ("ablation=samplers", "evaluations")):
         assert compose_command("train", [choice]).measures.over == over
         assert compose_command("train", ["seed=2"]).measures.over is None
 
 
-def test_a_key_that_no_class_takes_is_refused_in_a_groups_file_too(tmp_path):
+def test_unknown_key_in_config_file_is_refused(tmp_path):
     (tmp_path / "process").mkdir()
     file = tmp_path / "process" / "mine.yaml"
     file.write_text("_target_: triptych.diffusion.process.Preconditioned\nsigma_dat: 0.5\n")

@@ -63,7 +63,7 @@ def lab(tmp_path, monkeypatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_a_key_of_a_class_needs_no_other_edit(lab, capsys):
+def test_annotated_argument_appears_in_check_help_page_and_report(lab, capsys):
     """Check, message, help, the page of all keys and the axes of a report know the key."""
     mine = ["--config-dir", str(lab / "configs"), "denoiser=mine"]
     line = refused(lambda: read_command_line([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train"))
@@ -81,11 +81,11 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, capsys):
     assert [axis.key for axis in find_axes(runs)[0]] == ["denoiser.network.heat"]
 
 
-def test_the_page_of_all_keys_is_current():
+def test_keys_page_is_current():
     assert (HOUSE / "docs" / "keys.md").read_text() == keys_page(), "python docs/keys.py > docs/keys.md"
 
 
-def test_every_key_in_the_files_is_declared():
+def test_every_config_key_has_a_declared_type():
     """Each key has a type, because a key that takes anything would not be checked."""
     free = {"measures.values", "data.means", "data.covariances", "hydra.sweeper.tune", "hydra.sweeper.params"}
     free |= {"objective.output.space", "sampler.variance"}  # short names, which the builder checks
@@ -147,13 +147,13 @@ Positive, Pair = Annotated[float, Gt(0), Le(10)], tuple[Share, Share]
         (Any, [1, None, "x"], [], ""),
     ],
 )
-def test_a_kind_in_words(kind, good, bad, words):
+def test_fits_and_describe_kind_for_each_annotation(kind, good, bad, words):
     assert all(declare.fits(kind, value) for value in good)
     assert not any(declare.fits(kind, value) for value in bad)
     assert declare.describe_kind(kind) == words
 
 
-def test_a_declaration_holds_in_python_for_subclasses_too():
+def test_declared_checks_arguments_of_subclasses():
     @declare.declared("place")
     class Parent:
         def __init__(self, steps: Annotated[int, Ge(1)], **more: Any) -> None:
@@ -191,13 +191,13 @@ HELD = [
 
 
 @pytest.mark.parametrize(("key", "name", "arguments"), HELD)
-def test_a_class_in_python_holds_to_what_it_declares(key, name, arguments):
+def test_declared_class_refuses_value_out_of_range(key, name, arguments):
     error = DataError if key.startswith("data") else ValueError
     wrong = arguments[key.rpartition(".")[2]]
     refused(lambda: import_class(f"triptych.{name}")(**arguments), f"{key}={wrong!r}: must be ", error=error)
 
 
-def test_what_is_out_of_range_is_named(prepared):
+def test_unfit_reports_key_with_value_out_of_range(prepared):
     config = prepared().config()
     assert not list(unfit(config, Key(Train)))
     for key, value in (
@@ -215,7 +215,7 @@ def test_what_is_out_of_range_is_named(prepared):
         assert named == key and said.startswith(f"{key}=") and ": must be " in said, said
 
 
-def test_roles_of_arguments():
+def test_find_key_reports_role_and_path_mark():
     register_resolvers()
     keys = ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
     assert [find_key(key).role for key in keys] == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
@@ -223,14 +223,14 @@ def test_roles_of_arguments():
     assert find_key("items", command="evaluate").mark(IsPath) and not find_key("data.std").mark(IsPath)
 
 
-def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
+def test_mapping_argument_accepts_any_name_and_checks_values():
     found = composing.compose_command("train", ["model.label_dropout={text:0.1}"])
     assert dict(found.model.label_dropout) == {"text": 0.1}
     with pytest.raises(UserError, match=r"schedule\.gamma_min"):
         composing.compose_command("train", ["schedule.gamma_min={text:0.1}"])
 
 
-def test_short_names_are_those_of_the_classes():
+def test_declared_short_names_match_registered_classes():
     """The schema refuses a wrong name before torch is imported; the classes define the names."""
     for declared_names, kind in ((Decoders, Decoder), (Variances, ReverseVariance)):
         named, own = get_args(declared_names)

@@ -16,15 +16,15 @@ def test_a_slug_is_one_safe_file_name(text):
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_two_texts_have_two_slugs(one, other):
+def test_slug_is_unique_per_text(one, other):
     assert (slug(one) == slug(other)) == (one == other)
 
 
-def test_plain_overrides_stay_readable():
+def test_slug_keeps_plain_overrides_readable():
     assert slug("objective=x0,seed=1") == "objective=x0,seed=1"
 
 
-def test_a_named_run_keeps_its_name_and_a_nameless_one_is_fresh():
+def test_run_name_keeps_given_name_and_generates_unique_default():
     assert run_name("mine") == "mine"
     assert run_name(None) != run_name(None)
 
@@ -33,7 +33,7 @@ def test_a_named_run_keeps_its_name_and_a_nameless_one_is_fresh():
     st.text(st.one_of(st.sampled_from("'\\ \"$,={}[]()#%:~é漢"), st.characters(codec="utf-8")), max_size=30)
 )
 @settings(deadline=None)
-def test_quotes_hold_any_text(text):
+def test_quote_round_trips_through_hydra_parser(text):
     text = "".join(c for c in text if c.isprintable())
     override = OverridesParser.create().parse_override(f"key={quote(text)}")
     assert override.value() == text and not override.is_sweep_override()
@@ -54,6 +54,6 @@ KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_si
         ("test_size", "data.test_size or model.test_size"),
     ],
 )
-def test_the_name_that_was_meant(typed, meant):
+def test_nearest_suggests_mistyped_key(typed, meant):
     assert nearest(typed, KEYS) == f"did you mean {meant}?"
     assert nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"  # like nothing

@@ -33,12 +33,12 @@ STAGES = ("cascade_low", "cascade_high", "cascade_high_noised")
 
 
 @pytest.mark.parametrize("experiment", ["imagen_base", "imagen_sr", *STAGES])
-def test_experiments_build(experiment):
+def test_text_experiment_builds_with_fewer_than_600_000_parameters(experiment):
     config = composed(f"experiment={experiment}")
     assert config["name"] == experiment and parameters(config) < 600_000
 
 
-def test_stages_and_one_model_are_of_one_size_within_a_twentieth():
+def test_cascade_and_single_model_sizes_agree_within_5_percent():
     stages = {name: parameters(composed(f"experiment={name}")) for name in STAGES[:2]}
     one = parameters(composed("ablation=cascade", *settings("cascade")["one"]))
     assert one == pytest.approx(sum(stages.values()), rel=0.05)
@@ -46,7 +46,7 @@ def test_stages_and_one_model_are_of_one_size_within_a_twentieth():
     assert [int(n) for n in said.groups()] == [round(n / 1000) for n in (one, sum(stages.values()))]
 
 
-def test_the_cascades_stages_are_the_runs_that_come_first():
+def test_cascade_ablation_stages_are_cascade_stages_runs():
     """A cell's directory is named after its overrides, as by ``override_dirname`` and ``slug``."""
     params = OmegaConf.load(CONFIGS / "ablation" / "cascade_stages.yaml").hydra.sweeper.params
     assert params.experiment.split(",") == [*STAGES] and list(params) == ["seed", "experiment"]
@@ -58,7 +58,7 @@ def test_the_cascades_stages_are_the_runs_that_come_first():
         assert config["data"]["held_out"] == 0
 
 
-def test_a_cell_of_the_stages_is_its_experiment():
+def test_cascade_stages_cell_matches_its_experiment():
     for stage in STAGES:
         cell = composed("ablation=cascade_stages", f"experiment={stage}")
         alone = composed(f"experiment={stage}")
@@ -67,7 +67,7 @@ def test_a_cell_of_the_stages_is_its_experiment():
         assert cell["name"] == "cascade_stages"
 
 
-def test_a_captions_bits_are_of_networks_of_one_size_that_differ_in_hearing_it():
+def test_caption_bits_settings_have_equal_model_sizes():
     sizes = []
     for overrides in settings("caption_bits").values():
         config = composed("ablation=caption_bits", *overrides)

@@ -20,7 +20,7 @@ from triptych.diffusion.condition import AUGMENTATION, Condition
 X = torch.rand(12, 3, 6, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_flip_is_a_mirror_image_of_about_half():
+def test_flip_mirrors_about_half_of_images():
     found, _ = augment(X.repeat(50, 1, 1, 1), [Flip()], seed=1, step=3)
     whole = X.repeat(50, 1, 1, 1)
     mirrored = (found == whole.flip(-1)).flatten(1).all(1)
@@ -28,14 +28,14 @@ def test_a_flip_is_a_mirror_image_of_about_half():
     assert abs(mirrored.float().mean() - 0.5) < 4 * (0.25 / 600) ** 0.5
 
 
-def test_every_place_is_as_likely():
+def test_crop_offsets_are_uniform():
     ramp = torch.arange(3.0).view(1, 1, 1, 3).expand(9000, 1, 3, 3)
     found = augment(ramp, [Crop(1)], seed=0, step=0)[0][:, 0, 1, 1]
     shares = torch.bincount(found.long(), minlength=3) / 9000
     assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 9000) ** 0.5
 
 
-def test_processes_change_the_same_images_and_are_told_the_same(world=3):
+def test_augmentation_is_independent_of_number_of_processes(world=3):
     steps, share = [Flip(0.3, told=True), Crop(3, p=0.5, told=True)], len(X) // world
     whole, done = augment(X, steps, seed=5, step=7)
     for r in range(world):
@@ -46,7 +46,7 @@ def test_processes_change_the_same_images_and_are_told_the_same(world=3):
     assert not whole.equal(augment(X, steps, seed=5, step=8)[0])
 
 
-def test_a_resumed_loader_goes_on_with_the_same_changes():
+def test_resumed_loader_repeats_same_augmentations():
     split = Split((X * 255).byte(), None, 256)
     loader = lambda first: iter(  # noqa: E731
         TrainLoader(split, TrainOrder(12, 4, 3), lambda: first, changes=[Flip(), Crop(2)])
@@ -56,7 +56,7 @@ def test_a_resumed_loader_goes_on_with_the_same_changes():
     assert all(next(loader(step)).x.equal(batches[step].x) for step in (2, 5))
 
 
-def test_a_network_is_told_what_was_done_to_each_item():
+def test_told_augmentation_returns_parameters_of_each_item():
     """A flip is 1, a move is in paddings down and to the right, and no change is 0."""
     many = X.repeat(20, 1, 1, 1)
     found, done = augment(many, [Flip(0.3, told=True), Crop(2, p=0.4, told=True)], seed=1, step=3)
@@ -77,11 +77,11 @@ def test_a_network_is_told_what_was_done_to_each_item():
     assert said.shape == (240, 2) and count_numbers([Flip(0.3), Crop(2, told=True)]) == 2
 
 
-def test_what_cannot_be_augmented():
+def test_augment_refuses_points_and_too_large_padding():
     refused(lambda: augment(torch.rand(5, 2), [Flip()], seed=0, step=0), "augmentation=none")
 
 
-def test_only_training_images_are_changed(prepared):
+def test_augmentation_leaves_val_and_test_unchanged(prepared):
     """By a configuration: validation and test images are unchanged."""
     runs = [prepared(f"augmentation={how}", path=how) for how in ("none", "flip_crop")]
     plain, changed = (build_data(run.config()) for run in runs)
@@ -97,7 +97,7 @@ def low_batch(n=4000):
     return Split(torch.zeros(n, 3, 4, 4), Condition(label=torch.arange(n), low=low)).batch(torch.arange(n))
 
 
-def test_noise_on_the_condition_is_of_the_level_that_is_told():
+def test_conditioning_noise_matches_reported_level():
     found = augmented(low_batch(), [ConditioningNoise(p=0.7, most=0.8)], seed=1, step=2)
     level, noised = (found.condition.parts[name] for name in (AUGMENTATION, "low"))
     s = level.value[:, 0]
@@ -113,7 +113,7 @@ def test_noise_on_the_condition_is_of_the_level_that_is_told():
     assert abs((eps.abs() < 1).double().mean() - 0.6827) < 4 * (0.2166 / n) ** 0.5
 
 
-def test_processes_noise_the_same_conditions_and_items_keep_their_own_changes():
+def test_conditioning_noise_is_independent_of_number_of_processes():
     steps, batch = [Flip(0.5, told=True), ConditioningNoise()], low_batch(12)
     whole = augmented(batch, steps, seed=1, step=2)
     parts = [Batch(*(part[s] for part in batch)) for s in (slice(6), slice(6, 12))]
@@ -126,7 +126,7 @@ def test_processes_noise_the_same_conditions_and_items_keep_their_own_changes():
     assert alone[:, 0].equal(whole.condition.parts[AUGMENTATION].value[:, 0])
 
 
-def test_what_is_told_of_a_level():
+def test_noise_numbers_holds_level_and_refuses_unknown_part():
     steps = [ConditioningNoise(), Flip(told=True)]
     assert noise_numbers(steps, "low", 0.25).tolist() == [0.25, 0.0]
     high = [ConditioningNoise("high")]

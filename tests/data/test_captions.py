@@ -20,7 +20,7 @@ def digits():
     return data
 
 
-def test_the_tokens_of_an_item_are_its_captions(digits):
+def test_text_condition_is_encoded_caption(digits):
     check_contract(digits)
     assert digits.conditions == {"label": Labels(10), "text": Tokens(12, digits.encoder.width)}
     batch = digits.splits["val"].batch(torch.tensor([3, 0, 7]))
@@ -31,7 +31,7 @@ def test_the_tokens_of_an_item_are_its_captions(digits):
     assert asked.value.equal(digits.encoder.encode(["the digit seven"])[0])
 
 
-def test_captions_name_the_class_and_items_are_the_datas_own(digits):
+def test_digits_captioned_keeps_items_and_names_class_in_caption(digits):
     plain = Digits()
     plain.setup()
     for name, split in digits.splits.items():
@@ -41,7 +41,7 @@ def test_captions_name_the_class_and_items_are_the_datas_own(digits):
     assert len(set(digits.captions["train"])) == 10 * len(digits.phrasings)
 
 
-def test_captions_are_part_of_what_data_are(digits):
+def test_fingerprint_depends_on_captions(digits):
     other = DigitsCaptioned(encoder=Words())
     other.setup()
     assert fingerprint(other).data == fingerprint(digits).data
@@ -60,7 +60,7 @@ class Networks(Words):
         return tokens * self.by, mask
 
 
-def test_tokens_of_a_network_are_the_same_data_on_every_machine_and_other_captions_are_not():
+def test_fingerprint_ignores_rounding_of_network_tokens():
     datas = [DigitsCaptioned(encoder=Networks()) for _ in range(3)]
     datas[1].encoder.by = 1 + 1e-6
     datas[2].phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by a hand")
@@ -71,7 +71,7 @@ def test_tokens_of_a_network_are_the_same_data_on_every_machine_and_other_captio
     assert other.data != here.data and other.split != here.split
 
 
-def test_a_caption_of_several_classes_asks_for_none(digits):
+def test_meaning_of_ambiguous_caption_is_minus_one(digits):
     captions = ["the digit seven", "a digit", "a digit"]
     other = DigitsCaptioned(encoder=Words())
     other.captions = {"train": captions}
@@ -80,7 +80,7 @@ def test_a_caption_of_several_classes_asks_for_none(digits):
     assert digits.meaning(["the digit seven", "unknown"]).flatten().tolist() == [7, -1]
 
 
-def test_data_without_captions_have_no_prompts():
+def test_prompt_without_captioned_data_is_refused():
     refused(lambda: Digits().encode_prompts(["seven"]), "prompt='seven'", "digits", "captioned")
 
 
@@ -97,7 +97,7 @@ def opened(folder, **keys):
     return data
 
 
-def test_a_folder_of_pairs(tmp_path):
+def test_captioned_folder_reads_txt_beside_image(tmp_path):
     names = [f"picture {word}" for word in "a b c d e f g h i j k l m n o p q r s t".split()]
     pairs(tmp_path / "root", [f"\n {name}\n".encode() for name in names])
     data = opened(tmp_path / "root")
@@ -112,7 +112,7 @@ def test_a_folder_of_pairs(tmp_path):
     ("bytes_", "word"),
     [(None, "07.txt"), (b" \n", "has 0 characters"), (b"\xff\xfe\x00", "cannot read"), (b"?!", "no word")],
 )
-def test_an_image_without_a_caption(tmp_path, bytes_, word):
+def test_captioned_folder_refuses_missing_or_invalid_caption(tmp_path, bytes_, word):
     captions = [b"a picture"] * 12
     captions[7] = bytes_
     pairs(tmp_path, captions)

@@ -36,7 +36,7 @@ def known_keys(kind):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_config(file, tmp_path, monkeypatch):
+def test_data_config_builds_datamodule_without_unused_keys(file, tmp_path, monkeypatch):
     monkeypatch.setitem(source.PLACES, "FashionMNIST", ())
     cfg = config(file, tmp_path)
     keys = {key for key in cfg if not key.startswith("_")}

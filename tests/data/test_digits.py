@@ -23,7 +23,7 @@ def digits():
     return data
 
 
-def test_documented_splits(digits):
+def test_digits_splits_follow_documented_permutation(digits):
     from sklearn.datasets import load_digits
 
     order = np.random.RandomState(0).permutation(1797)
@@ -38,7 +38,7 @@ def test_documented_splits(digits):
     assert len(set.union(*map(items, digits.splits.values()))) == 1797
 
 
-def test_no_validation_set(digits):
+def test_val_size_zero_adds_validation_items_to_train(digits):
     data = Digits(val_size=0)
     data.setup()
     assert [len(data.splits[name]) for name in ("train", "val", "test")] == [1500, 0, 297]
@@ -47,7 +47,7 @@ def test_no_validation_set(digits):
     assert list(data.val_dataloader()) == []
 
 
-def test_reading_them_imports_no_scikit_learn(monkeypatch):
+def test_read_digits_does_not_import_sklearn(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     runpy.run_path(inspect.getfile(Digits))["read_digits"]()

@@ -62,7 +62,7 @@ def run(tmp_path, trained):
     return tmp_path, model.network, data
 
 
-def test_samples_are_embedded_by_a_run_of_images_like_them_alone(run, monkeypatch):
+def test_measures_contrastive_refuses_run_of_other_image_shape(run, monkeypatch):
     """The tower averages over an image, so it takes any size; on low images retrieval was wrong."""
     path, _, data = run
     monkeypatch.setattr(build, "ImageReference", lambda *given: given[-2])
@@ -79,7 +79,7 @@ def test_samples_are_embedded_by_a_run_of_images_like_them_alone(run, monkeypatc
     refused_by_a_run(lambda: embedder(data, path, None), "needs captioned data and measures.classifier")
 
 
-def test_conditions_hold_the_embeddings_of_images_and_captions(run):
+def test_embeddings_are_conditions_of_captioned_data(run):
     path, network, plain = run
     data = shapes(embeddings=path)
     check_contract(data)
@@ -96,7 +96,7 @@ def test_conditions_hold_the_embeddings_of_images_and_captions(run):
     assert "embedding" not in asked.parts, "no prompt says it: a prior draws it"
 
 
-def test_low_pictures_are_told_the_embeddings_of_whole_ones(run):
+def test_low_resolution_data_use_embeddings_of_full_images(run):
     """So a decoder draws low pictures from the same embeddings as the upsampler."""
     whole, low = shapes(embeddings=run[0]), shapes(embeddings=run[0], size=8)
     check_contract(low)
@@ -122,7 +122,7 @@ def test_image_embeddings_are_data_of_the_same_items(run):
     assert set(data.encode_prompts(["a red square"]).parts) == {"text", "text_embedding"}
 
 
-def test_embeddings_are_known_by_what_they_follow_from(run):
+def test_fingerprint_of_embeddings_depends_on_encoder_weights(run):
     """Their own last digits may change with the machine or the number of threads."""
     path, network, plain = run
     data, again = shapes(embeddings=path), shapes(embeddings=path)
@@ -141,7 +141,7 @@ def test_embeddings_are_known_by_what_they_follow_from(run):
     assert fingerprint(other.base).data != fingerprint(data).data and fingerprint(other).data != found
 
 
-def test_a_flipped_bit_of_its_weights(run):
+def test_embedder_refuses_corrupt_weights(run):
     path, network, _ = run
     file, weight = path / "encoder.pt", max(network.parameters(), key=torch.numel)
     data = file.read_bytes()
@@ -150,7 +150,7 @@ def test_a_flipped_bit_of_its_weights(run):
     refused(lambda: Embedder(path), UNREADABLE)
 
 
-def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
+def test_embedder_refuses_malformed_encoder_file(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
@@ -183,7 +183,7 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
 # the sphere ---------------------------------------------------------------------------------------------
 
 
-def test_slerp_stays_on_the_sphere_at_even_angles():
+def test_slerp_follows_great_circle():
     """Shoemake 1985: along the great circle from a to b, at a share of their angle."""
     a, b = (normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(i)).double()) for i in (0, 1))
     a, b = 3 * a, 3 * b
@@ -197,13 +197,13 @@ def test_slerp_stays_on_the_sphere_at_even_angles():
     torch.testing.assert_close(slerp(a, a, torch.tensor([0.3]).double()), a)
 
 
-def test_a_drawn_embedding_is_put_back_among_those_of_images():
+def test_on_sphere_normalizes_drawn_embeddings():
     drawn = on_sphere(torch.randn(4, 9))
     torch.testing.assert_close(drawn.square().mean(1), torch.ones(4))
     torch.testing.assert_close(on_sphere(drawn), drawn)
 
 
-def test_texts_without_a_mask_are_whole(run):
+def test_embedder_texts_without_mask_use_all_tokens(run):
     embedder = Embedder(run[0])
     tokens = torch.randn(2, run[2].encoder.length, run[2].encoder.width)
     there = torch.ones(tokens.shape[:2], dtype=torch.bool)

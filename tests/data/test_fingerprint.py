@@ -40,7 +40,7 @@ def of(data):
     return fingerprint(data)
 
 
-def test_images_that_come_or_go_move_no_other(plain):
+def test_folder_split_is_stable_when_images_are_added_or_removed(plain):
     before = images(folder(plain))
     assert all(before.values()) and sum(map(len, before.values())) == 40
     for i in range(40, 100):  # names before, between and after those that are there
@@ -53,7 +53,7 @@ def test_images_that_come_or_go_move_no_other(plain):
         assert after[name] - set(range(40)), name  # the new ones are spread over all three
 
 
-def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path):
+def test_hash_split_matches_fractions_and_depends_on_seed(tmp_path):
     at = np.array([place(Path(f"class/{i}.png"), 0) for i in range(20000)])
     # Hashes are uniform up to three standard deviations of a binomial.
     assert abs((at < 0.1).mean() - 0.1) < 3 * (0.1 * 0.9 / 20000) ** 0.5
@@ -61,11 +61,11 @@ def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path
     assert abs(((at < 0.1) & (other < 0.1)).mean() - 0.01) < 3 * (0.01 * 0.99 / 20000) ** 0.5
 
 
-def test_an_accented_name_is_one_name_however_it_is_stored():
+def test_hash_split_normalizes_unicode_names():
     assert place(Path("caf\u00e9.png"), 0) == place(Path("cafe\u0301.png"), 0)
 
 
-def test_a_copy_elsewhere_is_the_same_and_other_contents_are_not(plain, tmp_path):
+def test_fingerprint_depends_on_contents_not_location(plain, tmp_path):
     first = fingerprint(folder(plain))
     shutil.copytree(plain, tmp_path / "copy", copy_function=shutil.copy)  # times differ
     os.utime(tmp_path / "copy" / "00.png", (1, 1))
@@ -74,12 +74,12 @@ def test_a_copy_elsewhere_is_the_same_and_other_contents_are_not(plain, tmp_path
     size, stamp = file.stat().st_size, file.stat()
     Image.new("RGB", (20, 12), (201, 0, 100)).save(file)
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert file.stat().st_size == size  # neither size nor time of change tells
+    assert file.stat().st_size == size  # size and mtime are unchanged
     other = fingerprint(folder(plain))
     assert other.data != first.data and other.split != first.split
 
 
-def test_an_image_less_and_another_size_are_other_data_and_another_split_is_another_test(plain):
+def test_fingerprint_changes_with_images_size_and_split(plain):
     first = fingerprint(folder(plain))
     assert fingerprint(folder(plain, size=4)).data != first.data
     assert fingerprint(folder(plain, data_seed=1)).data != first.data  # judged by other images
@@ -89,14 +89,14 @@ def test_an_image_less_and_another_size_are_other_data_and_another_split_is_anot
     assert fingerprint(folder(plain)).data != first.data
 
 
-def test_the_same_test_set_whatever_is_held_out_for_validation():
+def test_data_fingerprint_ignores_val_size():
     first, other = of(Digits()), of(Digits(val_size=0))
     assert first.data == other.data and first.split != other.split
     assert first.n == {"train": 1350, "val": 150, "test": 297}
     assert [len(first.items[name]) for name in first.n] == list(first.n.values())
 
 
-def test_labels_are_part_of_it(tmp_path):
+def test_fingerprint_depends_on_labels(tmp_path):
     write_mnist(tmp_path / "a")
     write_mnist(tmp_path / "b")
     data = Mnist(tmp_path / "b", val_size=5)
@@ -107,7 +107,7 @@ def test_labels_are_part_of_it(tmp_path):
     assert fingerprint(data).data != of(Mnist(tmp_path / "a", val_size=5)).data
 
 
-def test_drawn_data_are_their_parameters():
+def test_fingerprint_of_generated_data_is_their_parameters():
     ring = dict(modes=3, std=0.1, train_size=30, val_size=5, test_size=20)
     first = of(Ring(**ring))
     assert not first.items
@@ -121,7 +121,7 @@ def test_drawn_data_are_their_parameters():
     assert of(Mixture(covariances=[0.1, 0.1], **two)).data != of(Mixture(covariances=[0.1, 0.2], **two)).data
 
 
-def test_points_that_differ_in_their_last_digit_are_the_same_where_a_formula_draws_them():
+def test_fingerprint_of_generated_data_ignores_rounding():
     data = Ring(train_size=30, val_size=5, test_size=20)
     data.setup()
     first = fingerprint(data)
@@ -129,7 +129,7 @@ def test_points_that_differ_in_their_last_digit_are_the_same_where_a_formula_dra
     assert fingerprint(data).record() == first.record()
 
 
-def test_sixty_thousand_images_take_a_second():
+def test_fingerprint_of_60_000_images_is_fast():
     data = Digits()
     values = torch.randint(256, (60000, 1, 28, 28), dtype=torch.uint8)
     data.splits = {"train": Split(values, None, 256), "val": Split(values[:0], None, 256)}

@@ -27,7 +27,7 @@ def plain(tmp_path):
     return tmp_path
 
 
-def test_splits_and_values(plain):
+def test_folder_splits_by_hash_and_reads_uint8_values(plain):
     data = image_folder(plain)
     at = [place(Path(f"{i:02d}.png"), 0) for i in range(20)]
     order = sorted(range(20), key=at.__getitem__)
@@ -40,14 +40,14 @@ def test_splits_and_values(plain):
     assert train.labels is None and data.num_classes == 0
 
 
-def test_threads_change_nothing(plain, monkeypatch, tmp_path):
+def test_num_workers_does_not_change_images(plain, monkeypatch, tmp_path):
     one = image_folder(plain)
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "other"))
     three = image_folder(plain, num_workers=3)
     assert all(one.splits[name].values[:].equal(three.splits[name].values[:]) for name in one.splits)
 
 
-def test_centre_is_cut_out(tmp_path):
+def test_wide_image_is_center_cropped(tmp_path):
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = 200  # the middle third
     for i in range(3):
@@ -55,7 +55,7 @@ def test_centre_is_cut_out(tmp_path):
     assert (image_folder(tmp_path, val_fraction=0, test_fraction=0).splits["train"].values[:] == 200).all()
 
 
-def test_classes(tmp_path):
+def test_folder_names_are_classes(tmp_path):
     for name, colour in (("cat", 10), ("dog", 20), ("ant", 30)):
         for i in range(4):
             save(tmp_path / name / "deeper" / f"{i}.jpg", (colour,) * 3)
@@ -68,7 +68,7 @@ def test_classes(tmp_path):
         assert [{30: 0, 10: 1, 20: 2}[v] for v in colours] == split.labels.tolist()
 
 
-def test_one_folder_is_no_class(tmp_path):
+def test_single_folder_gives_no_classes(tmp_path):
     for i in range(3):
         save(tmp_path / "images" / f"{i}.png", (i, 0, 0))
     data = image_folder(tmp_path, val_fraction=0, test_fraction=0)
@@ -76,7 +76,7 @@ def test_one_folder_is_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of an image", None])
-def test_corrupt_file(plain, content):
+def test_corrupt_image_is_refused_by_name(plain, content):
     file = plain / "07.png"
     if content is None:
         noise = np.random.RandomState(0).randint(256, size=(64, 64, 3)).astype(np.uint8)
@@ -89,7 +89,7 @@ def test_corrupt_file(plain, content):
 # the cache -------------------------------------------------------------------------------------------
 
 
-def test_a_later_run_opens_no_image(plain, monkeypatch):
+def test_cache_avoids_reading_images_again(plain, monkeypatch):
     first = image_folder(plain)
     monkeypatch.setattr(folder, "read_image", None)
     again = image_folder(plain)
@@ -99,26 +99,26 @@ def test_a_later_run_opens_no_image(plain, monkeypatch):
         image_folder(plain, size=4)  # another size is another file
 
 
-def test_a_fingerprint_is_that_of_the_images_themselves(plain):
+def test_fingerprint_of_cached_images_matches_item_number(plain):
     data = image_folder(plain)
     numbers = fingerprint(data).items["train"].tolist()
     assert numbers == [item_number(image) for image in data.splits["train"].values[:].numpy()]
 
 
-def test_cache_follows_a_changed_image(plain):
+def test_cache_is_renewed_when_image_changes(plain):
     before = image_folder(plain).splits["train"].values[:]
     Image.new("RGB", (20, 12), (255, 0, 100)).save(plain / "05.png")
     after = image_folder(plain).splits["train"].values[:]
     assert not before.equal(after) and (after[:, 0] == 255).any()
 
 
-def test_cache_that_breaks_off_leaves_nothing(plain, root):
+def test_failed_cache_build_leaves_no_file(plain, root):
     (plain / "07.png").write_bytes(b"nothing of an image")
     refused(lambda: image_folder(plain), "07.png")
     assert not list((root / "data").rglob("*.*"))
 
 
-def test_cache_that_cannot_be_written_is_one_line(plain, monkeypatch, tmp_path):
+def test_unwritable_cache_names_triptych_cache(plain, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(StorageError, match="TRIPTYCH_CACHE"):
@@ -138,7 +138,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
         assert np.abs(found - ramp / 257).max() <= 0.5
 
 
-def test_a_transparent_level_of_sixteen_bits_is_transparent(tmp_path):
+def test_sixteen_bit_transparent_level_uses_background(tmp_path):
     values = np.full((8, 8), 40000, np.uint16)
     values[:, :4] = 7
     Image.fromarray(values).save(tmp_path / "x.png", transparency=7)
@@ -152,7 +152,7 @@ def test_thirty_two_bits_are_refused(tmp_path):
     refused(lambda: folder.read_image(tmp_path / "x.tif", 8, 1), "x.tif", "32 bits", "16")
 
 
-def test_what_is_transparent_lies_over_the_background(tmp_path):
+def test_transparent_image_needs_background(tmp_path):
     image = np.zeros((8, 8, 4), np.uint8)
     image[..., 0], image[:, 4:, 3] = 200, 255  # red; the left half lets everything through
     Image.fromarray(image).save(tmp_path / "x.png")

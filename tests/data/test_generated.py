@@ -22,7 +22,7 @@ def ready(data):
     return data
 
 
-def test_items_are_drawn_from_the_mixture_with_the_components_for_labels():
+def test_mixture_items_match_weights_and_means_of_labels():
     data = ready(Mixture(WEIGHTS, MEANS, COVARIANCES, train_size=20_000))
     train = data.splits["train"]
     assert data.shape == (2,) and data.num_classes == 3 and data.levels is None
@@ -33,7 +33,7 @@ def test_items_are_drawn_from_the_mixture_with_the_components_for_labels():
         assert torch.allclose(own.mean(0), torch.tensor(MEANS[k]), atol=0.03)
 
 
-def test_truth_is_the_mixture():
+def test_mixture_log_prob_matches_torch_distributions():
     truth = Mixture(WEIGHTS, MEANS, COVARIANCES).mixture
     x = torch.tensor([[0.3, -0.2], [1.0, 1.0]])
     parts = [
@@ -44,12 +44,12 @@ def test_truth_is_the_mixture():
 
 
 @pytest.mark.parametrize("d", [1, 5])
-def test_any_dimension(d):
+def test_mixture_supports_any_dimension(d):
     data = ready(Mixture([1.0], [[0.0] * d], [[[float(i == j) for i in range(d)] for j in range(d)]]))
     assert data.splits["test"].values.shape == (5000, d) and data.shape == (d,)
 
 
-def test_ring_is_the_mixture_it_says():
+def test_ring_equals_mixture_of_modes_on_circle():
     ring = Ring(modes=4, radius=2.0, std=0.5)
     same = Mixture([0.25] * 4, [[2, 0], [0, 2], [-2, 0], [0, -2]], [0.25] * 4)
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_ring_is_the_mixture_it_says():
     assert ring.num_classes == 4 and Ring().num_classes == 8
 
 
-def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
+def test_embedded_ring_is_ring_with_gaussian_noise_off_plane():
     """Check density, moments and exact denoiser of p(x) = p_ring(P^T x) N(rest; 0, s^2)."""
     d, s = 7, 0.3
     data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
@@ -85,7 +85,7 @@ def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
 
 
 @pytest.mark.parametrize("dim", [2, 16])
-def test_entropies_of_ring_and_noise_add(dim):
+def test_embedded_ring_entropy_is_sum_of_ring_and_noise(dim):
     """H(x) = H(u) + (dim - 2) / 2 ln(2 pi e s^2), exact for one Gaussian."""
     data = EmbeddedRing(dim=dim, off_plane=0.05, modes=1, std=0.2)
     plane = math.log(2 * math.pi * math.e * 0.2**2)
@@ -93,7 +93,7 @@ def test_entropies_of_ring_and_noise_add(dim):
     assert data.mixture.entropy().mean == pytest.approx(plane + across, rel=1e-9)
 
 
-def test_an_embedded_ring_of_one_plane_is_no_other_data():
+def test_embedded_ring_formula_depends_on_dim():
     """The numbers of the formula identify the data, not digits that depend on the machine."""
     assert EmbeddedRing(dim=4).formula() == EmbeddedRing(dim=4, train_size=7).formula()
     assert EmbeddedRing(dim=4).formula() != EmbeddedRing(dim=5).formula()
@@ -110,7 +110,7 @@ BAD = [  # one that the mixture itself refuses, see its own tests, and what a co
 
 
 @pytest.mark.parametrize("key,value", BAD)
-def test_bad_mixture(key, value):
+def test_invalid_mixture_parameters_are_refused(key, value):
     keys = {"weights": WEIGHTS, "means": MEANS, "covariances": COVARIANCES} | {key: value}
     refused(lambda: Mixture(**keys), "data.weights, data.means, data.covariances: ")
 
@@ -119,7 +119,7 @@ def test_bad_mixture(key, value):
 EQUAL = {"train_size": 500, "val_size": 500, "test_size": 500}
 
 
-def test_splits_follow_from_data_seed_alone():
+def test_generated_splits_depend_on_data_seed_only():
     one, two = ready(Ring(seed=0, **EQUAL)), ready(Ring(seed=1, **EQUAL | {"train_size": 77}))
     assert one.splits["test"].values.equal(two.splits["test"].values)
     assert two.splits["train"].values.shape == (77, 2)

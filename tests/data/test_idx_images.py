@@ -24,7 +24,7 @@ def ready(kind, root, **keys):
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_reader(tmp_path, ending):
+def test_read_idx_reads_plain_and_gzip_files(tmp_path, ending):
     array = np.random.RandomState(0).randint(256, size=(5, 3, 4)).astype(np.uint8)
     write_idx(tmp_path / f"a{ending}", array)
     assert np.array_equal(read_idx(tmp_path / f"a{ending}", 3), array)
@@ -34,7 +34,7 @@ LAYOUTS = [(Mnist, ".", ""), (Mnist, "MNIST/raw", ".gz"), (FashionMnist, "fashio
 
 
 @pytest.mark.parametrize("kind,place,ending", LAYOUTS)
-def test_layouts_and_splits(tmp_path, kind, place, ending):
+def test_mnist_layouts_give_permuted_splits(tmp_path, kind, place, ending):
     write_mnist(tmp_path / place, ending=ending)
     splits = ready(kind, tmp_path).splits
     order = np.random.RandomState(0).permutation(30)
@@ -47,23 +47,23 @@ def test_layouts_and_splits(tmp_path, kind, place, ending):
         assert split.levels == 256
 
 
-def test_debian_place(tmp_path, monkeypatch):
+def test_fashion_mnist_is_read_from_debian_package(tmp_path, monkeypatch):
     write_mnist(tmp_path / "system")
     monkeypatch.setitem(source.PLACES, "FashionMNIST", ("fashion-mnist", str(tmp_path / "system")))
     assert len(ready(FashionMnist, tmp_path / "none").splits["test"]) == 7
-    # What the user has of her own comes first.
+    # The user's own files take precedence.
     write_mnist(tmp_path / "mine", test=3)
     assert len(ready(FashionMnist, tmp_path / "mine").splits["test"]) == 3
 
 
-def test_shared_root_is_not_mixed_up(tmp_path):
+def test_mnist_and_fashion_mnist_share_a_root(tmp_path):
     write_mnist(tmp_path, test=3)
     write_mnist(tmp_path / "FashionMNIST/raw", test=5)
     assert len(ready(FashionMnist, tmp_path).splits["test"]) == 5
     assert len(ready(Mnist, tmp_path).splits["test"]) == 3
 
 
-def test_val_size(tmp_path):
+def test_val_size_must_leave_training_items(tmp_path):
     write_mnist(tmp_path)
     assert len(ready(Mnist, tmp_path, val_size=0).splits["train"]) == 30
     for value in (30, 31):
@@ -71,13 +71,13 @@ def test_val_size(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Mnist, FashionMnist, Cifar10])
-def test_no_files(tmp_path, kind):
+def test_missing_data_files_suggest_download(tmp_path, kind):
     for root in (tmp_path, tmp_path / "missing"):
         refused(lambda r=root: ready(kind, r), "data.root", str(root), "data.download=true")
     refused(lambda: kind(None), "data.root: must be the folder of the data")
 
 
-def test_a_file_missing(tmp_path):
+def test_missing_idx_file_is_named(tmp_path):
     write_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     refused(lambda: ready(Mnist, tmp_path), "data.root", "t10k-labels-idx1-ubyte")
@@ -98,7 +98,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_file(tmp_path, damage):
+def test_damaged_idx_file_is_refused(tmp_path, damage):
     name, change = damage
     write_mnist(tmp_path, ending=(tmp_path / name).suffix)
     file = tmp_path / name

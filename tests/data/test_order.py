@@ -41,7 +41,7 @@ sizes = st.tuples(st.integers(1, 40), st.integers(1, 100), st.integers(0, 3))
 
 @settings(max_examples=60, deadline=None)
 @given(sizes)
-def test_each_epoch_sees_each_item_once(size):
+def test_train_order_visits_each_item_once_per_epoch(size):
     n, batch_size, seed = size
     order = TrainOrder(n, batch_size, seed)
     steps = -(-3 * n // batch_size)
@@ -53,14 +53,14 @@ def test_each_epoch_sees_each_item_once(size):
 
 @settings(max_examples=30, deadline=None)
 @given(sizes, st.integers(0, 10**6))
-def test_any_step_without_replay(size, start):
+def test_train_order_computes_any_step_without_replay(size, start):
     n, batch_size, seed = size
     going = TrainOrder(n, batch_size, seed)
     for step in range(start, start + 4):
         assert going.indices(step).equal(TrainOrder(n, batch_size, seed).indices(step))
 
 
-def test_seeds_and_epochs_differ():
+def test_train_order_differs_by_seed_and_epoch():
     a, b = TrainOrder(100, 100, 1), TrainOrder(100, 100, 2)
     assert not a.indices(0).equal(b.indices(0))
     assert not a.indices(0).equal(a.indices(1))
@@ -81,7 +81,7 @@ def test_processes_share_the_global_batch(world):
 
 @pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 64, 1000])
-def test_evaluation_sees_each_item_once(monkeypatch, world, batch_size):
+def test_eval_loader_visits_each_item_once_over_all_ranks(monkeypatch, world, batch_size):
     split = Split(torch.arange(297)[:, None].float())
     seen = []
     for rank in range(world):
@@ -94,7 +94,7 @@ def test_evaluation_sees_each_item_once(monkeypatch, world, batch_size):
     assert sorted(seen) == list(range(297))
 
 
-def test_more_processes_than_items(monkeypatch):
+def test_eval_loader_allows_more_ranks_than_items(monkeypatch):
     loader, batches = EvalLoader(Split(torch.arange(2)[:, None].float()), 8), []
     for rank in range(4):
         monkeypatch.setattr("triptych.data.order.rank_world", lambda rank=rank: (rank, 4))
@@ -102,14 +102,14 @@ def test_more_processes_than_items(monkeypatch):
     assert batches == [1, 1, 0, 0] and loader.items == 2
 
 
-def test_train_split_is_evaluable_up_to_a_limit():
+def test_eval_dataloader_of_train_respects_limit():
     data = count(n=50, eval_batch_size=20)
     assert torch.cat([b.index for b in data.eval_dataloader("train")]).tolist() == list(range(50))
     assert torch.cat([b.index for b in data.eval_dataloader("train", limit=30)]).tolist() == list(range(30))
     assert len(data.eval_dataloader("train", limit=1000)) == 3
 
 
-def test_processes_come_from_torch_distributed(monkeypatch):
+def test_loaders_read_rank_from_torch_distributed(monkeypatch):
     for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 3)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     data = count(batch_size=12)
@@ -149,7 +149,7 @@ def expected(data, start, stop):
     return [order.indices(step).tolist() for step in range(start, stop)]
 
 
-def test_lightning_follows_the_order_and_resumes_it(tmp_path):
+def test_lightning_resumes_train_order_from_checkpoint(tmp_path):
     often = {"check_val_every_n_epoch": None, "val_check_interval": 2}
     first, run = fit(tmp_path, Count(10, val=3, batch_size=4, seed=7), max_steps=5, **often)
     run.save_checkpoint(tmp_path / "a.ckpt")
@@ -161,7 +161,7 @@ def test_lightning_follows_the_order_and_resumes_it(tmp_path):
     assert second.validated == []  # an empty validation set is passed over
 
 
-def test_lightning_epochs_accumulation_and_overfitting(tmp_path):
+def test_train_order_under_max_epochs_accumulation_and_overfit_batches(tmp_path):
     data = Count(10, batch_size=4)
     short, _ = fit(tmp_path, data, max_epochs=3, limit_train_batches=2)
     assert short.seen == expected(data, 0, 6)

@@ -26,7 +26,7 @@ def begun() -> Points:
     return data
 
 
-def test_the_same_items_pass_in_batches_of_any_size():
+def test_eval_check_accepts_same_items_in_any_batch_size():
     data = begun()
     data.eval_batch_size = 3
     assert torch.cat([batch.x for batch in data.eval_dataloader("test")]).equal(X)
@@ -34,13 +34,13 @@ def test_the_same_items_pass_in_batches_of_any_size():
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 @pytest.mark.parametrize("part", ["values", "labels"])
-def test_a_change_of_one_item_or_its_label_ends_the_evaluation(split, part):
+def test_changed_item_or_label_stops_evaluation(split, part):
     data = begun()
     getattr(data.splits[split], part)[17] += 1
     refused(lambda: [*data.eval_dataloader(split)], f"data: items of {split} are no longer those")
 
 
-def test_a_split_that_gives_other_items_each_time_ends_the_evaluation():
+def test_random_split_stops_evaluation():
     class Flips(Split):
         def batch(self, index):
             batch = super().batch(index)

@@ -47,20 +47,20 @@ def seen_in(picture):
     return shape, colours[tuple(bright.astype(int))], ("one", "two", "three")[count - 1], side
 
 
-def test_a_picture_shows_its_attributes():
+def test_draw_picture_shows_its_attributes():
     random = np.random.RandomState(0)
     for what in COMBINATIONS * 3:
         named = tuple(values[k] for values, k in zip(ATTRIBUTES.values(), what, strict=True))
         assert seen_in(shapes.draw_picture(what, random)) == named
 
 
-def test_a_caption_says_what_it_was_made_of_and_no_more():
+def test_shapes_caption_names_exactly_its_attributes():
     for what, phrase, place, article in product(COMBINATIONS, range(3), range(3), (False, True)):
         said = attributes_of(shapes.caption(what, phrase, place, article))
         assert said == dict(zip(ATTRIBUTES if place else list(ATTRIBUTES)[:3], what, strict=False))
 
 
-def test_items_labels_and_captions_belong_together(data):
+def test_shapes_images_labels_and_captions_agree(data):
     for name, split in data.splits.items():
         found = data.attributes(split.labels).tolist()
         for picture, what, text in zip(split.values.numpy(), found, data.captions[name], strict=True):
@@ -69,7 +69,7 @@ def test_items_labels_and_captions_belong_together(data):
             assert [values.index(n) for values, n in zip(ATTRIBUTES.values(), named, strict=True)] == what
 
 
-def test_the_low_picture_is_the_mean_of_four_to_the_nearest_level(data):
+def test_low_condition_is_2x2_mean_rounded_to_level(data):
     split = data.splits["test"]
     low = (split.condition.parts["low"].value + 1) * 7.5
     mean = torch.nn.functional.avg_pool2d(split.values.float(), 2)
@@ -79,7 +79,7 @@ def test_the_low_picture_is_the_mean_of_four_to_the_nearest_level(data):
     assert small.values.equal(low.round().to(torch.uint8)) and small.labels.equal(split.labels)
 
 
-def test_no_picture_is_in_two_splits_and_sizes_move_no_test_item(data):
+def test_shapes_splits_are_disjoint_and_test_is_independent_of_sizes(data):
     found = [items(s) for s in data.splits.values()]
     assert sum(map(len, found)) == len(set.union(*found))
     other = ready(train_size=20, val_size=0)
@@ -89,14 +89,14 @@ def test_no_picture_is_in_two_splits_and_sizes_move_no_test_item(data):
 
 
 @pytest.mark.parametrize(("number", "seed"), [(n, s) for n in (1, 4, 6) for s in range(5)])
-def test_held_out_combinations_leave_each_pair_of_attributes_to_training(number, seed):
+def test_held_out_combinations_share_no_attribute_pair(number, seed):
     held = shapes.unseen(number, seed)
     assert len(held) == number
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert len({(one[a], one[b]) for one in held}) == number
 
 
-def test_held_out_combinations_are_not_trained_on_and_are_tested(data):
+def test_held_out_combinations_are_in_test_but_not_in_train(data):
     there = {
         name: {tuple(a) for a in data.attributes(split.labels)[:, :3].tolist()}
         for name, split in data.splits.items()

@@ -47,7 +47,7 @@ def sizes(data):
 # splits ------------------------------------------------------------------------------------------------
 
 
-def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
+def test_train_val_test_folders_are_splits_with_class_subfolders(tmp_path):
     """As in torchvision's and Hugging Face's image folders, no image of test/ is trained on."""
     tree(tmp_path, train={"cat": 8, "dog": 8}, val={"cat": 2, "dog": 3}, test={"cat": 4, "dog": 1})
     data = image_folder(tmp_path)
@@ -59,7 +59,7 @@ def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
 
 
 @pytest.mark.parametrize("names", ["Train Val Test", "TRAIN VALID TEST", "training validation testing"])
-def test_names_of_splits(tmp_path, names):
+def test_split_folder_names_follow_hugging_face(tmp_path, names):
     """Split names are those of Hugging Face (datasets, data_files.py), in any case."""
     tree(tmp_path, **dict(zip(names.split(), ({"": 6}, {"": 3}, {"": 2}), strict=True)))
     data = image_folder(tmp_path)
@@ -76,7 +76,7 @@ def test_a_split_without_a_folder_is_held_out_of_train(tmp_path):
     assert found["val"] == 9 and 0 < found["test"] < 20 and found["train"] + found["test"] == 40
 
 
-def test_label_numbers_do_not_depend_on_what_test_lacks(tmp_path):
+def test_label_numbers_are_those_of_train_in_every_split(tmp_path):
     tree(tmp_path, train={"ant": 3, "bee": 3, "cat": 3}, val={"cat": 2}, test={"bee": 2})
     data = image_folder(tmp_path)
     assert [set(s.labels.tolist()) for s in data.splits.values()] == [{0, 1, 2}, {2}, {1}]
@@ -130,7 +130,7 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
 # what is said of it ------------------------------------------------------------------------------------
 
 
-def test_description(tmp_path):
+def test_data_description_lists_classes_shape_and_sizes(tmp_path):
     tree(tmp_path, train={"cat": 4, "dog": 3, "owl": 1}, val={"cat": 2}, test={"owl": 2})
     said = image_folder(tmp_path, channels=1).description
     assert said == "folder, 3 classes (cat, dog, owl), 8x8x1, 8 train / 2 val / 2 test"
@@ -152,7 +152,7 @@ def test_identical_images_in_train_and_test_are_counted(tmp_path):
     assert "shared" not in fingerprint(ring).record()
 
 
-def test_a_run_says_and_records_its_data(root, prepared, capsys):
+def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
     tree(root / "pets", train={"cat": 9, "dog": 9}, val={"cat": 2, "dog": 2}, test={"cat": 3, "dog": 3})
     os.link(root / "pets/train/cat/0.png", root / "pets/test/cat/copy.png")
     line = "folder, 2 classes (cat, dog), 8x8x3, 18 train / 4 val / 7 test"
@@ -205,7 +205,7 @@ def test_bad_sizes_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Mnist", "FashionMnist"])
-def test_idx_files_that_are_missing(tmp_path, name, monkeypatch):
+def test_check_data_files_refuses_missing_idx_files(tmp_path, name, monkeypatch):
     monkeypatch.setitem(source.PLACES, "FashionMNIST", ())
     keys = {"_target_": f"triptych.data.mnist.{name}", "root": tmp_path, "val_size": 6}
     refused(lambda: check(**keys), "data.root=", "train-images-idx3-ubyte")
@@ -232,7 +232,7 @@ def test_cifar_files_that_are_missing(tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 5])
-def test_workers_prepare_the_same_batches_ahead(first):
+def test_num_workers_does_not_change_training_batches(first):
     loaders = []
     for workers in (0, 3):
         data = Few(train_size=50, batch_size=16, num_workers=workers)
@@ -245,7 +245,7 @@ def test_workers_prepare_the_same_batches_ahead(first):
         assert one.x.equal(other.x) and one.index.equal(other.index)
 
 
-def test_shapes_that_run_out_are_refused(monkeypatch):
+def test_shapes_with_too_few_distinct_pictures_are_refused(monkeypatch):
     """Otherwise drawing would never end if the test set had every possible picture."""
     monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)

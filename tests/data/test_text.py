@@ -10,7 +10,7 @@ from .helpers import refused
 CAPTIONS = ["three red squares", "a blue circle", "one circle, in red."]
 
 
-def test_words_of_a_text():
+def test_words_splits_text_into_lowercase_words():
     assert words("Three RED squares, 'ankle-boot' it's.") == ["three", "red", "squares", "ankle-boot", "it's"]
 
 
@@ -21,7 +21,7 @@ def one_hot():
     return encoder
 
 
-def test_words_are_one_hot_and_in_order(one_hot):
+def test_words_encoder_gives_one_hot_tokens_in_order(one_hot):
     tokens, mask = one_hot.encode(CAPTIONS)
     assert tokens.shape == (3, 4, one_hot.width)
     assert tokens.dtype == torch.float32 and mask.dtype == torch.bool
@@ -37,7 +37,7 @@ def test_a_linear_layer_of_one_hot_tokens_is_an_embedding(one_hot):
     assert torch.allclose(layer(tokens)[mask], rows[mask])
 
 
-def test_what_cannot_be_encoded_is_said_in_one_line(one_hot):
+def test_words_encoder_refuses_unknown_empty_or_long_prompt(one_hot):
     refused(lambda: one_hot.encode(["red", "three red squars"]), "prompt='three red squars'", "squares")
     refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "one word or more")
     refused(lambda: one_hot.encode(["red " * 5]), "5 tokens", "at most 4", "data.encoder.length")
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_a_model_of_transformers_gives_its_last_layer(folder):
+def test_pretrained_encoder_returns_last_hidden_state(folder):
     from transformers import AutoModel, AutoTokenizer
 
     texts = ["red circles", "blue square", "red"]
@@ -72,16 +72,16 @@ def test_a_model_of_transformers_gives_its_last_layer(folder):
         assert torch.allclose(found[there], alone, atol=1e-5) and not found[~there].any()
 
 
-def test_a_text_longer_than_the_model_takes(folder):
+def test_pretrained_encoder_refuses_too_long_or_empty_text(folder):
     refused(lambda: Pretrained(folder, length=4).encode(["red blue red"]), "5 tokens", "at most 4")
     refused(lambda: Pretrained(folder, length=7).encode([""]), "prompt=''", "one word or more")
 
 
-def test_no_model_there(tmp_path):
+def test_pretrained_encoder_refuses_missing_or_broken_model(tmp_path):
     refused(lambda: Pretrained(tmp_path / "none"), "data.encoder.path", "config.json")
 
 
-def test_embeddings_are_kept_by_model_and_text(folder, tmp_path, monkeypatch):
+def test_text_embeddings_are_cached_by_model_and_text(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
     first = Pretrained(folder, length=7).table(["red", "blue"], "caption")
     again = Pretrained(folder, length=7)
@@ -94,7 +94,7 @@ def test_embeddings_are_kept_by_model_and_text(folder, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_another_models_embeddings_are_others(folder, tmp_path):
+def test_pretrained_encoder_name_depends_on_weights_and_vocabulary(folder, tmp_path):
     from transformers import AutoModel, AutoTokenizer
 
     model = AutoModel.from_pretrained(folder)

@@ -26,7 +26,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_levels_are_those_of_diffusers(kind):
+def test_betas_match_diffusers_alphas_cumprod(kind):
     """At each of the T times alphas_cumprod agrees to 1e-7, and the timestep is the position in the
     table."""
     theirs, ours = DDPMScheduler(**kind).alphas_cumprod.double(), Betas(**kind)
@@ -41,7 +41,7 @@ def test_levels_are_those_of_diffusers(kind):
     torch.testing.assert_close(ours.t_of(gamma).float(), t)
 
 
-def test_between_two_levels_it_is_straight_and_has_that_slope():
+def test_betas_interpolate_gamma_linearly_between_timesteps():
     schedule = Betas(trained_betas=TRAINED, num_train_timesteps=5)
     t, k = torch.tensor([0.05, 0.3, 0.6, 0.99, 1.0]).double(), torch.tensor([0, 1, 2, 3, 3]).double()
     low, high = schedule.gamma(k / 4), schedule.gamma((k + 1) / 4)
@@ -50,7 +50,7 @@ def test_between_two_levels_it_is_straight_and_has_that_slope():
     torch.testing.assert_close(schedule.t_of(schedule.gamma(t)), t)
 
 
-def test_refusals():
+def test_betas_refuses_wrong_number_or_degenerate_betas():
     refused(lambda: Betas(trained_betas=TRAINED), "5 numbers; must be the 1000 of")
     for betas in ([0.1, 1e-9, 0.1], [0.9999] * 40):
         kind = {"trained_betas": betas, "num_train_timesteps": len(betas)}
@@ -62,7 +62,7 @@ class Network(torch.nn.Module):
         return 0.3 * z + 0.1 * torch.tanh(gamma).view(-1, 1, 1, 1)
 
 
-def test_the_decoder_is_that_of_ho_et_al():
+def test_discretised_gaussian_with_betas_matches_ddpm_decoder():
     """Eq. 13: a Gaussian around the prediction at x_1 with the variance beta_2 (1 - abar_1) / (1 -
     abar_2)."""
     schedule, x = Betas(**WIDE), (normal(4, 1, 3, 3).float() * 2).clamp(-1, 1)
@@ -82,7 +82,7 @@ def test_the_decoder_is_that_of_ho_et_al():
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-4)
 
 
-def test_an_ancestral_sampler_of_t_steps_has_the_levels_of_the_bound_of_one_fewer():
+def test_ancestral_gammas_at_t_steps_match_bound_at_t_minus_one():
     schedule = Betas(num_train_timesteps=20)
     k = torch.arange(20).double()
     upper, lower = step_of(schedule, (k[1:] - 0.5) / 19, 19)
@@ -91,7 +91,7 @@ def test_an_ancestral_sampler_of_t_steps_has_the_levels_of_the_bound_of_one_fewe
 
 
 @pytest.mark.parametrize(("levels", "steps"), [(20, 1), (20, 3), (20, 16), (1000, 30), (1000, 999)])
-def test_a_grid_of_time_stops_at_diffusers_trailing_timesteps_divisor_of_t_or_not(levels, steps):
+def test_time_grid_matches_diffusers_trailing_timesteps(levels, steps):
     schedule = Betas(num_train_timesteps=levels)
     peer = DDIMScheduler(num_train_timesteps=levels, timestep_spacing="trailing")
     peer.set_timesteps(steps)
@@ -100,7 +100,7 @@ def test_a_grid_of_time_stops_at_diffusers_trailing_timesteps_divisor_of_t_or_no
 
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 20])
-def test_ddim_in_as_many_steps_is_that_of_diffusers_with_trailing_timesteps(steps):
+def test_ddim_samples_match_diffusers_with_trailing_timesteps(steps):
     """The same noise leads to the same data. The prediction at the last level is one of the steps,
     like diffusers' step to alpha = 1."""
     schedule, denoiser = Betas(beta_end=0.3, num_train_timesteps=20), network(Network(), "v")

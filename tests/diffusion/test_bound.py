@@ -52,7 +52,7 @@ def some_batch(shape=(2, 3), n=24):
 @pytest.mark.parametrize("process", [VP, VarianceExploding()], ids=["vp", "ve"])
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 @every_schedule
-def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(process, steps, kind):
+def test_diffusion_term_is_t_times_kl_between_posteriors(process, steps, kind):
     """torch's KL(q(z_s | z_t, x) || q(z_s | z_t, x_hat)) for any denoiser, with t = ceil(t T) / T
     (VDM)."""
     schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), "v", process)
@@ -75,7 +75,7 @@ def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(process, s
 
 
 @pytest.mark.parametrize("steps", [None, 5])
-def test_the_three_terms_are_what_they_are_called(steps):
+def test_elbo_terms_are_prior_reconstruction_and_diffusion(steps):
     """The prior depends on x, the reconstruction on eps_0, the diffusion term on t and eps; the
     total is their sum."""
     schedule, denoiser, decoder = Linear(-6.0, 5.0), network(Wrong(), "epsilon"), GaussianDensity()
@@ -91,7 +91,7 @@ def test_the_three_terms_are_what_they_are_called(steps):
     assert elbo.total.shape == (24,)
 
 
-def test_the_condition_reaches_the_denoiser():
+def test_bound_passes_condition_to_denoiser():
     parts = ring()
     x, label = GaussianMixture(*parts).sample(24, generator())
     label = Condition(label=label)
@@ -135,7 +135,7 @@ def nll(parts, x):
 
 @sizes
 @pytest.mark.parametrize("space", SPACES)
-def test_the_expected_diffusion_term_is_the_fall_of_mutual_information(d, space):
+def test_expected_diffusion_term_is_mutual_information_difference(d, space):
     """1/2 int E|eps - eps_hat|^2 dgamma = I(x; z_0) - I(x; z_1) for the exact denoiser (I-MMSE)."""
     parts, eigenvalues, x, eps = gaussian_points(d)
     denoiser = network(Says(oracle(parts), space), space)
@@ -145,7 +145,7 @@ def test_the_expected_diffusion_term_is_the_fall_of_mutual_information(d, space)
 
 
 @every_schedule
-def test_the_expected_diffusion_term_depends_on_the_endpoints_alone(kind):
+def test_expected_diffusion_term_depends_on_schedule_endpoints_only(kind):
     parts, eigenvalues, x, eps = gaussian_points(2)
     schedule = kind(LOW, HIGH)
     diffusion = expected(schedule, oracle(parts), x, eps, *trapezoid_times(schedule, 6000))[2]
@@ -154,7 +154,7 @@ def test_the_expected_diffusion_term_depends_on_the_endpoints_alone(kind):
 
 
 @sizes
-def test_the_bound_lies_above_the_exact_nll_and_meets_it_as_the_endpoints_widen(d):
+def test_bound_exceeds_gaussian_nll_and_converges_with_endpoints(d):
     """The gap is exactly KL(p(z_1) || prior) plus E KL(p(x | z_0) || N(z_0 / alpha_0,
     e^gamma_0))."""
     parts, eigenvalues, x, eps = gaussian_points(d)
@@ -175,7 +175,7 @@ def test_the_bound_lies_above_the_exact_nll_and_meets_it_as_the_endpoints_widen(
 
 
 @sizes
-def test_the_bound_is_the_nll_of_every_point_as_the_endpoints_widen(d):
+def test_bound_of_single_points_converges_to_nll(d):
     """At wide endpoints the model is the data's distribution, and with the exact denoiser the bound
     is tight."""
     parts, _, _, _ = gaussian_points(d)
@@ -188,7 +188,7 @@ def test_the_bound_is_the_nll_of_every_point_as_the_endpoints_widen(d):
 
 
 @sizes
-def test_the_bound_holds_by_monte_carlo_in_float32(d):
+def test_monte_carlo_bound_in_float32_matches_nll(d):
     """As in a run: float32 and one draw per item. The tolerance is 3 standard errors and 1e-3 nats
     per dimension."""
     parts, n, draws = correlated(d), 40_000, generator(3)
@@ -204,7 +204,7 @@ def test_the_bound_holds_by_monte_carlo_in_float32(d):
 
 @sizes
 @pytest.mark.parametrize("steps", [10, 50, 200])
-def test_finite_steps_are_the_riemann_sum(d, steps):
+def test_discrete_time_diffusion_term_is_riemann_sum(d, steps):
     """E L_T = sum_i 1/2 expm1(gamma_i - gamma_{i-1}) E|eps - eps_hat|^2 at gamma_i, with every step
     drawn once."""
     parts, eigenvalues, x, eps = gaussian_points(d)
@@ -220,7 +220,7 @@ def test_finite_steps_are_the_riemann_sum(d, steps):
 # --- data on a grid of levels ---------------------------------------------------------------------
 
 
-def test_the_bound_of_the_exact_levels_denoiser_meets_the_entropy():
+def test_bound_of_exact_level_denoiser_converges_to_entropy():
     """One dimension, three levels, quadrature over eps and t: the total tends to -sum p log p as
     the endpoints widen."""
     prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -245,7 +245,7 @@ def test_the_bound_of_the_exact_levels_denoiser_meets_the_entropy():
     assert gaps[2] < 1e-4
 
 
-def test_a_worse_denoiser_has_a_worse_bound_by_its_squared_distance():
+def test_bound_increases_by_squared_distance_to_exact_denoiser():
     """E|eps - eps_hat|^2 = E|eps - eps*|^2 + E|eps* - eps_hat|^2, so the bound ranks denoisers."""
     parts, _, x, eps = gaussian_points(2)
 

@@ -28,7 +28,7 @@ def dot(x, condition):
 
 
 @pytest.mark.parametrize("draws", [2, 5])
-def test_it_is_the_best_of_as_many_draws(draws):
+def test_chosen_sampler_returns_best_of_n_draws(draws):
     condition, noise, one = told(), generator(3), DDIM(6, eta=1.0)
     every = torch.stack([one(TRUTH, SCHEDULE, (N, 2), generator=noise) for _ in range(draws)])
     found = draw(Chosen(6, draws, eta=1.0), condition)
@@ -37,7 +37,7 @@ def test_it_is_the_best_of_as_many_draws(draws):
     assert (found == every).all(2).any(0).all(), "each is one of the draws, whole"
 
 
-def test_one_draw_or_nothing_to_be_near_is_ddim():
+def test_chosen_sampler_equals_ddim_for_one_draw_or_no_target():
     expected = draw(DDIM(6), None)
     assert torch.equal(draw(Chosen(6, 1), told()), expected)
     assert torch.equal(draw(Chosen(6, 2), None), expected)

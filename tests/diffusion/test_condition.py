@@ -19,7 +19,7 @@ def both():
     return Condition(label=LABEL, text=TEXT)
 
 
-def test_items_are_chosen_in_every_part():
+def test_condition_indexing_selects_items_of_every_part():
     found = both()[torch.tensor([2, 0])]
     assert len(both()) == 4 and len(found) == 2
     assert found.label.tolist() == [2, 3]
@@ -28,7 +28,7 @@ def test_items_are_chosen_in_every_part():
     assert both()[torch.tensor([True, False, False, True])].label.tolist() == [3, 0]
 
 
-def test_pieces_have_the_items_in_order():
+def test_condition_split_keeps_item_order():
     pieces = both().split(3)
     assert [len(piece) for piece in pieces] == [3, 1]
     for name, part in both().parts.items():
@@ -37,7 +37,7 @@ def test_pieces_have_the_items_in_order():
             assert own == [None, None] if whole is None else torch.cat(own).equal(whole)
 
 
-def test_parts_come_and_go():
+def test_condition_without_together_only_and_to():
     assert set(both().without("label").parts) == {"text"}
     assert both().without("label", "text") is None and Condition.of(label=None) is None
     together = both().without("label").together(Condition(label=LABEL.flip(0)))
@@ -48,13 +48,13 @@ def test_parts_come_and_go():
     assert moved.label.equal(LABEL) and moved.part("image") is None
 
 
-def test_what_is_dropped_adds_to_what_is_absent():
+def test_condition_drop_combines_with_absent_parts():
     dropped = both().drop({"text": torch.tensor([True, False, False, False])})
     assert dropped.parts["text"].present.tolist() == [False, True, False, True]
     assert dropped.parts["label"].present is None and both().parts["text"].present.equal(TEXT.present)
 
 
-def test_one_share_drops_all_parts_of_an_item_and_one_each_drops_them_apart():
+def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
     n = 20_000
     condition = Condition(label=torch.arange(n) % 10, vector=torch.zeros(n, 2))
     gone = {k: ~p.present for k, p in dropout(condition, 0.2, seed=1, step=3).parts.items()}
@@ -74,7 +74,7 @@ def test_one_share_drops_all_parts_of_an_item_and_one_each_drops_them_apart():
         assert torch.cat([half.parts[name].present for half in halves]).equal(~gone)
 
 
-def test_refuses_in_one_line():
+def test_condition_refuses_empty_or_unequal_parts():
     refused(lambda: Condition(), "one part or more")
     refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label, vector of [3, 4] items")
     refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text of [2, 4] items")

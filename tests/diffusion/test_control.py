@@ -72,7 +72,7 @@ def diffusion_term(squares, values, edges, steps=False):
     return squares @ (a2 * s2 / v**2).T @ factor + ((a2 * values / v) ** 2).sum(1) @ factor
 
 
-def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_draws():
+def test_lattice_variance_uses_successive_differences_in_time():
     """Half the mean square of successive differences around the circle, over R (von Neumann
     1941)."""
     for n in (2, 5):
@@ -85,7 +85,7 @@ def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_
 
 
 @pytest.mark.parametrize("steps", [None, 10])
-def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
+def test_control_variate_is_unbiased_with_correct_standard_error(steps):
     """The exact denoiser of a Gaussian against its closed form, with a reference that is fitted to
     other data."""
     items, x = gaussian()
@@ -106,7 +106,7 @@ def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     assert abs(ratio - 1) < 3 / math.sqrt(2 * SEEDS), ratio
 
 
-def test_what_the_times_miss_is_in_the_standard_error():
+def test_standard_error_includes_quadrature_error_of_times():
     """All noise of a linear denoiser is controlled, so the error of its mean is due to the times
     alone."""
     d, items, seeds, repeats = 64, 40, 30, 8
@@ -135,7 +135,7 @@ def test_what_the_times_miss_is_in_the_standard_error():
     assert abs(said / seen - 1) < 3 / math.sqrt(2 * seeds), (said, seen)
 
 
-def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():
+def test_control_variate_is_unbiased_for_wrong_network():
     """The estimate agrees with the mean of 600 plain draws per item."""
     items, x = gaussian()
     denoiser, bound = network(Wrong(), "epsilon"), Bound(Cosine(LOW, HIGH), GaussianDensity())
@@ -156,7 +156,7 @@ def grid(n, seed):
     return (k / 2 - 1).float()
 
 
-def test_each_references_mean_is_the_mean_of_its_value():
+def test_baseline_errors_mean_matches_monte_carlo():
     """40,000 draws of eps, for one item, at three gammas."""
     x, n = grid(500, 1), 40_000
     reference = BaselineErrors(x, VP, -7.0, 5.0, 5)
@@ -169,7 +169,7 @@ def test_each_references_mean_is_the_mean_of_its_value():
         assert (found.mean.std(1) < 1e-9).all()
 
 
-def test_levels_are_controlled_where_a_gaussian_is_not():
+def test_level_reference_reduces_variance_more_than_gaussian():
     """The network is the denoiser of the histograms, so their reference removes all noise but that
     of the times."""
     items, x = grid(500, 1), grid(30, 2)
@@ -195,7 +195,7 @@ def test_levels_are_controlled_where_a_gaussian_is_not():
 
 @pytest.mark.parametrize("levels", [None, 5])
 @pytest.mark.parametrize("n", [1, 400])
-def test_of_training_items_without_spread_times_are_uniform(n, levels):
+def test_control_times_are_uniform_for_constant_training_items(n, levels):
     """A reference has no error on a single item or on equal ones, so no time needs more draws than
     another."""
     items, bound = torch.tensor([[0.5, -0.5]]).expand(n, 2), Bound(Linear(LOW, HIGH), GaussianDensity())
@@ -208,7 +208,7 @@ def test_of_training_items_without_spread_times_are_uniform(n, levels):
     assert control.b.isfinite().all()
 
 
-def test_two_denoisers_of_one_data_set_meet_the_same_times():
+def test_control_times_do_not_depend_on_denoiser():
     items, _ = gaussian()
     bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), BaselineErrors(items, VP, LOW, HIGH)
     one, other = (

@@ -101,7 +101,7 @@ def test_gaussian_density_is_the_likelihood_of_x_given_z():
 
 
 @pytest.mark.parametrize("gamma", [6.0, 12.0, 30.0, 50.0])
-def test_a_cell_much_narrower_than_the_noise_keeps_its_probability(gamma):
+def test_discretised_gaussian_is_accurate_for_cells_narrower_than_noise(gamma):
     """log [Phi(b) - Phi(a)] in double; float32 rounds this difference to 0 from gamma = 30 on."""
     x = grid(17).view(1, 17)
     wrong, level = denoiser(), torch.tensor(gamma, dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_a_cell_much_narrower_than_the_noise_keeps_its_probability(gamma):
 
 
 @pytest.mark.parametrize("gamma_min", [-50.0, -40.0, -30.0, -25.0, -20.0, -10.0])
-def test_a_density_is_right_where_float32_cannot_hold_z_0(gamma_min):
+def test_gaussian_density_is_accurate_at_very_low_gamma_min(gamma_min):
     """x - z_0 / alpha_0 = -e^{gamma_0 / 2} eps, so -log p = 1/2 sum (eps^2 + log 2 pi +
     gamma_0)."""
     x, eps = normal(2, 64, 12).float()

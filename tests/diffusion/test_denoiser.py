@@ -21,7 +21,7 @@ class Constant(nn.Module):
         return self.logits.expand(len(z), *self.logits.shape)
 
 
-def test_network_sees_z_a_gamma_per_item_and_the_condition():
+def test_denoiser_passes_z_gamma_per_item_and_condition_to_network():
     seen = []
 
     class Spy(nn.Module):
@@ -41,7 +41,7 @@ def test_network_sees_z_a_gamma_per_item_and_the_condition():
     torch.testing.assert_close(many.sigma.flatten(), sigma)
 
 
-def test_a_guess_is_clipped_but_in_training():
+def test_output_clip_applies_in_eval_mode_only():
     """As in the code of Ho et al. 2020: p_mean_variance clips x0, the training loss does not."""
     z, output = 9 * torch.randn(20, 2, generator=generator()), Output("x0", clip=1.0)
     denoiser = Denoiser(Constant(torch.tensor([3.0, -0.5])), output, VariancePreserving())
@@ -78,7 +78,7 @@ def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
         assert (single.x0 - exact).abs().max() < 1e-6 + 4 * 2.0**-24 / sigma**2
 
 
-def test_levels_needs_only_what_the_other_dimensions_say():
+def test_level_output_combines_network_prior_with_own_likelihood():
     """For dependent dimensions, logits = log prior given the *other* dimensions of z give the joint
     posterior mean."""
     joint = torch.rand(4, 4, generator=generator(), dtype=torch.float64) ** 3
@@ -104,7 +104,7 @@ def test_levels_needs_only_what_the_other_dimensions_say():
     torch.testing.assert_close(guess.x0, exact, rtol=0, atol=1e-7)
 
 
-def test_levels_takes_images_and_a_gamma_per_item():
+def test_level_output_accepts_images_and_gamma_per_item():
     logits, z = normal(5, 1, 3, 2).float(), normal(4, 1, 3, 2, seed=1).float()
     gamma = torch.tensor([-3.0, 0.0, 1.0, 5.0])
     whole = levels_denoiser(logits)(z, gamma).x0
@@ -114,13 +114,13 @@ def test_levels_takes_images_and_a_gamma_per_item():
     assert LevelOutput(5).per_dim == 5
 
 
-def test_level_centres_span_the_data():
+def test_level_centres_span_minus_one_to_one():
     assert level_centres(2).tolist() == [-1, 1]
     torch.testing.assert_close(level_centres(17), torch.arange(17) / 8 - 1)
     torch.testing.assert_close(level_centres(256), torch.arange(256) / 127.5 - 1)
 
 
-def test_refusals():
+def test_output_refuses_unknown_space_and_bad_levels():
     refused(lambda: Output("x00"), "space='x00'", "x0, epsilon, score, v")
     for levels in (1, 0, None):
         refused(lambda levels=levels: LevelOutput(levels), "objective=levels", f"levels={levels}")

@@ -85,7 +85,7 @@ def exact():
 
 @pytest.mark.parametrize("schedule", [Linear(-10, 8), Cosine(-10, 8), BetaLinear(-10, 8)])
 @pytest.mark.parametrize("steps", [9, 50])
-def test_draws_of_the_bound_average_to_the_exact_gap(exact, schedule, steps):
+def test_discrete_time_bound_matches_exact_gap_for_each_variance(exact, schedule, steps):
     draws, mixture, n = generator(steps), ring_mixture(), 50_000
     denoiser = Oracle(mixture, VP)
     x, _ = mixture.sample(n, draws)
@@ -98,7 +98,7 @@ def test_draws_of_the_bound_average_to_the_exact_gap(exact, schedule, steps):
         assert abs(nats.mean().item() - (expected * BITS + exact[1])) < 3.5 * error
 
 
-def test_the_step_is_the_kl_of_two_gaussians():
+def test_step_kl_matches_torch_kl_divergence():
     x, guess_x, eps = normal(3, 5, 3)
     gamma_t, gamma_s = torch.tensor([[2.0, 0.0, -3.0, 5.0, 1.0], [1.0, -4.0, -3.5, 0.0, -9.0]]).double()
     (alpha, sigma), (a_s, s_s) = ([a[:, None] for a in VP.alpha_sigma(g)] for g in (gamma_t, gamma_s))
@@ -130,7 +130,7 @@ class Fixed(nn.Module):
         return torch.stack([self.eps.expand_as(z), self.v.expand_as(z)], 1)
 
 
-def test_hybrid_trains_the_mean_and_the_variance_apart():
+def test_hybrid_objective_separates_mean_and_variance_gradients():
     network = Fixed()
     denoiser = Denoiser(network, WithFraction(Output("epsilon")), VP)
     schedule, steps = Linear(-6, 6), 7
@@ -149,7 +149,7 @@ def test_hybrid_trains_the_mean_and_the_variance_apart():
     assert torch.allclose(of_variance, of_bound)
 
 
-def test_what_has_no_steps_or_no_such_variance_is_refused():
+def test_bound_refuses_variance_without_steps_or_unknown_variance():
     bound = functools.partial(Bound, Linear(-1, 1), None)
     refused(lambda: bound(5, "betta"), "beta_tilde, beta, optimal, learned")
     refused(lambda: bound(None, "optimal"), "bound.variance=optimal", "bound.steps=T")
@@ -194,7 +194,7 @@ of_curves = pytest.mark.parametrize("schedule", CURVES, ids=lambda s: type(s).__
 
 @of_curves
 @torch.no_grad()
-def test_the_bound_in_steps_falls_to_the_continuous_one_as_steps_grow(schedule):
+def test_discrete_time_bound_decreases_to_continuous_bound(schedule):
     """L_T > L_2T and L_T -> L_inf (VDM, app. F and eq. 17), in double, up to the largest accepted
     number of steps."""
     limit = Bound(schedule, None).diffusion(Plain(), EXACT[0], EXACT[1].double(), EXACT[2]).nats.mean()
@@ -210,7 +210,7 @@ def test_the_bound_in_steps_falls_to_the_continuous_one_as_steps_grow(schedule):
 @of_curves
 @pytest.mark.parametrize("variance", ["beta_tilde", "beta", "learned", "optimal"])
 @torch.no_grad()
-def test_many_steps_cost_in_float32_what_continuous_time_costs(schedule, variance):
+def test_discrete_time_bound_at_many_steps_is_accurate_in_float32(schedule, variance):
     x, t, eps = many_draws(torch.float32, 1000)
     limit = Bound(schedule, None).diffusion(Plain(), x, t, eps).nats.double().mean().item()
     for steps in (10**5, 10**7, 10**9):
@@ -221,7 +221,7 @@ def test_many_steps_cost_in_float32_what_continuous_time_costs(schedule, varianc
         assert nats.double().mean().item() == pytest.approx(limit, rel=2e-3 if steps < 10**7 else 2e-4)
 
 
-def test_an_optimal_variance_is_measured_at_the_levels_or_at_32_from_end_to_end():
+def test_optimal_variance_is_measured_at_up_to_32_levels():
     for n, nodes in ((5, 5), (100, 32)):
         levels, variance = torch.linspace(-5.0, 4.0, n).double(), Optimal()
         variance.measure(Oracle(ring_mixture(), VariancePreserving()), levels, torch.zeros(2, 2).double())
@@ -230,7 +230,7 @@ def test_an_optimal_variance_is_measured_at_the_levels_or_at_32_from_end_to_end(
 
 @of_curves
 @pytest.mark.parametrize("loss", [Elbo(), Simple(), MinSNR(), Sigmoid(), Vlb(), MuTildeLoss()])
-def test_training_at_many_steps_is_training_in_continuous_time(schedule, loss):
+def test_loss_at_many_steps_converges_to_continuous_time(schedule, loss):
     x, t, eps = many_draws(torch.float32, 500)
     several, most = (
         Objective("epsilon", loss, steps)(Plain(), schedule, x, t, eps).nats.mean().item()
@@ -278,7 +278,7 @@ def iddpm(x, eps, z, eps_hat, v, alphas_bar, t):
     return mean((eps - eps_hat) ** 2) + mean(kl) / np.log(2) * steps / 1000
 
 
-def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
+def test_hybrid_loss_matches_iddpm():
     steps, schedule, d = 20, Cosine(-9.0, 7.0), 6
     network = Fixed()
     denoiser = Denoiser(network, WithFraction(Output("epsilon")), VP)
@@ -294,7 +294,7 @@ def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
 
 
 @pytest.mark.parametrize("variance", ["learned", "beta", "beta_tilde"])
-def test_vlb_is_the_bound_itself_and_reaches_mean_and_variance(variance):
+def test_vlb_loss_equals_bound_and_trains_mean_and_variance(variance):
     """iDDPM's L_vlb is the T-step bound's own term, and its gradient is that of the KL, without
     stop-gradient."""
     steps, schedule, network = 20, Cosine(-9.0, 7.0), Fixed()
@@ -323,7 +323,7 @@ def test_vlb_is_the_bound_itself_and_reaches_mean_and_variance(variance):
         torch.testing.assert_close(slopes[1], (of_ratio * full).sum().to(slopes[1]), rtol=1e-5, atol=0)
 
 
-def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_loss_s_own_or_asked_for():
+def test_vlb_weight_defaults_by_loss_or_is_required():
     assert hybrid("x0", Elbo(), 5).vlb_weight == hybrid("x0", Sigmoid(), 5).vlb_weight == 1
     assert hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
     for loss in (MinSNR(), NCSN()):

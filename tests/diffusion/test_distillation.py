@@ -27,7 +27,7 @@ def batch(process, schedule):
 
 
 @processes
-def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
+def test_distilled_target_matches_progressive_distillation_algorithm_2(process):
     """Salimans & Ho 2022: x~ from z'', after two DDIM steps of the teacher from z."""
     schedule, teacher = Cosine(-6.0, 5.0), network(Wrong(), "v", process)
     _, _, t, z = batch(process, schedule)
@@ -59,7 +59,7 @@ def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
 
 
 @pytest.mark.parametrize("steps", [10**3, 10**6, 10**9])
-def test_many_steps_have_the_target_of_the_guess_itself(steps):
+def test_distilled_target_converges_to_teacher_x0_with_steps(steps):
     """Both steps vanish as T grows, so x~ tends to the teacher's x_hat(z), in float32 too."""
     schedule, teacher = Cosine(-10.0, 8.0), oracle(lopsided())
     x, eps = normal(2, 200, 2).float()
@@ -87,7 +87,7 @@ class Student(torch.nn.Module):
 
 
 @processes
-def test_a_perfect_student_has_no_loss_and_draws_its_teacher_s_samples_in_half_the_steps(process):
+def test_perfect_student_has_zero_loss_and_halves_sampler_steps(process):
     schedule, teacher = Linear(-6.0, 5.0), oracle(lopsided(), process)
     x, eps, t, _ = batch(process, schedule)
     student = Student(teacher, schedule)
@@ -106,7 +106,7 @@ def test_a_perfect_student_has_no_loss_and_draws_its_teacher_s_samples_in_half_t
     assert not torch.allclose(drawn(teacher, STEPS), twice, atol=1e-2)
 
 
-def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
+def test_distillation_gradient_does_not_flow_through_teacher():
     schedule, process = Linear(-6.0, 5.0), PROCESSES["vp"]
     scaled = Scaled()
     taught = network(scaled, "v", process)
@@ -122,7 +122,7 @@ def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
     torch.testing.assert_close(slope, (2 * (said - target) * said).sum(), rtol=1e-6, atol=0)
 
 
-def test_the_teacher_goes_where_the_student_is():
+def test_distillation_moves_teacher_to_device_of_student():
     """Lightning does not move the teacher to the device, because it is no part of the model."""
     moved = []
 
@@ -145,7 +145,7 @@ def test_the_teacher_goes_where_the_student_is():
     assert moved == ["cpu"]
 
 
-def test_a_teacher_needs_steps():
+def test_objective_teacher_requires_steps():
     words = ("objective.teacher=run", "objective.steps=T")
     refused(lambda: Objective("v", Simple(), teacher="run"), *words)
     learned = {"variance": "learned", "teacher": "run"}

@@ -26,7 +26,7 @@ def evenly_spread(t):
     torch.testing.assert_close(gaps(t), torch.full((len(t),), 1 / len(t)).double(), rtol=0, atol=2e-7)
 
 
-def test_mix_has_no_collisions_and_minds_the_order():
+def test_mix_has_no_collisions_and_depends_on_order():
     seeds = [mix(a, b, c) for a in range(-5, 60) for b in range(60) for c in range(25)]
     seeds += [mix(a, b) for a in range(300) for b in range(300)] + [mix(a) for a in range(1000)]
     assert len(set(seeds)) == len(seeds)
@@ -34,7 +34,7 @@ def test_mix_has_no_collisions_and_minds_the_order():
     assert mix(3, 1, 4) == mix(3, 1, 4)
 
 
-def test_mix_of_neighbours_is_unrelated():
+def test_mix_of_consecutive_seeds_is_uncorrelated():
     """Each bit of a seed flips for half of all neighbours: mean 1/2 with the standard error 1 / (2
     sqrt n)."""
     n = 4000
@@ -61,7 +61,7 @@ def test_stratified_times_are_shuffled_and_uniform():
 
 
 @pytest.mark.parametrize("batch", [8, 12, 30])
-def test_members_share_the_global_batch_equally_on_any_number_of_processes(batch):
+def test_training_members_share_global_batch_equally_on_any_world_size(batch):
     for step in range(5):
         whole = training_members(8, batch, 3, step)
         assert {batch // 8, -(-batch // 8)} >= {*whole.bincount(minlength=8).tolist()}
@@ -71,7 +71,7 @@ def test_members_share_the_global_batch_equally_on_any_number_of_processes(batch
                 assert torch.cat(parts).equal(whole)
 
 
-def test_each_member_meets_all_noise_levels_evenly():
+def test_training_members_cover_all_noise_levels_evenly():
     """With 8 members and a batch of 8, each member sees one of 8 strata per step; over 2,000 steps
     each stratum has the share 1 / 8."""
     steps, members, batch = 2000, 8, 8
@@ -89,7 +89,7 @@ def test_each_member_meets_all_noise_levels_evenly():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("batch", [32, 30])
-def test_training_slices_concatenate_to_the_global_draw(world, batch):
+def test_training_draws_of_ranks_concatenate_to_global_draw(world, batch):
     whole = training_draw(SHAPE, batch, seed=5, step=9)
     slices = [training_draw(SHAPE, batch, 5, 9, rank, world) for rank in range(world)]
     assert whole[0].shape == (batch,) and whole[1].shape == (batch, *SHAPE)
@@ -112,7 +112,7 @@ def test_training_draws_follow_from_seed_and_step_alone():
         assert not torch.equal(other[0].sort().values, first[0].sort().values)
 
 
-def test_evaluation_draws_are_the_items_own():
+def test_evaluation_draws_depend_on_item_not_batch():
     """Item 17 has the same times and noise in every batch, in every order and with every state of
     the global generator."""
     index = torch.arange(40)
@@ -142,13 +142,13 @@ def test_evaluation_draws_differ_by_seed_repeat_item_and_use():
 
 
 @pytest.mark.parametrize("repeats", [1, 4, 7, 16])
-def test_repeats_of_an_item_are_spread_evenly(repeats):
+def test_evaluation_times_of_repeats_are_evenly_spread(repeats):
     for item in (0, 1, 296, 59_999):
         index = torch.tensor([item])
         evenly_spread(torch.cat([evaluation_draw((1,), index, 11, r, repeats).t for r in range(repeats)]))
 
 
-def test_items_are_spread_evenly_among_themselves():
+def test_evaluation_times_of_items_are_evenly_spread():
     """The golden ratio leaves no gap above 1.8945 / n (three-gap theorem); random draws leave gaps
     of log n / n."""
     for n in (10, 297, 1000):

@@ -43,7 +43,7 @@ def both(schedule, process, size: float, n: int = 20_000, weight: float = 1.0):
 
 @pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()])
 @pytest.mark.parametrize(("low", "high"), [(-10, 8), (-3, 1)])
-def test_the_same_gap_with_less_noise(low, high, process):
+def test_excess_estimates_gap_with_less_variance(low, high, process):
     for size in (0.0, 0.5):
         plain, excess = both(Linear(low, high), process, size)
         stderr = math.hypot(plain.std().item(), excess.std().item()) / math.sqrt(len(plain))
@@ -51,14 +51,14 @@ def test_the_same_gap_with_less_noise(low, high, process):
         assert excess.var() < 0.5 * plain.var()
 
 
-def test_draws_of_another_density_weigh_what_is_left_to_learn_and_not_the_ends():
+def test_excess_weights_scale_diffusion_term_only():
     _, plain = both(Linear(-3, 1), VariancePreserving(), 0.5, n=50)
     ends, double = (both(Linear(-3, 1), VariancePreserving(), 0.5, 50, weight)[1] for weight in (0.0, 2.0))
     torch.testing.assert_close(double - plain, plain - ends)
     assert (plain > ends).all()
 
 
-def test_the_oracle_has_none_when_the_ends_are_wide():
+def test_excess_of_oracle_is_zero_for_wide_endpoints():
     _, excess = both(Linear(-14, 14), VariancePreserving(), 0.0)
     assert excess.mean().abs() < 3 * excess.std() / math.sqrt(len(excess)) + 1e-4
     assert excess.std() < 0.05

@@ -144,7 +144,7 @@ def matches(x, mean, spread, more=0.0):
 
 @both
 @variances
-def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, variance):
+def test_ancestral_sampler_matches_recursion_for_each_variance(process, variance):
     sampler = Ancestral(6)
     gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
     # The optimal variance is measured on 20 000 items, hence an error of 2%.
@@ -153,7 +153,7 @@ def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, var
 
 
 @pytest.mark.parametrize("kind", [Ancestral, PredictorCorrector])
-def test_an_optimal_variance_of_a_single_step_and_of_none(kind):
+def test_optimal_variance_works_with_one_or_two_steps(kind):
     denoiser, x = oracle(parts(), PROCESSES["vp"]), torch.zeros(4, 2)
     for schedule, steps in ((WIDE, 1), (Betas(), 2), (Betas(), 1)):
         sampler = kind(steps, variance="optimal").calibrated(denoiser, schedule, x)
@@ -161,7 +161,7 @@ def test_an_optimal_variance_of_a_single_step_and_of_none(kind):
 
 
 @both
-def test_the_exact_variance_is_right_at_three_steps_where_beta_tilde_and_beta_are_not(process):
+def test_learned_variance_beats_beta_and_beta_tilde_at_three_steps(process):
     x = {v: drawn(Ancestral(3), process, v, 30_000) for v in ("beta_tilde", "beta", "learned")}
     off = {v: np.abs(s.var(0) / VARIANCE - 1).max() for v, s in x.items()}
     assert off["learned"] < 0.05 and off["beta_tilde"] > 0.3 and off["beta"] > 0.3, off
@@ -182,7 +182,7 @@ def song(z, score, snr, noise):
 
 
 @both
-def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_length(process):
+def test_corrector_matches_song_2021_for_typical_score_norm(process):
     """For a point far inside a large space, |score| = sqrt(d) / sigma and |noise| = sqrt(d), to 1 /
     sqrt(d)."""
     d, snr, point = 40_000, 0.3, 0.3
@@ -204,7 +204,7 @@ def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_leng
 
 
 @both
-def test_predictor_and_corrector_draw_what_their_recursion_says(process):
+def test_predictor_corrector_matches_recursion(process):
     sampler = PredictorCorrector(10, inner=2, snr=0.3)
     gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
     found = drawn(sampler, process, "beta_tilde", 40_000)
@@ -214,7 +214,7 @@ def test_predictor_and_corrector_draw_what_their_recursion_says(process):
 # Langevin -----------------------------------------------------------------------------------------
 
 
-def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
+def test_langevin_on_gaussian_has_exact_stationary_variance():
     """x <- (1 - h / 2 s^2) x + sqrt(h) noise settles at variance s^2 / (1 - h / 4 s^2)."""
     for s, h in ((1.0, 0.1), (1.0, 0.5), (0.2, 0.1), (0.2, 0.002)):
         x = s * normal(20_000, 1)
@@ -240,7 +240,7 @@ def test_annealed_langevin_is_algorithm_1_of_song_and_ermon():
     torch.testing.assert_close(ours, x)
 
 
-def test_the_step_that_is_shipped_leaves_a_mode_of_deviation_a_fifth_its_width():
+def test_langevin_config_step_size_keeps_mode_width():
     """A mode as in ablation=langevin, of standard deviation .2. The shipped step size widens it by
     1% at most."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sampler" / "langevin.yaml"))
@@ -255,7 +255,7 @@ def test_the_step_that_is_shipped_leaves_a_mode_of_deviation_a_fifth_its_width()
 # which model a sampler draws from -----------------------------------------------------------------
 
 
-def test_a_variance_of_the_sampler_s_own_goes_before_the_model_s():
+def test_sampler_variance_overrides_bound_variance():
     assert isinstance(Ancestral(3).with_reverse_variance(Beta()).reverse, Beta)
     own = Ancestral(3, variance="beta_tilde")
     assert isinstance(own.with_reverse_variance(Beta()).reverse, BetaTilde)
@@ -285,7 +285,7 @@ def churned(gammas, raised, noise, low, high):
 
 
 @pytest.mark.parametrize("limits", [(0.0, None), (0.05, 5.0)])
-def test_edm_s_moments_are_those_of_algorithm_2_and_come_to_the_data_s(limits):
+def test_edm_moments_match_algorithm_2_and_converge_to_data(limits):
     """Under VE, where the prior is N(0, s_max^2) of y itself. ``test_samplers`` shows that other
     processes have the same path."""
     low, high = limits

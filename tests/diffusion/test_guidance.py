@@ -36,7 +36,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_classifier_free_is_the_conditional_at_1_and_the_unconditional_at_0_bit_for_bit(space):
+def test_classifier_free_scale_1_is_conditional_and_0_unconditional(space):
     model, z = network(Labelled(), space), normal(3, 4)
     assert model.conditional
     assert equal(ClassifierFree(model, 1.0)(z, GAMMA, LABELS), model(z, GAMMA, LABELS))
@@ -50,7 +50,7 @@ def test_classifier_free_is_the_conditional_at_1_and_the_unconditional_at_0_bit_
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_the_mix_is_the_same_in_every_space(space):
+def test_classifier_free_is_the_same_in_every_space(space):
     model, z, scale = network(Labelled(), space), normal(3, 4), 2.5
     guess = ClassifierFree(model, scale)(z, GAMMA, LABELS)
     with_class, without = model(z, GAMMA, LABELS), model(z, GAMMA)
@@ -60,7 +60,7 @@ def test_the_mix_is_the_same_in_every_space(space):
         torch.testing.assert_close(extrapolate(without, with_class, scale).view(view), u + scale * (c - u))
 
 
-def test_outside_of_its_interval_the_conditional_answers_alone():
+def test_guidance_interval_limits_scale_to_its_levels():
     model, z = network(Labelled(), "v"), normal(3, 4)
     guided, always = ClassifierFree(model, 3.0, interval=[-1.0, 1.0]), ClassifierFree(model, 3.0)
     guess = guided(z, GAMMA, LABELS).x0
@@ -79,7 +79,7 @@ def test_outside_of_its_interval_the_conditional_answers_alone():
 
 
 @pytest.mark.parametrize("space", ["v", "epsilon", "x0"])
-def test_rescaling_is_lin_et_al_s_of_the_network_s_own_output(space):
+def test_guidance_rescale_matches_lin_2024_algorithm_2(space):
     """Lin et al. 2024, algorithm 2, in numpy. x_pos and x_neg are outputs of the network, in the
     paper in v."""
     model, z = network(Labelled(), space), normal(3, 50)
@@ -92,7 +92,7 @@ def test_rescaling_is_lin_et_al_s_of_the_network_s_own_output(space):
 
 
 @processes
-def test_the_exact_classifier_is_bayes_rule(process):
+def test_exact_classifier_guidance_gives_conditional_score(process):
     """score(z) + grad log p(k | z) = score(z | k), for every component, level and process."""
     truth = oracle(lopsided(), PROCESSES[process])
     guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
@@ -111,7 +111,7 @@ def test_the_exact_classifier_is_bayes_rule(process):
 
 
 @pytest.mark.parametrize("make", [Ancestral, DPMSolver])
-def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(make):
+def test_exact_classifier_guidance_samples_the_conditional(make):
     """At s = 1, under no_grad like samplers: each component is at the noise floor of its own true
     samples."""
     n, parts = 2000, lopsided()
@@ -127,14 +127,14 @@ def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(
         assert sliced_wasserstein(unguided, alone.sample(n, generator(9))[0]) > 4 * floor[-1]
 
 
-def test_autoguidance_pushes_away_from_the_weak_model():
+def test_autoguidance_extrapolates_from_weak_model():
     good, weak, z = network(Labelled(), "v"), network(Labelled(), "epsilon"), normal(3, 4)
     assert equal(Auto(good, weak, 1.0)(z, GAMMA, LABELS), good(z, GAMMA, LABELS))
     guess = Auto(good, weak, 2.0)(z, GAMMA, LABELS).x0
     torch.testing.assert_close(guess, 2 * good(z, GAMMA, LABELS).x0 - weak(z, GAMMA, LABELS).x0)
 
 
-def test_every_wrapper_is_a_denoiser_for_every_other():
+def test_guidance_and_threshold_wrappers_can_be_nested():
     truth = oracle(ring())
     classifier = ExactClassifier(truth.mixture, truth.process)
     auto = Auto(Classifier(truth, classifier), truth, 1.5)
@@ -145,7 +145,7 @@ def test_every_wrapper_is_a_denoiser_for_every_other():
     assert x.isfinite().all() and x.abs().max() < 1.1
 
 
-def test_guidance_refuses_in_one_line():
+def test_guidance_refuses_unsuitable_denoisers_and_labels():
     blind = network(Wrong(), "v")
     assert not blind.conditional
     refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "model.conditional=true")
@@ -156,7 +156,7 @@ def test_guidance_refuses_in_one_line():
     refused(lambda: Auto(model, exploding), "guidance.weak", "VarianceExploding")
 
 
-def test_guidance_by_one_part_tells_the_others_to_both():
+def test_guidance_parts_keeps_other_conditions_in_both_predictions():
     truth = given("low")
     truth.conditions["label"] = Labels(5)
     z, gamma = torch.randn(5, 2, dtype=torch.float64), torch.tensor(0.5).double()

@@ -27,7 +27,7 @@ VP = VariancePreserving()
 SCHEDULE = Linear(-10, 8)
 
 
-def test_normal_is_torch_s():
+def test_normal_matches_torch_distribution():
     a, b, c, d, z = normal(5, 4, 3)
     ours, theirs = ((kind(a, b.exp()), kind(c, d.exp())) for kind in (Normal, distributions.Normal))
     assert torch.allclose(ours[0].log_prob(z), theirs[0].log_prob(z).sum(1))
@@ -62,7 +62,7 @@ def chain(d: int, levels: int) -> tuple[Hierarchy, GaussianMixture]:
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
 @pytest.mark.parametrize("d", [1, 16])
-def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
+def test_hierarchy_with_exact_posterior_gives_exact_log_weight(d, levels):
     hierarchy, mixture = chain(d, levels)
     x = mixture.sample(2000, generator(1))[0].double()
     exact = -mixture.log_prob(x)
@@ -73,7 +73,7 @@ def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
     assert gap.mean().abs() < 3 * gap.std() / math.sqrt(len(gap))
 
 
-def test_a_poor_encoder_costs_and_more_samples_win_it_back():
+def test_importance_weighted_gap_shrinks_with_more_samples():
     hierarchy, mixture = chain(4, 2)
     hierarchy.encoders = [lambda z, q=q: Normal(0.7 * q(z).mean, 1.3 * q(z).std) for q in hierarchy.encoders]
     x = mixture.sample(500, generator(1))[0].double()
@@ -89,7 +89,7 @@ def test_a_poor_encoder_costs_and_more_samples_win_it_back():
 
 @pytest.mark.parametrize("process", [VP, VarianceExploding()])
 @pytest.mark.parametrize("steps", [4, 16])
-def test_three_restrictions_make_it_the_diffusion_bound(steps, process):
+def test_restricted_hierarchy_equals_diffusion_bound(steps, process):
     mixture, draws, n = ring_mixture(), generator(steps), 50_000
     oracle = Oracle(mixture, process)
     x = mixture.sample(10_000, draws)[0].double()
@@ -114,7 +114,7 @@ def forms(steps: int, n: int = 20_000):
 
 
 @pytest.mark.parametrize("steps", [4, 16])
-def test_the_two_decompositions_agree_and_the_printed_one_does_not(steps):
+def test_consistency_and_matching_decompositions_agree(steps):
     hierarchy, x, path, terms = forms(steps)
     consistency = terms.consistency.sum(0) + terms.consistency_prior
     matching = terms.matching.sum(0) + terms.matching_prior
@@ -129,7 +129,7 @@ def test_the_two_decompositions_agree_and_the_printed_one_does_not(steps):
     assert torch.allclose(torch.stack(hierarchy.ratios(x, path)[:-1]), terms.consistency)
 
 
-def test_a_term_of_the_consistency_form_is_noisier():
+def test_consistency_terms_have_higher_variance_than_matching_terms():
     # The claim of Luo 2022. It is not true for a whole path, where neighbouring terms cancel each
     # other's noise.
     ratios = []
@@ -145,7 +145,7 @@ def test_a_term_of_the_consistency_form_is_noisier():
     assert paths[0].var() < paths[1].var()
 
 
-def test_noise_follows_from_the_item_and_from_the_global_batch():
+def test_hierarchy_noise_depends_on_item_and_global_batch():
     whole, part = (evaluation_noise(torch.tensor(i), 3, 1) for i in ([4, 9, 2], [9]))
     for shape in ((2,), (5, 1)):
         drawn = whole((3, *shape))
@@ -155,6 +155,6 @@ def test_noise_follows_from_the_item_and_from_the_global_batch():
         assert torch.equal(whole((8, *shape))[4:], second((4, *shape)))
 
 
-def test_bad_values_are_named():
+def test_hierarchy_refuses_zero_levels_or_steps():
     with pytest.raises(ValueError, match="steps=0"):
         restricted(Oracle(ring_mixture(), VP), SCHEDULE, GaussianDensity(), 0)

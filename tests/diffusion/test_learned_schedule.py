@@ -41,7 +41,7 @@ SCHEDULES = [LearnedEndpoints(-10, 8), Monotone(-10, 8), shaken(), shaken(False)
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("shape", [(), (5,), (3, 1, 4)])
-def test_gamma_rises_between_its_endpoints_and_knows_its_slope_and_inverse(schedule, shape):
+def test_learned_schedule_slope_inverse_and_endpoints(schedule, shape):
     t = torch.rand(shape, generator=generator(1), dtype=torch.float64)
     double = copy.deepcopy(schedule).double()
     gamma, slope = torch.func.jvp(double.gamma, (t,), (torch.ones_like(t),))
@@ -52,7 +52,7 @@ def test_gamma_rises_between_its_endpoints_and_knows_its_slope_and_inverse(sched
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_it_compiles_whole_and_works_without_gradients(schedule):
+def test_learned_schedule_compiles_as_full_graph(schedule):
     t = torch.rand(7)
     both = torch.compile(lambda t: (schedule.gamma(t), schedule.dgamma(t)), fullgraph=True, backend="eager")
     with torch.inference_mode():
@@ -63,7 +63,7 @@ def test_it_compiles_whole_and_works_without_gradients(schedule):
     schedule.zero_grad()
 
 
-def test_the_interior_descends_the_second_moment_and_the_endpoints_the_mean():
+def test_variance_descent_gradients_of_interior_and_endpoints():
     schedule, oracle = shaken(pinned=False), Oracle(ring_mixture(), VP)
     drawn, objective = batch(200, 2), Objective("epsilon", Elbo())
 
@@ -88,7 +88,7 @@ def test_the_interior_descends_the_second_moment_and_the_endpoints_the_mean():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_interior_s_gradient_on_parts_is_that_of_the_whole(monkeypatch, world):
+def test_variance_descent_gradient_is_independent_of_world_size(monkeypatch, world):
     """The gradient of E[L^2] / E[L] over 60 items is the mean of the parts' gradients, as in
     DDP."""
     schedule, objective, oracle = shaken(), Objective("epsilon", Elbo()), Oracle(ring_mixture(), VP)
@@ -119,7 +119,7 @@ def test_the_interior_s_gradient_on_parts_is_that_of_the_whole(monkeypatch, worl
     assert (apart - whole).norm() > 1e-2 * whole.norm(), "the parts' own means would have passed, too"
 
 
-def test_descent_without_its_losses_is_refused():
+def test_variance_descent_requires_losses_before_backward():
     schedule = Monotone(-10, 8)
     with schedule.variance_descent():
         gamma = schedule.gamma(torch.rand(3))
@@ -135,7 +135,7 @@ def estimate(schedule, n: int = 200_000) -> tuple[float, float, float]:
     return nats.mean().item(), nats.std().item() / math.sqrt(n), nats.var().item()
 
 
-def test_the_variance_falls_and_nothing_else_moves():
+def test_monotone_schedule_reduces_variance_and_keeps_bound():
     oracle, objective = Oracle(ring_mixture(), VP), Objective("epsilon", Elbo())
     schedule = Monotone(-10, 8, pinned=True)
     parameters = [p for p in schedule.parameters() if p.requires_grad]

@@ -32,7 +32,7 @@ def test_exact_trace_gives_the_exact_density(d, process):
     assert (found.stderr == 0).all()
 
 
-def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
+def test_hutchinson_error_matches_stderr_and_falls_with_probes():
     mixture, n = GaussianMixture(*correlated(16)), 100
     x, _ = mixture.sample(n, generator(1))
     exact = -mixture.log_prob(x.double())
@@ -52,7 +52,7 @@ def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
     assert errors[1] == pytest.approx(stderrs[1] * math.sqrt(2 / math.pi), rel=0.2)
 
 
-def test_a_mixture_and_every_item_keeps_the_tolerance_in_any_company():
+def test_likelihood_tolerance_holds_for_each_item_of_batch():
     mixture = ring_mixture()
     oracle = Oracle(mixture, VP)
     x, _ = mixture.sample(100, generator(1))
@@ -64,7 +64,7 @@ def test_a_mixture_and_every_item_keeps_the_tolerance_in_any_company():
     assert (finer - found).abs().max() < 4e-4
 
 
-def test_uniform_dequantisation_charges_the_cell():
+def test_uniform_dequantisation_bound_matches_exact_probability():
     # Levels of a Gaussian with a nearly constant density over a cell: the bound is tight, and the
     # truth is a difference of Phi.
     levels, std, n = 65, 0.3, 2000
@@ -80,7 +80,7 @@ def test_uniform_dequantisation_charges_the_cell():
     assert torch.allclose(found.dequantisation, torch.tensor(-math.log(2 * half)).double(), atol=1e-5)
 
 
-def test_lossless_charges_the_entropy_of_its_noise_and_the_reconstruction():
+def test_lossless_dequantisation_matches_exact_probability():
     # Narrow modes on five levels: -log P(level) is known.
     weights, spread, n = torch.tensor([0.1, 0.3, 0.2, 0.35, 0.05]).double(), 1e-5, 3000
     centres = level_centres(5)
@@ -96,7 +96,7 @@ def test_lossless_charges_the_entropy_of_its_noise_and_the_reconstruction():
     assert torch.allclose(found.total, found.density + found.dequantisation + found.reconstruction)
 
 
-def test_a_network_on_images_that_is_told_a_condition_under_inference_mode():
+def test_likelihood_of_conditional_image_network_in_inference_mode():
     torch.manual_seed(0)
 
     class Small(nn.Module):
@@ -122,7 +122,7 @@ def test_a_network_on_images_that_is_told_a_condition_under_inference_mode():
     assert ((estimate.total - exact.total).abs() < 4 * estimate.stderr).all()
 
 
-def test_what_has_no_likelihood_is_refused():
+def test_likelihood_refuses_threshold_and_missing_arguments():
     cut = StaticThreshold(Oracle(ring_mixture(), VP))
     refused(lambda: Likelihood(WIDE)(cut, torch.zeros(1, 2)), "StaticThreshold has no likelihood")
     for how, word in (("uniform", "levels"), ("lossless", "decoder")):

@@ -90,7 +90,7 @@ PAPERS = {  # our loss, and the published one at uniform times
 @pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("steps", [None, STEPS])
 @every_pair
-def test_a_loss_is_the_papers_whatever_the_output(name, output, process, steps):
+def test_loss_matches_paper_for_every_output(name, output, process, steps):
     guess = Guess(output, Cosine(-6.0, 5.0), process, steps=steps)
     loss, published = PAPERS[name]
     close(guess.ours(loss), published(guess))
@@ -98,7 +98,7 @@ def test_a_loss_is_the_papers_whatever_the_output(name, output, process, steps):
 
 @every_schedule
 @every_output
-def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output):
+def test_elbo_and_sigmoid_weights_match_papers_for_every_output(kind, output):
     """VDM eq. 17, -1/2 SNR'(t) |x - x_hat|^2, and the sigmoid weight of Kingma & Gao (2023)."""
     guess = Guess(output, kind(-6.0, 5.0))
     # SNR' = -SNR gamma'
@@ -111,7 +111,7 @@ def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output)
 
 @pytest.mark.parametrize("output", SPACES)
 @every_process
-def test_simple_is_the_plain_error_of_the_network_s_own_output(output, process):
+def test_simple_loss_is_squared_error_of_network_output(output, process):
     guess = Guess(output, Cosine(-6.0, 5.0), process)
     c, d = row(output, guess.alpha, guess.sigma)
     off = Wrong()(guess.z, guess.gamma, None) - (c * guess.x + d * guess.eps)
@@ -136,7 +136,7 @@ def test_mu_tilde_is_the_error_of_the_posterior_mean(output, process):
         close(guess.ours(Simple()), off.square().sum((1, 2)))
 
 
-def test_the_posterior_mean_of_ddpm_s_own_tables():
+def test_mu_tilde_output_matches_ddpm_posterior_mean():
     """Ho et al. 2020, eq. 7, written with the paper's beta_t and alphabar_t."""
     schedule = Cosine(-6.0, 5.0)
     bars = torch.sigmoid(-schedule.gamma(torch.arange(STEPS + 1).double() / STEPS))
@@ -153,7 +153,7 @@ def test_the_posterior_mean_of_ddpm_s_own_tables():
 @every_schedule
 @pytest.mark.parametrize("output", ["x0", "score"])
 @every_process
-def test_the_velocity_of_any_path_is_its_derivative(kind, output, process):
+def test_path_velocity_is_time_derivative_of_path(kind, output, process):
     """SiT (Ma et al. 2024): |alpha' x + sigma' eps - (alpha' x_hat + sigma' eps_hat)|^2 by
     autograd."""
     guess = Guess(output, kind(-6.0, 5.0), process)
@@ -166,7 +166,7 @@ def test_the_velocity_of_any_path_is_its_derivative(kind, output, process):
     close(guess.ours(PathVelocity()), guess.square(velocity))
 
 
-def test_sits_weighted_score_is_its_velocity():
+def test_path_velocity_matches_sit_weighted_score():
     """The code of Ma et al. 2024 on its VP path: (beta / 2 sigma)^2 |sigma s_hat + eps|^2, beta
     from .1 to 20."""
     schedule = BetaLinear(-6.0, 5.0)
@@ -183,7 +183,7 @@ def test_sits_weighted_score_is_its_velocity():
     torch.testing.assert_close(ratio, ratio[:1].expand(24), rtol=1e-6, atol=0)
 
 
-def test_a_mean_is_that_of_a_step():
+def test_mu_tilde_requires_objective_steps():
     refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VP), "objective.steps=T")
     # There a step's mean differs from z only in the last digits of float32.
     more = "objective.steps=10001", "10000"
@@ -193,7 +193,7 @@ def test_a_mean_is_that_of_a_step():
 
 @every_pair
 @pytest.mark.parametrize("data", [0.5, 1.3])
-def test_edm_is_their_loss_draw_by_draw(output, process, data):
+def test_edm_loss_matches_karras_2022(output, process, data):
     """Karras et al. 2022, eq. 2 with table 1: lambda(sigma) |D - x|^2 at ln sigma ~ N(P_mean,
     P_std^2)."""
     schedule, times = Linear(-22.0, 16.0), LogNormal(-1.2, 1.2)
@@ -205,7 +205,7 @@ def test_edm_is_their_loss_draw_by_draw(output, process, data):
 
 
 @every_output
-def test_jit_s_loss_draw_by_draw(output):
+def test_velocity_loss_with_logit_normal_matches_jit(output):
     """Li & He 2025: |v error|^2 at logit t ~ N(-.8, .8^2), z = t x + (1 - t) eps, v = x - eps."""
     schedule, process = Straight(-44.0, 44.0), Rectified()
     times = LogitNormal(0.8, 0.8)
@@ -221,7 +221,7 @@ def test_jit_s_loss_draw_by_draw(output):
 @pytest.mark.parametrize("kind", [Linear, Cosine])
 @pytest.mark.parametrize("steps", [None, 1000, 20, 8])
 @pytest.mark.parametrize("over", [None, LogNormal(), LogitNormal()])
-def test_an_average_over_levels_has_weights_of_sum_1(kind, steps, over):
+def test_loss_weights_average_to_one(kind, steps, over):
     t = (torch.arange(20_000).double() + 0.5) / 20_000
     for loss in (Squared("epsilon", over), P2(1.0, 0.0, over), *[EDM()] * isinstance(over, LogNormal)):
         at = Objective("epsilon", loss, steps).level(VP, kind(-12.43, 8.76), t)
@@ -231,7 +231,7 @@ def test_an_average_over_levels_has_weights_of_sum_1(kind, steps, over):
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 100])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.8)])
-def test_a_step_weighs_its_share_of_a_logit_normal(steps, mean, std):
+def test_logit_normal_weight_of_step_is_its_probability(steps, mean, std):
     """Esser et al. 2024: T times a step's probability under Phi((logit t - mean) / std), for the
     last step too."""
     t = (torch.arange(steps).double() + 0.5) / steps
@@ -242,7 +242,7 @@ def test_a_step_weighs_its_share_of_a_logit_normal(steps, mean, std):
     torch.testing.assert_close(0.5 * loss.weight(at) * at.dgamma, steps * shares, rtol=2e-3, atol=2e-3)
 
 
-def test_edm_monotonic_in_a_step_holds_its_largest_weight():
+def test_edm_monotonic_at_t_steps_uses_largest_weight():
     """If all 16 levels in the step are beyond the peak, w is 2 q (e^peak + sd^2) / sd^2 times the
     step's width."""
     at = Objective("x0", EDM(), 8).level(VP, Linear(-12.0, 12.0), torch.tensor([0.99]).double())
@@ -252,7 +252,7 @@ def test_edm_monotonic_in_a_step_holds_its_largest_weight():
     close(plain.weight(at) * at.dgamma, largest * 24)
 
 
-def test_the_velocity_at_t_steps_is_that_of_a_step():
+def test_path_velocity_at_t_steps_uses_finite_difference():
     """(sigma gamma' / 2)^2 |eps - eps_hat|^2 with T (gamma_t - gamma_s) in place of gamma'(t)."""
     guess = Guess("x0", Cosine(-6.0, 5.0), Rectified(), steps=STEPS)
     slope = STEPS * (guess.gamma - guess.schedule.gamma(torch.ceil(T * STEPS) / STEPS - 1 / STEPS))
@@ -263,7 +263,7 @@ def test_the_velocity_at_t_steps_is_that_of_a_step():
 GAMMA = torch.linspace(-9.5, 7.5, 100, dtype=torch.float64)
 
 
-def test_effective_weight_is_the_schedules_only_where_the_loss_is():
+def test_effective_weight_matches_kingma_gao_2023_table_1():
     """Kingma & Gao 2023, table 1: with cosine times, epsilon-MSE has the weight sech(l / 2) and
     v-MSE e^{-l / 2}."""
     cosine, linear = Cosine(-10.0, 8.0), Linear(-10.0, 8.0)
@@ -291,7 +291,7 @@ def test_effective_weight_is_the_schedules_only_where_the_loss_is():
 
 
 @pytest.mark.parametrize(("mean", "std", "data"), [(-1.2, 1.2, 0.5), (0.0, 0.4, 1.0), (-3.0, 2.5, 0.1)])
-def test_edm_monotonic_is_the_largest_weight_below_its_log_snr(mean, std, data):
+def test_edm_monotonic_weight_is_constant_below_peak_log_snr(mean, std, data):
     """Kingma & Gao 2023: EDM's w, held at its maximum towards lower log SNR."""
     gamma = torch.linspace(-25.0, 40.0, 200_001).double()
     at = Level(VP, gamma, torch.ones_like(gamma), torch.ones_like(gamma), "x0")
@@ -303,7 +303,7 @@ def test_edm_monotonic_is_the_largest_weight_below_its_log_snr(mean, std, data):
 
 @pytest.mark.parametrize("loss", [Sigmoid(2.0), EDM(monotonic=True), Squared("v")])
 @pytest.mark.parametrize("std", [0.3, 2.0])
-def test_a_monotone_weight_is_the_bound_of_noisy_data(loss, std):
+def test_monotone_weight_gives_elbo_of_noisy_data(loss, std):
     """Kingma & Gao 2023, theorem 1, in closed form for x ~ N(0, std^2) and its exact denoiser.
 
     The loss is 1/2 int w mse dgamma. The negative ELBO of noisy data z_a with this denoiser is
@@ -327,7 +327,7 @@ def test_a_monotone_weight_is_the_bound_of_noisy_data(loss, std):
 
 
 @pytest.mark.parametrize("loss", [EDM(), MinSNR(), Squared("epsilon")])
-def test_other_weights_are_no_bound_of_noisy_data(loss):
+def test_edm_min_snr_and_epsilon_weights_are_not_monotone(loss):
     """Kingma & Gao 2023: the weights of EDM, Min-SNR and epsilon (cosine) decrease with the noise
     somewhere."""
     schedule, gamma = Cosine(-24.0, 24.0), torch.linspace(-15.0, 15.0, 1001).double()
@@ -350,7 +350,7 @@ def test_effective_weight_is_the_loss_relative_to_the_bound(weighting, kind, ste
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_weights_are_constants_to_the_gradient(weighting):
+def test_loss_weights_are_detached(weighting):
     guess, network = Guess("v", Linear(-6.0, 5.0)), Scaled()
     guess.denoiser = Denoiser(network, guess.output, VP)
     loss = guess.term(weighting)
@@ -361,7 +361,7 @@ def test_weights_are_constants_to_the_gradient(weighting):
     torch.testing.assert_close(*slopes)
 
 
-def test_edm2_is_edm_over_a_learned_uncertainty():
+def test_edm2_loss_matches_karras_2024():
     """Karras et al. 2024, eqs. 14, 21: E_sigma[lambda(sigma) / e^u |x0 error|^2 + u]."""
     loss, sigma_data, dims = EDM2(-0.8, 1.6), 0.5, 7
     process, schedule = Preconditioned(sigma_data), Linear(-12.0, 8.0)
@@ -383,7 +383,7 @@ def test_edm2_is_edm_over_a_learned_uncertainty():
     torch.testing.assert_close(loss.weight(at), plain, rtol=1e-4, atol=0)
 
 
-def test_edm2_s_uncertainty_becomes_the_error_of_each_level():
+def test_edm2_uncertainty_converges_to_error_per_level():
     """At the optimum of error / e^u + u per dimension, e^u is the error, so every level counts
     alike."""
     loss = EDM2().train()

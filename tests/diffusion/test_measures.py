@@ -23,7 +23,7 @@ from .oracles import normal, refused
 
 
 @pytest.mark.parametrize("d", [2, 5])
-def test_sliced_wasserstein_of_a_shift_is_its_length_over_root_d(d):
+def test_sliced_wasserstein_of_shift_is_norm_over_sqrt_d(d):
     """W2 of a shift along v is |shift . v|, whose mean square over the sphere is |shift|^2 / d."""
     x, shift = normal(50, d), normal(d, seed=1)
     found = sliced_wasserstein(x, x[torch.randperm(50)] + shift, n=20_000 if d > 2 else 64)
@@ -32,7 +32,7 @@ def test_sliced_wasserstein_of_a_shift_is_its_length_over_root_d(d):
     torch.testing.assert_close(directions(d).norm(dim=1), torch.ones(64).double())
 
 
-def test_energy_distance_is_unbiased_at_zero_and_a_closed_form_away_from_it():
+def test_energy_distance_is_unbiased_and_matches_closed_form():
     """On the line E|X - Y| of N(m, 2) is known. For equal distributions the mean over draws is
     within 4 standard errors of 0."""
     pairs = [(normal(100, 2, seed=2 * i), normal(100, 2, seed=2 * i + 1)) for i in range(60)]
@@ -44,7 +44,7 @@ def test_energy_distance_is_unbiased_at_zero_and_a_closed_form_away_from_it():
     assert found == pytest.approx(2 * between - 4 / math.sqrt(math.pi), rel=0.06)
 
 
-def test_mode_fractions_are_the_posterior_of_the_component():
+def test_mode_fractions_average_component_posterior():
     """Bayes' rule on the line, with components of different weights and widths."""
     weights, means, deviations = np.array([0.1, 0.9]), np.array([0.0, 1.0]), np.array([0.3, 1.0])
     mixture = GaussianMixture(weights, means[:, None], (deviations**2)[:, None, None])
@@ -55,7 +55,7 @@ def test_mode_fractions_are_the_posterior_of_the_component():
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
 
 
-def test_mode_fractions_of_the_truth_are_its_weights_where_the_nearest_mean_s_are_not():
+def test_mode_fractions_of_true_samples_converge_to_weights():
     """The mean over draws is within 4 standard errors, and the error halves with four times the
     points."""
     weights = torch.tensor([0.15, 0.6, 0.25]).double()
@@ -87,7 +87,7 @@ def test_frechet_distance_is_that_of_the_fitted_gaussians():
     assert frechet_distance(a[:, :1], a[:, :1] + 2) == pytest.approx(4)
 
 
-def test_precision_and_recall_by_brute_force_and_at_their_ends():
+def test_precision_and_recall_match_brute_force():
     real, fake = normal(60, 3), 1.5 * normal(70, 3, seed=1)
 
     def share(points, by, k):
@@ -104,10 +104,10 @@ def test_precision_and_recall_by_brute_force_and_at_their_ends():
     assert covered(narrow, by=real) > 0.95 and covered(real, by=narrow) < 0.4
 
 
-def test_class_accuracy_counts_agreement():
+def test_class_accuracy_is_share_of_matching_labels():
     logits = torch.eye(4)[[0, 1, 2, 3, 0]]
     assert class_accuracy(logits, torch.tensor([0, 1, 2, 0, 0])) == pytest.approx(0.8)
 
 
-def test_what_cannot_be_measured_is_refused_in_one_line():
+def test_measures_refuse_wrong_shapes_and_too_few_samples():
     refused(lambda: frechet_distance(normal(1, 2), normal(9, 2)), "1 and 9")

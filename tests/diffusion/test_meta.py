@@ -73,7 +73,7 @@ def check(combinations) -> None:
         assert x.device == META and x.shape == (N, 2), combination
 
 
-def test_the_device_would_tell():
+def test_meta_device_raises_for_cpu_tensor_and_item():
     """These tests rely on it: the device raises for a tensor elsewhere and when a number is
     read."""
     there = torch.ones(2, device=META)
@@ -82,7 +82,7 @@ def test_the_device_would_tell():
             wrong()
 
 
-def test_each_pair_of_sampler_schedule_output_and_guidance_draws():
+def test_sampler_schedule_output_guidance_pairs_draw_on_meta_device():
     """Each sampler runs under each schedule, output and guidance, and each output under the
     others."""
     schedules, guidance = [*SCHEDULES], [*GUIDANCE]
@@ -96,12 +96,12 @@ def test_each_pair_of_sampler_schedule_output_and_guidance_draws():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_each_sampler_draws_under_each_schedule_output_and_guidance(sampler):
+def test_sampler_draws_with_all_combinations_on_meta_device(sampler):
     check(list(product([sampler], SCHEDULES, OUTPUTS, GUIDANCE)))
 
 
 @pytest.mark.parametrize("probes", [None, 2])
-def test_the_flow_of_a_likelihood(probes):
+def test_likelihood_flow_runs_on_meta_device(probes):
     """The flow's rate and divergence run on the device. The solver itself reads errors to choose
     its steps, so it is left out."""
     denoiser = make(Output("v"), VariancePreserving()).to(META).eval()

@@ -41,7 +41,7 @@ def points(parts, n=50):
 
 @mixtures
 @pytest.mark.parametrize("alpha, sigma", LEVELS)
-def test_log_prob_is_torchs_mixture_and_score_its_gradient(parts, alpha, sigma):
+def test_log_prob_and_score_match_torch_mixture(parts, alpha, sigma):
     mixture, z = GaussianMixture(*parts), points(parts).requires_grad_()
     exact = distribution(parts, alpha, sigma).log_prob(z)
     torch.testing.assert_close(mixture.log_prob(z, alpha, sigma), exact, rtol=1e-8, atol=1e-8)
@@ -51,7 +51,7 @@ def test_log_prob_is_torchs_mixture_and_score_its_gradient(parts, alpha, sigma):
     torch.testing.assert_close(mixture.score(z.detach(), alpha, sigma), gradient, rtol=1e-7, atol=1e-7)
 
 
-def test_levels_may_differ_from_item_to_item():
+def test_mixture_accepts_alpha_and_sigma_per_item():
     mixture, z = GaussianMixture(*lopsided()), points(lopsided(), 5)
     alpha, sigma = (torch.tensor(a).double().view(5, 1) for a in zip(*LEVELS, strict=True))
     for i, (a, s) in enumerate(LEVELS):
@@ -79,7 +79,7 @@ def test_posterior_mean_is_bayes_rule_by_quadrature(process, gamma):
 
 
 @mixtures
-def test_conditional_oracle_is_the_components_own(parts):
+def test_conditional_oracle_is_oracle_of_component(parts):
     z = points(parts, 40)
     label = torch.arange(40) % len(parts[0])
     gamma = torch.linspace(-6, 6, 40, dtype=torch.float64)
@@ -138,13 +138,13 @@ def test_samples_follow_from_the_generator():
     assert torch.equal(one, other) and torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_product_of_float32_matrices_is_symmetric_enough():
+def test_mixture_accepts_covariances_with_float32_asymmetry():
     for seed in range(40):
         basis = torch.linalg.qr(normal(4, 4, seed=seed).float()).Q
         GaussianMixture([1.0], [[0.0] * 4], (basis @ torch.arange(1.0, 5.0).diag() @ basis.T)[None])
 
 
-def test_refusals():
+def test_mixture_refuses_invalid_weights_means_and_covariances():
     means, eye = [[0.0, 0.0], [1.0, 1.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2
     for weights in ([0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [math.nan, 1.0]):
         refused(lambda w=weights: GaussianMixture(w, means, eye), "weights", "sum to one")

@@ -59,7 +59,7 @@ def converted(a, b, value, z, gamma, process=None):
 @pairs
 @given(gamma=gammas, z=vectors, value=vectors)
 @often
-def test_conversions_follow_the_definitions(a, b, gamma, z, value):
+def test_prediction_conversions_match_definitions(a, b, gamma, z, value):
     for process in (VariancePreserving(), VarianceExploding()):
         ours, exact, allowed = converted(a, b, torch.tensor(value), torch.tensor(z), gamma, process)
         assert ours.dtype == torch.float32
@@ -110,7 +110,7 @@ def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps,
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_a_guess_carried_to_another_level_keeps_its_x0_and_epsilon(space):
+def test_prediction_at_other_level_keeps_x0_and_epsilon(space):
     """at(alpha', sigma') = alpha' x0 + sigma' epsilon, the solution of the same 2x2 system."""
     z, value = normal(2, 5, 3)
     levels = torch.tensor([-8.0, -1.0, 0.5, 3.0, 8.0], dtype=torch.float64).view(5, 1)
@@ -168,7 +168,7 @@ def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
     torch.testing.assert_close(per_x0.square(), (s**2 + sigma_data**2) / (s * sigma_data) ** 2)
 
 
-def test_a_space_of_ones_own_is_a_row():
+def test_user_defined_space_needs_only_a_row():
     """The space 2 x0 - eps is in no table; views and errors follow from its row alone."""
     own = Space("own", lambda alpha, sigma: Row(2.0, -1.0))
     x, eps = normal(2, 4)
@@ -180,7 +180,7 @@ def test_a_space_of_ones_own_is_a_row():
     assert guess.epsilon_error(x, eps).abs().max() < 1e-12
 
 
-def test_a_space_of_noise_alone_may_have_a_scale_for_each_item():
+def test_user_defined_space_of_eps_only_accepts_scale_per_item():
     """sigma eps does not depend on z; its epsilon and score are divided by each item's own
     scale."""
     own = Space("noise", lambda alpha, sigma: Row(0.0, sigma))
@@ -192,7 +192,7 @@ def test_a_space_of_noise_alone_may_have_a_scale_for_each_item():
 
 
 @pytest.mark.parametrize("sigma_data", [0, -1, float("nan")])
-def test_edm_refuses_a_deviation_that_is_none(sigma_data):
+def test_edm_refuses_non_positive_sigma_data(sigma_data):
     refused(lambda: edm(sigma_data), f"sigma_data={sigma_data}", "above 0")
 
 

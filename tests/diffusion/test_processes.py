@@ -40,7 +40,7 @@ both = pytest.mark.parametrize("process", [VariancePreserving(), VarianceExplodi
 
 
 @every
-def test_each_is_what_defines_it_and_gamma_is_minus_log_snr(name):
+def test_process_definition_holds_and_gamma_is_minus_log_snr(name):
     gamma = torch.linspace(-30, 30, 301, dtype=torch.float64)
     alpha, sigma = PROCESSES[name].alpha_sigma(gamma)
     assert DEFINITIONS[name](alpha, sigma).abs().max() < 1e-14
@@ -50,14 +50,14 @@ def test_each_is_what_defines_it_and_gamma_is_minus_log_snr(name):
 
 
 @every
-def test_float32_keeps_its_digits_at_both_ends(name):
+def test_alpha_sigma_is_accurate_in_float32(name):
     gamma = torch.linspace(-20, 20, 801)
     found = [PROCESSES[name].alpha_sigma(g) for g in (gamma, gamma.double())]
     for ours, exact in zip(*found, strict=True):
         assert ((ours.double() / exact - 1).abs() < U * (6 + gamma.abs())).all()
 
 
-def test_paths_and_diffusion_loss_are_the_same_under_each():
+def test_probability_flow_and_diffusion_loss_agree_between_processes():
     """The probability flow in data units, z / alpha, is one curve, and the loss depends on gamma
     alone."""
     schedule, sampler, z = Linear(-6.0, 4.0), DPMSolver(12), normal(5, 2)
@@ -73,7 +73,7 @@ def test_paths_and_diffusion_loss_are_the_same_under_each():
         torch.testing.assert_close(one, first)
 
 
-def test_edm_s_input_is_theirs_and_has_unit_variance():
+def test_preconditioned_process_matches_edm_c_in_and_unit_variance():
     """Karras et al. 2022, table 1: c_in (x + s eps). F, read from it, gives the paper's D by c_skip
     and c_out."""
     data, s = 0.5, torch.logspace(-3, 2, 30, dtype=torch.float64)[:, None]
@@ -88,18 +88,18 @@ def test_edm_s_input_is_theirs_and_has_unit_variance():
     torch.testing.assert_close(guess.x0, skip * (x + s * eps) + out * f)
 
 
-def test_with_unit_data_edm_s_scales_are_those_that_preserve_the_variance():
+def test_preconditioned_with_unit_sigma_data_is_variance_preserving():
     gamma = torch.linspace(-12, 12, 97, dtype=torch.float64)
     pairs = zip(Preconditioned(1.0).alpha_sigma(gamma), VariancePreserving().alpha_sigma(gamma), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-def test_processes_of_other_numbers_are_others():
+def test_process_str_includes_its_parameters():
     assert str(Preconditioned(0.5)) == str(Preconditioned(0.5)) != str(Preconditioned(0.6))
     assert str(VariancePreserving()) == "VariancePreserving"
 
 
-def test_expand_keeps_scalars_and_lines_up_batches():
+def test_expand_reshapes_per_item_values_for_broadcasting():
     z = torch.zeros(3, 2, 4)
     assert expand(torch.tensor(1.0), z).shape == ()
     assert expand(torch.arange(3), z).shape == (3, 1, 1)
@@ -147,7 +147,7 @@ def test_posterior_composes_to_the_marginal(process):
     torch.testing.assert_close(moved.square() + std**2, torch.full_like(x, sigma_s**2))
 
 
-def test_posterior_keeps_its_digits_between_close_levels():
+def test_posterior_std_is_accurate_between_close_levels():
     process = VariancePreserving()
     gamma_s = torch.linspace(-13.3, 9.9, 300)
     gamma_t = gamma_s + 2e-3

@@ -119,7 +119,7 @@ CHURNS = {  # S_churn, S_noise, S_tmin, S_tmax
 
 
 @pytest.mark.parametrize("churn", CHURNS)
-def test_heun_and_edm_follow_algorithms_1_and_2_of_edm_written_in_numpy(churn):
+def test_heun_and_edm_match_karras_2022_algorithms_1_and_2(churn):
     """Karras et al. 2022 in the paper's variables, with the ring's denoiser written from its
     formula."""
     _, means, covariances = (part.numpy() for part in ring())
@@ -186,7 +186,7 @@ def end(make, steps):
 
 
 @pytest.mark.parametrize(("make", "order"), [(Euler, 1), (Heun, 2), (DPMSolver, 2)])
-def test_halving_the_step_shows_the_order_of_convergence(make, order):
+def test_sampler_converges_at_its_order(make, order):
     exact, ends = end(Heun, 800), (end(make, steps) for steps in (40, 80, 160))
     errors = [(last - exact).norm(dim=1).square().mean().sqrt().item() for last in ends]
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
@@ -194,7 +194,7 @@ def test_halving_the_step_shows_the_order_of_convergence(make, order):
 
 
 @pytest.mark.parametrize("process", ["vp", "ve"])
-def test_at_20_evaluations_the_best_sampler_is_at_the_noise_floor(process):
+def test_dpm_solver_reaches_noise_floor_at_20_evaluations(process):
     n, truth = 4000, oracle(ring(), PROCESSES[process])
     floor = noise_floor(sliced_wasserstein, lambda i: truth.mixture.sample(n, generator(100 + i))[0], pairs=9)
     reference, _ = truth.mixture.sample(n, generator(99))
@@ -267,7 +267,7 @@ def test_ddim_converges_to_the_exact_flow_at_first_order(process, grid, name):
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(300), DDIM(300, eta=0.5)])
-def test_samples_of_the_ring_are_the_ring(sampler):
+def test_samples_of_ring_match_entropy_and_mode_weights(sampler):
     """All modes are equally frequent, and the mean of -log p of the samples is the entropy."""
     mixture, n = ring_mixture(), 2000
     x = sampler(oracle(ring()), Linear(-10.0, 8.0), (n, 2), generator=generator(5)).double()
@@ -281,7 +281,7 @@ def test_samples_of_the_ring_are_the_ring(sampler):
 # Langevin and the weights of modes ----------------------------------------------------------------
 
 
-def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
+def test_annealed_langevin_keeps_mode_weights_and_langevin_does_not():
     """Song & Ermon 2019, sec. 3.2.2: 1/5 N((-5, -5), I) + 4/5 N((5, 5), I) with its exact score."""
     means, eye = torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), torch.eye(2).repeat(2, 1, 1)
     truth = oracle(([0.2, 0.8], means, eye), PROCESSES["ve"])
@@ -302,7 +302,7 @@ def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
 
 
 @processes
-def test_an_ancestral_step_is_the_posterior_at_the_guess(process):
+def test_ancestral_step_samples_posterior_at_predicted_x0(process):
     denoiser, z = network(Wrong(), "v", PROCESSES[process]), normal(4, 2)
     gamma_t, gamma_s = torch.tensor([2.0, 0.5]).double()
     mean, std = denoiser.process.posterior(z, denoiser(z, gamma_t).x0, gamma_t, gamma_s)
@@ -313,7 +313,7 @@ def test_an_ancestral_step_is_the_posterior_at_the_guess(process):
 
 @vp_ve
 @pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
-def test_ddim_with_noise_keeps_the_marginal_whatever_eta(process, eta):
+def test_ddim_keeps_marginal_for_any_eta(process, eta):
     """If the prediction is the truth, z_s ~ N(alpha_s x, sigma_s^2): kept^2 + fresh^2 = sigma_s^2
     (lemma 1)."""
     x, eps = torch.full((200_000, 1), 0.4).double(), normal(200_000, 1)
@@ -337,7 +337,7 @@ def test_ddim_with_noise_keeps_the_marginal_whatever_eta(process, eta):
 
 
 @vp_ve
-def test_eta_one_is_ancestral_step_for_step(process):
+def test_ddim_with_eta_one_equals_ancestral(process):
     denoiser = network(Wrong(), "epsilon", process)
     z = normal(64, 3)
     for levels in torch.tensor([[8.0, 7.0], [1.0, -3.0], [0.01, 0.0], [-9.9, -10.0]]).double():
@@ -354,7 +354,7 @@ def test_euler_is_ddim_without_noise():
     assert torch.equal(*ours)
 
 
-def test_a_multi_step_method_keeps_its_memory_in_the_step_alone():
+def test_dpm_solver_keeps_its_history_in_step_only():
     truth, sampler = oracle(lopsided()), DPMSolver(4)
     z, gammas = normal(4, 2), sampler.gammas(Linear(-4.0, 4.0), dtype=torch.float64)
     before = dict(sampler.__dict__)
@@ -371,7 +371,7 @@ def test_a_multi_step_method_keeps_its_memory_in_the_step_alone():
 
 
 @every
-def test_a_seed_is_all_there_is_and_the_path_keeps_what_it_gave(name):
+def test_sampler_depends_on_generator_only_and_path_is_not_overwritten(name):
     truth, schedule, sampler = oracle(lopsided()), Linear(-6.0, 5.0), EVERY[name](4)
     one = sampler(truth, schedule, (6, 2), generator=generator(3))
     torch.manual_seed(123)
@@ -383,7 +383,7 @@ def test_a_seed_is_all_there_is_and_the_path_keeps_what_it_gave(name):
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm_solver"])
-def test_a_deterministic_sampler_gives_the_same_whatever_the_chunk(name):
+def test_deterministic_sampler_is_independent_of_chunk(name):
     truth, schedule = oracle(ring()), Linear(-6.0, 5.0)
     labels = Condition(label=torch.arange(7) % 8)
     whole, parts = (
@@ -394,7 +394,7 @@ def test_a_deterministic_sampler_gives_the_same_whatever_the_chunk(name):
 
 
 @every
-def test_any_number_of_samples_and_a_bar_over_all_the_steps(name):
+def test_sampler_accepts_any_n_and_reports_progress_per_step(name):
     truth, schedule = oracle(ring()), Linear(-6.0, 5.0)
     seen = []
 
@@ -431,7 +431,7 @@ def test_evaluations_count_the_calls_of_the_denoiser(schedule):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_grids_fall_between_the_ends_at_equal_steps_of_their_own(dtype):
+def test_grids_decrease_from_gamma_max_to_gamma_min_in_equal_steps(dtype):
     schedule = Cosine(-6.0, 4.0)
     for grid, own in (
         ("gamma", lambda g: g),
@@ -445,7 +445,7 @@ def test_grids_fall_between_the_ends_at_equal_steps_of_their_own(dtype):
         torch.testing.assert_close(steps, steps.mean().expand(16), rtol=1e-4, atol=1e-6)
 
 
-def test_a_karras_grid_tends_to_equal_steps_of_gamma():
+def test_karras_grid_with_large_rho_tends_to_gamma_grid():
     schedule = Linear(-6.0, 4.0)
     far = DDIM(10, "karras", rho=1e5).gammas(schedule, dtype=torch.float64)
     torch.testing.assert_close(far, DDIM(10).gammas(schedule, dtype=torch.float64), rtol=0, atol=1e-3)
@@ -453,7 +453,7 @@ def test_a_karras_grid_tends_to_equal_steps_of_gamma():
 
 @pytest.mark.parametrize("grid", ["gamma", "time", "karras"])
 @every_schedule
-def test_a_grid_of_the_most_steps_falls_at_each(kind, grid):
+def test_grid_with_most_steps_is_strictly_decreasing(kind, grid):
     """Two equal levels would be a step of length 0, for which a second-order sampler computes 0 /
     0."""
     assert (DDIM(100_000, grid).gammas(kind(-13.0, 10.0)).diff() < 0).all()
@@ -462,7 +462,7 @@ def test_a_grid_of_the_most_steps_falls_at_each(kind, grid):
 # thresholds and refusals --------------------------------------------------------------------------
 
 
-def test_thresholds_bound_x0_and_leave_the_rest_alone():
+def test_static_and_dynamic_threshold_limit_x0():
     wide = network(Wrong(), "x0")
     z = 2 * normal(6, 3, 4)
     z[0] = 0.05 * z[0]

@@ -31,7 +31,7 @@ def times(n=1001):
 
 @every
 @ends
-def test_runs_between_its_endpoints_and_its_slope_is_the_derivative(kind, low, high):
+def test_schedule_reaches_endpoints_and_dgamma_is_derivative(kind, low, high):
     schedule = kind(low, high)
     assert (schedule.gamma_min, schedule.gamma_max) == (low, high)
     assert schedule.gamma(times())[[0, -1]].tolist() == pytest.approx([low, high], abs=1e-7)
@@ -59,7 +59,7 @@ def test_t_of_is_the_inverse(kind, low, high):
 
 @every
 @ends
-def test_float32_is_accurate(kind, low, high):
+def test_schedule_is_accurate_in_float32(kind, low, high):
     """Rounding t by 2^-24 moves gamma by 2^-24 gamma'(t); a few such roundings are allowed."""
     schedule = kind(low, high)
     t = times()
@@ -75,7 +75,7 @@ def test_float32_is_accurate(kind, low, high):
 
 @every
 @pytest.mark.parametrize("low, high", [(-50.0, 50.0), (-13.0, 13.0), (49.0, 50.0), (-50.0, -49.0)])
-def test_the_widest_range_is_met_at_both_ends(kind, low, high):
+def test_schedule_reaches_extreme_endpoints_in_float32(kind, low, high):
     """gamma in [-50, 50] is accepted, so float32 must reach it: there 1 - u is e^-25 or e^-50."""
     schedule = kind(low, high)
     t = torch.tensor([0.0, 0.3, 1.0])
@@ -88,7 +88,7 @@ def test_the_widest_range_is_met_at_both_ends(kind, low, high):
     torch.testing.assert_close(schedule.t_of(schedule.gamma(times())), times(), rtol=0, atol=1e-8)
 
 
-def test_shapes_pass_through():
+def test_schedule_keeps_shape_of_t():
     for kind in SCHEDULES.values():
         t = torch.rand(3, 4)
         schedule = kind(-5.0, 5.0)
@@ -121,7 +121,7 @@ PUBLISHED = [  # alpha^2(u), and the range of u in [0, 1] that is compared
 
 
 @pytest.mark.parametrize(("kind", "alpha2", "start", "stop"), PUBLISHED)
-def test_alpha_squared_is_the_published_one(kind, alpha2, start, stop):
+def test_alpha_squared_matches_published_formula(kind, alpha2, start, stop):
     low, high = ((1 / alpha2(torch.tensor(u).double()) - 1).log().item() for u in (start, stop))
     ours = torch.sigmoid(-kind(low, high).gamma(times()))
     torch.testing.assert_close(ours, alpha2(start + (stop - start) * times()), rtol=1e-6, atol=1e-8)
@@ -144,7 +144,7 @@ def test_endpoints_out_of_order_are_refused():
         refused(lambda a=low, b=high: BetaLinear(-10, 8, a, b), *words)
 
 
-def test_a_schedule_that_lacks_its_slope_is_not_taken_for_a_straight_one():
+def test_schedule_without_slope_method_is_refused():
     class Bent(Schedule):
         def _curve(self, u):
             return u**3

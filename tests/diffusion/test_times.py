@@ -62,14 +62,14 @@ def learned(kind, schedule, batches=400):
 
 @every_schedule
 @pytest.mark.parametrize("times", FIXED, ids=lambda t: type(t).__name__)
-def test_the_mean_loss_is_the_same_for_every_density(times, kind):
+def test_mean_loss_is_independent_of_times_density(times, kind):
     gamma = torch.linspace(*ENDS, 200_001).double()
     exact = torch.trapezoid(loss(gamma), gamma).item()
     assert mean(times, kind(*ENDS)) == pytest.approx(exact, rel=1e-4)
 
 
 @every_schedule
-def test_the_mean_loss_is_the_same_for_what_was_learned(kind):
+def test_mean_loss_is_unchanged_under_adaptive_times(kind):
     schedule = kind(*ENDS)
     gamma = torch.linspace(*ENDS, 200_001).double()
     exact = torch.trapezoid(loss(gamma), gamma).item()
@@ -78,7 +78,7 @@ def test_the_mean_loss_is_the_same_for_what_was_learned(kind):
     assert mean(adaptive, schedule) == pytest.approx(exact, rel=1e-3)
 
 
-def test_the_mean_over_steps_is_the_same_under_importance():
+def test_mean_loss_is_unchanged_under_importance_times():
     schedule = Linear(*ENDS)
     steps = 25
     exact = (loss(schedule.gamma(even(steps))) * schedule.dgamma(even(steps))).mean().item()
@@ -90,7 +90,7 @@ def test_the_mean_over_steps_is_the_same_under_importance():
 
 @every_schedule
 @pytest.mark.parametrize("times", FIXED, ids=lambda t: type(t).__name__)
-def test_the_density_is_that_of_the_draws(times, kind):
+def test_times_density_matches_spacing_of_draws(times, kind):
     """The density of t is 1 / (N times the distance to the next draw), and that of gamma is dt /
     dgamma times it."""
     schedule = kind(*ENDS)
@@ -118,7 +118,7 @@ def effective(times, loss, schedule, space="epsilon", process=None):
     return Objective(space, loss, times=times).effective_share(process or VariancePreserving(), schedule)
 
 
-def test_effective_draws_of_a_known_density_are_kish_s():
+def test_effective_share_matches_kish_effective_sample_size():
     """For draws of log sigma: (sum w)^2 / (n sum w^2) of the terms w = f / q, which are 0 beyond
     the ends."""
     schedule, times = Linear(-8.0, 6.0), LogNormal(-1.2, 1.5)
@@ -129,7 +129,7 @@ def test_effective_draws_of_a_known_density_are_kish_s():
     assert effective(times, Elbo(), schedule) == pytest.approx(kish.item(), rel=0.02)
 
 
-def test_a_loss_over_the_density_that_draws_it_has_all_its_draws():
+def test_effective_share_is_one_if_times_match_loss():
     """EDM's loss is a squared error in F, and the best linear prediction of F has the same error at
     all levels."""
     times = LogNormal(-1.2, 1.2)
@@ -152,7 +152,7 @@ SHIPPED = {  # settings of the papers and of the documentation
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_times_have_a_good_part_of_their_draws(name):
+def test_effective_share_of_shipped_settings_is_above_30_percent(name):
     times, loss, schedule = SHIPPED[name]
     assert effective(times, loss, schedule, process=Rectified()) > 0.3
 
@@ -168,7 +168,7 @@ def test_shipped_times_have_a_good_part_of_their_draws(name):
         (LogitNormal(), Elbo()),
     ],
 )
-def test_times_that_weigh_few_draws_have_few_effective_ones(times, loss):
+def test_effective_share_of_mismatched_times_is_below_1_percent(times, loss):
     assert not effective(times, loss, Linear(-8.0, 6.0)) >= 0.01
 
 
@@ -188,7 +188,7 @@ def test_importance_keeps_the_last_losses_of_each_step():
             assert found == pytest.approx(sorted(kept[step]))
 
 
-def test_importance_is_uniform_until_the_history_is_full_and_then_the_root_of_the_second_moment():
+def test_importance_follows_iddpm_once_history_is_full():
     """Nichol & Dhariwal 2021, eq. 18; a thousandth of the draws stays uniform."""
     times, schedule = Importance(history=2, objective_steps=4), Linear(-6.0, 5.0)
     middle = torch.tensor([0.1, 0.4, 0.6, 0.9])
@@ -205,7 +205,7 @@ def test_importance_is_uniform_until_the_history_is_full_and_then_the_root_of_th
         assert inside.float().mean().item() == pytest.approx(expected[step].item() / 4, abs=1.5e-4)
 
 
-def test_a_million_steps_are_drawn_by_their_density_and_no_more_are_accepted():
+def test_importance_supports_up_to_one_million_steps():
     """E 1 / p = 1 and E t / p = 1 / 2 over draws, so sums of a million rates are accurate."""
     times = Importance(history=1, objective_steps=10**6)
     times.seen.fill_(1)
@@ -232,7 +232,7 @@ def test_adaptive_makes_the_mean_loss_equal_at_all_levels():
     assert uniform.std() / uniform.mean() > 0.5
 
 
-def test_variance_falls_where_the_papers_say():
+def test_importance_and_adaptive_times_reduce_variance():
     """The variance of a one-sample estimate of the bound with the exact denoiser: importance <
     linear log SNR << cosine.
 
@@ -267,7 +267,7 @@ def test_variance_falls_where_the_papers_say():
         assert variance["linear", name] < 0.8 * variance["linear", "Uniform"]
 
 
-def test_piecewise_draws_are_of_the_density_they_are_weighted_by():
+def test_piecewise_draws_match_their_density():
     u = even(100_000)
     density = Piecewise(torch.tensor([0.0, 0.0, 5.0, 1.0, 30.0]).double(), 0.2)
     t, p = density(u)

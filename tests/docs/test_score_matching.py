@@ -36,7 +36,7 @@ def losses(score, truth, gamma, n, seed=0):
 
 @pytest.mark.parametrize("off", [0.0, 0.4], ids=["optimum", "elsewhere"])
 @pytest.mark.parametrize("process", PROCESSES)
-def test_the_four_losses_differ_by_the_known_constants(process, off):
+def test_score_matching_losses_differ_by_known_constants(process, off):
     """Row by row (loss - explicit - constant) has mean zero, within 3 standard errors."""
     truth = oracle(lopsided(), PROCESSES[process])
     gamma = torch.tensor(-0.5, dtype=torch.float64)
@@ -69,7 +69,7 @@ def test_implicit_is_exact_and_sliced_unbiased_on_a_linear_score():
     assert signs.dtype == z.dtype and (signs.abs() == 1).all()
 
 
-def test_the_losses_train():
+def test_score_matching_losses_recover_gaussian_score():
     """Each loss reaches a Gaussian's linear score in a few Newton-like steps of its gradient."""
     truth, gamma = oracle(correlated(2)), torch.tensor(-1.0, dtype=torch.float64)
     x = truth.mixture.sample(4000, generator())[0].double()
@@ -99,7 +99,7 @@ def test_the_losses_train():
         assert (centre - alpha * truth.mixture.means[0]).abs().max() < 0.05
 
 
-def test_tweedie_gives_the_posterior_mean_of_the_oracle():
+def test_tweedie_posterior_mean_matches_oracle():
     truth = oracle(lopsided())
     gamma = torch.tensor(0.7, dtype=torch.float64)
     z = torch.randn(6, 2, generator=generator(), dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_tweedie_gives_the_posterior_mean_of_the_oracle():
     torch.testing.assert_close(posterior_mean(guess.score, z, alpha, sigma), guess.x0)
 
 
-def test_tweedie_errors_are_what_a_model_has_left_to_learn():
+def test_tweedie_errors_are_zero_for_oracle_and_scale_with_epsilon_error():
     """The oracle has no error; one in epsilon is sigma / alpha times that in the posterior mean."""
     truth, gammas = oracle(ring()), torch.tensor([-4.0, 0.0, 3.0]).double()
     x = truth.mixture.sample(4000, generator())[0].double()
@@ -125,7 +125,7 @@ def test_tweedie_errors_are_what_a_model_has_left_to_learn():
     assert len(figures["stderr"]) == len(figures["spread"]) == len(gammas)
 
 
-def test_the_spread_that_tweedie_reports_is_the_posterior_variance():
+def test_tweedie_spread_is_posterior_variance():
     """One Gaussian: E|x - E[x | z]|^2 / d = tr(C sigma^2 S^-1) / d, a closed form."""
     truth = oracle(correlated(3), VariancePreserving())
     x = truth.mixture.sample(20_000, generator())[0].double()

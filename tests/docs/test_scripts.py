@@ -17,7 +17,7 @@ SCRIPTS = sorted(path.stem for path in DOCS.glob("*.py") if path.stem not in OF_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_pages_script_runs(tmp_path, name):
+def test_documentation_script_runs(tmp_path, name):
     picture = tmp_path / "picture.png"  # where one is drawn; the others look at no argument
     line = [sys.executable, DOCS / f"{name}.py", picture]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
@@ -25,7 +25,7 @@ def test_a_pages_script_runs(tmp_path, name):
     assert done.stdout.strip() or picture.stat().st_size > 1000
 
 
-def test_a_figure_of_a_report_is_a_picture(tmp_path):
+def test_panel_script_writes_report_figure(tmp_path):
     root, picture = sweep(tmp_path / "it", {"v": 2.09, "x0": 2.45}), tmp_path / "picture.png"
     run_path(str(DOCS / "panel.py"))["main"](str(root), "forest", str(picture))
     assert picture.stat().st_size > 1000

@@ -24,7 +24,7 @@ every = pytest.mark.parametrize("name", PROCESSES)
 
 @every
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_coefficients_keep_the_marginals(name, schedule):
+def test_sde_drift_and_diffusion_keep_marginals(name, schedule):
     """d sigma^2 / dt = 2 f sigma^2 + g^2 by autograd, and f = d log alpha / dt by hand."""
     sde = SDE(PROCESSES[name], SCHEDULES[schedule](-6.0, 5.0))
     t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64, requires_grad=True)
@@ -37,7 +37,7 @@ def test_the_coefficients_keep_the_marginals(name, schedule):
     torch.testing.assert_close(f, by_hand.detach())
 
 
-def test_vp_has_the_beta_it_was_made_of():
+def test_sde_of_beta_linear_schedule_has_its_beta():
     """On the part of the beta-linear curve that is used, g^2 = beta(u) and f = -beta / 2."""
     schedule = BetaLinear(-6.0, 5.0, beta_min=0.1, beta_max=20.0)
     sde = SDE(PROCESSES["vp"], schedule)
@@ -57,7 +57,7 @@ def euler_maruyama(drift, g2, z, times, generator):
 
 
 @every
-def test_a_simulation_of_the_forward_sde_has_the_marginals_it_claims(name):
+def test_forward_sde_simulation_matches_marginals(name):
     sde = SDE(PROCESSES[name], Cosine(-4.0, 3.0))
     n, x = 20_000, 1.7
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +71,7 @@ def test_a_simulation_of_the_forward_sde_has_the_marginals_it_claims(name):
 
 
 @every
-def test_the_reverse_sde_and_the_flow_lead_from_the_noisy_marginal_to_the_clean_one(name):
+def test_reverse_sde_and_probability_flow_recover_data_moments(name):
     """For a correlated Gaussian, mean and covariance are right after either way back."""
     truth = oracle(correlated(2), PROCESSES[name])
     sde = SDE(truth.process, Linear(-5.0, 4.0))

@@ -20,7 +20,7 @@ def on_the_path(monkeypatch):
 
 
 @pytest.mark.parametrize("ends", [(-6.0, 6.0), (-8.0, 3.0), (1.0, 5.0)])
-def test_the_schedule_is_laplaces_distribution_between_its_endpoints(ends):
+def test_laplace_schedule_follows_laplace_distribution(ends):
     from mylab.laplace import Laplace
 
     schedule = Laplace(*ends, centre=0.5, spread=1.5)
@@ -36,7 +36,7 @@ def test_the_schedule_is_laplaces_distribution_between_its_endpoints(ends):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
-def test_the_output_is_read_back_as_x0_and_epsilon(share):
+def test_blend_output_converts_to_x0_and_epsilon(share):
     from mylab.blend import Blend
 
     x, eps = torch.randn(2, 4, 3, dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_the_output_is_read_back_as_x0_and_epsilon(share):
         torch.testing.assert_close(2 * guess.value, guess.view("velocity"))
 
 
-def test_the_loss_has_its_top_at_its_centre():
+def test_window_loss_weight_peaks_at_centre():
     from mylab.window import Window
 
     gamma = torch.tensor([1.0, 3.0, -1.0])
@@ -58,7 +58,7 @@ def test_the_loss_has_its_top_at_its_centre():
     torch.testing.assert_close(w, torch.tensor([1.0, 0.60653, 0.60653]))  # e^{-1/2}
 
 
-def test_the_sampler_is_of_second_order():
+def test_midpoint_sampler_converges_at_second_order():
     """A Gaussian's flow scales z with its deviation; twice the steps quarter the error."""
     from mylab.midpoint import Midpoint
 
@@ -75,7 +75,7 @@ def test_the_sampler_is_of_second_order():
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
 
 
-def test_the_metric_counts_decibels():
+def test_psnr_metric_is_in_decibels():
     """An estimate that is off by 0.2, in pictures of range 2, has 10 log10(4 / 0.04) = 20 dB."""
     from mylab.psnr import Psnr
 
@@ -94,7 +94,7 @@ def test_the_metric_counts_decibels():
     assert found["mean"] == pytest.approx(20, abs=1e-3) and found["n"] == 3
 
 
-def test_a_picture_has_one_bar_and_its_label_says_which_way_it_lies():
+def test_bars_data_labels_match_bar_orientation():
     from mylab.bars import Bars
 
     data = Bars(thick=3, grain=0.0)
@@ -106,7 +106,7 @@ def test_a_picture_has_one_bar_and_its_label_says_which_way_it_lies():
         assert bright.all(1).sum(1).equal(torch.where(split.labels == 1, 3, 0))  # whole columns
 
 
-def test_samples_that_are_a_tenth_brighter_are_off_by_as_many_grey_levels():
+def test_brightness_metric_counts_grey_levels():
     """0.1 of a range of 2 is 255 / 20 = 12.75 grey levels, in either direction."""
     from mylab.brightness import Brightness
 

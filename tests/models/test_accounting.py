@@ -19,7 +19,7 @@ def some_terms(n: int) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 297])
 @pytest.mark.parametrize("discrete", [True, False])
-def test_means_and_errors_do_not_depend_on_batches(batch, discrete):
+def test_accounting_is_independent_of_batch_size(batch, discrete):
     prior, reconstruction, diffusion = some_terms(297)
     accounting = Accounting(dims=64, discrete=discrete)
     for start in range(0, 297, batch):
@@ -63,7 +63,7 @@ def test_noise_levels_are_binned_by_gamma():
     assert found["stderr"] == pytest.approx([0.5, 5.0])
 
 
-def test_bands_of_noise_have_the_mean_of_their_levels_and_the_outer_ones_what_lies_beyond():
+def test_level_figures_average_noise_levels_in_gamma_bands():
     """Five bands divide [-10, 10], each named after its ends; an empty band has no figure."""
     levels = {"gamma": [-11.0, -9.0, 1.0, 7.0, 12.0], "epsilon_mse": [1.0, 2.0, 3.0, 4.0, 8.0]}
     found = BoundModel._level_figures(SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21)), levels)
@@ -71,7 +71,7 @@ def test_bands_of_noise_have_the_mean_of_their_levels_and_the_outer_ones_what_li
     assert found == {f"val_levels/epsilon_mse_gamma_{band}": mean for band, mean in means.items()}
 
 
-def test_one_item_has_a_mean_and_no_error_one_draw_none_of_draws_and_nothing_counted_no_figure():
+def test_accounting_of_single_item_has_no_stderr():
     accounting = Accounting(dims=4, discrete=True)
     assert accounting.compute().figures == {}
     accounting.update(BoundTerms(*some_terms(1)), error=DrawError(*torch.full((2, 1), math.nan)))

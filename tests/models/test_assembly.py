@@ -22,7 +22,7 @@ IMAGES = ["model.network.width=8", "model.importance_samples=4"]
 BRIEF = ["test=false", "samples.n=0", "trainer.val_check_interval=6"]
 
 
-def test_a_vae_trains_samples_and_is_reopened(prepared):
+def test_vae_run_trains_samples_and_reopens(prepared):
     run = prepared("model=vae", *IMAGES)
     summary = execute(run)
     test = summary["test"]
@@ -32,7 +32,7 @@ def test_a_vae_trains_samples_and_is_reopened(prepared):
     assert triptych.load(run.path).evaluate("test") == test
 
 
-def test_a_student_is_taught_and_needs_its_teacher_no_more(prepared):
+def test_distilled_student_reopens_without_its_teacher(prepared):
     teacher = prepared(*RING, *BRIEF, "objective=v", path="teacher")
     execute(teacher)
     asked = [*RING, "objective=v", "objective.steps=4", f"objective.teacher='{teacher.path}'"]
@@ -47,7 +47,7 @@ def test_a_student_is_taught_and_needs_its_teacher_no_more(prepared):
     refused(lambda: execute(another), "objective.teacher=", ": no such file")
 
 
-def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
+def test_discrete_time_run_records_schedule_and_estimator(prepared):
     run = prepared("samples.n=0", "objective.steps=3", "bound.steps=3")
     summary = execute(run)
     assert summary["schedule"]["t"][0] == 0.0 and summary["schedule"]["gamma"][-1] == 6.0
@@ -75,11 +75,11 @@ def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
         (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(prepared, arguments, words):
+def test_incompatible_model_choices_are_refused(prepared, arguments, words):
     refused(lambda: execute(prepared(*arguments)), *words)
 
 
-def test_one_checkpoint_under_several_reverse_variances(prepared):
+def test_evaluate_accepts_other_reverse_variances(prepared):
     run = prepared(*RING, *BRIEF)
     execute(run)
 
@@ -90,13 +90,13 @@ def test_one_checkpoint_under_several_reverse_variances(prepared):
     refused(lambda: bound("variance=learned"), "not those of the checkpoint's configuration")
 
 
-def test_a_learned_reverse_variance_by_name(prepared):
+def test_bound_variance_learned_trains(prepared):
     run = prepared(*RING, *BRIEF, "bound.steps=5", "objective.steps=5", "bound.variance=learned")
     assert execute(run)["val"]["nats_per_dim"]["mean"] < 1e3
 
 
 @pytest.mark.parametrize(("name", "rungs"), [("ladder", 11), ("learned_snr", 6)])
-def test_every_rung_is_of_one_size_and_can_be_built(root, name, rungs):
+def test_ablation_settings_build_with_equal_model_sizes(root, name, rungs):
     data, sizes, ablation = None, [], [f"ablation={name}"]
     for job in grid(compose_command("train", ablation).hydra.sweeper, ["seed=1"]):
         config = OmegaConf.to_container(

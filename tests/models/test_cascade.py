@@ -86,7 +86,7 @@ def totals(model, batch, repeats=4):
     return torch.stack([e.total for e in found]).double().mean(0), found
 
 
-def test_a_cascade_of_exact_stages_is_a_bound_and_is_the_single_models(models):
+def test_cascade_bound_matches_single_model_bound(models):
     cascade, single, batch, truth = models
     ours, theirs = totals(cascade, batch)[0], totals(single, batch)[0]
     for found in (ours, theirs):
@@ -97,7 +97,7 @@ def test_a_cascade_of_exact_stages_is_a_bound_and_is_the_single_models(models):
     assert difference.mean().abs() < 3 * difference.std() / math.sqrt(len(difference)) + 1e-3
 
 
-def test_terms_are_the_sums_of_the_stages_terms(models):
+def test_cascade_terms_are_sums_over_stages(models):
     cascade, _, batch, _ = models
     low = Batch(batch.condition.parts["low"].value, None, batch.index)
     for repeat, whole in enumerate(totals(cascade, batch)[1]):
@@ -107,7 +107,7 @@ def test_terms_are_the_sums_of_the_stages_terms(models):
             torch.testing.assert_close(getattr(whole, term), of_each[0] + of_each[1])
 
 
-def test_samples_follow_the_shares(models):
+def test_cascade_samples_match_data_probabilities(models):
     cascade, _, _, _ = models
     x = cascade.sample(2000, DDIM(60), torch.Generator().manual_seed(1))
     nearest = (x.unsqueeze(1) - to_unit(PICTURES, LEVELS)).flatten(2).square().sum(2)
@@ -116,7 +116,7 @@ def test_samples_follow_the_shares(models):
     assert (found - SHARES).abs().max() < 4 * (0.25 / 2000) ** 0.5 + 0.02
 
 
-def test_what_is_told_is_worth_its_entropy(models):
+def test_conditioning_on_low_reduces_bound_by_its_entropy(models):
     """bound(x) - bound(x | low) is I(x; low), which is H(low), as low is a function of x."""
     cascade, single, batch, _ = models
     saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
@@ -125,7 +125,7 @@ def test_what_is_told_is_worth_its_entropy(models):
     assert (saved.mean() - entropy).abs() < 3 * saved.std() / len(saved) ** 0.5 + 0.01
 
 
-def test_stages_leave_the_run_its_number_of_threads(monkeypatch):
+def test_opening_cascade_stages_keeps_number_of_threads(monkeypatch):
     """Runs of a sweep had one thread each, and the cascade must be measured with its own number."""
     data = {"_target_": "triptych.data.digits.Digits"}
     model = SimpleNamespace(requires_grad_=lambda _: None)

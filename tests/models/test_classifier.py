@@ -31,7 +31,7 @@ def trained(prepared):
     return make
 
 
-def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
+def test_classifier_run_reports_accuracy_and_reopens(trained):
     ckpt, summary = trained("model.noise=false", "trainer.max_steps=120", "trainer.val_check_interval=60")
     accuracy = summary["test"]["accuracy"]
     assert accuracy["n"] == 297 and accuracy["mean"] > 0.5  # chance: 0.1
@@ -45,7 +45,7 @@ def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
     assert right == pytest.approx(accuracy["mean"])
 
 
-def test_a_noisy_one_is_measured_by_as_many_draws_as_are_asked_for(trained):
+def test_repeats_applies_to_noisy_classifier_only(trained):
     def measured(ckpt, *more):
         return evaluated(ckpt, "split=val", *more)["cross_entropy"]["mean"]
 
@@ -53,7 +53,7 @@ def test_a_noisy_one_is_measured_by_as_many_draws_as_are_asked_for(trained):
     assert measured(noisy, "repeats=5") != measured(noisy) == measured(noisy, "repeats=2")
 
 
-def test_its_gradient_guides_an_unconditional_model(trained, prepared):
+def test_classifier_guidance_changes_samples_of_unconditional_model(trained, prepared):
     ckpt, _ = trained(*BRIEF)
     config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
     data = build_data(config)
@@ -64,7 +64,7 @@ def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     assert not torch.equal(x, Drawing(model, data, DDIM(3)).samples(4, seed=0))
 
 
-def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, prepared, finished):
+def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished):
     ring, _ = trained("data=ring", "denoiser=mlp", *BRIEF, path="on_ring")
     clean, _ = trained("model.noise=false", *BRIEF, path="clean")
     for guide, *words in (
@@ -86,7 +86,7 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
     refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier's")
 
 
-def test_how_data_are_loaded_is_not_what_they_are():
+def test_data_identity_ignores_batch_size_root_and_seed():
     a = {"_target_": "x.Ring", "modes": 8, "batch_size": 1, "root": "/a", "seed": 1}
     assert data_identity(a) == data_identity(a | {"batch_size": 2, "root": "/b", "seed": 3})
     assert data_identity(a) != data_identity(a | {"modes": 7})

@@ -39,7 +39,7 @@ def drawn(apart):
 
 
 @pytest.mark.parametrize(("apart", "steps"), [(0.0, None), (0.2, None), (0.4, None), (2.0, None), (0.4, 300)])
-def test_it_is_the_mutual_information(apart, steps):
+def test_condition_bits_matches_mutual_information(apart, steps):
     """I(x; y) = E log p(x | y) / p(x): 0 for equal components, H(y) for disjoint ones."""
     x, label = drawn(apart)
     means = torch.tensor([-apart, apart])
@@ -65,7 +65,7 @@ def told(dropout, conditional=True):
     return SimpleNamespace(denoiser=nn.Identity(), conditions=parts, **rest)
 
 
-def test_a_model_that_can_answer_both_times_is_taken():
+def test_condition_bits_accepts_model_trained_with_label_dropout():
     for model in (told(0.1), told({"label": 0.5, "more": 0.2})):
         ConditionBits().check(model)
     ConditionBits(parts=["label"]).check(told({"label": 0.5}))
@@ -81,11 +81,11 @@ def test_a_model_that_can_answer_both_times_is_taken():
         (["more"], told({"label": 0.5}), "never trained without more, as model.label_dropout={"),
     ],
 )
-def test_another_is_refused(parts, model, said):
+def test_condition_bits_refuses_model_trained_without_label_dropout(parts, model, said):
     refused(lambda: ConditionBits(parts=parts).check(model), said)
 
 
-def test_only_the_parts_that_are_named_are_left_out():
+def test_condition_bits_parts_drops_named_parts_only():
     seen = []
 
     class Answer(nn.Module):

@@ -37,7 +37,7 @@ def model(prepared):
     return make
 
 
-def test_the_network_is_told_the_labels_that_are_left(model):
+def test_label_dropout_drops_share_of_labels(model):
     made, data, _ = model("model.conditional=true", "model.label_dropout=0.5")
     assert made.denoiser.conditional and made.denoiser.network.conditions == {"label": Labels(10)}
     told = []
@@ -47,7 +47,7 @@ def test_the_network_is_told_the_labels_that_are_left(model):
     assert 0.35 < share < 0.65
 
 
-def test_an_unconditional_model_is_told_nothing(model):
+def test_unconditional_model_ignores_labels_and_refuses_guidance(model):
     made, data, config = model()
     assert not made.denoiser.conditional
     batch = data.splits["train"].batch(torch.arange(4))
@@ -69,7 +69,7 @@ def parts_read(denoiser, call):
 
 
 @pytest.mark.parametrize("conditional", ["false", "true"])
-def test_an_item_trains_the_same_member_on_any_number_of_processes(model, conditional):
+def test_ensemble_member_of_item_is_independent_of_world_size(model, conditional):
     made, data, _ = model("+denoiser.network.members=3", f"model.conditional={conditional}")
     batch = data.splits["train"].batch(torch.arange(12))
     for step in range(3):
@@ -84,7 +84,7 @@ def test_an_item_trains_the_same_member_on_any_number_of_processes(model, condit
         assert condition is None or condition.part(MEMBER) is None
 
 
-def test_a_teacher_answers_with_all_its_members(model):
+def test_distillation_teacher_uses_all_ensemble_members(model):
     """A teacher answers with all members even if a student's item trains a single member."""
     keys = ("+denoiser.network.members=2", "objective.steps=4")
     made, data, _ = model(*keys)
@@ -95,17 +95,17 @@ def test_a_teacher_answers_with_all_its_members(model):
     assert asked == [None, None]
 
 
-def test_a_class_is_not_asked_of_an_unconditional_model(finished, inside):
+def test_sample_label_is_refused_for_unconditional_model(finished, inside):
     done = inside("triptych.cli.sample", f"ckpt={finished().path}", "label=3")
     refused_command(done, "label=3: this model was trained without labels")
 
 
-def test_data_without_conditions():
+def test_conditional_model_refuses_data_without_labels():
     config, data = {"model": {"conditional": True}}, SimpleNamespace(name="points", conditions={})
     refused(lambda: facts(config, data), "model.conditional=true: data points has no labels")
 
 
-def test_parts_that_the_data_do_not_have(model):
+def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
     dropout = "model.label_dropout={text:0.1}"
     refused(
         lambda: model("model.conditional=true", dropout), "label_dropout.text: no such part; must be label"
@@ -129,7 +129,7 @@ def test_parts_that_the_data_do_not_have(model):
         (0.1, None, ""),
     ],
 )
-def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
+def test_guidance_requires_label_dropout_of_its_parts(dropout, parts, gone):
     """Without dropout, the null token is untrained; at scale 1 it is not used."""
     denoiser = nn.Module()
     denoiser.conditions = {"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)}
@@ -145,7 +145,7 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
             assert wrap().scale == scale
 
 
-def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
+def test_classifier_guidance_refuses_model_without_label_dropout():
     """The guide calls the model without a label, at any scale."""
     denoiser = nn.Module()
     denoiser.conditions, denoiser.conditional = {"label": Labels(2)}, True
@@ -165,7 +165,7 @@ def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_with
 
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
-def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, said):
+def test_teacher_without_label_dropout_is_refused_if_student_has_it(model, dropout, said):
     """If the student's labels are dropped, the teacher answers without them, too."""
     student, data, _ = model("model.conditional=true", f"model.label_dropout={dropout}")
     teacher, *_ = model("model.conditional=true", "model.label_dropout=0.0")
@@ -177,7 +177,7 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
         assert open_teacher("x", student, data, guides) is teacher.denoiser
 
 
-def test_threshold_keeps_samples_in_range(model):
+def test_static_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config, OtherRuns(config))
     # All but the last bit of noise comes from an estimate within [-1, 1].
@@ -185,7 +185,7 @@ def test_threshold_keeps_samples_in_range(model):
     assert Drawing(made, data, DDIM(3)).samples(4, seed=0).abs().max() > 2
 
 
-def test_a_class_asked_for_at_the_door(finished, inside, root):
+def test_sample_label_out_of_range_is_refused(finished, inside, root):
     run = finished("model.conditional=true", "test=false", "samples.n=0")
     command = ("triptych.cli.sample", f"ckpt={run.path}", "n=2", "sampler.steps=2", f"out={root}/x")
     for label in ("10", "cat"):
@@ -211,14 +211,14 @@ TOLD = {"true": {"label", "text", "low"}, "[text]": {"text"}, "[text,low]": {"te
 
 
 @pytest.mark.parametrize(("said", "told"), TOLD.items())
-def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
+def test_model_conditional_selects_conditions_of_network(prepared, data, said, told):
     model = build_model(prepared(*SHAPES, f"model.conditional={said}").config(), data)
     assert set(model.denoiser.network.conditions) == told
     condition = model.condition_of(data.splits["test"].batch(torch.arange(4)))
     assert set(condition.parts if condition else ()) == told
 
 
-def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepared, data):
+def test_samples_cycle_through_labels_or_held_out_captions(prepared, data):
     model = build_model(prepared(*SHAPES, "model.conditional=[label]").config(), data)
     drawing = Drawing(model, data, DDIM(3))
     assert drawing.condition(80).label.tolist() == [*range(72), *range(8)], "pictures show each class"
@@ -228,7 +228,7 @@ def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepar
     assert tokens.equal(torch.cat([held_out[:6], held_out[:2]])), "those of held-out items, in turn"
 
 
-def test_measured_samples_are_of_the_classes_of_the_true_sets_of_the_floor():
+def test_measured_samples_use_labels_of_reference_sets():
     """Classes come in random order and equally often, even if a folder's items are sorted."""
     splits = {"val": Split(torch.zeros(0, 2)), "test": Split(torch.zeros(60, 2), Condition(label=SORTED))}
     held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,), condition_split="test")
@@ -244,7 +244,7 @@ def test_measured_samples_are_of_the_classes_of_the_true_sets_of_the_floor():
 
 
 @pytest.mark.parametrize("kinds", [1, 2])
-def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are_sorted(kinds):
+def test_measured_samples_use_captions_of_whole_split(kinds):
     told = SimpleNamespace(splits={"val": torch.zeros(1000)}, condition_split="val", conditions=["text"])
     drawing = Drawing(SimpleNamespace(conditional=["text"]), told, DDIM(3))
     of_classes = None if kinds == 1 else SimpleNamespace(untrained=torch.arange(1000) >= 500)
@@ -256,6 +256,6 @@ def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are
         assert n < 1000 or items.equal(torch.arange(n) % (1000 // kinds)), "as they are"
 
 
-def test_a_part_that_the_data_do_not_have(prepared, data):
+def test_model_conditional_refuses_unknown_part(prepared, data):
     config = prepared(*SHAPES, "model.conditional=[txt]").config()
     refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose from label, text, low")

@@ -30,7 +30,7 @@ def unit(n, d, seed):
 # the loss -----------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_clips_pseudocode():
+def test_symmetric_cross_entropy_matches_clip():
     """Radford et al. 2021, fig. 3: logits = I_e T_e^T exp(t), cross-entropy of rows and columns."""
     u, v, t = unit(5, 3, 0), unit(5, 3, 1), 0.7
     expected = torch.zeros(5, dtype=torch.float64)
@@ -58,7 +58,7 @@ def test_retrieval_by_hand():
 
 
 @pytest.mark.parametrize("batch", [1, 4, 11])
-def test_what_is_sought_among_is_the_split_whatever_the_batch(batch):
+def test_retrieval_accounting_ranks_all_texts_of_split(batch):
     """Text 4 is one of five; images of both classes 7 and 9 have it, so it is right for either."""
     u, texts = unit(11, 4, 0), unit(5, 4, 1)
     text = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 4, 1, 0])
@@ -80,7 +80,7 @@ def test_what_is_sought_among_is_the_split_whatever_the_batch(batch):
     assert not accounting.compute().figures
 
 
-def test_texts_are_told_apart_by_the_tokens_that_are_there():
+def test_numbers_of_identifies_texts_by_unmasked_tokens():
     tokens = torch.randn(3, 4, 2)
     tokens[1, 2:] = tokens[0, 2:] + 1
     tokens[1, :2] = tokens[0, :2]
@@ -98,7 +98,7 @@ def network():
     return ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7), "label": Labels(4)}, **SMALL).eval()
 
 
-def test_embeddings_are_unit_vectors_and_the_temperature_starts_as_clip_s(network):
+def test_contrastive_embeddings_are_normalized_and_scale_starts_as_clip(network):
     text = Part(torch.randn(4, 5, 7), mask=torch.arange(5) < torch.tensor([[1], [2], [5], [3]]))
     for found in network(torch.randn(4, 3, 8, 8), text):
         assert found.shape == (4, 6)
@@ -106,7 +106,7 @@ def test_embeddings_are_unit_vectors_and_the_temperature_starts_as_clip_s(networ
     assert network.scale.item() == pytest.approx(1 / 0.07)
 
 
-def test_tokens_that_are_not_there_say_nothing(network):
+def test_masked_tokens_do_not_change_text_embedding(network):
     tokens, mask = torch.randn(2, 5, 7), torch.tensor([[1, 1, 1, 0, 0]] * 2).bool()
     there = mask.unsqueeze(2)
     other, moved = torch.where(there, tokens, 9.0), torch.where(there, tokens.flip(1), 0.0)
@@ -115,7 +115,7 @@ def test_tokens_that_are_not_there_say_nothing(network):
     assert not torch.allclose(own, different, atol=1e-3)
 
 
-def test_data_without_a_text_are_refused():
+def test_contrastive_network_refuses_data_without_text():
     make = partial(ContrastiveNetwork, (3, 8, 8))
     refused(lambda: make({"label": Labels(4)}), "images with a text are needed, these have label")
     wide = {"text": Tokens(5, 7)}
@@ -165,7 +165,7 @@ def work(rank, world, file, results):
     dist.destroy_process_group()
 
 
-def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world=3):
+def test_contrastive_loss_and_gradient_are_independent_of_world_size(tmp_path, world=3):
     """Each pair is compared with the whole global batch; the third process has no test items."""
     context = torch.multiprocessing.get_context("fork")
     results = context.Queue()
@@ -190,7 +190,7 @@ def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world=3):
             assert g[3][name] == pytest.approx(figure)
 
 
-def test_the_scale_stays_at_100_at_most_and_can_come_back():
+def test_contrastive_scale_is_clamped_at_100_with_gradient():
     found = model()
     with torch.no_grad():
         found.network.log_scale.fill_(9.0)

@@ -53,7 +53,7 @@ class Table(Elbo, torch.nn.Module):
         self.register_buffer("table", torch.ones(3))
 
 
-def test_a_loss_that_learns_is_a_part_of_the_model_and_no_other(data, tmp_path):
+def test_only_trainable_loss_is_in_state_dict(data, tmp_path):
     assert not any("loss" in name for name in make(data, Linear(-6.0, 5.0), loss=Table()).state_dict())
     model = make(data, Linear(-6.0, 5.0), loss=EDM2(channels=4))
     before = model.loss_module.row.detach().clone()
@@ -62,7 +62,7 @@ def test_a_loss_that_learns_is_a_part_of_the_model_and_no_other(data, tmp_path):
     assert not torch.equal(model.loss_module.row, before)
 
 
-def test_free_endpoints_move_and_are_logged_and_their_bins_follow(data, tmp_path):
+def test_learned_endpoints_are_trained_logged_and_used_for_bins(data, tmp_path):
     model = make(data, LearnedEndpoints(-4.0, 4.0))
     fit = trainer(tmp_path, 20)
     fit.fit(model, data)
@@ -73,7 +73,7 @@ def test_free_endpoints_move_and_are_logged_and_their_bins_follow(data, tmp_path
     assert model.panels()["schedule"]["gamma"][-1] == pytest.approx(high)
 
 
-def test_the_loss_is_the_whole_bound_when_endpoints_are_free(data):
+def test_loss_with_learned_endpoints_includes_prior_and_reconstruction(data):
     fixed, free = make(data, Linear(-4.0, 4.0)), make(data, LearnedEndpoints(-4.0, 4.0))
     batch = data.splits["train"].batch(torch.arange(64))
     _, eps_0 = training_draw((2,), 64, 99, 3)
@@ -82,7 +82,7 @@ def test_the_loss_is_the_whole_bound_when_endpoints_are_free(data):
     assert difference.mean().item() == pytest.approx((prior + reconstruction).mean().item(), rel=0.2)
 
 
-def test_pinned_endpoints_stay_the_interior_moves_and_nothing_of_it_decays(data, tmp_path):
+def test_pinned_schedule_trains_interior_without_weight_decay(data, tmp_path):
     schedule = Monotone(-4.0, 4.0, pinned=True, hidden=8)
     start = {name: p.detach().clone() for name, p in schedule.named_parameters()}
     model = make(data, schedule)
@@ -96,7 +96,7 @@ def test_pinned_endpoints_stay_the_interior_moves_and_nothing_of_it_decays(data,
         assert torch.equal(p, start[name]) == (name in ends)
 
 
-def test_likelihood_stands_beside_the_bound_on_the_items_asked_for(data, tmp_path):
+def test_likelihood_is_reported_for_likelihood_items(data, tmp_path):
     schedule = Linear(-8.0, 6.0)
     model = make(data, schedule, likelihood=Likelihood(schedule, tolerance=1e-4), likelihood_items=120)
     fit = trainer(tmp_path, 60)
@@ -123,7 +123,7 @@ def test_likelihood_stands_beside_the_bound_on_the_items_asked_for(data, tmp_pat
 
 
 @pytest.mark.parametrize("variance", ["beta_tilde", "beta", "learned"])
-def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data, variance):
+def test_ancestral_sampler_uses_bound_variance(data, variance):
     """It uses ``bound.variance`` unless it has its own; tests/diffusion check the draws."""
     model = make(data, Linear(-8.0, 6.0), 10, variance)
     assert model.prepared(Ancestral(10)).reverse is model.bound.variance
@@ -132,7 +132,7 @@ def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data,
     assert model.prepared(deterministic) is deterministic
 
 
-def test_an_optimal_variance_is_measured_where_the_sampler_steps(data):
+def test_optimal_variance_is_measured_on_sampler_grid(data):
     """It is measured on the sampler's own grid with the present weights; the bound stays."""
     items = data.splits["train"].batch(torch.arange(256))
     model = make(data, Linear(-8.0, 6.0), 10, "optimal", training=lambda n: items)
@@ -145,7 +145,7 @@ def test_an_optimal_variance_is_measured_where_the_sampler_steps(data):
     assert torch.equal(model.bound.variance.epsilon_mse, before)
 
 
-def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(data):
+def test_sampler_variance_learned_is_refused_if_not_trained(data):
     model = make(data, Linear(-8.0, 6.0), 10)
     model.check_sampler(DDIM(3))
     model.check_sampler(Ancestral(3, variance="optimal"))
@@ -153,7 +153,7 @@ def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(dat
         model.check_sampler(Ancestral(3, variance="learned"))
 
 
-def test_a_learned_variance_passes_through_guidance_and_thresholds(data):
+def test_learned_variance_is_kept_by_guidance_and_thresholds(data):
     """Guidance moves the mean of a step, not its width (Dhariwal & Nichol 2021)."""
     kind = {"conditions": {"label": Labels(3)}, "width": 16, "blocks": 1}
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ counts_directly = pytest.mark.filterwarnings("ignore:The ``compute`` method")
 
 @counts_directly
 @pytest.mark.parametrize("draws", [1, 4])
-def test_it_is_the_covariances_trace_over_the_squared_gradient(draws):
+def test_gradient_noise_scale_matches_closed_form(draws):
     """For the loss |w - x|^2 / 2 with x ~ N(mu, diag(s^2)), a gradient is w - x.
 
     So B = sum s^2 / |w - mu|^2.
@@ -39,7 +39,7 @@ def test_it_is_the_covariances_trace_over_the_squared_gradient(draws):
 
 @counts_directly
 @pytest.mark.parametrize(("scale", "share"), [(1000.0, 0.0), (3000.0, 0.1)])
-def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
+def test_gradient_noise_scale_is_unbiased_with_repeated_draws(scale, share):
     """Synthetic gradients have a known B; items have a ``share`` of the trace, draws the rest.
 
     At the metric's own b and K, on the 297 items of the digits' test set, |G| = 1, so tr(Sigma) = B.
@@ -59,7 +59,7 @@ def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
 
 
 @counts_directly
-def test_with_few_weights_the_mean_is_above_and_the_median_is_not():
+def test_gradient_noise_scale_median_is_unbiased_for_few_weights():
     """To second order, E[1 / y] is 1 / E[y] times 1 plus the squared relative error of y."""
     size, scale, groups, repeats = 500, 1000.0, 18, 400
     metric, random = GradientNoise(draws=1), generator()
@@ -78,7 +78,7 @@ def test_with_few_weights_the_mean_is_above_and_the_median_is_not():
 
 
 @counts_directly
-def test_of_noise_alone_there_is_no_figure():
+def test_gradient_noise_scale_is_nan_for_zero_mean_gradient():
     metric = GradientNoise(draws=1)
     assert math.isnan(metric.compute())
     for gradient in (torch.ones(1), -torch.ones(1)):
@@ -97,7 +97,7 @@ def model(times, steps=None):
 
 
 @pytest.mark.parametrize("times", [Uniform(), Stratified(), Importance(objective_steps=10)])
-def test_nothing_is_trained_or_remembered(times):
+def test_gradient_noise_leaves_weights_and_times_unchanged(times):
     of = model(times, 10 if times.learns else None)
     before = copy.deepcopy([of.denoiser.state_dict(), times.state_dict()])
     metric = GradientNoise(batch=8, draws=2)
@@ -110,7 +110,7 @@ def test_nothing_is_trained_or_remembered(times):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_the_outputs_clip_is_not_of_the_loss():
+def test_gradient_noise_ignores_output_clip():
     sums = []
     for clip in (None, 0.01):
         of, metric = model(Uniform()), GradientNoise(batch=8, draws=2)

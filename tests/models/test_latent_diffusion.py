@@ -89,7 +89,7 @@ def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tenso
 
 @pytest.mark.parametrize(("d", "q"), [(1, 1), (7, 3)])
 @pytest.mark.parametrize("schedule", [Linear, Cosine])
-def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q, schedule):
+def test_latent_diffusion_with_standard_normal_prior_equals_vae_bound(d, q, schedule):
     """PPCA's encoder is the true posterior, so only the diffusion's clean end leaves a gap."""
     network, mixture = principal_components(d, q, 0.3)
     options = {"shape": (d,), "mixture": mixture}
@@ -114,7 +114,7 @@ def correlated(q: int) -> GaussianMixture:
     return GaussianMixture([1.0], 0.5 * torch.ones(1, q), covariance[None])
 
 
-def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_cost_what_they_should():
+def test_latent_diffusion_bound_matches_closed_form_for_gaussian_prior():
     r"""For x = W y + m + noise eps with y ~ N(mu, C), compare the bound with Gaussian formulas.
 
     The bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
@@ -141,7 +141,7 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
     torch.testing.assert_close(expected(model, batch(x), 240), wanted, atol=1e-5, rtol=0)
 
 
-def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
+def test_accounted_latent_diffusion_gap_matches_closed_form():
     """Simulate the whole test set with the usual draws and control variates, as in a report."""
     d, q = 7, 3
     network, mixture = principal_components(d, q, 0.3)
@@ -178,7 +178,7 @@ def images(schedule=None, **options) -> LatentDiffusion:
     return make(network, denoiser, schedule, levels=17, shape=(1, 8, 8), **options)
 
 
-def test_one_loss_reaches_every_part_and_is_the_bound():
+def test_latent_diffusion_loss_trains_all_parts_and_equals_bound():
     model, items = images(), batch(digits_like())
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
@@ -193,7 +193,7 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
     assert abs(losses.mean() - bounds.mean()) < 3 * stderr
 
 
-def test_at_first_the_prior_is_standard_normal(monkeypatch):
+def test_initial_latent_diffusion_prior_is_standard_normal(monkeypatch):
     """A network with output 0, read as v, is the exact denoiser of N(0, I)."""
     model, items = images(), batch(digits_like())
     z, gamma = torch.randn(5, 3, 4, 4), torch.linspace(-8, 4, 5)
@@ -215,7 +215,7 @@ def test_at_first_the_prior_is_standard_normal(monkeypatch):
     assert tried >= {"model.network.head", "denoiser.network"}
 
 
-def test_the_bound_of_an_item_depends_neither_on_its_batch_nor_on_other_processes():
+def test_latent_diffusion_bound_is_independent_of_batch_and_world_size():
     model = images().eval()
     whole = batch(digits_like())
     part = Batch(whole.x[2:4], None, whole.index[2:4])
@@ -227,7 +227,7 @@ def test_the_bound_of_an_item_depends_neither_on_its_batch_nor_on_other_processe
     assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
 
 
-def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
+def test_latent_diffusion_loss_gives_gradient_of_learned_endpoints():
     """d bound / d gamma_0 of the loss's graph equals finite differences of the reported bound."""
     schedule = LearnedEndpoints(-4.0, 3.0)
     model, items = images(schedule), batch(digits_like())
@@ -242,7 +242,7 @@ def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
     assert found == pytest.approx((values[0] - values[1]) / (2 * h), rel=0.02)
 
 
-def test_a_loss_that_is_no_bound_is_refused():
+def test_latent_diffusion_refuses_loss_other_than_elbo():
     refused(lambda: images(loss=Simple("v")), "objective/loss=elbo", error=ValueError)
 
 
@@ -258,7 +258,7 @@ FLIPPED = ["augmentation=flip", "augmentation.flip.told=true", "guidance.scale=2
         [*SMALL, *STEPS, "bound.variance=optimal"],
     ],
 )
-def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
+def test_latent_diffusion_run_trains_samples_and_reopens(prepared, arguments):
     run = prepared(*arguments)
     summary = execute(run)
     test = summary["test"]
@@ -282,5 +282,5 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
         ([*SMALL, "bound.variance=learned", *STEPS], ["bound.variance=learned", "optimal"]),
     ],
 )
-def test_what_latents_cannot_have_is_refused_in_one_line(prepared, arguments, words):
+def test_latent_diffusion_refuses_incompatible_options(prepared, arguments, words):
     refused(lambda: execute(prepared(*arguments)), *words)

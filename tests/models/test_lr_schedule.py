@@ -16,7 +16,7 @@ def edm2(images: int, batch: int, ref_batches: float, ramp: float) -> float:
 
 
 @pytest.mark.parametrize("step", [0, 40, 99, 100, 349, 350, 351, 1400, 100_000])
-def test_edm2_s_rate_falls_as_the_root_of_the_step(step):
+def test_inverse_sqrt_schedule_matches_edm2(step):
     ours = InverseSqrt(warmup_steps=99, reference_steps=350)
     rising = step < 100  # its first step is not at rate 0, and the last of the rise is 1
     images, ramp = (8 * (step + 1), 800) if rising else (8 * step, 1)
@@ -24,6 +24,6 @@ def test_edm2_s_rate_falls_as_the_root_of_the_step(step):
     assert ours.factor(step, 10) == pytest.approx(expected)
 
 
-def test_a_warm_up_rises_in_a_line_and_a_cosine_ends_at_its_floor():
+def test_warmup_is_linear_and_cosine_ends_at_floor():
     assert [Constant(4).factor(step, 10) for step in (0, 1, 4, 9)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
     assert [Cosine(2, 0.1).factor(step, 10) for step in (2, 6, 10)] == pytest.approx([1.0, 0.55, 0.1])

@@ -122,7 +122,7 @@ def batch() -> Batch:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_of_training_and_of_validation(name):
+def test_training_and_validation_step_run_on_meta_device(name):
     model = moved(MODELS[name]())
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained:
@@ -142,7 +142,7 @@ def test_a_step_of_training_and_of_validation(name):
         model._account(batch(), 2, extra, report=True)
 
 
-def test_what_is_done_after_a_step():
+def test_callbacks_run_on_meta_device():
     """After a step come averages, gradient norms and the check for finite losses."""
     model = moved(MODELS["linear"]())
     told = {}

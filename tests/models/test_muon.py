@@ -23,7 +23,7 @@ def stepped(kind, **keys):
     return before, list(layers.parameters()), optimizer
 
 
-def test_a_step_is_orthogonal_in_square_kernels_and_that_of_adamw_elsewhere():
+def test_muon_orthogonalizes_square_kernels_and_uses_adamw_elsewhere():
     before, after, optimizer = stepped(Muon, kernels_lr=0.1, kernels_decay=0.5)
     for p, theirs in zip(after, stepped(torch.optim.AdamW)[1], strict=True):
         assert torch.equal(p, theirs) == (p.shape != (8, 8, 3, 3))
@@ -32,7 +32,7 @@ def test_a_step_is_orthogonal_in_square_kernels_and_that_of_adamw_elsewhere():
     assert [len(group["params"]) for group in optimizer.param_groups] == [5, 1]
 
 
-def test_its_momentum_is_kept_in_a_checkpoint():
+def test_muon_momentum_is_restored_from_state_dict():
     _, after, optimizer = stepped(Muon)
     other = Muon([{"params": [nn.Parameter(p.detach().clone()) for p in after]}])
     other.load_state_dict(optimizer.state_dict())
@@ -40,7 +40,7 @@ def test_its_momentum_is_kept_in_a_checkpoint():
     assert len(kept) == 1 and torch.equal(kept[0], optimizer.state[after[2]]["mean"])
 
 
-def test_a_closure_zeroes_the_gradients_of_kernels_too():
+def test_muon_step_with_closure_zeroes_kernel_gradients():
     weights = []
     for by_closure in (True, False):
         torch.manual_seed(0)

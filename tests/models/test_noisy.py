@@ -50,14 +50,14 @@ def published(loss):
 
 @pytest.mark.parametrize("loss", [Elbo(), Sigmoid(), EDM(monotonic=True), Squared("v"), EDM(), MinSNR()])
 @pytest.mark.parametrize("metric", [WeightedLoss, NoisyBounds])
-def test_both_sides_are_the_weighted_loss(metric, loss):
+def test_weighted_loss_and_noisy_bounds_match_weighted_integral(metric, loss):
     """Kingma & Gao 2023, theorem 1; the last two weights are not monotone."""
     found, wanted = taken(metric(draws=16), model(loss)), published(loss)
     assert found["n"] == N and found["stderr"] < 0.07 * wanted
     assert abs(found["mean"] - wanted) < 4 * found["stderr"]
 
 
-def test_a_loss_of_a_step_has_no_weight_in_continuous_time():
+def test_noisy_metrics_refuse_mu_tilde_loss():
     for metric in (WeightedLoss, NoisyBounds):
         metric.check(model(Vlb(), steps=10))
         with pytest.raises(UserError, match="objective.loss=MuTilde: .*objective/loss=elbo"):
@@ -65,7 +65,7 @@ def test_a_loss_of_a_step_has_no_weight_in_continuous_time():
 
 
 @pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
-def test_distortion_is_the_error_of_the_guess_in_levels(t):
+def test_distortion_is_rms_error_in_levels(t):
     """E|x - E[x | z]|^2 is std^2 sigma^2 / (alpha^2 std^2 + sigma^2) per dimension.
 
     17 levels are .125 apart.

@@ -122,7 +122,7 @@ def cases(bodies: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("trains", "words"), [(True, "Linear gives an output without a gradient"), (False, "")]
 )
-def test_a_network_whose_output_has_no_gradient(trains, words):
+def test_check_gradient_refuses_trainable_network_with_detached_output(trains, words):
     network = nn.Linear(2, 2).requires_grad_(trains)
     raw = network(torch.zeros(4, 2)).detach()
     refused_if(
@@ -130,7 +130,7 @@ def test_a_network_whose_output_has_no_gradient(trains, words):
     )
 
 
-def test_a_network_whose_output_has_a_gradient():
+def test_check_gradient_accepts_network_output_with_gradient():
     network = nn.Linear(2, 2)
     check_gradient("denoiser.network", network, network(torch.zeros(4, 2)))
 
@@ -151,7 +151,7 @@ def test_a_network_whose_output_has_a_gradient():
         ("Table", ""),
     ],
 )
-def test_a_schedule(trusting, name, words):
+def test_check_schedule_accepts_or_refuses_user_schedule(trusting, name, words):
     file = trusting("own_schedules", SCHEDULES)
     low, high = (-13.3, 5.0) if name == "Steep" else (-6.0, 6.0)
     schedule = getattr(import_module("own_schedules"), name)(gamma_min=low, gamma_max=high)
@@ -167,7 +167,7 @@ def test_schedule_outside_of_torch_is_refused(trusting):
         check_schedule(schedule, CPU)
 
 
-def test_the_examples_schedule(trusting):
+def test_check_schedule_accepts_mylab_laplace(trusting):
     trusting("mylab", folder=Path(__file__).parents[2] / "examples")
     check_schedule(import_module("mylab.laplace").Laplace(-13.3, 5.0), CPU)
 
@@ -218,7 +218,7 @@ STEPS = {  # the lines of a sampler's step, and what is wrong with them
 
 
 @pytest.mark.parametrize(("name", "words"), [*cases(STEPS), ("Noisy", ""), ("Most", "")])
-def test_a_sampler(trusting, name, words):
+def test_try_sampler_accepts_or_refuses_user_sampler(trusting, name, words):
     file = trusting("own_samplers", SAMPLERS + classes("Sampler", "step(self, z, at)", STEPS))
     sampler = getattr(import_module("own_samplers"), name)(steps=5)
     network = MLP((2,), width=8, blocks=1)
@@ -234,7 +234,7 @@ def test_a_sampler(trusting, name, words):
     assert not denoiser._forward_hooks
 
 
-def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
+def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
     """A figure may not have two sources: Lightning would average them, and select by the mean.
 
     The order does not matter.

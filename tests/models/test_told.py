@@ -36,7 +36,7 @@ def model(conditions, **more) -> Diffusion:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_what_the_network_is_told_of_does_not_leak(told):
+def test_told_augmentation_does_not_leak_into_samples(told):
     """Half of an image's copies are mirrored: from pure noise the estimate is the image itself.
 
     If the network is not conditioned on the mirroring, it is the mean of both.
@@ -52,10 +52,10 @@ def test_what_the_network_is_told_of_does_not_leak(told):
     z = torch.randn(200, *SHAPE, generator=torch.Generator().manual_seed(0))
     guess = trained.denoiser(z, torch.tensor(6.0)).x0.mean(0, keepdim=True)
     torch.testing.assert_close(guess, POINT if told else 0 * POINT, rtol=0, atol=0.15)
-    assert not trained.denoiser.conditional  # nobody asks for a mirrored image
+    assert not trained.denoiser.conditional  # augmentation is no condition of samples
 
 
-def test_it_is_never_left_out_and_told_without_labels_too(monkeypatch):
+def test_augmentation_condition_is_never_dropped(monkeypatch):
     seen = []
     for conditional in (True, False):
         kinds = {AUGMENTATION: Vectors(1)} | ({"label": Labels(3)} if conditional else {})
@@ -74,7 +74,7 @@ def test_it_is_never_left_out_and_told_without_labels_too(monkeypatch):
             assert not seen[-1].parts["label"].present.any()  # all left out, as asked
 
 
-def test_it_is_a_choice_of_a_run(prepared):
+def test_non_leaking_augmentation_run_trains_and_reopens(prepared):
     run = prepared("augmentation=non_leaking", "augmentation.crop.padding=1")
     assert execute(run)["status"] == "finished"
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
@@ -82,7 +82,7 @@ def test_it_is_a_choice_of_a_run(prepared):
     assert not opened.model.conditional and set(opened.data.conditions) == {"label"}
 
 
-def test_a_model_that_cannot_be_told_is_refused(prepared):
+def test_vae_refuses_augmentation_with_told(prepared):
     run = prepared("model=vae", "augmentation=flip", "augmentation.flip.told=true")
     refused(lambda: execute(run), "augmentation: VAE ", " pass told=false")
 
@@ -98,7 +98,7 @@ def test_a_model_that_cannot_be_told_is_refused(prepared):
         ("conditioning_noise", "[low]", ""),
     ],
 )
-def test_an_item_is_not_changed_beside_a_picture_of_it(prepared, augmentation, parts, said):
+def test_augmentation_is_refused_if_condition_holds_image_of_item(prepared, augmentation, parts, said):
     small = "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 denoiser=unet".split()
     config = prepared(*small, f"augmentation={augmentation}", f"model.conditional={parts}").config()
     refused_if(

@@ -86,7 +86,7 @@ def digits_like(n: int = 6, levels: int = 17) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("levels", "halvings"), [(1, 1), (3, 1), (6, 3), (2, 0)])
-def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
+def test_conv_ladder_reports_kl_per_level(levels, halvings):
     torch.manual_seed(0)
     network = ConvLadder((1, 8, 8), LatentModel.outputs(17), levels, channels=3, halvings=halvings, width=8)
     model = make(network, 17, shape=(1, 8, 8), importance_samples=4)
@@ -107,7 +107,7 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     assert torch.isin(samples, model.observation.centres).all()
 
 
-def test_the_loss_is_the_bound_of_the_whole_batch_whatever_the_processes():
+def test_hierarchical_vae_loss_is_independent_of_world_size():
     torch.manual_seed(0)
     model = make(ConvLadder((1, 8, 8), 17, 2, channels=3, width=8), 17, shape=(1, 8, 8)).eval()
     whole = batch(digits_like())
@@ -119,5 +119,5 @@ def test_the_loss_is_the_bound_of_the_whole_batch_whatever_the_processes():
     assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
 
 
-def test_bad_values_are_named():
+def test_conv_ladder_refuses_invalid_halvings_and_shape():
     refused(lambda: ConvLadder((2,), 2, 1), "for images")

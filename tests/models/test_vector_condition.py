@@ -41,7 +41,7 @@ def made(prepared):
     return build_model(config, data), data, config
 
 
-def test_it_trains_validates_drops_guides_and_samples(made):
+def test_vector_conditioned_model_trains_with_dropout_and_guidance(made):
     model, data, config = made
     told = []
     model.denoiser.network.register_forward_pre_hook(

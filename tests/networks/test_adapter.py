@@ -32,14 +32,14 @@ class Heard(nn.Module):
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_one_number_a_dimension_or_several(wrapped):
+def test_adapter_reshapes_output_per_dimension(wrapped):
     z, gamma = torch.randn(3, *SHAPE), torch.zeros(3)
     assert Adapter(Heard(wrapped=wrapped), SHAPE)(z, gamma).equal(z)
     raw = Adapter(Heard(5, wrapped), SHAPE, outputs=5)(z, gamma)
     assert raw.shape == (3, 5, *SHAPE) and raw[:, 3].equal(4 * z)
 
 
-def test_gamma_from_minus_20_to_20_is_the_steps_that_such_models_embed():
+def test_adapter_maps_gamma_to_timesteps_0_to_1000():
     """The steps are 0 .. 1000, increasing with the noise."""
     model = Heard()
     for ends in ((-13.3, 10.0), (-8.0, 6.0), (-20.0, 20.0)):
@@ -49,7 +49,7 @@ def test_gamma_from_minus_20_to_20_is_the_steps_that_such_models_embed():
     assert (model.t[0], model.t[-1]) == (0, 1000) and model.labels is None
 
 
-def test_labels_and_their_absence():
+def test_adapter_passes_labels_and_null_class():
     """The class after the last one means none, for all items or for some."""
     model = Heard()
     network = Adapter(model, SHAPE, conditions={"label": Labels(3)})
@@ -69,7 +69,7 @@ def test_another_condition_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", THEIRS)
-def test_a_configuration_names_diffusers_own_where_that_part_of_it_is_trusted(name, prepared, monkeypatch):
+def test_diffusers_model_trains_only_if_diffusers_is_trusted(name, prepared, monkeypatch):
     from triptych.config import trust
     from triptych.errors import UserError
     from triptych.run.execute import execute
@@ -91,7 +91,7 @@ def test_a_configuration_names_diffusers_own_where_that_part_of_it_is_trusted(na
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.parametrize("name", ["UNet2DModel"] * bool(find_spec("diffusers")))
-def test_diffusers_own(name, classes):
+def test_adapter_matches_diffusers_unet(name, classes):
     """Each item is predicted with its own step and label, as by the model at the step of gamma."""
     import diffusers
 

@@ -34,7 +34,7 @@ def condition():
 
 
 @pytest.mark.parametrize(("kind", "extra"), NETWORKS)
-def test_every_part_is_heard_by_its_own_item_and_absent_is_absent(kind, extra):
+def test_condition_parts_affect_their_own_item_only(kind, extra):
     network = awake(kind((1, 8, 8), conditions=KINDS, **extra))
     z, gamma, told = torch.randn(3, 1, 8, 8), torch.tensor([-3.0, 0.0, 3.0]), condition()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_every_part_is_heard_by_its_own_item_and_absent_is_absent(kind, extra):
         assert torch.equal(network(z, gamma), network(z, gamma, nothing))
 
 
-def test_tokens_that_the_mask_leaves_out_are_not_heard():
+def test_masked_tokens_do_not_change_conditioning():
     network = awake(Conditioning(8, KINDS))
     gamma, told = torch.zeros(3), condition()
     text = told.parts["text"]
@@ -68,7 +68,7 @@ def test_tokens_that_the_mask_leaves_out_are_not_heard():
     assert empty.isfinite().all()
 
 
-def test_a_network_leaves_parts_alone_that_it_was_not_built_for():
+def test_network_ignores_unknown_condition_parts():
     network = awake(MLP((2,), conditions={"vector": Vectors(5)}))
     z, gamma = torch.randn(3, 2), torch.zeros(3)
     assert torch.equal(network(z, gamma, condition()), network(z, gamma, condition().only("vector")))

@@ -23,7 +23,7 @@ def near(value: torch.Tensor, expected: float, rel: float = 0.02) -> None:
 
 @pytest.mark.parametrize("kernel", [None, 1, 3])
 @pytest.mark.parametrize("scale", [1.0, 7.0])
-def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
+def test_unit_layer_preserves_magnitude_for_any_weight_scale(kernel, scale):
     """Eq. 47: w / |w| times uncorrelated inputs of magnitude 1; a border of zeros lowers it."""
     torch.manual_seed(0)
     layer = UnitLayer(64, 256, kernel).eval()
@@ -36,7 +36,7 @@ def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
         near(magnitude(layer(normal(8, 64, 20, 20), gain=0.5)[:, :, 1:-1, 1:-1]), 0.5)
 
 
-def test_a_step_of_training_begins_from_weights_of_magnitude_one():
+def test_unit_layer_normalizes_stored_weights_in_training():
     """Eq. 66: stored weights have magnitude 1, to which optimizer steps are relative.
 
     The function stays the same.
@@ -55,7 +55,7 @@ def test_a_step_of_training_begins_from_weights_of_magnitude_one():
     assert close.abs().max() < 1e-3 * gradient.abs().max()
 
 
-def test_sums_waves_and_joined_channels_keep_it():
+def test_mp_silu_mp_sum_mp_cat_and_waves_preserve_magnitude():
     """Eqs. 75, 81, 88 and 103."""
     a, b = normal(2, 1000, 16), torch.randn(2, 1000, 16, generator=torch.Generator().manual_seed(1))
     near(magnitude(mp_silu(a)), 1)
@@ -70,7 +70,7 @@ def test_sums_waves_and_joined_channels_keep_it():
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_a_block_changes_no_magnitude_at_the_start(up):
+def test_edm2_block_preserves_magnitude_at_initialization(up):
     """Fig. 21: the parts have magnitude 1, and so do their weighted sums."""
     torch.manual_seed(0)
     sizes = {"conditioning": 16, "dropout": 0.0, "head_width": 8}
@@ -78,7 +78,7 @@ def test_a_block_changes_no_magnitude_at_the_start(up):
     near(magnitude(block(normal(4, 32, 16, 16), normal(4, 16))), 1, rel=0.05)
 
 
-def test_attention_is_of_queries_keys_and_values_of_magnitude_one():
+def test_edm2_attention_uses_normalized_queries_keys_and_values():
     torch.manual_seed(0)
     sizes = {"conditioning": 4, "dropout": 0.0, "head_width": 4}
     block = EDM2Block(8, 8, attends=True, up=True, **sizes).eval()
@@ -100,7 +100,7 @@ def small(**more) -> EDM2:
     return network.eval()
 
 
-def test_a_class_is_a_vector_of_its_own_and_none_is_zero():
+def test_edm2_class_embedding_is_zero_without_label():
     network = small(conditions={"label": Labels(3)})
     z, gamma = normal(4, 3, 8, 8), torch.zeros(4)
     made = [network(z, gamma, Condition(label=torch.full((4,), k))) for k in range(3)] + [network(z, gamma)]
@@ -113,7 +113,7 @@ def test_a_class_is_a_vector_of_its_own_and_none_is_zero():
     )  # 1/2 of it over hypot(1/2, 1/2)
 
 
-def test_numbers_of_a_dimension_and_an_image_as_condition_have_their_channels():
+def test_edm2_output_has_shape_of_outputs_and_starts_at_zero():
     network = small(outputs=2)
     assert network(normal(2, 3, 8, 8), torch.zeros(2)).shape == (2, 2, 3, 8, 8)
     assert not EDM2((3, 8, 8), widths=(16,), attention_at=(), head_width=16)(
@@ -132,6 +132,6 @@ def test_numbers_of_a_dimension_and_an_image_as_condition_have_their_channels():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(sizes, words):
+def test_edm2_refuses_invalid_widths_and_conditions(sizes, words):
     with pytest.raises(ValueError, match=words):
         EDM2((3, 8, 8), **{"widths": (16, 32), "head_width": 16, **sizes})

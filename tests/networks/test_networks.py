@@ -53,7 +53,7 @@ def awake(network):
 
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
 @pytest.mark.parametrize("outputs", [1, 5])
-def test_shapes_and_a_silent_start(kind, shape, extra, outputs):
+def test_network_output_has_shape_and_starts_at_zero(kind, shape, extra, outputs):
     network = kind(shape, outputs=outputs, conditions={"label": Labels(3)}, **extra)
     z, gamma = torch.randn(4, *shape), torch.linspace(-8, 6, 4)
     raw = network(z, gamma, Condition(label=torch.tensor([0, 1, 2, 2])))
@@ -62,7 +62,7 @@ def test_shapes_and_a_silent_start(kind, shape, extra, outputs):
 
 
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
-def test_each_item_depends_on_its_own_inputs_alone(kind, shape, extra):
+def test_network_output_depends_on_own_item_gamma_and_label(kind, shape, extra):
     network = awake(kind(shape, conditions={"label": Labels(3)}, **extra))
     z, gamma, label = torch.randn(3, *shape), torch.tensor([-3.0, 0.0, 3.0]), torch.tensor([0, 1, 2])
     whole = network(z, gamma, Condition(label=label))
@@ -92,7 +92,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("kind", "shape", "extra", "words"), REFUSED)
-def test_sizes_that_do_not_fit_are_refused(kind, shape, extra, words):
+def test_network_refuses_incompatible_sizes(kind, shape, extra, words):
     refused(lambda: kind(shape, **extra), *words)
 
 
@@ -107,7 +107,7 @@ def test_every_block_of_a_transformer_starts_as_the_identity(kind, depth):
     torch.testing.assert_close(said[0], network.norm(tokens))
 
 
-def test_patches_are_put_back_where_they_were_cut():
+def test_dit_unpatchify_inverts_patchify():
     """With embedding, norm and last layer as identities, the output is the image itself."""
     network = DiT((3, 4, 6), patch=2, width=12, depth=1, heads=1)
     network.position.zero_()
@@ -119,7 +119,7 @@ def test_patches_are_put_back_where_they_were_cut():
     torch.testing.assert_close(network(z, torch.zeros(2)), z)
 
 
-def test_each_place_has_sines_of_its_own():
+def test_sinusoidal_positions_are_unique_and_translation_invariant():
     """Rows and columns have sines, so products depend on the distance along each."""
     place = sines(3, 5, 16)
     assert place.shape == (15, 16) and len(place.unique(dim=0)) == 15
@@ -128,7 +128,7 @@ def test_each_place_has_sines_of_its_own():
     torch.testing.assert_close(near[0, 1, 0, 3], near[2, 2, 2, 4])
 
 
-def test_turned_heads_know_differences_of_places_alone():
+def test_rotary_embedding_depends_on_relative_position():
     """Rotary positions (Su et al. 2021): q_m . k_n depends on n - m, here in rows and columns."""
     q, k = normal(2, 16)
     places = tuple(part.double() for part in rotary(4, 5, 16))
@@ -157,7 +157,7 @@ def test_swiglu_is_the_published_gate():
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_tokens_of_the_class_are_read_and_left_out_again():
+def test_jit_context_tokens_enter_at_context_from_and_are_removed():
     """Class tokens enter before the named block, so earlier blocks do not read them."""
     sizes = {"width": 16, "depth": 3, "heads": 2, "context": 2, "context_from": 1}
     network = awake(JiT((1, 4, 4), conditions={"label": Labels(3)}, **sizes))
@@ -174,7 +174,7 @@ def test_tokens_of_the_class_are_read_and_left_out_again():
     assert not torch.allclose(whole, network(z, gamma, label), atol=1e-4)
 
 
-def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
+def test_unet_skip_scale_matches_ddpm_plus_plus():
     """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after a block and after its attention."""
     scale = 0.5**0.5
     how = {
@@ -211,7 +211,7 @@ def test_a_published_unet_normalises_in_32_groups(name):
     assert len(norms) > 20 and {norm.num_groups for norm in norms} == {32}
 
 
-def test_vdm_s_network_says_what_is_to_be_added_to_z():
+def test_unet_vdm_output_starts_as_z():
     """model_vdm.py has eps_pred += z: an untrained network predicts z itself as the noise."""
     small = published("unet_vdm") | {"blocks": 1, "widths": [32]}
     network = build(small, "denoiser.network", shape=(3, 8, 8), spacing=2 / 255)
@@ -220,7 +220,7 @@ def test_vdm_s_network_says_what_is_to_be_added_to_z():
 
 
 @pytest.mark.parametrize("channels", [8, 9])
-def test_the_numbers_next_to_the_data_begin_near_zero_however_many(channels):
+def test_ladder_head_output_starts_near_zero(channels):
     """Outputs are 16 levels per pixel, or mean and deviation of 8 channels.
 
     These two begin as .95 z and -1.
@@ -230,7 +230,7 @@ def test_the_numbers_next_to_the_data_begin_near_zero_however_many(channels):
     assert head(torch.randn(5, channels, 4, 4)).abs().max() < 0.3
 
 
-def test_waves_fit_the_levels():
+def test_level_waves_periods_match_level_spacing():
     """A wave with a period of two spacings alternates between levels; of one, it is constant."""
     levels = torch.linspace(-1, 1, 17).view(1, 1, 17)
     waves = LevelWaves([2, 1], 0.125)(levels)[0]
@@ -240,14 +240,14 @@ def test_waves_fit_the_levels():
 
 
 @pytest.mark.parametrize(("kind", "extra"), [(DiT, {}), (JiT, {"context": 0})])
-def test_a_transformers_class_vectors_begin_small(kind, extra):
+def test_transformer_class_embedding_starts_with_std_0_02(kind, extra):
     """Peebles & Xie's code: nn.init.normal_(y_embedder.embedding_table.weight, std=0.02)."""
     torch.manual_seed(0)
     network = kind((3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra)
     assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_members_learn_from_shares_of_their_own_and_answer_with_their_mean():
+def test_ensemble_members_train_on_own_items_and_average_in_eval():
     """Without shares all members answer; members without items here have gradients, too."""
     network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=3)).train()
     z, gamma = torch.randn(5, 1, 4, 4), torch.randn(5)

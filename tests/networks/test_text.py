@@ -15,7 +15,7 @@ def tokens(n=2):
     return Condition(text=Part(value, mask=torch.tensor([[True, True, False]] * n)))
 
 
-def test_attention_is_softmax_of_q_k_over_root_d_by_hand():
+def test_cross_attention_matches_hand_computed_softmax():
     torch.manual_seed(0)
     layer, heads, d = CrossAttention(8, heads=2, width=6, groups=4), 2, 4
     torch.nn.init.normal_(layer.out.weight)
@@ -33,7 +33,7 @@ def test_attention_is_softmax_of_q_k_over_root_d_by_hand():
     torch.testing.assert_close(layer(h, (keys, there)), h + layer.out(mixed), rtol=1e-4, atol=1e-5)
 
 
-def test_a_text_is_its_tokens_in_their_order_after_one_that_is_always_there():
+def test_text_prepends_null_token_and_keeps_token_order():
     text, told = Text({"text": Tokens(3, 5), "label": Labels(2)}, 6), tokens()
     found, there = text(told, 2)
     assert found.shape == (2, 16, 6) and there.tolist() == [[True] * 3 + [False] * 13] * 2
@@ -45,7 +45,7 @@ def test_a_text_is_its_tokens_in_their_order_after_one_that_is_always_there():
     assert nothing.shape == (2, 16, 6) and alone.tolist() == [[True] + [False] * 15] * 2
 
 
-def test_what_fills_the_tokens_up_to_whole_sixteens_changes_nothing():
+def test_cross_attention_ignores_padding_tokens():
     torch.manual_seed(0)
     layer = CrossAttention(8, heads=2, width=6, groups=4)
     torch.nn.init.normal_(layer.out.weight)

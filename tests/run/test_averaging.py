@@ -27,7 +27,7 @@ def again(path: str, split: str, weights: str = "null") -> dict:
     return evaluated(path, f"split={split}", f"weights={weights}")
 
 
-def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alone(prepared, monkeypatch):
+def test_every_ema_is_validated_and_only_reported_one_tested(prepared, monkeypatch):
     tested, elbo = [], BoundModel.test_step
     fitted, before = [], DenoiserModel.before_report
 
@@ -52,7 +52,7 @@ def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alo
         assert column(run, f"final/val_{weights}_bpd") == [pytest.approx(figures["bpd"]["mean"])]
 
 
-def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepared):
+def test_weights_chosen_selects_lowest_validation_bound(prepared):
     run = prepared(*LENGTHS, "weights=chosen", "samples.n=0")
     summary = execute(run)
     kept = averages(read_checkpoint(run / "checkpoints/last.ckpt"))
@@ -67,7 +67,7 @@ def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepare
     assert execute(follower)["test"] == summary["test"]
 
 
-def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
+def test_weights_chosen_before_choice_is_refused():
     ema = {"name": "sigma_rel_0.05", "average": {}, "others": {"sigma_rel_0.1": {}}}
     for weights, words in (
         ("chosen", "has not chosen"),
@@ -81,7 +81,7 @@ def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
         assert reported({"callbacks": {"EMA": ema}, "triptych": about}) == said
 
 
-def test_two_averages_in_one_run_are_refused():
+def test_two_ema_callbacks_are_refused():
     """After a validation, the second one would restore the first one's average as the weights."""
     config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
     refused(
@@ -91,14 +91,14 @@ def test_two_averages_in_one_run_are_refused():
     check_averaging(config | {"trained": "a"}, [EMA(), slow(0.2)], True)
 
 
-def test_a_best_moment_that_is_not_there_is_not_the_last(finished):
+def test_missing_best_checkpoint_is_refused(finished):
     run = finished("checkpoint=best")
     (run / "summary.json").unlink()  # as if it had been killed before its end
     (run / "checkpoints" / "best.ckpt").unlink()
     refused(lambda: execute(run), "best.ckpt: no such file")
 
 
-def test_best_is_decided_by_the_weights_that_are_reported(prepared):
+def test_checkpoint_best_uses_reported_weights(prepared):
     """The rate ruins the weights at the end, so their best step is not that of the average."""
     run = prepared(
         "weights=raw", "checkpoint=best", "callbacks.ema.sigma_rel=0.28", "trainer.max_steps=10",
@@ -116,7 +116,7 @@ def test_best_is_decided_by_the_weights_that_are_reported(prepared):
     assert summary["val"] == one
 
 
-def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepared):
+def test_post_hoc_ema_is_combination_of_snapshots(prepared):
     run = prepared("callbacks.ema.snapshots=3", "samples.n=0")
     execute(run)
     stored = [torch.load(path, weights_only=True) for path in sorted((run / "averages").iterdir())]
@@ -138,7 +138,7 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
 
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])
-def test_the_state_of_another_callback_is_no_average(name):
+def test_averages_ignores_state_of_other_callbacks(name):
     """A user's class may have any name; one that inherits from ours keeps its averages."""
     assert averages({"callbacks": {name: {"drift": 1.0}}}) == {}
     own = type("Slow", (EMA,), {})()

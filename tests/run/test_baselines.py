@@ -16,7 +16,7 @@ from triptych.data.mixture import Ring
 from triptych.run.account import baselines
 
 
-def test_digits_against_a_count_from_the_file_itself():
+def test_digits_baselines_match_count_from_file():
     """Compute (n_k + 1 / K) / (n + 1) in plain Python from scikit-learn's table."""
     file = Path(find_spec("sklearn").submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(file, "rt") as lines:
@@ -36,7 +36,7 @@ def test_digits_against_a_count_from_the_file_itself():
     assert found["uniform"] == {"mean": pytest.approx(math.log2(17), rel=1e-12), "stderr": 0.0, "n": 297}
 
 
-def test_data_with_a_density_has_none():
+def test_data_with_density_have_no_baselines():
     data = Ring(train_size=10, val_size=0, test_size=10)
     data.setup()
     assert baselines(data) is None

@@ -56,7 +56,7 @@ class Rate(torch.optim.lr_scheduler.LambdaLR):
 '''
 
 
-def test_classes_of_ones_own_take_every_place(trusting, prepared):
+def test_user_classes_are_built_at_every_config_node(trusting, prepared):
     trusting("own_lab", LAB)
     bound = ("bound.variance=own_lab.Halved", "bound.steps=3", "bound.decoder=own_lab.Sharp")
     config = prepared(*RING, *bound).config()
@@ -78,7 +78,7 @@ def test_classes_of_ones_own_take_every_place(trusting, prepared):
     assert type(scheduler).__name__ == "Rate" and scheduler.lr_lambdas[0](1) == 0.5
 
 
-def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):
+def test_learned_variance_adds_one_network_output(prepared):
     steps = ("bound.steps=3", "objective.steps=3")
     config = prepared(*steps, "objective=levels", "bound.variance=learned").config()
     model = build_model(config, build_data(config))
@@ -86,14 +86,14 @@ def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):
     assert model.denoiser(torch.zeros(2, 1, 8, 8), torch.zeros(2)).fraction is not None
 
 
-def test_a_short_name_and_a_class_that_does_not_fit_are_refused(prepared):
+def test_unknown_variance_name_or_class_is_refused(prepared):
     with pytest.raises(UserError, match="bound.variance='betta': must be beta_tilde, beta"):
         prepared("bound.steps=3", "bound.variance=betta")
     config = prepared("bound.steps=3", "bound.variance=triptych.diffusion.loss.Elbo").config()
     refused(lambda: build_model(config, build_data(config)), "bound.variance=", "use a class made from")
 
 
-def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared):
+def test_parts_are_built_once_and_config_keys_override_dependencies(prepared):
     config = prepared(*RING).config()
     table = parts_table(config, build_data(config))
     assert table["schedule"] is table["schedule"]
@@ -124,13 +124,13 @@ def test_every_checkpoint_is_opened_once_before_the_fit_and_after_it(prepared, m
 
 
 @pytest.mark.parametrize("key", ["bound.steps", "data.seed", "seed", "sampler", "sampler.stops"])
-def test_samples_are_measured_over_what_draws_them(prepared, key):
+def test_measures_over_refuses_keys_other_than_sampling(prepared, key):
     measures = ["measures.n=8", "measures.repeats=1", f"measures.over={key}", "measures.values=[1,2]"]
     config = prepared(*RING, *measures).config()
     refused(lambda: build_experiment(config, download=False), f"measures.over={key}: ", "sampler.steps")
 
 
-def test_a_key_of_older_runs_is_left_out_at_the_value_that_changed_nothing():
+def test_obsolete_key_at_neutral_value_is_dropped():
     recorded = {"model": {"beta_warmup": 0, "free_bits": 0.5}, "data": {"cache": True, "val_size": 9}}
     assert copy_plain(recorded, "config.yaml") == {"model": {"free_bits": 0.5}, "data": {"val_size": 9}}
 
@@ -148,7 +148,7 @@ def pages_taken() -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_memory_that_a_tensor_leaves_is_the_next_ones():
+def test_freed_tensor_memory_is_reused():
     """Memory pages that are freed and allocated again cost a sixth of a training step."""
     taken = call_in_new_process(
         pages_taken

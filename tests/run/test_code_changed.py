@@ -21,7 +21,7 @@ from triptych.study.compare import compare
 SOURCES = Path(triptych.__file__).parents[1]
 
 
-def test_going_on_under_edited_sources(prepared, monkeypatch, capsys, root):
+def test_resume_under_changed_code_is_reported(prepared, monkeypatch, capsys, root):
     run = stopped(prepared("trainer.log_every_n_steps=1"))
     monkeypatch.setattr(provenance, "code_digest", lambda config: "other")
     capsys.readouterr()
@@ -33,7 +33,7 @@ def test_going_on_under_edited_sources(prepared, monkeypatch, capsys, root):
     assert first["sources"] != second["sources"] and second["changed"] == line
 
 
-def test_code_under_which_no_step_was_kept_is_no_change(prepared, monkeypatch, capsys):
+def test_changed_code_without_saved_step_is_not_reported(prepared, monkeypatch, capsys):
     run = prepared()
     arguments = ("cpu", 1, 0, run.config(), {"fingerprint": "a", "split": "b", "n": {}})
     assert provenance.add_execution(run, *arguments) == ""
@@ -44,7 +44,7 @@ def test_code_under_which_no_step_was_kept_is_no_change(prepared, monkeypatch, c
     assert provenance.add_execution(run, *later).startswith("going on under other code than before")
 
 
-def test_code_and_packages_in_one_line():
+def test_describe_changes_lists_code_and_package_versions():
     old = Execution(sources="a", versions={"torch": "2.12.0", "numpy": "2.5"})
     new = Execution(sources="b", versions={"torch": "2.13.0", "numpy": "2.5"})
     assert describe_changes(old, new) == "code and packages"
@@ -52,7 +52,7 @@ def test_code_and_packages_in_one_line():
         assert describe_changes(last, new) == ""
 
 
-def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(root, monkeypatch):
+def test_code_digest_covers_clone_and_user_packages(root, monkeypatch):
     (root / "lab").mkdir()
     (root / "lab" / "__init__.py").write_text("")
     (root / "lab" / "net.py").write_text("width = 1\n")
@@ -70,13 +70,13 @@ def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(r
         assert code_digest({}) != before, file
 
 
-def test_versions_are_of_what_the_project_needs():
+def test_versions_lists_runtime_dependencies():
     found = versions()
     assert {"torch", "numpy", "pytorch-lightning", "hydra-core"} <= set(found)
     assert "pytest" not in found and json.dumps(found)
 
 
-def test_runs_of_other_commits_are_noted(tmp_path):
+def test_report_notes_runs_of_different_commits(tmp_path):
     for i, objective in enumerate(("x0", "v")):
         run = make_run(tmp_path, objective, 1, 2.0 + i)
         record = json.loads((run / "provenance.json").read_text())
@@ -92,7 +92,7 @@ def under(run, code):
     (run / "provenance.json").write_text(json.dumps(record))
 
 
-def test_a_sweep_typed_again_after_an_edit_says_so_once(tmp_path, monkeypatch):
+def test_repeated_sweep_reports_changed_code_once(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "code_digest", lambda config: "0")
     runs = [make_run(tmp_path, "x0", seed, 2.0) for seed in (1, 2, 3)]
     for run in runs:

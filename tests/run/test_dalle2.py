@@ -44,7 +44,7 @@ def trained(prepared):
 
 
 @pytest.mark.slow
-def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
+def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared, root):
     run, summary = trained("dalle2_contrastive")
     assert summary["test"]["accuracy"]["n"] == 40 and (run / "encoder.pt").is_file()
     trained("shapes_classifier")

@@ -45,7 +45,7 @@ def overrides(images, *more: str) -> list[str]:
     return ["data=folder", f"data.root='{images}'", *SMALL, *more]
 
 
-def test_what_was_trained_on_never_judges(images, prepared):
+def test_resume_is_refused_if_trained_items_are_in_test(images, prepared):
     run = stopped(prepared(*overrides(images)))
     rename(images)
     refused(lambda: execute(run), "are ones that this model was trained on", "force=true to start over")
@@ -56,7 +56,7 @@ def test_what_was_trained_on_never_judges(images, prepared):
     assert summary["status"] == "finished" and not summary["data"]["changed"]
 
 
-def test_an_image_more_is_said_and_recorded(images, prepared, capsys):
+def test_resume_with_added_images_is_reported_and_recorded(images, prepared, capsys):
     run = stopped(prepared(*overrides(images)))
     before = run.provenance.record["data"]
     assert before["fingerprint"] == run.provenance.executions[0].data["fingerprint"]
@@ -75,7 +75,7 @@ def test_an_image_more_is_said_and_recorded(images, prepared, capsys):
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_data_may_move_and_may_not_be_exchanged(images, prepared, root, finished):
+def test_moved_data_are_accepted_and_other_data_refused(images, prepared, root, finished):
     run = prepared(*overrides(images))
     if finished:
         execute(run)
@@ -100,7 +100,7 @@ def opened(door: str, *arguments: str):
     return evaluate_composed(asked) if door == "evaluate" else sample(asked)
 
 
-def test_doors_that_reopen(images, prepared, root, capsys):
+def test_commands_that_reopen_a_run_report_changed_data(images, prepared, root, capsys):
     execute(run := prepared(*overrides(images), path="source"))
     told = f"trained='{run.path}'"
     assert execute(prepared(told, path="fine"))["data"] == run.summary()["data"]
@@ -123,7 +123,7 @@ def test_doors_that_reopen(images, prepared, root, capsys):
     refused(lambda: execute(prepared(told, path="mixed")), "are ones that this model was trained on")
 
 
-def test_a_checkpoint_from_before_there_were_fingerprints_is_taken(images, prepared):
+def test_checkpoint_without_data_fingerprint_is_accepted(images, prepared):
     run = stopped(prepared(*overrides(images)))
     for path in run.checkpoints():
         checkpoint = torch.load(path, weights_only=True)

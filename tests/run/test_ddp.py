@@ -30,7 +30,7 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_loss_curve_is_that_of_one_process(root, single, devices=4):
+def test_ddp_loss_curve_matches_one_process(root, single, devices=4):
     end(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
@@ -65,7 +65,7 @@ def check_bound(folder, root, devices: int, precision: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 3])
-def test_the_bound_and_each_items_are_those_of_one_process(root, single, devices):
+def test_evaluate_with_devices_matches_one_process(root, single, devices):
     check_bound(single, root, devices, 1e-6)
 
 
@@ -83,7 +83,7 @@ TrainLoader.batch = counted
 
 
 @pytest.mark.slow
-def test_a_sweep_over_the_number_of_processes_sees_every_item(root):
+def test_sweep_over_devices_trains_on_every_item(root):
     """Usual templates silently train the second of these runs on half of the data."""
     epoch = ["data.batch_size=54", "trainer.max_steps=25", "trainer.val_check_interval=25"]
     line = command("-m", "name=s", "trainer=ddp_sim", "trainer.devices=1,2", *epoch)
@@ -136,7 +136,7 @@ OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OF_THE_BATCH)
-def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, kind, devices=3):
+def test_ddp_losses_of_whole_batch_match_one_process(root, kind, devices=3):
     """The mean of one rank alone gave the interior a gradient that was wrong by 14%."""
     options, precision = OF_THE_BATCH[kind]
     for several in (["name=one"], ["name=many", "trainer=ddp_sim", f"trainer.devices={devices}"]):
@@ -155,7 +155,7 @@ def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, kind, devi
 
 
 @pytest.mark.slow
-def test_several_processes_say_nothing_but_the_result(root):
+def test_ddp_prints_only_the_result(root):
     done = end(command("name=many", "trainer=ddp_sim"), root)
     said = [*done.stdout.splitlines(), *problems(done.stderr)]
     data, bound, run = said
@@ -169,9 +169,7 @@ def test_several_processes_say_nothing_but_the_result(root):
         ("data.val_size=2", r"trainer\.devices: 3 processes, 2 val items; use fewer processes"),
     ],
 )
-def test_what_three_processes_cannot_share_is_refused_before_there_are_any(
-    prepared, monkeypatch, override, match
-):
+def test_indivisible_batch_or_split_is_refused_before_ddp_launch(prepared, monkeypatch, override, match):
     """A process without a validation batch would skip sums for which the others wait."""
     run, launched = prepared("trainer=ddp_sim", "trainer.devices=3", "data.batch_size=63", override), []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: launched.append(a))

@@ -52,7 +52,7 @@ def is_finite(run) -> bool:
 @pytest.mark.parametrize(
     ("value", "extra"), [(math.nan, ()), (math.inf, ("data.val_size=0",))], ids=["validated", "not validated"]
 )
-def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(prepared, monkeypatch, value, extra):
+def test_non_finite_loss_stops_run_as_diverged(prepared, monkeypatch, value, extra):
     run = prepared("trainer.max_steps=50", *extra)
     spoil(monkeypatch, "loss", 5, value)
     with pytest.raises(Diverged, match="diverged at step 5: the loss is not finite"):
@@ -81,7 +81,7 @@ def test_weights_that_are_not_finite_are_never_saved(prepared, monkeypatch):
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2 and is_finite(run)
 
 
-def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared, monkeypatch):
+def test_non_finite_validation_or_test_bound_is_divergence(prepared, monkeypatch):
     with monkeypatch.context() as patch:
         spoil(patch, "elbo", 1)  # of the first validation, after three steps
         with pytest.raises(Diverged, match="step 3: the validation bound"):
@@ -94,7 +94,7 @@ def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared
     assert strict(run / "summary.json")["stage"] == "test" and is_finite(run)
 
 
-def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monkeypatch):
+def test_divergence_step_is_exact_when_loss_is_read_rarely(prepared, monkeypatch):
     """The loss is read at logged steps alone, as on a GPU.
 
     The reported step is still the first whose loss was not finite.
@@ -124,7 +124,7 @@ def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monke
     assert len(read) == 1, "once, at step 8"
 
 
-def test_the_same_command_says_that_it_diverged_and_how_to_go_on(prepared, monkeypatch):
+def test_repeated_command_of_diverged_run_suggests_force_or_retry(prepared, monkeypatch):
     with monkeypatch.context() as patch:
         spoil(patch, "loss", 5)
         with pytest.raises(Diverged):
@@ -134,7 +134,7 @@ def test_the_same_command_says_that_it_diverged_and_how_to_go_on(prepared, monke
     assert execute(prepared("retry=true"))["status"] == "finished"  # from step 3, this time undisturbed
 
 
-def test_strict_json_whatever_is_written(tmp_path):
+def test_json_records_have_null_for_non_finite_values(tmp_path):
     run = RunDirectory(tmp_path)
     run.write("summary.json", {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], "c": {"d": math.nan}})
     assert strict(tmp_path / "summary.json") == {"a": None, "b": [None, [1.5, None]], "c": {"d": None}}
@@ -142,7 +142,7 @@ def test_strict_json_whatever_is_written(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
+def test_diverged_run_and_sweep_exit_with_code_3(root):
     """With a real weight decay, the weights leave the range of floats within a few steps."""
     wild = command("-m", "name=s", "optimizer.weight_decay=1e36,0.01", "seed=1,2")
     done = end(wild, root, code=3)
@@ -158,7 +158,7 @@ def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
+def test_divergence_on_one_rank_stops_all_processes(root):
     spoil = 'if rank == 1: return original(self, batch, step, rank, world) * float("nan")'
     line = command("name=many", "trainer=ddp_sim", "trainer.devices=2", "trainer.max_steps=50")
     assert "diverged at step 5: the loss" in end(line, root, code=3, **at_the_fifth_loss(root, spoil)).stderr
@@ -166,7 +166,7 @@ def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
     assert (run.summary() or {})["step"] == 5 and is_finite(run)
 
 
-def test_a_checkpoint_of_weights_or_a_bound_that_are_not_finite_has_no_figures(finished, tmp_path):
+def test_evaluate_and_sample_refuse_non_finite_checkpoint(finished, tmp_path):
     """No run of ours saves such weights, but an untrusted checkpoint may have them."""
     content = read_checkpoint(finished().path / "checkpoints" / "last.ckpt")
     for value, what in ((math.nan, "a weight"), (1e30, "the bound of the val set")):

@@ -23,7 +23,7 @@ from triptych.run.reopen import reopen
 from triptych.run.untrusted import OWN, read_checkpoint
 
 
-def test_the_directory_holds_what_it_promises(prepared):
+def test_run_directory_holds_documented_files_and_figures(prepared):
     run = prepared("objective=v", "seed=3")
     summary = execute(run)
     names = ("config.yaml", "provenance.json", "metrics.csv", "summary.json", "samples/final.png")
@@ -47,7 +47,7 @@ def test_the_directory_holds_what_it_promises(prepared):
     assert torch.full((1,), 1e-40).mul(1).item() == 0, "levels' small probabilities would slow a CPU down"
 
 
-def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkeypatch):
+def test_final_samples_are_drawn_on_training_device(prepared, monkeypatch):
     """Lightning moves the model to the CPU after a test; samples need the run's device."""
     events, samples = [], Drawing.samples
     for name in ("to", "cpu"):
@@ -58,7 +58,7 @@ def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkey
     assert events[events.index("draw") - 1] == "to"
 
 
-def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
+def test_density_data_report_nats_per_dim_entropy_and_gap(prepared):
     # The draws of the bound have control variates and those of the gap do not: with few draws the
     # two would differ by noise.
     sizes = ("data.train_size=2000", "data.test_size=2000", "data.val_size=50")
@@ -73,14 +73,14 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
     assert test["gap"]["mean"] > 0
 
 
-def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(prepared):
+def test_conditional_bound_reports_no_gap_or_entropy(prepared):
     sizes = ("data.train_size=60", "data.test_size=20", "data.val_size=20", "samples.n=0")
     summary = execute(prepared("experiment=ring", "model.conditional=true", *sizes))
     assert summary["test"]["nats_per_dim"]["n"] == 20
     assert not {"gap", "entropy"} & {*summary["test"], *summary["val"]}
 
 
-def test_another_seed_gives_other_figures(prepared, finished):
+def test_seed_changes_test_figures(prepared, finished):
     """test_resume shows with each accident that equal seeds give equal figures."""
     assert execute(prepared("seed=2", path="other"))["test"] != finished().summary()["test"]
 
@@ -99,7 +99,7 @@ def test_objectives_start_from_the_same_weights(prepared):
                 assert torch.equal(state[name], value), name
 
 
-def test_reopening_finds_model_and_data_from_the_checkpoint_alone(finished):
+def test_reopen_needs_only_the_checkpoint(finished):
     run = finished("objective=levels")
     source = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert source["triptych"]["config"] == run.config()
@@ -117,7 +117,7 @@ def test_a_finished_run_is_returned_and_not_run_again(prepared, finished):
     assert (run / "summary.json").stat().st_mtime_ns == stamp
 
 
-def test_another_configuration_is_refused_and_force_keeps_the_old_directory(prepared, finished):
+def test_changed_configuration_needs_force_which_keeps_old_run(prepared, finished):
     run = finished()
     refused(lambda: prepared("seed=2"), "seed: 1 -> 2")
     fresh = prepared("seed=2", "force=true")
@@ -141,7 +141,7 @@ def test_a_run_refused_before_its_first_step_leaves_no_directory(root, tiny, mon
     assert not (root / "logs" / "runs" / "n").exists()
 
 
-def test_what_was_in_its_directory_before_stays_there(root, tiny):
+def test_refused_run_keeps_existing_files_of_its_directory(root, tiny):
     folder = root / "logs" / "runs" / "n"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
@@ -150,7 +150,7 @@ def test_what_was_in_its_directory_before_stays_there(root, tiny):
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepared, monkeypatch):
+def test_failed_rebuild_keeps_run_with_checkpoint(prepared, monkeypatch):
     run = stop_after(prepared(), 4)
     monkeypatch.setenv(OWN, str(run.path))
 
@@ -162,7 +162,7 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
     assert run.checkpoints() and run.status == "failed" and run.config()
 
 
-def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch):
+def test_signal_during_compilation_is_interruption(prepared, monkeypatch):
     """A terminal's Ctrl-C also reaches g++.
 
     Then torch raises an error of its own before the end of the step.
@@ -179,7 +179,7 @@ def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch)
     assert run.summary() is None
 
 
-def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
+def test_checkpoint_best_without_validation_items_is_refused(prepared):
     """The user's data may call their number of validation items by any name."""
     run = prepared("data=ring", "denoiser=mlp", "checkpoint=best")
     config = run.config()
@@ -188,7 +188,7 @@ def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
     refused(lambda: execute(run), "checkpoint=best: this run has no validation; pass checkpoint=last")
 
 
-def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, monkeypatch):
+def test_run_prints_warmup_validation_and_resume_messages(prepared, capfd, monkeypatch):
     """Warnings of warm-up alone, progress without a terminal, where and how the run resumes."""
     run = prepared("data.val_size=8")
     monkeypatch.delenv("TRIPTYCH_SWEEP", raising=False)

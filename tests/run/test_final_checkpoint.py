@@ -170,7 +170,7 @@ REFUSED = {
 }
 
 
-# What they keep outlives the model in its process.
+# Their state outlives the model within a process.
 KEPT = {
     "denoiser.network.Remembers": (),
     "denoiser.network.Shared": pytest.mark.slow,
@@ -195,7 +195,7 @@ def choose(run, place: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("place", "name"), [(p, n) for p, names in PLACES.items() for n in names.split()])
-def test_a_runs_bound_is_that_of_its_checkpoint_or_it_is_refused(prepared, trusting, place, name):
+def test_bound_of_run_with_user_state_matches_its_checkpoint(prepared, trusting, place, name):
     trusting("hidden_lab", LAB)
     run = prepared(*RING, path=name)
     choose(run, place, name)
@@ -222,7 +222,7 @@ def samples(path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("part", [pytest.param(part, marks=marks) for part, marks in KEPT.items()])
-def test_what_outlives_the_model_in_its_process_is_in_no_figure(prepared, trusting, part):
+def test_figures_do_not_depend_on_process_state(prepared, trusting, part):
     trusting("hidden_lab", LAB)
     run = prepared(*RING, "samples.n=3", path="run")
     place, _, name = part.rpartition(".")
@@ -237,7 +237,7 @@ def test_what_outlives_the_model_in_its_process_is_in_no_figure(prepared, trusti
     assert torch.equal(again, at_the_end)
 
 
-def test_a_metric_of_the_loss_has_the_runs_teacher_in_evaluate_too(prepared):
+def test_evaluate_uses_objective_teacher_for_gradient_noise(prepared):
     """The loss's gradient, and so its noise, depends on the teacher's predictions."""
     teacher = prepared("experiment=ring", *RING, path="teacher")
     execute(teacher)

@@ -26,7 +26,7 @@ FEW = ("trainer.max_steps=2", "trainer.val_check_interval=2", "bound.repeats=1",
 RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50", *FEW)
 
 
-def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
+def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, capsys):
     """Schedule and loss stay the run's own; a constant without parameters is not copied."""
 
     class Constant(nn.Module):
@@ -73,7 +73,7 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
         initialise(run, {"init_from": "/x", "init_partial": True}, other, found)
 
 
-def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys):
+def test_init_from_uses_reported_weights_of_other_run(prepared, capsys):
     execute(source := prepared(*RING, "trainer.max_steps=4", path="source"))
     average = next(iter(averages(read_checkpoint(source / "checkpoints" / "last.ckpt")).values()))
     capsys.readouterr()
@@ -88,7 +88,7 @@ def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, caps
     refused(lambda: prepared(*RING, *STILL, "seed=2", path="whole"), "holds another run ", "init_from: ")
 
 
-def test_refusals_at_the_door(prepared, root):
+def test_init_from_refuses_missing_foreign_or_unfinished_run(prepared, root):
     torch.save({"state_dict": {}}, root / "foreign.ckpt")
     for path, words in (
         ("/nowhere", "no such file; pass a run's directory or"),
@@ -100,7 +100,7 @@ def test_refusals_at_the_door(prepared, root):
     assert not (root / "logs" / "runs" / "x").exists()
 
 
-def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
+def test_init_from_refuses_weights_trained_on_test_items(monkeypatch):
     def data(name: str, **items: list[int]) -> Fingerprint:
         found = {split: torch.tensor(i) for split, i in items.items()}
         return Fingerprint(name, name, {split: len(i) for split, i in items.items()}, found)
@@ -119,7 +119,7 @@ def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_does_not_ask_for_the_weights_again(prepared):
+def test_resume_does_not_need_init_from_source(prepared):
     execute(source := prepared(*RING, path="source"))
     asked = (*RING, f"init_from='{source.path}'", "trainer.max_steps=4")
     whole = execute(prepared(*asked, path="whole"))
@@ -142,7 +142,7 @@ def source(finished):
     return finished(*SOURCE, path="source")
 
 
-def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, inside, root):
+def test_trained_run_keeps_model_and_bound_and_uses_own_sampler(source, prepared, inside, root):
     own = ("sampler=heun", "sampler.steps=4", "measures.n=50")
     run = prepared(f"trained='{source.path}'", *own, path="other")
     theirs, ours = source.summary(), execute(run)
@@ -173,7 +173,7 @@ def test_cfg_shows_the_other_runs_model_beside_a_trained_model(source, capsys):
     assert shown["sampler"] == unresolved(compose_command("train", line))["sampler"]
 
 
-def test_refusals_beside_a_trained_model(source, prepared, root):
+def test_trained_refuses_training_keys_and_invalid_runs(source, prepared, root):
     told, other = f"trained='{source.path}'", prepared(path="unfinished")
     for typed, words in (
         ([told, "objective=x0"], "objective=x0: the model is that of .*; beside it pass keys of sampler"),

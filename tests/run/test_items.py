@@ -23,7 +23,7 @@ def read(path):
         return {name: file[name] for name in file.files}
 
 
-def test_a_run_keeps_each_test_item(prepared):
+def test_items_npz_holds_bound_of_each_test_item(prepared):
     run = prepared("bound.repeats=3")
     summary = execute(run)
     found = read(run / "items.npz")
@@ -43,7 +43,7 @@ def test_a_run_keeps_each_test_item(prepared):
     json.dumps(summary.record, allow_nan=False)
 
 
-def test_a_model_without_a_bound_of_each_item_writes_none(tmp_path):
+def test_write_items_skips_model_without_per_item_bound(tmp_path):
     assert not write_items(tmp_path / "items.npz", Account({}, "bpd")) and not [*tmp_path.iterdir()]
 
 
@@ -68,7 +68,7 @@ def share(rank, world, folder):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_table_is_that_of_one_process_to_the_last_digit(world, tmp_path):
+def test_per_item_bounds_are_independent_of_world_size(world, tmp_path):
     multiprocessing.start_processes(share, (world, str(tmp_path)), nprocs=world, start_method="fork")
     prior, reconstruction, diffusion, variance = terms()
     alone = Accounting(dims=3, discrete=True)

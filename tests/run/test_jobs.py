@@ -38,7 +38,7 @@ def program(tmp_path, monkeypatch):
         assert server.process.wait(10) is not None, "it ends with its input"
 
 
-def test_each_has_its_arguments_log_environment_and_code(program, tmp_path, monkeypatch):
+def test_job_has_own_arguments_log_environment_and_exit_code(program, tmp_path, monkeypatch):
     environ = "os.environ['MINE'], os.environ.get('RANK')"
     program(f"print(os.getppid(), sys.argv[1], {environ}); sys.exit(int(sys.argv[1]))")
     for code in (0, 3):
@@ -50,7 +50,7 @@ def test_each_has_its_arguments_log_environment_and_code(program, tmp_path, monk
         assert (tmp_path / f"{code}.log").read_text() == f"{server.process.pid} {code} of {code} None\n"
 
 
-def test_what_the_loggers_of_the_first_need_is_imported_once(program, tmp_path, monkeypatch):
+def test_job_server_imports_logger_libraries_once(program, tmp_path, monkeypatch):
     program("print(len(seen), seen[0])")
     file = tmp_path / "program.py"
     stub = "import types\nseen = []\nsys.modules['triptych.run.loggers'] = types.SimpleNamespace(\n"
@@ -62,27 +62,27 @@ def test_what_the_loggers_of_the_first_need_is_imported_once(program, tmp_path, 
         assert (tmp_path / name).read_text() == "1 first\n"
 
 
-def test_a_killed_one_is_known_by_its_signal_and_the_next_runs(program, tmp_path):
+def test_killed_job_returns_signal_and_next_job_runs(program, tmp_path):
     program("os.kill(os.getpid(), 9) if sys.argv[1] == 'kill' else print('done')")
     assert jobs.run_job("kill", tmp_path / "log") == -signal.SIGKILL
     assert jobs.run_job("end", tmp_path / "log") == 0
 
 
-def test_a_clusters_signal_to_all_processes_is_for_the_run(program, tmp_path):
+def test_sigusr1_to_job_server_is_ignored(program, tmp_path):
     code = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
     program(code + "os.kill(os.getppid(), signal.SIGUSR1)\nos.kill(os.getpid(), signal.SIGUSR1)")
     assert [jobs.run_job("a", tmp_path / "log") for _ in range(2)] == [7, 7]
     assert jobs._servers[0].process.poll() is None
 
 
-def test_one_whose_server_is_gone_is_not_waited_for(program, tmp_path):
+def test_job_with_killed_server_returns_sigkill(program, tmp_path):
     program("os.kill(os.getppid(), 9)")
     assert jobs.run_job("a", tmp_path / "log") == -signal.SIGKILL
     program("print('done')")
     assert jobs.run_job("b", tmp_path / "log") == 0
 
 
-def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path):
+def test_interrupted_worker_passes_sigint_to_job_and_waits(program, tmp_path):
     """The worker forwards Ctrl-C's signal, and the job's last line names it."""
     program(
         "import signal\n"
@@ -96,7 +96,7 @@ def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path)
     assert process.wait(20) != 0 and log.read_text() == "began\nsaved\n"
 
 
-def test_a_job_that_began_in_the_moment_of_an_interruption_is_waited_for(program, tmp_path, monkeypatch):
+def test_job_started_during_interruption_is_stopped_and_awaited(program, tmp_path, monkeypatch):
     program("time.sleep(60)")
     stop = "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('saved') or sys.exit(5))\n"
     (tmp_path / "program.py").write_text(stop + (tmp_path / "program.py").read_text())
@@ -112,7 +112,7 @@ def test_a_job_that_began_in_the_moment_of_an_interruption_is_waited_for(program
     assert (tmp_path / "log").read_text() == "saved\n"
 
 
-def test_all_end_with_a_worker_that_is_killed_while_it_imports(program, tmp_path):
+def test_job_server_ends_with_killed_worker(program, tmp_path):
     program("time.sleep(60)")
     slow = (tmp_path / "program.py").read_text().replace("jobs.serve()", "time.sleep(2)\njobs.serve()")
     (tmp_path / "program.py").write_text(slow)

@@ -108,7 +108,7 @@ def strike(line, root, folder, moment: str, whom: str, delay: float, chance: ran
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_kills_leave_no_trace(root, processes):
+def test_sweep_killed_repeatedly_ends_like_undisturbed_one(root, processes):
     """Kill all processes of a sweep, its first one, or one of a run's.
 
     This happens in the fit, at any time, and during the report.

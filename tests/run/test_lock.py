@@ -40,7 +40,7 @@ def no_flock(monkeypatch, request):
     return request.param
 
 
-def test_a_directory_is_held_by_one(tmp_path, no_flock):
+def test_run_directory_lock_is_exclusive(tmp_path, no_flock):
     run = RunDirectory(tmp_path)
     refused = pytest.raises(Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)")
     with run.lock():
@@ -53,7 +53,7 @@ def test_a_directory_is_held_by_one(tmp_path, no_flock):
 
 
 @pytest.mark.parametrize("no_flock", NONE, indirect=True)
-def test_without_flock_a_killed_owner_holds_nothing(tmp_path, no_flock):
+def test_lock_of_killed_owner_is_released_without_flock(tmp_path, no_flock):
     run, line = RunDirectory(tmp_path), [sys.executable, "-c", WITHOUT.format(number=no_flock), str(tmp_path)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "held\n"
@@ -66,7 +66,7 @@ def test_without_flock_a_killed_owner_holds_nothing(tmp_path, no_flock):
         pass
 
 
-def test_who_waits_for_a_directory_that_is_removed_gets_the_next_of_its_name(tmp_path):
+def test_lock_waiter_recreates_discarded_directory(tmp_path):
     """The lock that a process waits for is removed with its directory, and protects nothing."""
     run, written = RunDirectory(tmp_path / "run"), []
 
@@ -84,7 +84,7 @@ def test_who_waits_for_a_directory_that_is_removed_gets_the_next_of_its_name(tmp
     assert written and (run / "x.json").exists()
 
 
-def test_a_run_that_is_discarded_leaves_no_empty_folders(root):
+def test_discard_removes_empty_parent_folders(root):
     """Folders of other runs stay, and so does the user's folder above."""
     runs = [RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two")]
     for run in runs:

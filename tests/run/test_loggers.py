@@ -81,7 +81,7 @@ def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
         assert theirs[name][last] == pytest.approx(value, rel=rounded), name
 
 
-def test_a_run_that_goes_on_is_one_run_in_both(prepared, root):
+def test_resumed_run_is_one_run_in_tensorboard_and_mlflow(prepared, root):
     from mlflow import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
@@ -157,13 +157,13 @@ def stub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", ["start", "log", "finish"])
-def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
+def test_logger_error_is_reported_in_one_line(stub, capsys, moment):
     assert stub(**{moment: 9}).guard.lost
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("Stub is left out (broken pipe)") and "metrics.csv" in line
 
 
-def test_whatever_a_logger_of_ones_own_raises_is_a_line(trusting, prepared, capsys):
+def test_user_logger_error_is_reported_with_file_and_line(trusting, prepared, capsys):
     file, run = trusting("own_loggers", LOGGERS), prepared()
     run.write("config.yaml", run.config() | {"logger": {"mine": {"_target_": "own_loggers.Mine"}}})
     loggers = build_loggers(run, 0, float)
@@ -175,13 +175,13 @@ def test_whatever_a_logger_of_ones_own_raises_is_a_line(trusting, prepared, caps
     assert line == said
 
 
-def test_a_failure_that_passes_is_tried_again(stub, capsys):
+def test_transient_logger_failure_is_retried(stub, capsys):
     """Another run of the sweep locks the database for a moment."""
     assert stub(start=2, log=1, finish=2).logger.taken == [*range(5)]
     assert not capsys.readouterr().err
 
 
-def test_a_directory_sent_to_us_does_not_say_where_mlflow_writes(prepared, monkeypatch, capsys, root):
+def test_mlflow_tracking_uri_of_untrusted_run_is_ignored(prepared, monkeypatch, capsys, root):
     asked = f"sqlite:///{root}/elsewhere.db"
     run = prepared("logger=mlflow", f"logger.mlflow.tracking_uri={asked}", csv=False)
     node = run.config()["logger"]["mlflow"]
@@ -194,20 +194,20 @@ def test_a_directory_sent_to_us_does_not_say_where_mlflow_writes(prepared, monke
     assert address(node, run.config(), run) == asked
 
 
-def test_an_address_with_a_password_is_refused_before_it_is_recorded(prepared, root):
+def test_mlflow_tracking_uri_with_password_is_refused(prepared, root):
     address = "postgresql://me:secret@host/db"
     with pytest.raises(UserError, match=r"tracking_uri=postgresql://\*\*\*@host/db: .*MLFLOW_TRACKING_URI"):
         prepared("logger=mlflow", f"logger.mlflow.tracking_uri={address}", csv=False)
     assert not (root / "logs").exists()
 
 
-def test_so_it_is_at_the_door_of_a_sweep():
+def test_mlflow_tracking_uri_with_password_is_refused_in_sweep():
     """A sweep's logger is refused before there are runs, as its command is recorded."""
     with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
         read_command_line(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
 
 
-def test_a_logger_of_ones_own_gets_the_runs_directory_if_it_takes_it(prepared, trusting):
+def test_user_logger_receives_save_dir_if_it_accepts_it(prepared, trusting):
     trusting("own_loggers", LOGGERS)
     run = prepared("data=ring", "denoiser=mlp")
     kinds = {"a": {"_target_": "own_loggers.Plain"}, "b": {"_target_": "own_loggers.Placed"}}

@@ -27,7 +27,7 @@ def lines(text: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("moment", ["at its start", "in the fit"])
-def test_a_killed_process_is_an_interruption_told_in_one_line(root, moment):
+def test_killed_ddp_process_interrupts_run_with_one_line(root, moment):
     line = command("name=many", *LONG, "trainer.devices=3")
     folder = RunDirectory(root / "logs" / "runs" / "many")
     process = start(line, root)
@@ -47,7 +47,7 @@ def test_a_killed_process_is_an_interruption_told_in_one_line(root, moment):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_error_of_another_process_is_the_runs_error(root):
+def test_error_of_other_rank_fails_the_run(root):
     line = command("name=many", *LONG, "trainer.devices=2")
     stumble = 'if rank == 1: raise ValueError("the second one stumbles")'
     done = end(line, root, code=1, **at_the_fifth_loss(root, stumble))
@@ -62,7 +62,7 @@ def test_an_error_of_another_process_is_the_runs_error(root):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_first_process_that_waits_in_a_library_is_ended_from_beside(root):
+def test_rank_zero_waiting_in_library_is_ended_when_peer_dies(root):
     """The first process waits without an error, because a lost process goes unnoticed.
 
     This happens under NCCL.
@@ -75,7 +75,7 @@ def test_a_first_process_that_waits_in_a_library_is_ended_from_beside(root):
     assert not (root / "logs" / "runs" / "many" / "summary.json").exists()
 
 
-def test_what_a_broken_connection_looks_like():
+def test_is_broken_connection_recognizes_gloo_and_nccl_errors():
     gloo = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"
     broken = (gloo, "NCCL error: remote process exited or there was a network error", "Broken pipe")
     for text in (*broken, "mat1 and mat2 shapes cannot be multiplied", "CUDA out of memory"):
@@ -83,7 +83,7 @@ def test_what_a_broken_connection_looks_like():
         assert not is_broken_connection(ValueError(text))
 
 
-def test_a_killed_process_is_an_interruption_with_its_number(tmp_path):
+def test_peers_reason_names_killed_process_and_signal(tmp_path):
     """The first process sees a broken connection; exit codes tell who was killed, and how."""
     peers = Peers(RunDirectory(tmp_path), lambda _: None)
     peers.children = [SimpleNamespace(poll=lambda: None), SimpleNamespace(poll=lambda: -signal.SIGKILL)]
@@ -92,7 +92,7 @@ def test_a_killed_process_is_an_interruption_with_its_number(tmp_path):
     assert str(found) == "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
 
 
-def test_an_error_left_by_an_earlier_launch_is_not_this_ones(tmp_path):
+def test_peers_ignore_error_file_of_earlier_launch(tmp_path):
     (tmp_path / ".error-1.json").write_text(json.dumps({"token": "an earlier one", "error": "old"}))
     (tmp_path / ".error-2.json").write_text(json.dumps({"token": str(os.getpid()), "error": "new"}))
     reason = Peers(RunDirectory(tmp_path), lambda _: None).reason(RuntimeError("gloo: connection closed"))

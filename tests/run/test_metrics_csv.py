@@ -31,7 +31,7 @@ def written(path) -> dict[int, dict[str, float]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_order_of_figures_and_writes_gives_one_table(path, seed):
+def test_metrics_csv_is_independent_of_order_of_writes(path, seed):
     """Late steps, late columns, failing writes and a resumed run all give the same rows."""
     draw, wanted = random.Random(seed), {}
     log = table(path)
@@ -60,7 +60,7 @@ def full_disk(*_):
     raise StorageError("full")
 
 
-def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
+def test_metrics_csv_memory_and_writes_stay_bounded(path, monkeypatch):
     """After a million steps a write costs as much as the first: only the last rows are written."""
     log = table(path)
     log.log_metrics({"loss": 1.0}, 0)
@@ -78,7 +78,7 @@ def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
     assert len(written(path)) == 100
 
 
-def test_a_table_that_was_removed_goes_on(path):
+def test_removed_metrics_csv_is_created_again(path):
     log = table(path)
     for step in range(3 * OPEN):
         log.log_metrics({"loss": 1.0}, step)

@@ -33,12 +33,12 @@ def process() -> tuple[int, str, str]:
     return os.getpid(), os.getcwd(), os.environ.get("LAB", "")
 
 
-def test_each_call_begins_anew():
+def test_call_in_new_process_starts_without_earlier_state():
     assert [call_in_new_process(leave_and_read, number) for number in (5, 5)] == [1, 1]
     assert leave_and_read(5) == 1
 
 
-def test_a_process_is_of_the_moment_that_was_remembered(tmp_path, monkeypatch):
+def test_new_process_has_remembered_environment_and_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB", "before")
     remember_environment()
     here = os.getcwd()
@@ -54,7 +54,7 @@ def search_path() -> list[str]:
 
 
 @pytest.mark.parametrize("searched", [True, False])
-def test_modules_of_the_current_folder_are_imported_where_they_were_before(tmp_path, monkeypatch, searched):
+def test_new_process_keeps_current_folder_on_sys_path_only_if_set(tmp_path, monkeypatch, searched):
     monkeypatch.chdir(tmp_path)
     if searched:  # as in a notebook
         monkeypatch.syspath_prepend("")
@@ -63,19 +63,19 @@ def test_modules_of_the_current_folder_are_imported_where_they_were_before(tmp_p
     assert "" not in there and (str(tmp_path) in there) == searched
 
 
-def test_an_unexpected_error_is_one_line_with_its_traceback_as_a_note():
+def test_failed_call_is_one_line_with_traceback_note():
     refused(lambda: call_in_new_process(fail, "error"), "KeyError: 'lost'", error=FailedCall)
     with pytest.raises(FailedCall) as failed:
         call_in_new_process(fail, "error")
     assert 'raise KeyError("lost")' in "".join(traceback.format_exception(failed.value))
 
 
-def test_an_error_of_ours_keeps_its_kind():
+def test_diverged_error_is_passed_through_new_process():
     with pytest.raises(Diverged, match="diverged at step 7: a sample is not finite") as diverged:
         call_in_new_process(fail, "diverged")
     assert pickle.loads(pickle.dumps(diverged.value)).step == 7
 
 
-def test_a_process_that_ends_is_named_and_the_next_call_has_another():
+def test_exited_new_process_is_reported_and_replaced():
     refused(lambda: call_in_new_process(fail, "exit"), "ended with exit code 3", error=FailedCall)
     assert call_in_new_process(process)[0] != os.getpid()

@@ -100,7 +100,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("predicts", "objective", "options"), KINDS)
-def test_its_bound_and_images_are_ddpms_own(predicts, objective, options, root, prepared):
+def test_diffusers_pipeline_bound_and_images_match_ddpm(predicts, objective, options, root, prepared):
     """Bounds are equal term by term with equal noise, and in a run's result within both errors."""
     path = save(root / "theirs", prediction_type=predicts, **options)
     result = execute(run := prepared(f"trained='{path}'", "data=digits", "samples.n=0"))
@@ -163,7 +163,7 @@ def flatten(path: Path, predict_epsilon: bool = True) -> Path:
     return path
 
 
-def test_a_flat_directory_is_that_of_its_folders(root):
+def test_flat_pipeline_directory_equals_nested_one(root):
     """diffusers loads it in the same way.
 
     ``predict_epsilon`` is the key before 0.9; diffusers 0.42 does not read it any more.
@@ -185,7 +185,7 @@ def test_a_flat_directory_is_that_of_its_folders(root):
     )
 
 
-def test_a_flat_directory_with_weights_of_an_old_version_and_any_sampler(root, prepared):
+def test_flat_pipeline_with_old_weight_names_samples(root, prepared):
     """Attention has the names of diffusers before 0.13; all samplers give finite images."""
     from safetensors.torch import load_file, save_file
 
@@ -213,7 +213,7 @@ TRAINED = (
 ).split()
 
 
-def test_round_trip(root, prepared, inside):
+def test_diffusers_export_round_trip_keeps_bound_and_images(root, prepared, inside):
     """Ours to diffusers and back: the bound is equal to 1e-6, images as diffusers' own to 1e-4."""
     result = execute(run := prepared(*TRAINED))
     done = inside("triptych.cli.export", str(run.path), "to=diffusers", "out", "license=mit")
@@ -251,7 +251,7 @@ def test_round_trip(root, prepared, inside):
         ("denoiser=resnet schedule=linear", "denoiser.network._target_=triptych.networks.resnet.ResNet"),
     ],
 )
-def test_what_cannot_be_expressed_is_not_exported(typed, line, prepared, monkeypatch):
+def test_export_refuses_run_without_diffusers_equivalent(typed, line, prepared, monkeypatch):
     run = prepared(*([] if "resnet" in typed else TRAINED), *typed.split())
     monkeypatch.setattr(type(run), "summary", lambda self: SimpleNamespace(status="finished"))
     refused(lambda: check_expressible(run), f"{run.path}: ", "cannot be expressed", *line.split(" ... "))
@@ -300,7 +300,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case, root):
+def test_malformed_pipeline_is_refused_in_one_line(case, root):
     spoil, line = BAD[case]
     spoil(path := save(root / "theirs"))
     with pytest.raises(UserError, match=line) as caught:
@@ -332,7 +332,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_does_not_fit_leaves_no_directory(case, root, prepared, monkeypatch):
+def test_pipeline_that_does_not_fit_data_leaves_no_directory(case, root, prepared, monkeypatch):
     spoil, line = WRONG[case]
     spoil(path := save(root / "theirs"))
     run = prepared(f"trained='{path}'", path="x")
@@ -342,7 +342,7 @@ def test_what_does_not_fit_leaves_no_directory(case, root, prepared, monkeypatch
     assert "\n" not in str(caught.value) and not run.path.exists()
 
 
-def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root, prepared, inside, capsys):
+def test_pipeline_directory_code_does_not_run(root, prepared, inside, capsys):
     path = save(root / "theirs")
     for name in ("pipeline.py", "unet/unet.py", "scheduler/__init__.py", "sitecustomize.py"):
         (path / name).write_text(f"open({str(path / 'ran')!r}, 'w')\n")

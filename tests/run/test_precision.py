@@ -14,7 +14,7 @@ from triptych.run.untrusted import read_checkpoint
 FEW = ("trainer.max_steps=3", "trainer.val_check_interval=3", "samples.n=0", "bound.repeats=1")
 
 
-def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(prepared, monkeypatch):
+def test_bf16_mixed_trains_and_bound_is_computed_in_float32(prepared, monkeypatch):
     seen, loss = [], Diffusion.loss
 
     def watched(self, *rest):
@@ -40,7 +40,7 @@ def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(pr
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
 
 
-def test_what_is_compiled_and_when(prepared, monkeypatch):
+def test_compile_applies_to_training_only_and_keeps_weight_names(prepared, monkeypatch):
     """A stub compiler counts its calls: it compiles in the fit alone.
 
     Names stay plain, and a run can resume without it.

@@ -24,14 +24,14 @@ def without(run, *keys: str) -> None:
 
 
 @pytest.mark.parametrize("new", "bound.variance checkpoint measures data.seed".split())
-def test_a_key_that_came_later_and_has_its_default_is_no_difference(prepared, new):
+def test_recorded_run_accepts_key_added_later_at_default(prepared, new):
     run = prepared("seed=5")  # data.seed is ${seed}: its default is what is written, not a number
     without(run, new)
     assert prepared("seed=5").path == run.path
 
 
 @pytest.mark.parametrize("typed", "bound.variance=optimal data.seed=7 likelihood=ode_images".split())
-def test_a_key_that_came_later_and_was_given_a_value_is_one(prepared, typed):
+def test_recorded_run_refuses_key_added_later_at_other_value(prepared, typed):
     run = prepared()
     key = typed.split("=")[0]
     without(run, key)
@@ -39,7 +39,7 @@ def test_a_key_that_came_later_and_was_given_a_value_is_one(prepared, typed):
         prepared(typed)
 
 
-def test_a_key_that_is_there_no_more_or_has_another_default_is_one(prepared):
+def test_recorded_run_refuses_removed_key_or_changed_default(prepared):
     run = prepared()
     config = run.config()
     config["bound"]["former"] = 3
@@ -51,7 +51,7 @@ def test_a_key_that_is_there_no_more_or_has_another_default_is_one(prepared):
     refused(lambda: prepared(), "(trainer.gradient_clip_val: 1.0 -> None)")
 
 
-def test_what_an_earlier_version_optimised_is_no_difference(prepared):
+def test_recorded_run_accepts_old_optimized_metric(prepared):
     run = prepared()
     (run / "config.yaml").write_text(
         (run / "config.yaml").read_text().replace("val.bound.mean", "val.bpd.mean")
@@ -59,7 +59,7 @@ def test_what_an_earlier_version_optimised_is_no_difference(prepared):
     assert run.config()["optimized_metric"] == "val.bpd.mean" and prepared().path == run.path
 
 
-def test_a_run_goes_on_on_another_machine(prepared, finished, capsys):
+def test_resume_accepts_other_threads_and_devices(prepared, finished, capsys):
     """A finished run is found, too, whatever machine it ran on."""
     run = prepared()
     run.write("config.yaml", run.config() | {"threads": 3})
@@ -73,7 +73,7 @@ def test_a_run_goes_on_on_another_machine(prepared, finished, capsys):
         assert prepared(more, path="ended").config()["threads"] == 1
 
 
-def test_a_finished_run_of_more_steps_is_another_that_may_begin_with_its_weights(finished, prepared):
+def test_finished_run_with_more_steps_suggests_init_from(finished, prepared):
     run = finished(path="ended")
     begin = f"init_from={run.path}"
     refused(lambda: prepared("trainer.max_steps=7", path="ended"), f"another name, with {begin} to begin")
@@ -83,7 +83,7 @@ def test_a_finished_run_of_more_steps_is_another_that_may_begin_with_its_weights
     assert str(other.value).endswith("; choose another name, or force=true to start over")
 
 
-def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
+def test_override_dirname_excludes_execution_keys(prepared):
     register_resolvers()
     config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")
     excluded = set(config.job.config.override_dirname.exclude_keys)
@@ -91,7 +91,7 @@ def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
     assert {"name", "ablation", "force", "retry", "until", "paths.log_dir"} <= excluded
 
 
-def test_every_declared_key_is_one_that_configurations_have(prepared):
+def test_every_declared_key_exists_in_configurations(prepared):
     """Any other key would be a spelling mistake, or an old name."""
     known = {"tags", "hydra", "ablation", "paper", "experiment", "hparams_search", "local", "resume"}
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
@@ -109,13 +109,13 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
 
 
 @pytest.mark.parametrize("name", ["../../evil", ".hidden", "naïve", "a" * 121, "exp.old-1"])
-def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
+def test_invalid_run_name_is_refused(prepared, root, name):
     with pytest.raises(UserError, match="^name=.*not a directory's name; "):
         prepared(f"name='{name}'", path="n")
     assert not (root / "logs" / "runs" / "n").exists()
 
 
-def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
+def test_sweep_cell_accepts_init_partial_without_init_from(prepared):
     """``-m init_from=A,null init_partial=true`` has such a cell.
 
     A single run is refused (``test_bad_inputs``).
@@ -123,7 +123,7 @@ def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
     assert prepared("init_partial=true").config()["init_partial"]
 
 
-def test_a_run_that_is_refused_gives_its_place_back_to_the_one_put_aside(root, door, tiny):
+def test_refused_run_with_force_restores_old_run(root, door, tiny):
     """``force=true`` with the same run's checkpoint: it has been moved aside when it is read."""
     assert door("triptych.cli.train", "name=a", *tiny).returncode == 0
     runs = root / "logs" / "runs"

@@ -28,14 +28,14 @@ def changed(label, name):
     return COMBINATIONS.index(tuple(at.values()))
 
 
-def test_the_items_themselves_are_as_their_captions_say(data):
+def test_prompt_accuracy_of_true_items_is_one(data):
     prompts, items = Prompts(data, None), torch.arange(90)
     found = prompts.compare(None, logits(data.splits["val"].labels), items)
     assert found == {"prompt_accuracy": 1.0} | {f"{name}_accuracy": 1.0 for name in ATTRIBUTES}
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_one_wrong_attribute_is_wrong_where_a_caption_names_it(data, name):
+def test_prompt_accuracy_counts_attributes_named_in_caption(data, name):
     prompts, items = Prompts(data, None), torch.arange(90)
     labels = torch.tensor([changed(label, name) for label in data.splits["val"].labels.tolist()])
     found = prompts.compare(None, logits(labels), items)
@@ -48,7 +48,7 @@ def test_one_wrong_attribute_is_wrong_where_a_caption_names_it(data, name):
     }
 
 
-def test_a_caption_that_asks_for_no_class_is_neither_right_nor_wrong(data):
+def test_prompt_accuracy_skips_captions_without_class(data):
     prompts, items, labels = Prompts(data, None), torch.arange(90), data.splits["val"].labels.clone()
     prompts.meaning[:60] = -1
     labels[60:75] = torch.tensor([changed(label, "shape") for label in labels[60:75].tolist()])
@@ -67,7 +67,7 @@ class OneHot:
         return one_hot(x, self.n).float()
 
 
-def test_what_the_contrastive_model_finds_is_right_if_it_says_nothing_else(data):
+def test_retrieval_accepts_captions_of_equal_meaning(data):
     prompts = Prompts(data, OneHot())
     distinct = list(dict.fromkeys(data.captions["val"]))
     asked = distinct.index(next(c for c in distinct if not {"left", "right"} & set(c.split())))
@@ -80,14 +80,14 @@ def test_what_the_contrastive_model_finds_is_right_if_it_says_nothing_else(data)
         assert found["retrieval"] == float(torch.equal(said[nearest, :3], said[asked, :3]))
 
 
-def test_combinations_kept_from_training_are_known(data):
+def test_untrained_prompts_are_held_out_combinations(data):
     prompts = Prompts(data, None)
     kept = {COMBINATIONS[k][:3] for k in data.splits["val"].labels[prompts.untrained].tolist()}
     assert kept <= set(data.held_out) and prompts.untrained.any()
     assert not data.untrained(data.splits["train"].labels).any()
 
 
-def test_captions_of_classes_ask_for_the_class():
+def test_prompt_accuracy_of_digits_captions_is_class_accuracy():
     data = DigitsCaptioned(encoder=Words())
     data.setup()
     own = data.splits["val"].labels

@@ -38,7 +38,7 @@ def test_code_that_git_does_not_know_yet_is_noted(root):
     assert provenance.git_state(repository, "src", "configs")["dirty"]
 
 
-def test_no_secret_is_recorded(root):
+def test_git_state_omits_ignored_hidden_and_secret_files(root):
     """Changes of hidden files, and of files named after a key or a password, are not recorded."""
     package = root / "repository" / "src" / "triptych"
     secrets = ".env .envrc .ssh/id server.pem id_rsa secrets.yaml wandb-token.txt API_KEY".split()
@@ -74,7 +74,7 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
         ("", "python"),
     ],
 )
-def test_the_recorded_command_is_what_was_typed(words, program, monkeypatch):
+def test_provenance_command_is_the_typed_one(words, program, monkeypatch):
     """Hydra's arguments may differ: ``fast_dev_run=5`` becomes two of them, ``false`` none."""
     typed = ["trainer.fast_dev_run=5", "trainer.fast_dev_run=false"] if words else []
     monkeypatch.setattr("sys.orig_argv", ["/bin/python", *words.split(), *typed])
@@ -109,7 +109,7 @@ def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_the_configs_have_changed(root):
+def test_resume_works_after_configs_changed(root):
     """A copy of the repository is used, whose configs change and vanish before the run ends."""
     copy = root / "copy"
     for folder in ("src", "configs"):

@@ -15,7 +15,7 @@ from triptych.run.result import Result, figures_line, seal
 BOUND = metrics(1.5)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_result_round_trips_through_summary_json(tmp_path):
     start = Provenance(overrides=("seed=2",), choices={"data": "digits"})
     record = Result.of(start, "finished", seed=2, test=BOUND).record
     assert record["schema"] == 1 and record["samples"] is None and "val" not in record
@@ -25,7 +25,7 @@ def test_what_is_written_is_read(tmp_path):
     assert run.choices == {"data": "digits"} and run.record == seal(record)
 
 
-def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch):
+def test_user_panels_add_curves_but_cannot_replace_figures(prepared, monkeypatch):
     curve = {"gamma": [0.0, 1.0], "share": [0.5, 0.25]}
     mine = lambda model: {"shares": curve, "test": {}}  # noqa: E731
     monkeypatch.setattr(Diffusion, "panels", mine)
@@ -37,7 +37,7 @@ def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, 
     ("record", "words"),
     [({"schema": 2}, "schema 2"), ({"schema": 1, "status": "x"}, "status 'x'")],
 )
-def test_what_is_no_summary_is_refused(record, words):
+def test_result_refuses_unknown_schema_or_status(record, words):
     with pytest.raises(ValueError, match=words):
         Result.from_json(record)
 
@@ -50,19 +50,19 @@ def line_of(figures) -> str:
     return figures_line(parse_estimates("test", figures))
 
 
-def test_a_small_error_keeps_its_digits():
+def test_figures_line_keeps_digits_of_small_errors():
     test = metrics(0.3, "nats_per_dim") | {"gap": figure(1.32e-5, 2.1e-6)}
     assert "0.0000132 ± 0.0000021 above the data's entropy" in line_of(test)
     assert "0.0771 ± 0.0012 above" in line_of(test | {"gap": figure(0.07712, 0.00123)})
 
 
-def test_the_ode_is_said_of_its_own_items():
+def test_figures_line_reports_ode_on_its_own_items():
     ode = {"bpd_ode": figure(1.95, n=64), "bpd_ode_bound": figure(1.88, n=64)}
     line = line_of(metrics(1.89) | ode)
     assert "by the ODE 1.9500 ± 0.0200 on 64 of them, whose bound is 1.8800 ± 0.0200" in line
 
 
-def test_a_bound_without_its_terms_is_no_result():
+def test_check_seal_refuses_bound_without_terms():
     assert parse_estimates("test", BOUND)["bpd"].mean == 1.5
     for part in ("prior", "diffusion"):
         with pytest.raises(ValueError, match="is missing"):

@@ -61,7 +61,7 @@ ACCIDENTS = [
 
 
 @pytest.mark.parametrize(("variant", "method", "at"), ACCIDENTS)
-def test_an_accident_leaves_no_trace(prepared, finished, monkeypatch, variant, method, at):
+def test_resume_after_error_matches_uninterrupted_run(prepared, finished, monkeypatch, variant, method, at):
     extra = VARIANTS[variant]
     whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     with monkeypatch.context() as patch:
@@ -86,7 +86,7 @@ def test_an_accident_leaves_no_trace(prepared, finished, monkeypatch, variant, m
         pytest.param(signal.SIGTERM, "no validation", 5, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_saves_the_step_and_stops(prepared, finished, capsys, number, variant, at):
+def test_signal_saves_checkpoint_and_resumes_exactly(prepared, finished, capsys, number, variant, at):
     extra = VARIANTS[variant]
     whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     stopped(broken, at, number)
@@ -101,7 +101,7 @@ def test_a_signal_saves_the_step_and_stops(prepared, finished, capsys, number, v
 
 
 @pytest.mark.parametrize("writing", [2, 5, *(pytest.param(w, marks=pytest.mark.slow) for w in (1, 8))])
-def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, monkeypatch, writing):
+def test_interrupted_write_keeps_previous_file(prepared, finished, monkeypatch, writing):
     """After a SIGKILL during a write, the temporary file is half-written and the old file whole."""
     whole, broken = finished(*BASE, path="whole"), prepared(*BASE, path="broken")
     calls = []
@@ -120,7 +120,7 @@ def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, mo
     same(whole, broken, whole.summary(), execute(broken))
 
 
-def test_half_written_files_of_a_killed_process_are_swept_up_and_a_lost_summary_made_again(finished):
+def test_temporary_files_are_removed_and_lost_summary_is_recomputed(finished):
     run = finished()
     first = run.summary()
     (run / "summary.json").unlink()
@@ -131,7 +131,7 @@ def test_half_written_files_of_a_killed_process_are_swept_up_and_a_lost_summary_
     assert not list(run.path.rglob(".*.tmp"))
 
 
-def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(finished):
+def test_newest_readable_checkpoint_is_chosen_by_step_not_mtime(finished):
     """File times may be wrong: a clock was set back, or a copy changed all of them."""
     run = finished()
     (run / "summary.json").unlink()  # of a finished run no other checkpoint is taken for its own
@@ -147,7 +147,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_
     assert newest_readable(run.checkpoints()) == best
 
 
-def test_a_refusal_for_another_runs_configuration_records_nothing(finished):
+def test_foreign_checkpoint_error_leaves_no_summary(finished):
     """Then the run can resume once its configuration is restored, as the refusal says."""
     run = finished()
     first = run.summary()

@@ -47,7 +47,7 @@ def plain(result) -> dict:
     return {key: value for key, value in result.record.items() if key not in TIMES}
 
 
-def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):
+def test_shared_fit_gives_same_result_as_training(sweep, root):
     alone, there, steps = sweep("ddim", *DDIM)
     assert steps == 6
     there.path.rename(root / "alone")
@@ -70,12 +70,12 @@ def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):
 
 
 @pytest.mark.parametrize("other", ["objective=v", "weights=raw"])
-def test_what_may_change_a_fit_or_its_account_is_trained(sweep, other):
+def test_other_objective_or_weights_do_not_share_fit(sweep, other):
     sweep("first")
     assert sweep("second", other)[2] == 6
 
 
-def test_a_copy_that_was_killed_half_way_trains_on(sweep, monkeypatch):
+def test_interrupted_copy_of_shared_fit_resumes_training(sweep, monkeypatch):
     sweep("first", *BASE)
     half = sweep("half", *DDIM, begin=False)
     with monkeypatch.context() as patch, pytest.raises(Accident):
@@ -86,7 +86,7 @@ def test_a_copy_that_was_killed_half_way_trains_on(sweep, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["link", "../runs/first", "strange"])
-def test_a_planted_entry_is_not_followed(sweep, name):
+def test_planted_fit_entry_is_not_followed(sweep, name):
     _, first, _ = sweep("first")
     runs = first.path.parent
     (runs / "link").symlink_to(first.path)
@@ -108,13 +108,13 @@ def link(first):
 
 
 @pytest.mark.parametrize("accident", [damage, link])
-def test_what_is_damaged_or_leads_out_of_a_run_is_not_copied(sweep, accident):
+def test_damaged_or_linked_fit_is_not_copied(sweep, accident):
     accident(sweep("first")[1])
     second, here, steps = sweep("second", "sampler=ddim")
     assert steps == 6 and second.status == "finished" and not here.provenance.fit_of
 
 
-def test_other_data_or_another_run_to_begin_with_is_another_fit(sweep, finished, monkeypatch):
+def test_other_data_or_init_from_do_not_share_fit(sweep, finished, monkeypatch):
     begin = f"init_from='{finished(*SMALL, 'seed=7', path='before').path}'"
     sweep("first", begin)
     assert sweep("second", begin, "sampler=ddim")[2] == 6, "what lies there may be another by now"
@@ -124,7 +124,7 @@ def test_other_data_or_another_run_to_begin_with_is_another_fit(sweep, finished,
     assert sweep("fourth", "sampler=ddim")[2] == 6
 
 
-def test_a_fit_that_went_on_with_other_data_is_not_offered(sweep, monkeypatch):
+def test_fit_resumed_with_changed_data_is_not_shared(sweep, monkeypatch):
     first = sweep("first", begin=False)
     with monkeypatch.context() as patch, pytest.raises(Accident):
         at_call(patch, "training_step", 5, stumble)  # after a checkpoint
@@ -135,7 +135,7 @@ def test_a_fit_that_went_on_with_other_data_is_not_offered(sweep, monkeypatch):
     assert sweep("second", "sampler=ddim")[2] == 6
 
 
-def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypatch):
+def test_fit_entry_of_restarted_run_is_not_used(sweep, monkeypatch):
     code = {"one.py": "1"}
     monkeypatch.setattr(shared_fit, "code_digest", lambda config: str(code))
     sweep("first")
@@ -145,7 +145,7 @@ def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypat
     assert sweep("second", "sampler=ddim")[2] == 6, "what lies there is of the other code"
 
 
-def test_code_that_is_edited_during_a_fit_is_not_that_of_the_fit(sweep, monkeypatch):
+def test_fit_with_code_edited_meanwhile_is_not_shared(sweep, monkeypatch):
     code = {"one.py": "1"}
     monkeypatch.setattr(shared_fit, "code_digest", lambda config: str(code))
     first = sweep("first", begin=False)
@@ -155,13 +155,13 @@ def test_code_that_is_edited_during_a_fit_is_not_that_of_the_fit(sweep, monkeypa
     assert sweep("second", "sampler=ddim")[2] == 6
 
 
-def test_a_fit_that_cannot_be_offered_is_no_failure(sweep):
+def test_run_finishes_if_fit_entry_cannot_be_written(sweep):
     first = sweep("first", begin=False)
     (first.path.parent / ".fits").touch()
     assert execute(first).status == "finished"
 
 
-def test_memory_and_curves_are_those_of_the_fit(sweep):
+def test_shared_fit_copies_memory_and_curves(sweep):
     sweep("first", "logger=tensorboard", csv=False)
     [entry] = (sweep("other", "seed=3", begin=False).path.parent / ".fits").iterdir()
     entry.write_text(json.dumps(json.loads(entry.read_text()) | {"memory": 2.0**50}))
@@ -174,7 +174,7 @@ def test_memory_and_curves_are_those_of_the_fit(sweep):
     assert [e.step for e in events.Scalars("val/nats_per_dim")] == [3, 6]
 
 
-def test_nothing_is_written_through_a_planted_link(sweep, root):
+def test_fit_entry_is_not_written_through_link(sweep, root):
     (root / "outside").mkdir()
     first = sweep("first", begin=False)
     (first.path.parent / ".fits").symlink_to(root / "outside")
@@ -182,7 +182,7 @@ def test_nothing_is_written_through_a_planted_link(sweep, root):
     assert not [*(root / "outside").iterdir()]
 
 
-def test_only_what_a_sweep_of_ones_own_has_trained_is_taken(sweep, prepared, monkeypatch):
+def test_shared_fit_is_used_only_in_own_sweep(sweep, prepared, monkeypatch):
     sweep("first")
     run = sweep("second", "sampler=ddim", begin=False)
     monkeypatch.setenv(OWN, "elsewhere")  # as by triptych-train resume=DIR
@@ -191,7 +191,7 @@ def test_only_what_a_sweep_of_ones_own_has_trained_is_taken(sweep, prepared, mon
         execute(run)
 
 
-def test_a_sweep_begins_with_one_run_of_each_fit():
+def test_fits_first_orders_one_run_per_fit_first():
     jobs = [[f"sampler={s}", "model.width=3", f"seed={n}"] for n in (1, 2) for s in ("ddim", "heun", "edm")]
     assert fits_first(jobs) == ([jobs[0], jobs[3]], [*jobs[1:3], *jobs[4:]])
     named = [[f"setting={name}", *brought, "seed=1"] for name, brought in (
@@ -202,7 +202,7 @@ def test_a_sweep_begins_with_one_run_of_each_fit():
     assert fits_first(other) == (other, [])
 
 
-def test_an_early_stop_is_taken_too(sweep):
+def test_shared_fit_keeps_early_stop(sweep):
     early = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
     early += ["optimizer.lr=5.0", "trainer.max_steps=30"]
     one, there, steps = sweep("first", *early)

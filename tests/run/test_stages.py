@@ -35,7 +35,7 @@ def opened(monkeypatch):
     return open_
 
 
-def test_runs_that_fit(opened):
+def test_open_stages_accepts_matching_runs(opened):
     assert len(opened(run(**BASE), run(**FINE))) == 2
     vector = {"embedding": Vectors(6)}
     prior = run("embedding", (6,), ["text"], TEXT)
@@ -55,11 +55,11 @@ def test_runs_that_fit(opened):
         (FINE, BASE, ("cascade[0]=run0", "needs 'low', which no stage before it draws")),
     ],
 )
-def test_runs_that_do_not_fit(opened, first, second, words):
+def test_open_stages_refuses_mismatched_runs(opened, first, second, words):
     refused(lambda: opened(run(**first), run(**second)), *words)
 
 
-def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
+def test_model_stages_refuses_data_without_levels(monkeypatch):
     """In a DALL-E 2 chain, nats of embeddings do not add to bits of pictures."""
     runs = [
         run("embedding", (6,), ["text"], TEXT),
@@ -73,7 +73,7 @@ def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
     refused(lambda: reopen.open_model_stages(config, runs[1].data), *words)
 
 
-def test_a_source_is_told_what_was_drawn_before_it():
+def test_condition_source_may_depend_on_earlier_source():
     """With condition_from={embedding: PRIOR, low: DECODER}, the prior conditions the decoder."""
     every = TEXT | LOW | {"embedding": Vectors(6)}
     decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data

@@ -40,7 +40,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "apart"), [(0.001, 20), (0.25, 4), (3.0, 1)])
-def test_the_processes_ask_once_in_a_second_or_twenty_steps(clock, seconds, apart):
+def test_stop_is_synchronized_every_second_or_twenty_steps(clock, seconds, apart):
     trainer, stop = Trainer(clock, seconds), Stop()
     for _ in range(200):
         trainer.step()
@@ -49,7 +49,7 @@ def test_the_processes_ask_once_in_a_second_or_twenty_steps(clock, seconds, apar
     assert gaps == {apart}
 
 
-def test_the_other_process_is_heard_within_that_time_and_at_each_checkpoint(clock):
+def test_stop_of_other_process_is_noticed_within_twenty_steps(clock):
     trainer, stop = Trainer(clock, 0.001), Stop()
     for _ in range(45):
         trainer.step()
@@ -64,7 +64,7 @@ def test_the_other_process_is_heard_within_that_time_and_at_each_checkpoint(cloc
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_and_its_worker_may_both_pass_ctrl_c_on(monkeypatch, first):
+def test_job_tolerates_sigint_from_sweep_and_worker(monkeypatch, first):
     """The job saves its step on the first signal.
 
     In a run without a sweep, a second Ctrl-C comes from a user who does not want to wait.
@@ -79,7 +79,7 @@ def test_a_sweep_and_its_worker_may_both_pass_ctrl_c_on(monkeypatch, first):
         stop._receive(signal.SIGINT, None)
 
 
-def test_a_loss_that_is_not_finite_is_named_by_its_own_step(clock):
+def test_divergence_is_reported_at_its_own_step(clock):
     trainer, stop = Trainer(clock, 0.001), Stop()
     with pytest.raises(Diverged, match="diverged at step 33"):
         for _ in range(60):

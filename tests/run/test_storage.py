@@ -36,7 +36,7 @@ def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
     wait_for(lambda: list(folder.rglob("last.ckpt")), process)
 
 
-def test_a_lock_that_finds_no_room_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_lock_on_full_disk_is_storage_error(tmp_path, monkeypatch):
     """The lock's file exists, but there is no room for its content."""
 
     def full(number: int, data: bytes) -> int:
@@ -51,7 +51,7 @@ def test_a_lock_that_finds_no_room_is_refused_in_one_line(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.ESTALE])
-def test_storage_that_refuses_is_no_failure_of_the_run_and_leaves_the_old_file(tmp_path, monkeypatch, number):
+def test_write_atomic_on_failing_storage_keeps_old_file(tmp_path, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
@@ -62,7 +62,7 @@ def test_storage_that_refuses_is_no_failure_of_the_run_and_leaves_the_old_file(t
     assert (tmp_path / "x").read_text() == "old" and [*tmp_path.iterdir()] == [tmp_path / "x"]
 
 
-def test_a_file_size_limit_stops_a_run_that_goes_on_without_it(prepared):
+def test_run_resumes_after_file_size_limit(prepared):
     run = prepared()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -76,7 +76,7 @@ def test_a_file_size_limit_stops_a_run_that_goes_on_without_it(prepared):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
-def test_nothing_is_written_where_the_lock_is_another(tmp_path, again):
+def test_run_does_not_write_after_directory_moved_or_deleted(tmp_path, again):
     """The directory was moved or deleted in the meantime."""
     run = RunDirectory(tmp_path / "run")
     with run.lock():
@@ -95,7 +95,7 @@ def test_nothing_is_written_where_the_lock_is_another(tmp_path, again):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [250_000, 20_000], ids=["no room for a checkpoint", "nor for a row"])
-def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(small, root, leave):
+def test_run_on_full_disk_stops_in_one_line_and_resumes(small, root, leave):
     long = ["trainer.max_steps=400", "trainer.val_check_interval=20"]
     line = command("name=mine", *long, f"paths.log_dir={small}")
     process = start(line, root)
@@ -117,7 +117,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_read_only_disk_and_a_typed_command(small, root):
+def test_command_on_read_only_disk_exits_with_74(small, root):
     """The command prints one line and exits with 74; a finished run is still shown."""
     here = f"paths.log_dir={small}"
     finished = command("-m", "name=s", "seed=1,2", here)
@@ -130,7 +130,7 @@ def test_a_read_only_disk_and_a_typed_command(small, root):
         assert ("2 seeds" in done.stdout) == (line is finished), done.stdout
 
 
-def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
+def test_corrupt_data_file_is_named_and_run_can_be_retried(prepared, root):
     """Data stay in memory during a run; a later start reports that they are damaged."""
     images, broken = root / "images", root / "images" / "5.png"
     images.mkdir()
@@ -153,7 +153,7 @@ def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
 
 
 @pytest.mark.slow
-def test_a_killed_wandb_process_takes_nothing_with_it(root):
+def test_killed_wandb_process_does_not_stop_run(root):
     line = command("name=mine", "trainer.max_steps=3000", "trainer.val_check_interval=300")
     process = start([a.replace("logger=csv", "logger=wandb") for a in line], root)
     wait_for_a_checkpoint(process, root)

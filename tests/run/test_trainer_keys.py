@@ -30,7 +30,7 @@ def test_a_profiler_writes_into_the_runs_directory(prepared):
     assert "a step of ours" in file.read_text()
 
 
-def test_the_bar_can_be_turned_off(tmp_path, monkeypatch):
+def test_enable_progress_bar_false_hides_bar(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -61,13 +61,13 @@ def test_the_bar_can_be_turned_off(tmp_path, monkeypatch):
         ({"max_epochs": 5, "overfit_batches": 2}, 10),
     ],
 )
-def test_the_length_of_a_run_in_epochs(keys, steps):
+def test_steps_of_converts_max_epochs_to_steps(keys, steps):
     trainer = {"max_steps": None, "accumulate_grad_batches": 1, "overfit_batches": 0} | keys
     config = {"trainer": trainer, "data": {"batch_size": keys.get("batch_size", 100)}}
     assert steps_of(config, 1000) == steps
 
 
-def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny):
+def test_sanity_steps_and_lightning_callbacks_do_not_change_figures(root, tiny):
     """A run with these options under another name reports the same figures as without them."""
     small = [*tiny, "logger=csv", "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
     few = ["trainer.val_check_interval=1", "optimizer.lr=1e-9"]  # the average falls behind: it stops early
@@ -85,7 +85,7 @@ def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny)
     assert checked.steps == plain.steps
 
 
-def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
+def test_torch_lr_scheduler_resumes_from_checkpoint(root, tiny):
     """The rate is multiplied by gamma at each milestone, in steps; checkpoints keep its state."""
     line = ["name=one", *tiny, "logger=csv"]
     line += ["lr_schedule._target_=torch.optim.lr_scheduler.MultiStepLR", "lr_schedule.milestones=[2,4]"]
@@ -97,7 +97,7 @@ def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
     assert triptych.train(line).bound == run.bound
 
 
-def test_epochs_decide_the_length(root, tiny):
+def test_max_epochs_determines_number_of_steps(root, tiny):
     """A tenth of two epochs of 1347 training digits in batches of 64 is 4.2 batches."""
     line = [one for one in tiny if "max_steps" not in one and "val_check" not in one]
     epochs = ["trainer.max_epochs=2", "trainer.limit_train_batches=0.1", "trainer.limit_val_batches=1"]
@@ -107,7 +107,7 @@ def test_epochs_decide_the_length(root, tiny):
     assert triptych.train(["name=epochs", *line, "logger=csv", *epochs]).bound == run.bound
 
 
-def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
+def test_slurm_ntasks_without_srun_is_one_process(prepared, monkeypatch):
     """In a batch script (`sbatch --ntasks=2`) without srun, the command is one process."""
     for name, value in {"JOB_ID": "5", "NTASKS": "2", "PROCID": "0", "JOB_NAME": "x.sh"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -115,7 +115,7 @@ def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
     assert build_trainer(run.config(), run, []).world_size == 1
 
 
-def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
+def test_overfit_batches_with_accumulation_makes_full_steps(prepared, monkeypatch):
     """If an epoch had three batches, every second step of two would get one batch only.
 
     Validation would then be at odd steps.
@@ -131,7 +131,7 @@ def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
     assert [row["step"] for row in rows(run) if row["val/bpd"]] == ["2", "4"]
 
 
-def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monkeypatch):
+def test_images_per_second_counts_all_batches_since_resume(prepared, monkeypatch):
     """With a clock that counts images, the speed is about one image per second."""
     seen, loss = [0.0], Diffusion.loss
 

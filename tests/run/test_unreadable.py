@@ -61,7 +61,7 @@ def state(folder: Path) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize(("name", "content", "reason"), RECORDS.values(), ids=RECORDS)
-def test_it_is_neither_trained_on_nor_removed(prepared, name, content, reason):
+def test_unreadable_record_is_refused_and_kept(prepared, name, content, reason):
     run = prepared()
     plant(run / name, content)
     before = state(run.path)
@@ -74,7 +74,7 @@ def test_it_is_neither_trained_on_nor_removed(prepared, name, content, reason):
 
 
 @pytest.mark.parametrize("name", ["summary.json", "provenance.json"])
-def test_force_puts_it_aside(prepared, name):
+def test_force_moves_unreadable_run_aside(prepared, name):
     run = prepared()
     plant(run / name, "x")
     prepared("force=true")
@@ -83,7 +83,7 @@ def test_force_puts_it_aside(prepared, name):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "load"])
-def test_a_result_that_is_not_understood_names_no_checkpoint(finished, inside, command):
+def test_unreadable_summary_requires_checkpoint_path(finished, inside, command):
     """It is unknown which of two checkpoints the run reports; each opens by its own name."""
     run = finished()
     plant(run / "summary.json", RESULT | {"schema": 99})
@@ -97,7 +97,7 @@ def test_a_result_that_is_not_understood_names_no_checkpoint(finished, inside, c
     assert state(run.path) == before
 
 
-def test_a_sweep_with_one_is_refused_before_it_writes(root, inside):
+def test_sweep_with_unreadable_run_is_refused_before_writing(root, inside):
     line = ["-m", "name=s", "seed=1,2", "logger=csv", *TINY]
     sweep = root / "logs" / "sweeps" / "s"
     assert inside("triptych.cli.train", *line, "trainer.max_steps=3").returncode == 0
@@ -120,7 +120,7 @@ def test_a_sweep_with_one_is_refused_before_it_writes(root, inside):
     assert state(sweep) == before
 
 
-def test_a_run_that_has_lost_its_provenance_gets_an_id_once(prepared):
+def test_run_without_provenance_gets_one_id(prepared):
     """Loggers know the run by this id when it resumes."""
     run = prepared()
     (run / "provenance.json").unlink()
@@ -130,12 +130,12 @@ def test_a_run_that_has_lost_its_provenance_gets_an_id_once(prepared):
     assert len(known.executions) == 1 and known.fingerprint
 
 
-def test_what_is_not_recorded_is_empty():
+def test_provenance_from_json_defaults_to_empty():
     assert Provenance.from_json({}) == Provenance(executions=[])
     assert Provenance.from_json({"git": None, "started": None, "record": 5}).record["record"] == 5
 
 
-def test_a_directory_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+def test_run_directory_without_permission_is_unreadable(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     scandir, open_regular, access = os.scandir, files.open_regular, os.access
 
@@ -158,7 +158,7 @@ def test_a_directory_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
     )
 
 
-def test_a_malformed_entry_is_not_written(prepared):
+def test_write_provenance_refuses_malformed_entry(prepared):
     """``fit_of`` of a planted checkpoint is malformed, and a resuming run would copy it."""
     run = prepared()
     before = state(run.path)
@@ -167,7 +167,7 @@ def test_a_malformed_entry_is_not_written(prepared):
     assert state(run.path) == before
 
 
-def test_the_same_name_again_from_python(finished):
+def test_train_from_python_refuses_name_of_other_run(finished):
     """In Python, no command gives Hydra's defaults."""
     line = ["name=tiny", "callbacks.ema.others=[]", "logger=csv", *TINY]
     finished(path="tiny")
@@ -175,7 +175,7 @@ def test_the_same_name_again_from_python(finished):
         refused(lambda other=other: triptych.train([*line, other]), "holds another run", "force=true")
 
 
-def test_a_run_from_before_a_group_that_may_be_missing(finished, monkeypatch):
+def test_trained_run_without_likelihood_group_is_adopted(finished, monkeypatch):
     monkeypatch.setattr(untrusted, "check_checkpoint", lambda *_: None)  # which has that group, here
     run = finished()
     result, config = run.summary(), run.config()
@@ -187,7 +187,7 @@ def test_a_run_from_before_a_group_that_may_be_missing(finished, monkeypatch):
     assert "likelihood" not in adopted
 
 
-def test_a_configuration_that_is_a_pipe_is_named_as_such(tmp_path):
+def test_config_yaml_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
     refused(
         RunDirectory(tmp_path).config, f"{tmp_path / 'config.yaml'}: cannot be read", "not a regular file"

@@ -91,7 +91,7 @@ def steps_done(folder) -> int:
     return max((step for step, row in table(folder).items() if "val/bpd" in row), default=0)
 
 
-def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
+def test_wandb_history_is_complete_after_failure_and_resume(prepared):
     """In one process, the run stops after step 8, and its last checkpoint has step 6."""
     run = stop_after(prepared("trainer.max_steps=12", csv=False), 8)
     assert last_step(only(run.path)) < 8
@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
     assert links and not any(link.is_absolute() for link in links)  # so that it can be moved, and resumed
 
 
-def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared):
+def test_wandb_history_has_no_gap_after_signal(prepared):
     """The run saves within a step, before Lightning logs that step's row."""
     run = stopped(prepared("trainer.max_steps=9", csv=False), at=5)
     assert execute(run)["status"] == "finished"
@@ -113,7 +113,7 @@ def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["offline", "online"])
-def test_a_kill_loses_two_seconds_at_most(root, mode):
+def test_wandb_loses_at_most_two_seconds_after_kill(root, mode):
     """The run is killed twice; its three directories have one id and the rows of metrics.csv."""
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
@@ -143,7 +143,7 @@ def test_a_kill_loses_two_seconds_at_most(root, mode):
 
 
 @pytest.mark.parametrize("listens", [False, True])
-def test_a_server_that_does_not_answer_costs_seconds_and_one_line(prepared, monkeypatch, capfd, listens):
+def test_unreachable_wandb_server_switches_to_offline(prepared, monkeypatch, capfd, listens):
     """The address does not answer, as without a network, or accepts connections without a reply."""
     import wandb  # noqa: F401  # its import is not what is measured
 
@@ -168,7 +168,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_one_line(prepared, monk
     assert [row["train/loss"] for row in rows(folder)] == [1.0]
 
 
-def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
+def test_wandb_rows_are_written_soon_after_logging(prepared):
     """A kill keeps what was written; at W&B's own rate, a short run would have written nothing."""
     run = prepared(csv=False)
     loggers = build_loggers(run, 0, float)
@@ -181,7 +181,7 @@ def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
 
 
 @pytest.mark.slow
-def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, capsys, root):
+def test_wandb_loses_no_row_if_network_fails(prepared, monkeypatch, capsys, root):
     """The server closes the connection of an online run and does not answer any more."""
     after_a_step = Keep.on_train_batch_end
     with Server() as server:
@@ -209,7 +209,7 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         check_same(table(run.path), server.history(run.provenance.id))
 
 
-def test_disabled_is_without_wandb(prepared, monkeypatch):
+def test_wandb_mode_disabled_does_not_import_wandb(prepared, monkeypatch):
     run, imported = prepared(csv=False), []
     monkeypatch.setattr(ours_of_wandb, "import_wandb", imported.append)
     import_libraries(run)
@@ -222,7 +222,7 @@ def test_disabled_is_without_wandb(prepared, monkeypatch):
 
 
 @pytest.mark.slow
-def test_nothing_is_left_outside_of_the_run(root):
+def test_wandb_writes_nothing_outside_run_directory(root):
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()
@@ -234,7 +234,7 @@ def test_nothing_is_left_outside_of_the_run(root):
     assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {"torchinductor_root"}
 
 
-def test_a_run_is_told_whole(prepared, monkeypatch):
+def test_wandb_receives_figures_panels_choices_and_artifact(prepared, monkeypatch):
     """The offline file has figures, panels, choices, the best step and the reported checkpoint."""
     small = ("data.train_size=500", "data.val_size=100", "data.test_size=200")
     own = ("measures.n=8", "measures.repeats=2", "logger.wandb.artifacts=true")
@@ -283,14 +283,14 @@ def test_a_run_is_told_whole(prepared, monkeypatch):
     assert pictures == {"samples", "final", "trajectory"}
 
 
-def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
+def test_wandb_artifacts_are_skipped_for_untrusted_run(prepared, capsys):
     run = prepared("logger.wandb.artifacts=true", csv=False)
     wandb = build_loggers(run, 0, float)[1]
     wandb.close(None)
     assert not wandb.logger.artifacts and "artifacts are left out" in capsys.readouterr().err
 
 
-def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
+def test_wandb_settings_file_in_run_directory_is_ignored(root, monkeypatch):
     """W&B reads settings in the current folder and in its own folder, the run's directory."""
     folder = root / "run" / "wandb"
     for place in (root / "wandb", folder, folder / "config"):
@@ -303,7 +303,7 @@ def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
     wandb.teardown()
 
 
-def test_a_fork_that_ends_leaves_the_next_a_folder_for_its_panels(tmp_path):
+def test_import_wandb_recreates_media_folder(tmp_path):
     """W&B makes the folder on import, before the forks, and removes it when a process ends."""
     ours_of_wandb.import_wandb(tmp_path)
     from wandb.sdk.data_types._private import MEDIA_TMP
@@ -313,7 +313,7 @@ def test_a_fork_that_ends_leaves_the_next_a_folder_for_its_panels(tmp_path):
     assert Path(MEDIA_TMP.name).is_dir()
 
 
-def test_a_sweeps_cells_are_a_group(tmp_path):
+def test_wandb_groups_cells_of_a_sweep(tmp_path):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "sweep.json").write_text("{}")
     run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")
@@ -330,7 +330,7 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
     assert {**found, **asked, "tags": ["one"]} == found
 
 
-def test_figures_of_what_a_summary_may_hold():
+def test_flat_figures_flattens_summary():
     row = {"value": 4, "evaluations": 8, "measures": {"fid": {"mean": 2.0, "stderr": None, "n": 9}}}
     summary = {
         "schema": 1,
@@ -353,7 +353,7 @@ def test_figures_of_what_a_summary_may_hold():
     }
 
 
-def test_typed_keys_are_flat_keys_of_the_configuration():
+def test_wandb_config_has_flat_keys_for_overrides():
     config = {"seed": 1, "optimizer": {"lr": 0.1, "eps": 1}, "model": {"n": [1, 2]}, "logger": {"x": 1}}
     typed = ["optimizer.lr=0.1", "+model.n=[1,2]", "seed=1", "logger.x=1", "objective=v"]
     flat = {"objective": "v", "seed": 1, "optimizer/lr": 0.1, "model/n": [1, 2]}

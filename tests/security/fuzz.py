@@ -1,7 +1,7 @@
 """Try every name that a configuration can have, and each accepted class with hostile arguments.
 
 ``python -m tests.security.fuzz FOLDER {fast,all}`` writes found.json: how many names were tried, which were
-accepted, how many objects were asked for and made, and what else happened meanwhile (see watch.py).
+accepted, how many objects were requested and built, and other events meanwhile (see watch.py).
 """
 
 import difflib

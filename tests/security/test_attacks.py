@@ -39,7 +39,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("line", DOORS)
-def test_at_the_doors(door, root, config, line):
+def test_commands_refuse_unsafe_target_in_config(door, root, config, line):
     """The configuration is in a separate file, and is refused before torch is imported."""
     (root / "first").mkdir()
     if "resume" in line:
@@ -66,7 +66,7 @@ GUIDES = {
 
 
 @pytest.mark.parametrize("which", GUIDES)
-def test_a_guide_or_a_classifier(prepared, root, which):
+def test_guide_checkpoint_with_unsafe_target_is_refused(prepared, root, which):
     """The job's process opens them; the attack is in the guide's own configuration."""
     keys = GUIDES[which]
     config = configuration(data=keys[:2])
@@ -82,7 +82,7 @@ sampler callbacks.x callbacks.ema metrics metrics.x logger.x schedule.gamma_min 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_wherever_it_lies(root, config, place):
+def test_check_config_refuses_unsafe_target_at_any_depth(root, config, place):
     """Also inside a list, a group, and below Hydra's other keys."""
     for node in attacks(root).values():
         forms = [node, [node], [[{"deep": node}]], {"_partial_": True} | node, {"_convert_": "all"} | node]
@@ -93,7 +93,7 @@ def test_wherever_it_lies(root, config, place):
 
 
 @pytest.mark.parametrize("key", ["_args_", "_recursive_", "_mode_", "__class__"])
-def test_of_hydras_keys_only_the_harmless_are_read(config, key):
+def test_check_config_refuses_unknown_hydra_keys(config, key):
     with pytest.raises(UserError, match=key):
         check_config(put(config, f"data.{key}", False), "x")
 
@@ -116,12 +116,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("place", "value", "words"), REFUSED, ids=lambda value: str(value)[:40])
-def test_a_class_of_its_place_gets_plain_values_of_known_keys(config, place, value, words):
+def test_check_targets_refuses_class_at_wrong_node(config, place, value, words):
     with pytest.raises(UserError, match=words):
         check_targets(put(config, place, value))
 
 
-def test_references_are_not_resolved(root, config, monkeypatch):
+def test_interpolation_in_checkpoint_config_is_refused(root, config, monkeypatch):
     """``${oc.env:...}`` would reveal the user's environment."""
     monkeypatch.setenv("SECRET", "hunter2")
     path = save_checkpoint(root / "x.ckpt", put(config, "data.root", "${oc.env:SECRET}"))
@@ -130,14 +130,14 @@ def test_references_are_not_resolved(root, config, monkeypatch):
     assert "hunter2" not in str(caught.value)
 
 
-def test_text_that_looks_like_a_reference_stays_text():
+def test_build_does_not_resolve_interpolation_in_text():
     """An object gets the text of its configuration, whoever wrote it."""
     made = build({"_target_": "triptych.data.folder.ImageFolder", "root": "${oc.env:HOME}"}, "data")
     assert str(made.root) == "${oc.env:HOME}"
 
 
 @pytest.mark.parametrize("which", ["evaluate", "resume", "trained"])
-def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, monkeypatch):
+def test_untrusted_config_does_not_download_data(root, config, which, monkeypatch):
     monkeypatch.delenv(OWN, raising=False)
     asked = []
     monkeypatch.setattr(datasets, "MNIST", lambda *a, **k: asked.append(k.get("download")))
@@ -156,7 +156,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
     assert not marks(root) and not any(asked)
 
 
-def test_a_finished_runs_checkpoint_is_its_own(root, config):
+def test_checkpoint_path_outside_run_directory_is_ignored(root, config):
     theirs = RunDirectory(save_run(root / "theirs", config, "finished"))
     result = {"schema": 1, "status": "finished", "checkpoint": str(root / "other.ckpt")}
     theirs.write("summary.json", result)
@@ -166,7 +166,7 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
 
 
 @pytest.mark.parametrize("group", ["data", "model", "bound", "objective"])
-def test_a_configuration_that_is_none(root, config, group):
+def test_checkpoint_config_without_required_group_is_refused(root, config, group):
     for value in (None, "x", 3, [], {"a": 1}):
         path = save_checkpoint(root / "x.ckpt", put(config, group, value))
         problems = "names no class|must be a group|the dotted name"
@@ -174,7 +174,7 @@ def test_a_configuration_that_is_none(root, config, group):
             reopen(str(path))
 
 
-def test_a_trusted_package(root, config, monkeypatch, trusting):
+def test_trusted_package_allows_its_own_classes_only(root, config, monkeypatch, trusting):
     """Its classes may be named, but not its functions or what it imports."""
     package = root / "lab_nets"
     package.mkdir()
@@ -196,14 +196,14 @@ def test_a_trusted_package(root, config, monkeypatch, trusting):
             build({"_target_": name}, "denoiser.network")
 
 
-def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):
+def test_trust_is_read_from_pyproject_of_clone(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text('[tool.triptych]\ntrust = ["my_lab"]\n')
     monkeypatch.setattr(own_code, "PYPROJECT", tmp_path / "pyproject.toml")
     monkeypatch.delenv("TRIPTYCH_TRUST", raising=False)
     assert own_code._trusted.__wrapped__("") == ("my_lab",)
 
 
-def test_trust_that_a_notebook_sets_counts_from_then_on(monkeypatch):
+def test_triptych_trust_can_be_changed_at_runtime(monkeypatch):
     for names in ((), ("lab_a",), ("lab_a", "lab_b")):
         monkeypatch.setenv("TRIPTYCH_TRUST", ",".join(names))
         assert own_code.trusted() == names
@@ -211,7 +211,7 @@ def test_trust_that_a_notebook_sets_counts_from_then_on(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["evaluate", "sample", "resume"])
-def test_an_honest_file_under_watch(root, config, which):
+def test_commands_on_valid_checkpoint_write_only_to_its_folder(root, config, which):
     """The commands write where they are told, run no program and unpickle nothing."""
     state = build_model(config, build_data(config)).state_dict()
     theirs = save_run(root / "theirs", config)

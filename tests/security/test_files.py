@@ -93,7 +93,7 @@ YAML = {
 
 
 @pytest.mark.parametrize("name", YAML)
-def test_a_config_that_is_a_bomb(tmp_path, name):
+def test_malicious_yaml_config_is_refused(tmp_path, name):
     text, words = YAML[name]
     file = tmp_path / "config.yaml"
     file.write_text(text, errors="surrogateescape")
@@ -103,7 +103,7 @@ def test_a_config_that_is_a_bomb(tmp_path, name):
         RunDirectory(tmp_path).config()
 
 
-def test_an_honest_config_is_read_as_it_was_written(tmp_path):
+def test_valid_config_round_trips(tmp_path):
     odd = [1e-3, 8e-3, 1e22, float("inf"), -3, "1e3", "yes", "null", "~", "2024-01-01"]
     more = {"a": None, "b": True, "c": "x: y", "d": "", "e": "-", "f": "1:30", "g": "ü\n", "h": "0o7"}
     config = configuration() | {"odd": odd, "more": more}
@@ -112,7 +112,7 @@ def test_an_honest_config_is_read_as_it_was_written(tmp_path):
     assert read_config(file) == config == OmegaConf.to_container(OmegaConf.load(file))
 
 
-def test_limits_can_be_raised_and_only_by_the_environment(tmp_path, monkeypatch):
+def test_file_limits_are_set_by_environment_variables(tmp_path, monkeypatch):
     file = tmp_path / "config.yaml"
     file.write_text("a: [" + "1," * 300 + "]")
     monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "100")
@@ -187,14 +187,14 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_no_checkpoint_or_holds_code(tmp_path, name):
+def test_invalid_checkpoint_file_is_refused(tmp_path, name):
     path = tmp_path / "x.ckpt"
     path.write_bytes(FILES[name]())
     with refused(f"ckpt={path}: damaged, truncated, or of more", "pass a checkpoint of a run"):
         read_checkpoint(path)
 
 
-def test_the_archives_of_these_tests_are_opened_where_they_are_honest(tmp_path):
+def test_valid_handmade_checkpoint_archive_is_read(tmp_path):
     path = tmp_path / "x.ckpt"
     path.write_bytes(archive(tensor((2, 2), (2, 1)), np.arange(4, dtype=np.float32).tobytes()))
     assert read_checkpoint(path)["state_dict"]["w"].tolist() == [[0, 1], [2, 3]]
@@ -218,7 +218,7 @@ def test_a_cycle_in_a_checkpoints_configuration(tmp_path):
         read_checkpoint(path)
 
 
-def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
+def test_read_checkpoint_supports_every_tensor_dtype(tmp_path):
     kinds = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
     state = {kind: torch.arange(6).reshape(2, 3).to(getattr(torch, kind)) for kind in kinds}
     tied = torch.randn(5, 7)
@@ -230,7 +230,7 @@ def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
-def test_threads(tmp_path, threads):
+def test_invalid_threads_in_checkpoint_are_refused(tmp_path, threads):
     with refused("threads="):
         reopen(str(save_checkpoint(tmp_path / "x.ckpt", configuration() | {"threads": threads})))
 
@@ -244,7 +244,7 @@ def folder_of(tmp_path, files=4, size=(8, 8)):
     return tmp_path
 
 
-def test_a_large_picture(tmp_path):
+def test_image_with_huge_declared_size_is_refused(tmp_path):
     data = bytearray((file := folder_of(tmp_path) / "2.png").read_bytes())
     data[16:24] = struct.pack(">II", 13300, 13300)  # what its header says
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -254,7 +254,7 @@ def test_a_large_picture(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["image", "caption", "idx"])
-def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
+def test_named_pipe_in_data_folder_is_refused(tmp_path, kind):
     name, read = {
         "image": ("x.png", lambda file: read_image(file, 8, 3)),
         "caption": ("x.txt", lambda file: read_caption(file.with_suffix(".png"))),
@@ -265,7 +265,7 @@ def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
         read(tmp_path / name)
 
 
-def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
+def test_triptych_max_pixels_raises_image_limit(tmp_path, monkeypatch, recwarn):
     folder_of(tmp_path, size=(40, 40))
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1599")
     with refused("40 x 40 pixels, more than 1599"):
@@ -275,7 +275,7 @@ def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
     assert not recwarn.list
 
 
-def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, monkeypatch):
+def test_postscript_named_png_is_not_opened(tmp_path, monkeypatch):
     """Pillow goes by content, and reads PostScript with Ghostscript."""
     ran = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: ran.append(a))
@@ -286,7 +286,7 @@ def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, mon
     assert not ran
 
 
-def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
+def test_idx_file_larger_than_triptych_max_data_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(gzip.compress(b"\0" * 2**25))
     monkeypatch.setenv("TRIPTYCH_MAX_DATA", str(2**20))
@@ -294,7 +294,7 @@ def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
         read_idx(file, 3)
 
 
-def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
+def test_oversized_or_deep_json_is_unreadable(tmp_path, monkeypatch):
     file = tmp_path / "summary.json"
     file.write_text("[" * 100_000)
     assert load_object(file) == {} and read_run(tmp_path).status == "unreadable"
@@ -308,7 +308,7 @@ def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
     assert load_object(file) == {} and RunDirectory(tmp_path).status == "unreadable"
 
 
-def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):
+def test_samples_path_outside_run_is_ignored(tmp_path):
     (tmp_path / "run").mkdir()
     for name, shown in (("samples/final.png", True), ("../x.png", False), (str(tmp_path / "x.png"), False)):
         record = {"schema": 1, "status": "finished", "samples": name}
@@ -329,7 +329,7 @@ def npy(array, shape=None, **keys):
     return data if shape is None else data.replace(str(array.shape).encode(), shape.encode(), 1)
 
 
-def test_arrays(tmp_path, monkeypatch):
+def test_read_arrays_refuses_malformed_npz(tmp_path, monkeypatch):
     file = tmp_path / "items.npz"
     assert read_arrays(file, ["index"]) is None
     index, total = np.arange(5), np.linspace(0, 1, 5)
@@ -351,7 +351,7 @@ def test_arrays(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "＝1"])
-def test_a_spreadsheet_finds_no_formula(tmp_path, text):
+def test_results_csv_escapes_spreadsheet_formulas(tmp_path, text):
     record = {"schema": 1, "status": "failed", "error": f"x{text}", "overrides": [f"{text}={text}"]}
     record |= {"device": text, "choices": {"data": text}, "seconds": {text: 1.5}}
     (tmp_path / "summary.json").write_text(json.dumps(record))
@@ -361,7 +361,7 @@ def test_a_spreadsheet_finds_no_formula(tmp_path, text):
     assert not starts & set("=+-@\t\r＝"), rows
 
 
-def test_a_checkpoint_of_another_version_is_said_to_be_one(tmp_path):
+def test_checkpoint_of_other_schema_version_is_refused(tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {}, "triptych": {"schema": 1, "config": {"seed": 1}}}, path)
     with refused(f"ckpt={path}", "another version", "pass a checkpoint of schema"):

@@ -38,7 +38,7 @@ def fuzz(folder: Path, how: str) -> dict:
     ("how", "least"),
     [("fast", 15_000), pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
 )
-def test_every_importable_name(tmp_path, how, least):
+def test_fuzzed_targets_build_only_allowed_classes(tmp_path, how, least):
     found = fuzz(tmp_path, how)
     print({key: value if isinstance(value, int) else len(value) for key, value in found.items()})
     assert found["seen"] == [] and found["marks"] == []
@@ -56,7 +56,7 @@ def test_every_importable_name(tmp_path, how, least):
         assert name in (home, *(f"{package}.{made.__name__}" for package in packages))
 
 
-def test_the_watch_sees_what_it_should(tmp_path):
+def test_audit_hook_records_attacks(tmp_path):
     """Each attack is seen under watch, so that a clean record means something."""
     script = tmp_path / "x.py"
     script.write_text(
@@ -100,7 +100,7 @@ TRIPTYCH.networks.mlp.MLP triptych.networks.MLP.MLP triptych.networks.mlp.mlp su
 
 
 @pytest.mark.parametrize("name", STRANGE, ids=lambda name: ascii(name)[:60])
-def test_strange_names(name):
+def test_import_class_refuses_malformed_names(name):
     with pytest.raises(UserError) as caught:
         import_class(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
@@ -111,7 +111,7 @@ def test_strange_names(name):
     st.text(max_size=60)
     | st.lists(st.sampled_from("triptych networks mlp MLP data .. __class__ \u0430".split())).map(".".join)
 )
-def test_any_text(name):
+def test_check_name_refuses_arbitrary_text(name):
     try:
         assert check_name(name) == name and name == "triptych.networks.mlp.MLP"
     except UserError:
@@ -128,7 +128,7 @@ def grown(inner):
 
 @settings(deadline=None)
 @given(st.recursive(LEAVES, grown, max_leaves=12))
-def test_nested_nodes(node):
+def test_check_names_finds_target_in_nested_nodes(node):
     """A name is found anywhere in a tree of groups and lists."""
 
     def holds(value):

@@ -75,7 +75,7 @@ def last(run):
 # checkpoints
 
 
-def test_a_flipped_bit_of_a_tensor(run):
+def test_flipped_bit_in_checkpoint_tensor_is_detected(run):
     with zipfile.ZipFile(last(run)) as archive:
         tensor = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
     before, after = last(run).read_bytes().split(tensor)
@@ -84,7 +84,7 @@ def test_a_flipped_bit_of_a_tensor(run):
         read_checkpoint(last(run))
 
 
-def test_a_bomb_is_passed_over_before_it_is_unpacked(run, monkeypatch, capsys):
+def test_zip_bomb_checkpoint_is_skipped_without_loading(run, monkeypatch, capsys):
     bomb = run / "checkpoints" / "zz.ckpt"
     with zipfile.ZipFile(last(run)) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as out:
         for entry in source.infolist():
@@ -96,7 +96,7 @@ def test_a_bomb_is_passed_over_before_it_is_unpacked(run, monkeypatch, capsys):
     assert "zz.ckpt" in capsys.readouterr().err and str(bomb) not in loaded
 
 
-def test_a_checkpoint_of_another_run(run, finished):
+def test_checkpoint_of_other_run_is_refused(run, finished):
     shutil.copy(last(finished(2)), last(run))
     with pytest.raises(UserError, match="another run.*seed: 1 -> 2"):
         read_checkpoint(last(run))
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_another_run(run, finished):
         newest_readable(RunDirectory(run).checkpoints())
 
 
-def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run):
+def test_finished_run_with_edited_config_is_refused_and_kept(run):
     """After an edit for a longer training, resuming would start again with the edited length."""
     before = {name: (run / name).read_bytes() for name in ("summary.json", "checkpoints/last.ckpt")}
     text = (run / "config.yaml").read_text()
@@ -116,7 +116,7 @@ def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
-def test_a_good_checkpoint_is_not_blamed_for_a_cut_config(run):
+def test_truncated_config_is_reported_instead_of_checkpoint(run):
     """Its only good file would have been removed, or the run called interrupted."""
     whole, damaged = (run / "config.yaml").read_text(), "config.yaml: damaged"
     (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
@@ -128,7 +128,7 @@ def test_a_good_checkpoint_is_not_blamed_for_a_cut_config(run):
     assert "remove" not in refused(lambda: read_checkpoint(last(run)), "restore the one that is wrong")
 
 
-def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):
+def test_finished_run_without_config_is_not_restarted(run):
     (run / "config.yaml").unlink()
     with pytest.raises(UserError, match="lost its config.yaml; choose another name, or force=true"):
         same_name(run)
@@ -136,7 +136,7 @@ def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):
 
 
 @pytest.mark.parametrize("change", ["compile=true", "threads=2", "paths.root_dir=/x", "data.root=/x"])
-def test_a_checkpoint_goes_with_its_run_whatever_the_machine(run, change):
+def test_checkpoint_matches_run_with_other_machine_keys(run, change):
     """This holds wherever its data are."""
     config = OmegaConf.load(run / "config.yaml")
     config.merge_with_dotlist([change])
@@ -145,7 +145,7 @@ def test_a_checkpoint_goes_with_its_run_whatever_the_machine(run, change):
 
 
 @pytest.mark.parametrize("spoil", [os.unlink, lambda path: os.truncate(path, 1000)])
-def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypatch, capsys, spoil):
+def test_resume_of_finished_run_reports_missing_checkpoint(run, monkeypatch, capsys, spoil):
     spoil(last(run))
     monkeypatch.setattr("sys.argv", ["triptych-train", f"resume={run}"])
     train.main()
@@ -188,7 +188,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_every_door_passes_the_gate(run, root, door):
+def test_every_command_refuses_pipes_and_outside_links_in_run(run, root, door):
     (root / "mine.txt").write_text("precious")
     for name in ("config.yaml", "metrics.csv", "checkpoints/x.ckpt", "train.log"):
         shutil.move(run / name, root / "aside") if (run / name).exists() else (root / "aside").touch()
@@ -204,7 +204,7 @@ def test_every_door_passes_the_gate(run, root, door):
     assert (root / "mine.txt").read_text() == "precious"
 
 
-def test_a_link_within_the_directory_is_as_good_as_its_target(run):
+def test_link_within_run_directory_is_accepted(run):
     (run / "latest").symlink_to("checkpoints")
     (run / "gone").symlink_to("nowhere")
     resume(run)
@@ -228,12 +228,12 @@ def test_a_lock_is_not_taken_through_a_link(root):
     assert (root / "mine.txt").read_text() == "precious"
 
 
-def test_nobody_is_waited_for_at_a_pipe_in_the_place_of_a_lock(root):
+def test_lock_file_that_is_a_pipe_does_not_block(root):
     os.mkfifo(root / ".lock")
     assert RunDirectory(root).holder() is None
 
 
-def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root, monkeypatch):
+def test_write_atomic_does_not_follow_link_at_temporary_name(root, monkeypatch):
     monkeypatch.setattr(files.secrets, "token_hex", lambda _: "guessed")
     (root / "mine.txt").write_text("precious")
     (root / ".summary.json.guessed.tmp").symlink_to(root / "mine.txt")
@@ -248,7 +248,7 @@ def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root, mon
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
 
 
-def test_control_characters_are_shown_in_pages_and_logs(root, capsys):
+def test_control_characters_are_escaped_in_report_and_log(root, capsys):
     run = root / "sweep" / f"seed=1{EVIL[:4]}"
     run.mkdir(parents=True)
     record = {"schema": 1, "status": "failed", "error": f"x{EVIL}", "overrides": [f"seed=1{EVIL}"]}
@@ -265,7 +265,7 @@ def test_control_characters_are_shown_in_pages_and_logs(root, capsys):
     assert "\\x1b" in line and "\\x1b" in pages[0]
 
 
-def test_names_that_no_file_takes_are_shown_too(root):
+def test_non_utf_8_names_are_escaped_in_report(root):
     """A directory's name is not UTF-8, a record has a surrogate, a sweep's name has ESC."""
     sweep = root / "sw\x1b[31meep"
     run = sweep / os.fsdecode(b"seed=1\xff")
@@ -281,7 +281,7 @@ def test_names_that_no_file_takes_are_shown_too(root):
 # what libraries read where a command is typed
 
 
-def test_a_matplotlibrc_beside_a_run_is_not_read(root, door):
+def test_matplotlibrc_in_current_folder_is_not_read(root, door):
     """It could start LaTeX, and reading a pipe would block."""
     make_run(root / "sweep", "v", 1, 2.0)
     os.mkfifo(root / "matplotlibrc")
@@ -328,7 +328,7 @@ def edit(run, unsealed=True, **test):
     (run / "summary.json").write_text(json.dumps(record))
 
 
-def test_an_edited_figure_is_refused_by_the_checksum(run):
+def test_edited_figure_fails_summary_checksum(run):
     edit(run, unsealed=False)
     assert read_run(run).status == "finished"  # the content counts, not how it is laid out
     edit(run, unsealed=False, gap=0.25)
@@ -336,26 +336,26 @@ def test_an_edited_figure_is_refused_by_the_checksum(run):
     refused(lambda: RunDirectory(run).summary(), "checksum")
 
 
-def test_without_a_checksum_a_bound_is_the_sum_of_its_terms(run):
+def test_summary_without_checksum_must_have_consistent_bound_terms(run):
     edit(run)
     assert read_run(run).status == "finished"
     edit(run, nats_per_dim=-1.2)
     assert "nats_per_dim" in read_run(run).error and read_run(run).status == "unreadable"
 
 
-def test_and_the_mean_of_its_items(run):
+def test_summary_without_checksum_must_match_items_npz(run):
     test = json.loads((run / "summary.json").read_text())["test"]
     edit(run, **{key: test[key]["mean"] - 1 for key in ("nats_per_dim", "nats_per_dim_diffusion")})
     assert read_run(run).status == "unreadable" and "items.npz" in read_run(run).error
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "items.npz"])
-def test_files_of_another_run_beside_a_summary(run, finished, name):
+def test_files_of_other_run_beside_summary_are_unreadable(run, finished, name):
     shutil.copy(finished(2) / name, run / name)
     assert read_run(run).status == "unreadable" and name in read_run(run).error
 
 
-def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
+def test_summary_of_other_run_is_refused_by_config(run, finished):
     """Summary, items and table agree, but the configuration is another run's."""
     for name in ("summary.json", "metrics.csv", "items.npz"):
         shutil.copy(finished(2) / name, run / name)
@@ -364,7 +364,7 @@ def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
-def test_an_end_of_another_run_beside_a_config(run, finished, status):
+def test_failed_summary_of_other_run_is_unreadable(run, finished, status):
     """The failed result has no figures, and would call the setting untrainable."""
     other = RunDirectory(finished(2))
     result = Result.of(other.provenance, status, stage="fit", error="x", seed=2)
@@ -375,13 +375,13 @@ def test_an_end_of_another_run_beside_a_config(run, finished, status):
     assert read_run(run).status == RunDirectory(run).status == "unreadable"
 
 
-def test_where_a_result_comes_from_is_as_it_was_written(run):
+def test_edited_provenance_of_finished_run_is_unreadable(run):
     record = json.loads((run / "provenance.json").read_text())
     (run / "provenance.json").write_text(json.dumps(record | {"git": {"commit": "0" * 40}}))
     assert read_run(run).status == "unreadable" and "provenance.json" in read_run(run).error
 
 
-def test_weights_of_another_step_beside_a_summary(run):
+def test_checkpoint_of_other_step_than_summary_is_refused(run):
     """Both checkpoints have the run's configuration, but the figure is that of one of them."""
     checkpoint = torch.load(last(run), weights_only=True)
     torch.save(checkpoint | {"global_step": 1}, last(run))
@@ -389,7 +389,7 @@ def test_weights_of_another_step_beside_a_summary(run):
         read_checkpoint(last(run))
 
 
-def test_a_picture_of_another_run_is_not_shown(run):
+def test_picture_that_does_not_match_digest_is_unreadable(run):
     (run / "samples").mkdir(exist_ok=True)
     (run / "samples" / "final.png").write_bytes(b"own")
     record = json.loads((run / "summary.json").read_text()) | {"samples": "samples/final.png"}
@@ -400,7 +400,7 @@ def test_a_picture_of_another_run_is_not_shown(run):
     assert read_run(run).status == "unreadable" and "final.png" in read_run(run).error
 
 
-def test_a_digest_is_not_taken_of_a_file_elsewhere(run, root, monkeypatch):
+def test_digests_of_files_outside_run_are_ignored(run, root, monkeypatch):
     (root / "mine.txt").write_text("precious")
     record = json.loads((run / "summary.json").read_text())
     record["digests"] |= {"../mine.txt": "0", str(root / "mine.txt"): "0"}

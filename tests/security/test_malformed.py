@@ -78,7 +78,7 @@ def resumable(prepared):
 
 
 @pytest.mark.parametrize("changed", RESUMED, ids=lambda changed: ".".join(map(str, changed[:-1])))
-def test_a_run_does_not_go_on_from_what_it_cannot_restore(resumable, changed):
+def test_resume_refuses_malformed_checkpoint(resumable, changed):
     checkpoint = resumable.checkpoints()[-1]
     change(checkpoint, *changed)
     before = checkpoint.read_bytes()
@@ -93,7 +93,7 @@ def ended(finished, root):
 
 
 @pytest.mark.parametrize("changed", TRAINED, ids=lambda changed: ".".join(map(str, changed[:-1])))
-def test_a_run_does_not_begin_with_what_it_cannot_use(prepared, ended, changed):
+def test_init_from_malformed_checkpoint_fails_only_with_user_error(prepared, ended, changed):
     change(ended, *changed)
     try:
         execute(prepared(*RING, f"init_from={ended}", path="next"))
@@ -102,7 +102,7 @@ def test_a_run_does_not_begin_with_what_it_cannot_use(prepared, ended, changed):
 
 
 @pytest.mark.parametrize("changed", READ, ids=lambda changed: ".".join(map(str, changed)))
-def test_a_checkpoint_of_another_shape_is_refused_where_it_is_read(ended, changed, capsys):
+def test_read_checkpoint_refuses_malformed_structure(ended, changed, capsys):
     change(ended, *changed)
     refused(lambda: read_checkpoint(ended, "guide"), f"guide={ended}: not as a run writes it")
     refused(lambda: newest_readable([ended]), "as a run writes it")  # to begin anew would overwrite it
@@ -115,7 +115,7 @@ def test_weights_of_another_shape_are_refused_in_one_line(ended, changed):
     one_line(refused(lambda: reopen(str(ended), key="guide")), f"guide={ended}: ")
 
 
-def test_an_average_that_lacks_a_weight_is_not_filled_with_the_raw_one(ended):
+def test_reopen_refuses_ema_with_missing_weight(ended):
     change(ended, "callbacks", "EMA", "average", WEIGHT, None)
     refused(lambda: reopen(str(ended)), f"the average lacks {WEIGHT}")
     assert reopen(str(ended), "raw")
@@ -135,6 +135,6 @@ def deep(root):
     os.system(f"rm -r '{root / 'deep'}'")  # which pytest's own removal would fail at
 
 
-def test_folders_may_lie_as_deep_as_they_like(deep):
+def test_deeply_nested_folders_are_supported(deep):
     assert find_runs(deep) == [] and list_images(deep) == [] and find_papers([deep]) == []
     RunDirectory(deep).sweep_up()

@@ -26,23 +26,23 @@ def plant(folder, name, record):
 
 
 @pytest.mark.parametrize("mean", [HUGE, -1e200])  # whose square is no float
-def test_a_number_beyond_floats_hides_no_other_run(root, mean):
+def test_summary_with_number_beyond_float_is_unreadable(root, mean):
     run = plant(root, "summary.json", FINISHED | {"test": {"accuracy": {"mean": mean}}})
     assert read_run(run).status == "unreadable" and "test.accuracy.mean" in read_run(run).error
 
 
-def test_numbers_whose_squares_are_none_are_no_numbers(root):
+def test_summary_numbers_with_overflowing_squares_are_ignored(root):
     run = plant(root, "summary.json", FINISHED | {"seconds": {"fit": 1e308}, "parameters": 1e200})
     assert math.isnan(read_run(run).seconds["fit"]) and read_run(run).parameters is None
 
 
-def test_a_result_of_one_item_is_printed_without_an_error(root):
+def test_one_line_prints_result_of_single_item_without_stderr(root):
     figures = {name: figure | {"stderr": None, "n": 1} for name, figure in metrics(2.0).items()}
     line = one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary())
     assert line.startswith("test bound 2.0000 bits/dim") and "n = 1" in line
 
 
-def test_names_are_sorted_however_long_their_digits():
+def test_natural_key_sorts_very_long_numbers():
     names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
     assert sorted(names, key=natural_key) == [names[1], names[0], names[2]]
 
@@ -52,7 +52,7 @@ def test_names_are_sorted_however_long_their_digits():
 LOOKS = {"looks": 5, "equal_within": None, "seeds": [[1, 2]]}
 
 
-def test_without_a_sweeps_record_its_looks_still_count(root):
+def test_looks_json_applies_without_sweep_json(root):
     """Otherwise a test of five looks would claim at the level of one."""
     rule = rule_of(SweepRecord(), Looks.read(plant(root, "looks.json", LOOKS)))
     assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
@@ -69,7 +69,7 @@ def plant_sweep(root):
             RunDirectory(root / f"{label}{seed}").record(Result.from_json(record))
 
 
-def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
+def test_report_claims_nothing_with_damaged_sweep_json(root):
     """The record has the number of runs to come, and an unfinished sweep claims nothing."""
     plant_sweep(root)
     assert "Clear of" in read_study([root]).answer
@@ -78,7 +78,7 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
         assert "Clear of" not in story.answer and "sweep.json: cannot be read" in story.banner
 
 
-def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
+def test_copied_run_does_not_replace_missing_run(root):
     """`cp -r` within an unfinished sweep makes such a copy."""
     plant_sweep(root)
     shutil.copytree(root / "v1", root / "v1 copy")
@@ -89,7 +89,7 @@ def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
     assert story.answer.startswith("So far") and "1 not started" in story.banner
 
 
-def test_a_command_that_is_none_of_ours_is_not_recommended(root):
+def test_report_recommends_only_triptych_commands(root):
     make_runs(root, {"v": {1: 2.0, 2: 2.1}, "x0": {1: 2.3, 2: 2.1}})
     for command in ("triptych-train -m objective=v,x0", "rm -rf ~ -m"):
         plant(root, "sweep.json", {"command": command})
@@ -116,7 +116,7 @@ def test_a_command_that_is_none_of_ours_is_not_recommended(root):
         ("looks.json", {"looks": "2"}, "looks='2': must be a whole number from 1 to 1000000"),
     ],
 )
-def test_a_record_with_a_value_of_another_type_is_refused_and_stays(root, inside, name, record, reason):
+def test_malformed_sweep_record_is_refused_and_kept(root, inside, name, record, reason):
     """The report shows it and claims nothing; a command that resumes writes nothing."""
     folder = root / "logs" / "sweeps" / "s"
     folder.mkdir(parents=True)
@@ -129,12 +129,12 @@ def test_a_record_with_a_value_of_another_type_is_refused_and_stays(root, inside
     assert (folder / name).read_text() == text and not (folder / "report.html").exists()
 
 
-def test_entries_of_another_version_are_kept(root):
+def test_sweep_record_keeps_unknown_entries(root):
     record = {"expected": 2, "of_later": [1]}
     assert SweepRecord.from_dict(record).record == record
 
 
-def test_a_command_that_is_no_shell_line_is_none(root):
+def test_sweep_command_that_cannot_be_parsed_is_ignored(root):
     plant(root, "sweep.json", {"command": "triptych-train 'x"})
     assert read_study([root]).command == ""
     assert find_papers([plant(root, "sweep.json", [1])]) == []

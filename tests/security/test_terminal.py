@@ -82,7 +82,7 @@ def on_a_terminal(line: list[str], root: Path) -> bytes:
             return written
 
 
-def test_a_hostile_sweep_is_reported_in_plain_text(root, door):
+def test_report_of_hostile_sweep_prints_no_control_characters(root, door):
     sweep = hostile(root, EVIL)
     for arguments in ([sweep, "--figures", f"figures{EVIL}"], [root], [sweep / EVIL]):
         done = door("triptych.cli.report", *map(str, arguments))
@@ -90,7 +90,7 @@ def test_a_hostile_sweep_is_reported_in_plain_text(root, door):
         check_obeys_nothing(done.stdout + done.stderr)
 
 
-def test_a_hostile_run_is_opened_in_plain_text(root, door):
+def test_commands_on_hostile_run_print_no_control_characters(root, door):
     run = save_run(root / f"run{EVIL}", configuration() | {f"own{EVIL}": EVIL}, "finished")
     save_checkpoint(run / "checkpoints" / "last.ckpt", configuration() | {f"own{EVIL}": {EVIL: EVIL}})
     commands = {
@@ -108,7 +108,7 @@ def test_a_hostile_run_is_opened_in_plain_text(root, door):
             check_obeys_nothing(done.stdout + done.stderr)
 
 
-def test_classes_in_folders_of_any_name_are_trained_on_in_plain_text(root, door):
+def test_hostile_class_folder_names_print_no_control_characters(root, door):
     for name in ("a", f"b{EVIL}".replace("/", "")):
         for i in range(20):
             (root / "images" / name).mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_classes_in_folders_of_any_name_are_trained_on_in_plain_text(root, door)
         check_obeys_nothing(log)
 
 
-def test_a_terminal_gets_the_sequences_of_our_own_table_alone(root):
+def test_terminal_report_of_hostile_sweep_adds_no_escape_sequences(root):
     report = [sys.executable, "-m", "triptych.cli.report"]
     sweeps = {evil: hostile(root / str(len(evil)), evil) for evil in ("", EVIL)}
     written = {evil: on_a_terminal([*report, str(sweep)], root) for evil, sweep in sweeps.items()}
@@ -135,7 +135,7 @@ def test_a_terminal_gets_the_sequences_of_our_own_table_alone(root):
     assert b"\x07" not in written[EVIL] and b"\r" not in written[EVIL].replace(b"\r\n", b"")
 
 
-def test_a_live_table_of_hostile_cells_is_plain(tmp_path):
+def test_monitor_table_of_hostile_cells_adds_no_escape_sequences(tmp_path):
     """Neither cells' names nor progress.json bring control characters or rich's markup."""
     drawn = {}
     for text in ("x", EVIL.replace("/", "")):
@@ -150,7 +150,7 @@ def test_a_live_table_of_hostile_cells_is_plain(tmp_path):
     assert clean and {*evil} <= {*clean} and not {"\x07", "\r", "\u202e"} & {*drawn[EVIL.replace("/", "")]}
 
 
-def test_a_stream_shows_control_characters_and_lets_a_progress_bar_return():
+def test_plain_stream_escapes_control_characters_except_progress_bar():
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     stream = plain(terminal)

@@ -37,15 +37,15 @@ def name_of(*overrides: str) -> str:
         (["name=a", "objective=v", "trainer.max_steps=9"], ["name=a", "data=mnist", "seed=1,2"], True),
     ],
 )
-def test_an_axis_of_one_value_is_an_axis(one, other, same):
+def test_sweep_name_treats_single_value_as_axis(one, other, same):
     assert (name_of(*one) == name_of(*other)) == same
 
 
-def test_a_name_that_was_typed_is_the_directory():
+def test_sweep_name_is_given_name():
     assert name_of("name=mine", "objective=v,x0", "trainer.max_steps=9", "bound.repeats=2") == "mine"
 
 
-def test_a_sweep_has_a_short_name_whatever_it_shares():
+def test_sweep_name_with_many_shared_overrides_is_short():
     """Overrides that all runs share are recorded, and need not be repeated in each path."""
     shared = ["trainer.max_steps=900", "optimizer.lr=0.003", "data.batch_size=64"]
     shared += ["denoiser.network.width=32"]
@@ -55,7 +55,7 @@ def test_a_sweep_has_a_short_name_whatever_it_shares():
     assert name_of(*reversed(shared), "objective=v,x0") == name
 
 
-def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, door, tiny):
+def test_single_value_is_named_like_earlier_cells_of_axis(root, prepared, door, tiny):
     """The sweep had schedule=linear,cosine; schedule=sigmoid is named like them.
 
     No run counts as missing.
@@ -76,7 +76,7 @@ NAME = """it's 50% [a] "b", {c}=d; $e #f\\g ~é漢"""
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
-def test_a_sweep_in_a_folder_of_any_name(root, launcher):
+def test_sweep_runs_in_folder_with_special_characters(root, launcher):
     place = root / NAME
     line = command("-m", "name=s", "seed=1", f"hydra/launcher={launcher}")
     done = forked.run(line, environment(place))
@@ -86,7 +86,7 @@ def test_a_sweep_in_a_folder_of_any_name(root, launcher):
     assert (run.parent / "report.html").is_file() and run.parent.name.startswith("s")
 
 
-def test_a_reference_in_a_folders_name_is_refused(root):
+def test_root_with_interpolation_in_name_is_refused(root):
     place = root / "${a}"
     for more in ("-m", "name=s"):
         done = forked.run(command("seed=1", more), environment(place))

@@ -53,14 +53,14 @@ def add(hook: SweepHook, end: str) -> RunDirectory:
         (["finished", "pruned"], 0),
     ],
 )
-def test_the_code_says_how_the_runs_ended(hook, ends, code):
+def test_sweep_exit_code_reflects_status_of_runs(hook, ends, code):
     for end in ends:
         add(hook, end)
     assert sweep_exit_code() == code
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "samples/final.png"])
-def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
+def test_sweep_exit_code_is_1_if_file_of_finished_run_is_damaged(hook, name):
     """The report calls such a run unreadable."""
     run = add(hook, "finished")
     (run / name).write_text("")
@@ -68,7 +68,7 @@ def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
     assert sweep_exit_code() == 1
 
 
-def test_cells_of_an_earlier_command_are_expected_too(hook):
+def test_expected_counts_cells_of_earlier_commands(hook):
     """A second command, of another setting in the same directory."""
     for _ in range(2):
         add(hook, "finished")
@@ -77,13 +77,13 @@ def test_cells_of_an_earlier_command_are_expected_too(hook):
     assert hook.facts["expected"] == 2 + 3
 
 
-def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
+def test_sweep_exit_code_is_75_if_run_is_locked(hook):
     add(hook, "finished")
     with add(hook, "interrupted").lock():
         assert sweep_exit_code() == 75
 
 
-def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
+def test_job_killed_before_start_is_reported_as_interrupted(hook, capsys):
     """The sweep's own process made the directory, and is alive."""
     add(hook, "finished")
     with add(hook, "interrupted").lock():
@@ -93,7 +93,7 @@ def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
     assert "1 of 2 runs finished, 1 interrupted" in said and "running" not in said
 
 
-def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
+def test_report_after_ctrl_c_counts_interrupted_run(hook):
     """The last report is older than that run; after Ctrl-C, ``leave`` renews the report.
 
     Hydra calls the other hook only at the end of a sweep.
@@ -110,7 +110,7 @@ def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
 
 
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])
-def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, capsys, how):
+def test_unfinished_sweep_with_failed_report_names_runs_and_error(hook, monkeypatch, capsys, how):
     """Hydra turns an exception of a callback into a warning."""
     add(hook, "finished")
     add(hook, "interrupted")
@@ -127,7 +127,7 @@ def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, c
     assert line.startswith(f"error: {hook.root}: ")
 
 
-def test_a_finished_sweep_without_its_report_has_not_ended_well(hook, capsys):
+def test_finished_sweep_with_failed_report_exits_with_1(hook, capsys):
     add(hook, "finished")
     (hook.root / "report.html").mkdir()
     hook.on_multirun_end(hook.config)
@@ -148,13 +148,13 @@ def test_a_finished_sweep_without_its_report_has_not_ended_well(hook, capsys):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_run_alone_has_a_code_and_a_line_for_its_kind_of_end(capsys, error, code, line):
+def test_one_line_errors_maps_error_to_exit_code_and_line(capsys, error, code, line):
     with pytest.raises(SystemExit) as ended, one_line_errors("train"):
         raise error
     assert ended.value.code == code and capsys.readouterr().err == f"{line}\n"
 
 
-def test_a_job_that_slurm_ended_is_named(hook, capsys):
+def test_job_without_result_is_reported_by_slurm_id(hook, capsys):
     """One job was cancelled, and another had its result before it ended."""
     add(hook, "interrupted")
     assert hook.job_without_result("17_0", ["objective=x0", "seed=1"], "cancelled") is None
@@ -169,7 +169,7 @@ def test_a_job_that_slurm_ended_is_named(hook, capsys):
 
 
 @pytest.mark.parametrize("ours", [False, True])
-def test_a_launcher_that_does_not_start_is_refused_and_our_own_error_is_not(capsys, ours):
+def test_launcher_error_is_one_line_and_run_error_is_raised(capsys, ours):
     """Ray raises a plain Exception when its processes do not start."""
 
     def function(module: str, text: str):

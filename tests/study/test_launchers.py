@@ -22,7 +22,7 @@ def launcher(*overrides: str):
     return cfg, cfg.hydra.launcher
 
 
-def test_local_is_a_run_a_core_and_a_thread_a_run(inside, monkeypatch):
+def test_local_launcher_runs_one_job_per_core_with_one_thread(inside, monkeypatch):
     assert launcher("hydra/launcher=local")[1].n_jobs == cores()
     launched = []
     monkeypatch.setattr(joblib.Parallel, "__call__", lambda _, jobs: launched.append(jobs) or [])
@@ -31,14 +31,14 @@ def test_local_is_a_run_a_core_and_a_thread_a_run(inside, monkeypatch):
     assert launched and launcher("cores=6")[0].threads == 1  # by what the launcher's jobs are handed
 
 
-def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
+def test_slurm_launcher_requests_task_per_trainer_process():
     many = ["trainer.accelerator=gpu", "trainer.devices=4", "trainer.num_nodes=2"]
     for typed, asked in ((many, (2, 4, 4)), (["trainer=cpu"], (1, 1, None))):
         _, slurm = launcher("hydra/launcher=slurm", *typed)
         assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == asked
 
 
-def test_a_task_of_rays_has_the_gpus_of_its_trainer_and_as_many_threads_as_cores():
+def test_ray_launcher_requests_gpus_and_sets_threads():
     _, launcher_ = launcher("hydra/launcher=ray_tasks", "trainer.accelerator=gpu", "trainer.devices=2")
     assert (launcher_.ray.remote.num_cpus, launcher_.ray.remote.num_gpus) == (1, 2)
     _, launcher_ = launcher("hydra/launcher=ray_tasks", "hydra.launcher.ray.remote.num_cpus=4", "trainer=cpu")
@@ -61,7 +61,7 @@ for chosen in sys.argv[1:]:
 """
 
 
-def test_what_is_not_installed_is_said_in_one_line(root):
+def test_missing_launcher_package_names_pip_extra(root):
     needs = {
         "hydra/launcher=ray_tasks": ("hydra/launcher/ray", "ray"),
         "hydra/launcher=slurm": ("hydra/launcher/submitit_slurm", "slurm"),

@@ -42,11 +42,11 @@ def finished(root, name: str) -> None:
         ({"updated": 0.0}, "stalled or interrupted 1200/4000, val 2.310"),
     ],
 )
-def test_where_a_run_is_in_words(tmp_path, more, said):
+def test_progress_text_describes_position_of_run(tmp_path, more, said):
     assert progress_text(read_position(at_work(tmp_path, "run", **more).path)) == said
 
 
-def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):
+def test_steps_per_second_is_of_last_minute(tmp_path, monkeypatch):
     """After ten steps a second, one step a second: the present speed is shown, within a few %."""
     run, now = RunDirectory(tmp_path), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -61,7 +61,7 @@ def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):
         assert found["steps_per_second"] == pytest.approx(rate, rel=0.2) and found["bound"] == math.pi
 
 
-def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
+def test_progress_json_records_speed_and_validation_bound(prepared, monkeypatch):
     written = []
     write = RunDirectory.write
 
@@ -80,7 +80,7 @@ def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
     assert math.isnan(fit[2]["bound"]) and fit[-1]["bound"] == pytest.approx(validated[0], rel=1e-6)
 
 
-def test_the_table_of_a_terminal(tmp_path):
+def test_monitor_table_lists_state_of_each_cell(tmp_path):
     cells = [f"objective={name},optimizer.lr=0.01,seed=1" for name in ("epsilon", "v", "later")]
     at_work(tmp_path, cells[0])
     monitor = Monitor(tmp_path, [*cells, "seed=9"], done={"seed=9"})
@@ -95,7 +95,7 @@ def test_the_table_of_a_terminal(tmp_path):
     assert "± is over test items" in lines[5]
 
 
-def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
+def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatch, capsys):
     """Runs that had finished before are listed at the end, except damaged ones."""
     for i in range(2):
         at_work(tmp_path, f"cell={i}")
@@ -119,7 +119,7 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
     assert unreadable.startswith("[3/4] cell=3: unreadable: summary.json: metrics.csv: damaged")
 
 
-def test_reports_take_a_small_share_of_a_sweeps_time(tmp_path, monkeypatch):
+def test_monitor_writes_report_for_small_share_of_time(tmp_path, monkeypatch):
     """A run ends each second and a report takes two, so reports take one second in 30 at most."""
     now, begun = [0.0], []
 
@@ -138,6 +138,6 @@ def test_reports_take_a_small_share_of_a_sweeps_time(tmp_path, monkeypatch):
     assert begun[0] == 1.0 and len(begun) == 3 and min(np.diff(begun)) >= 60
 
 
-def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):
+def test_try_write_report_does_not_recreate_deleted_sweep(tmp_path):
     assert "No such file or directory" in try_write_report(tmp_path / "gone")
     assert not (tmp_path / "gone").exists()

@@ -58,7 +58,7 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-def test_a_metric_of_ones_own_is_a_column_everywhere(runs, capsys):
+def test_user_metric_is_column_in_report_csv_and_terminal(runs, capsys):
     report = write_report(runs)
     html = report.html.read_text()
     assert "test sharp (higher is better)" in html
@@ -69,7 +69,7 @@ def test_a_metric_of_ones_own_is_a_column_everywhere(runs, capsys):
 
 
 @pytest.mark.parametrize("gammas, told", [((0.0, 0.0), False), ((0.0, 1.0), True)])
-def test_metrics_of_one_name_and_different_keys_are_not_to_be_compared(tmp_path, gammas, told):
+def test_report_notes_user_metric_with_different_keys(tmp_path, gammas, told):
     for seed, gamma in enumerate(gammas):
         run = make_run(tmp_path, "v", seed, 2.0 + seed, metrics={"sharp": ""})
         with (run / "config.yaml").open("a") as file:
@@ -89,12 +89,12 @@ def test_metrics_of_one_name_and_different_keys_are_not_to_be_compared(tmp_path,
         ({f"m{i}": "" for i in range(1000)}, {f"m{i}": "" for i in range(32)}),
     ],
 )
-def test_what_is_no_name_of_a_metric_or_one_too_many_is_left_out(tmp_path, told, known):
+def test_invalid_or_excess_metric_names_are_dropped(tmp_path, told, known):
     (run,) = read_runs(make_run(tmp_path, "v", 1, 2.0, metrics=told))
     assert run.status == "finished" and dict(run.metrics) == known
 
 
-def test_panels_of_a_trusted_package(lab, runs, tmp_path):
+def test_report_draws_panels_of_trusted_package(lab, runs, tmp_path):
     lab(PANELS)
     report = write_report(runs)
     html = report.html.read_text()
@@ -115,14 +115,14 @@ def test_panels_of_a_trusted_package(lab, runs, tmp_path):
         ("raise SystemExit(0)\n", "SystemExit: 0"),
     ],
 )
-def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, runs, tmp_path, text, why):
+def test_failing_panel_package_does_not_stop_report(lab, runs, tmp_path, text, why):
     lab(text)
     html = write_report(runs).html.read_text()
     assert "<h3>Panels of panel_lab.panels</h3>" in html and f"It cannot be drawn. {why}" in html
     assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "bits/dim more than v" in html
 
 
-def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, runs, tmp_path, monkeypatch):
+def test_report_runs_no_code_of_reported_directory(lab, runs, tmp_path, monkeypatch):
     lab(PANELS)
     monkeypatch.setenv("TRIPTYCH_TRUST", "")
     for place in (runs, next(runs.iterdir())):

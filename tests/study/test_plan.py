@@ -32,7 +32,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("overrides", NETWORKS, ids=["resnet", "dit", "unet"])
-def test_operations_are_those_of_a_real_step(overrides):
+def test_network_cost_matches_real_step(overrides):
     config = resolved(*overrides)
     model = build_experiment(config, download=False).model
     batch = 3
@@ -77,7 +77,7 @@ class Flat(nn.Module):
 """
 
 
-def test_a_network_of_ones_own_may_read_numbers(trusting):
+def test_network_cost_supports_user_network_that_reads_values(trusting):
     trusting("own_flat", OWN)
     config = copy.deepcopy(resolved())
     config["denoiser"]["network"] = {"_target_": "own_flat.Flat"}
@@ -85,7 +85,7 @@ def test_a_network_of_ones_own_may_read_numbers(trusting):
     assert (cost.parameters, cost.operations) == (64 * 65, 3 * 2 * 64 * 64) and cost.activations > 0
 
 
-def test_hours_are_operations_by_the_rate_that_is_stated():
+def test_plan_hours_follow_from_flop_and_stated_rate():
     config = resolved("trainer.max_steps=1000", "data.batch_size=64")
     cost = network_cost(config)
     lines = plan([("a", 3, 3, config), ("b", 2, 1, config)])
@@ -101,7 +101,7 @@ def test_hours_are_operations_by_the_rate_that_is_stated():
         (["trainer=fsdp", "trainer.devices=[0,1]", "trainer.num_nodes=4"], 8, 8),
     ],
 )
-def test_devices_share_a_batch_and_with_fsdp_the_states(typed, devices, shards):
+def test_plan_memory_accounts_for_devices_and_fsdp(typed, devices, shards):
     config = resolved("trainer.max_steps=1000", "data.batch_size=64", *typed)
     cost = network_cost(config)
     memory = 16 * cost.parameters / shards + 64 / devices * cost.activations
@@ -116,14 +116,14 @@ def test_large_numbers_are_written_in_full():
     assert re.search(r"; \d,\d\d0 hours on one A100, \d,\d\d0 hours on one H100 in", lines[2])
 
 
-def test_what_is_assumed_of_a_folder_is_printed(root):
+def test_plan_prints_assumed_number_of_classes(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
     assumed = [line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line]
     assert assumed == ["assumed: 1,000 classes, as data=folder is not read"]
     assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
 
 
-def test_a_learned_variance_is_a_second_output():
+def test_plan_counts_parameters_of_learned_variance():
     fixed, learned = resolved(), resolved("bound.variance=learned", "bound.steps=100")
     lines = plan([("fixed", 1, 1, fixed), ("learned", 1, 1, learned)])
     more = network_cost(learned).parameters - network_cost(fixed).parameters
@@ -155,7 +155,7 @@ for line in sys.argv[1:]:
 UNTIL = "-m until=decided seed=1,2 max_seeds=5 sampler=ddim,heun"
 
 
-def test_nothing_is_started_and_standard_error_is_empty(root):
+def test_plan_starts_nothing_and_prints_no_errors(root):
     before = {*root.rglob("*")}
     line = [sys.executable, "-c", THREE_PLANS, "name=mine", "-m paper=vdm_bits scale=paper", UNTIL]
     done = subprocess.run(line, capture_output=True, text=True, cwd=root)
@@ -177,6 +177,6 @@ def test_nothing_is_started_and_standard_error_is_empty(root):
         (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],
 )
-def test_what_is_not_counted_is_refused(overrides, message):
+def test_plan_refuses_models_it_cannot_count(overrides, message):
     with pytest.raises(UserError, match=f"plan=true: .*{message}"):
         network_cost(resolved(*overrides))

@@ -42,7 +42,7 @@ def is_at_work(root) -> bool:
 
 
 @pytest.mark.parametrize("how", ["kill", "ctrl-c"])
-def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
+def test_ray_sweep_resumes_after_kill_or_ctrl_c(root, how):
     process = start(sweep(), root)
     wait_for(lambda: is_at_work(root), process)
     assert at_work(root)
@@ -64,7 +64,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
     assert summaries(root)["seed=4"][1]["test"] == undisturbed["test"]
 
 
-def test_a_cluster_that_is_up(root):
+def test_sweep_runs_on_existing_ray_cluster(root):
     """The cluster's processes have another environment, and import no module of its folder.
 
     The runs use no more than their cores.

@@ -131,7 +131,7 @@ def numbers(text):
     ],
     indirect=["chrome"],
 )
-def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, width, dark):
+def test_report_layout_has_no_overlap_and_no_network_requests(chrome, request, of, width, dark):
     """No words of a figure overlap, nothing is cut off, and no request is sent."""
     report = request.getfixturevalue(of)
     chrome.open(report.html, width=width, dark=dark)
@@ -145,7 +145,7 @@ def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, wi
     assert report.html.stat().st_size < 5e6
 
 
-def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
+def test_report_table_matches_summaries(page, small):
     """Check means, standard errors, paired differences, Holm's p and intervals, to each reference.
 
     The interval is at the level that Holm's method leaves a pair, .05 times p over the corrected p.
@@ -182,7 +182,7 @@ def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
             assert difference == rows[b]["difference"] and claimed == rows[b]["verdict"]
 
 
-def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
+def test_report_table_sorting_and_filtering_keep_values(page, small):
     known = {f"objective={o},seed={s}": v for o, seeds in bounds(small).items() for s, v in seeds.items()}
     before = {row["run"]: row for row in table(page, "runs")}
     assert set(before) == set(known)
@@ -220,7 +220,7 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     assert said == "no column or setting is named bond" and table(page, "runs") == []
 
 
-def test_a_run_under_the_pointer_and_its_own_page(page, small):
+def test_report_hover_and_run_page_show_run(page, small):
     known = bounds(small)
     mark = page.run(
         "(() => { const all = [...document.querySelectorAll('.headline [data-run]')];"
@@ -247,7 +247,7 @@ def test_a_run_under_the_pointer_and_its_own_page(page, small):
 
 
 @pytest.mark.parametrize("chrome", [Browser, Firefox], indirect=True, ids=["chromium", "firefox"])
-def test_a_link_restores_what_was_chosen(chrome, small):
+def test_report_link_restores_selection(chrome, small):
     chrome.open(small.html)
     chrome.choose("select[name=a]", "0:v")
     chrome.choose("select[name=b]", "0:x0")
@@ -276,7 +276,7 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     assert chrome.complaints == [] and len(table(chrome, "runs")) == 15
 
 
-def test_the_first_screen_decides(chrome, small):
+def test_report_first_screen_shows_means_and_differences(chrome, small):
     """The first screen has means and paired differences, on a desktop and on a phone.
 
     A verdict fits on one line.
@@ -294,7 +294,7 @@ def test_the_first_screen_decides(chrome, small):
     assert chrome.run(f"{cells}.map(e => getComputedStyle(e).borderTopWidth)") == 5 * ["0px"]
 
 
-def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, small):
+def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     figure = '[data-figure$="of all runs"]'
     lines = f"document.querySelectorAll('{figure} g[data-run]').length"
     axis = f"[...document.querySelectorAll('{figure} text')].map(e => e.textContent)"
@@ -321,7 +321,7 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
 
 
-def test_a_command_is_copied_with_one_click(page):
+def test_report_copy_button_copies_command(page):
     page.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     page.click("code.copy + .exports button")
     command = page.run("document.querySelector('code.copy').textContent")
@@ -332,7 +332,7 @@ def test_a_command_is_copied_with_one_click(page):
     assert again == "triptych-train objective=epsilon seed=1"
 
 
-def test_headings_have_a_scope_tables_a_caption_and_figures_an_alternative(page):
+def test_report_has_scopes_captions_and_aria_labels(page):
     page.click("table[data-name=runs] a")
     for lacking in (
         "thead th:not([scope])",
@@ -356,7 +356,7 @@ NASTY = [
 ]
 
 
-def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
+def test_report_escapes_names_of_runs(chrome, tmp_path):
     for place, text in enumerate(NASTY):
         for seed in (1, 2):
             keys = {"overrides": [f"seed={seed}"], "choices": {"objective": text}}
@@ -387,7 +387,7 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
     assert chrome.complaints == [] and set(chrome.requests) == {report.html.as_uri()}
 
 
-def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
+def test_report_of_unfinished_sweep_shows_every_run(chrome, tmp_path):
     """Runs are running, interrupted, failed and diverged, and two data sets are never compared."""
     make_runs(tmp_path / "a", {"x0": {1: 2.42, 2: 2.44}, "v": {1: 2.12, 2: 2.14}})
     make_runs(tmp_path / "b", {"x0": {1: -0.48, 2: -0.46}}, measure="nats_per_dim", data="ring")
@@ -412,7 +412,7 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
     assert chrome.run("document.querySelector('article.run h2').textContent") == names[-1]
 
 
-def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(chrome, tmp_path, capsys):
+def test_index_page_lists_status_of_all_sweeps(chrome, tmp_path, capsys):
     first = sweep(tmp_path / "sweeps" / "first", {"x0": 2.0}, seeds=(1, 2))
     edit(first / "sweep.json", expected=5)
     failed(first, "v", 1, "out of <b>memory</b>")
@@ -435,7 +435,7 @@ def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(c
 
 
 @pytest.mark.slow
-def test_of_very_many_runs_the_first_rows_stand_in_the_page(chrome, tmp_path):
+def test_report_of_many_runs_shows_first_400_rows(chrome, tmp_path):
     for seed in range(410):
         fake_runs.write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
     chrome.open(write_report(tmp_path).html)

@@ -38,7 +38,7 @@ HINTS = {
 }
 
 
-def test_of_logs_options_compare_what_is_there_and_without_one_it_is_listed(tmp_path, capsys):
+def test_report_of_logs_without_options_writes_index(tmp_path, capsys):
     make_runs(tmp_path / "sweeps" / "a", {"x0": {1: 2.0, 2: 2.1}, "v": {1: 2.0, 2: 2.1}})
     for options, written in (([], "index.html"), (["--equal-within=0.5"], "report.html")):
         assert cli.main([str(tmp_path), *options]) == 0, capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_different_data_and_units_are_never_compared(tmp_path):
     assert all(len(c.cells) == 1 and not c.claims for c in comparisons)
 
 
-def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
+def test_difference_not_significant_after_holm_is_not_settled(tmp_path):
     comparison = runs_of(tmp_path, HINTS)
     assert comparison.claim(0, 1).pair.p < 0.05 and comparison.claim(0, 1).p > 0.05
     said = verdict(comparison)
@@ -69,7 +69,7 @@ def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
     assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
 
 
-def test_different_seeds_pair_only_what_is_common(tmp_path):
+def test_compare_pairs_common_seeds_only(tmp_path):
     table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
     comparison = runs_of(tmp_path, table)
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
@@ -82,7 +82,7 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     assert any("same seeds" in note for note in comparison.notes)
 
 
-def test_two_axes_and_a_default(tmp_path):
+def test_cell_labels_show_two_axes_and_default(tmp_path):
     for objective in ("x0", "v"):
         for seed in (1, 2):
             for rate in ("", "1e-3"):
@@ -93,14 +93,14 @@ def test_two_axes_and_a_default(tmp_path):
     assert labels == {"x0 / default", "x0 / lr=1e-3", "v / default", "v / lr=1e-3"}
 
 
-def test_settings_that_change_together_are_pointed_out(tmp_path):
+def test_report_notes_confounded_settings(tmp_path):
     make_runs(tmp_path, {"x0": {1: 2.02, 2: 2.04}}, choices={"schedule": "linear"})
     comparison = runs_of(tmp_path, {"v": {1: 2.13, 2: 2.17}}, choices={"schedule": "cosine"})
     assert [cell.label for cell in comparison.cells] == ["x0", "v"]
     assert "schedule (cosine and linear) changes together with objective" in " ".join(comparison.notes)
 
 
-def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
+def test_same_setting_in_two_sweeps_is_labelled_by_sweep(tmp_path):
     make_runs(tmp_path / "before", {"x0": {1: 2.22, 2: 2.24, 3: 2.26}})
     make_runs(tmp_path / "after", {"x0": {1: 2.02, 2: 2.041, 3: 2.06}})
     (comparison,) = compare([*read_runs(tmp_path / "before"), *read_runs(tmp_path / "after")])
@@ -108,7 +108,7 @@ def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
     assert "Clear of before." in verdict(comparison).headline
 
 
-def test_repeats_within_one_sweep_count_once(tmp_path):
+def test_repeated_run_counts_newest_only(tmp_path):
     """The newest run counts, by the time of its start, whatever its time zone."""
     for folder, mean, began in (
         ("a", 2.0, "2025-01-01T11:30:00+0100"),
@@ -119,7 +119,7 @@ def test_repeats_within_one_sweep_count_once(tmp_path):
     assert (cell.bound.n, cell.bound.mean) == (1, 2.0) and any("repeated" in note for note in notes)
 
 
-def test_less_control_than_it_looks_is_noted(tmp_path):
+def test_report_notes_uncontrolled_differences(tmp_path):
     make_run(tmp_path, "x0", 1, 2.0, steps=800)
     make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", parameters=9876)
     notes = " ".join(one(tmp_path).notes)
@@ -134,7 +134,7 @@ def test_less_control_than_it_looks_is_noted(tmp_path):
     assert runs_of(tmp_path / "alike", {"x0": {1: 2.0}, "v": {1: 2.0}}).notes == ()
 
 
-def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_settings(tmp_path):
+def test_trained_models_per_seed_are_seeds_otherwise_settings(tmp_path):
     for seed in (1, 2):
         for model in ("a", "b"):
             told = [f"trained='/runs/{model}_{seed}'", f"seed={seed}"]
@@ -145,7 +145,7 @@ def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_setting
     assert axis.key == "trained" and "/runs/a_1" in axis.values
 
 
-def test_stages_that_differ_in_their_own_seed_alone_are_one_setting_and_others_are_not(tmp_path):
+def test_stages_that_differ_only_in_seed_are_one_setting(tmp_path):
     for where, other in (("own", 2), ("mixed", 1)):
         for setting in ("one", "two"):
             for seed, of in ((1, 1), (2, other)):
@@ -161,7 +161,7 @@ def test_stages_that_differ_in_their_own_seed_alone_are_one_setting_and_others_a
     assert "model.stages" in {axis.key for axis in one(tmp_path / "own").axes}
 
 
-def test_seeds_of_one_trained_model_are_told_to_cover_no_other_training(tmp_path):
+def test_footnote_says_seeds_of_one_trained_model_share_training(tmp_path):
     for seed in (1, 2, 3):
         for sampler in ("heun", "euler"):
             for where, model in (("one", "/runs/a"), ("each", f"/runs/a_{seed}")):
@@ -173,7 +173,7 @@ def test_seeds_of_one_trained_model_are_told_to_cover_no_other_training(tmp_path
     assert "not what another training" not in said and "initial weights" in said
 
 
-def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
+def test_divergences_are_reported_in_table_banner_and_verdict(tmp_path):
     known = {seed: 2.0 + 0.01 * seed for seed in range(1, 6)}
     make_runs(tmp_path, {"v": known, "x0": {1: 2.5101, 2: 2.5202}})
     for objective, seeds in (("x0", (3, 4, 5)), ("score", (1, 2, 3, 4, 5))):
@@ -191,12 +191,12 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
     assert not story.answer.startswith("So far")
 
 
-def test_where_every_run_diverged_the_answer_says_so(tmp_path):
+def test_report_answer_if_every_run_diverged(tmp_path):
     diverged(tmp_path, "v", 1)
     assert read_study([tmp_path]).answer == "1 of 1 run diverged; no run has reported a test bound."
 
 
-def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
+def test_copied_results_under_other_seeds_count_once(tmp_path):
     """Three runs and their copies count as three; six would narrow intervals by 1 / sqrt(2)."""
     bounds = {1: 2.0, 2: 2.03, 3: 2.01}
     others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
@@ -208,14 +208,14 @@ def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
     assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
 
 
-def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
+def test_seeds_of_one_trained_model_are_not_copies(tmp_path):
     for seed in (1, 2, 3):
         drawn = {"measures": {"precision": {"mean": 0.5 + seed / 100, "n": 100}}}
         make_run(tmp_path, "v", seed, 2.0, overrides=["trained=/runs/a", f"seed={seed}"], **drawn)
     assert set(one(tmp_path).cells[0].runs) == {1, 2, 3}
 
 
-def test_an_interval_excludes_zero_where_the_corrected_test_claims(tmp_path):
+def test_interval_excludes_zero_exactly_if_corrected_test_holds(tmp_path):
     targets = {"levels": 1.846, "v": 1.852, "epsilon": 1.858, "score": 1.905, "x0": 1.90}
     comparison = one(sweep(tmp_path, targets, items=True))
     claims = [comparison.claim(i, j) for j in range(5) for i in range(j)]
@@ -234,7 +234,7 @@ def test_seeds_that_diverged_are_counted_once(tmp_path):
     assert "x0 diverged with 1 of 4 seeds" in answer and "v diverged" not in answer
 
 
-def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
+def test_pair_without_common_items_uses_seeds_only(tmp_path):
     """Rows of the seeds x items table must be of equal items, or the items' error is only noise."""
     rng = np.random.default_rng(0)
     for objective in ("x0", "v"):

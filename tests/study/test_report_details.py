@@ -27,7 +27,7 @@ def objectives(tmp_path_factory):
     return told(sweep(tmp_path_factory.mktemp("details") / "objectives"))
 
 
-def test_each_setting_stands_beside_every_other(objectives):
+def test_details_compare_each_setting_with_every_other(objectives):
     """Seen from the other side, a difference has the other sign and p is the same."""
     story, found = objectives
     (comparison,), (section,) = story.comparisons, found["sections"]
@@ -46,7 +46,7 @@ def test_each_setting_stands_beside_every_other(objectives):
     assert against(comparison, 0, 1)[1] == "worse" and against(comparison, 1, 0)[1] == "better"
 
 
-def test_json_in_a_page_ends_no_script_and_knows_no_nan(tmp_path):
+def test_details_json_escapes_script_end_and_nan(tmp_path):
     text = "</script><!--<script>&\u2028"
     make_run(tmp_path, "x0", 1, math.nan, name=text, choices={"objective": text})
     story = read_study([tmp_path])
@@ -55,7 +55,7 @@ def test_json_in_a_page_ends_no_script_and_knows_no_nan(tmp_path):
     assert json.loads(found)["runs"][0]["name"] == text
 
 
-def test_curves_are_recorded_points_and_say_how_many_are_left_out(objectives):
+def test_details_curves_are_thinned_recorded_points(objectives):
     story, found = objectives
     for run, told_ in zip(story.runs, found["runs"], strict=True):
         curves = {curve["name"]: curve for curve in told_["curves"]}
@@ -84,7 +84,7 @@ def test_a_constant_is_no_curve_and_the_bound_comes_first(tmp_path):
     assert {units["val/bpd"], units["val/bpd_diffusion"]} == {"bits/dim"}
 
 
-def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(tmp_path):
+def test_refused_run_adds_no_differing_key_and_no_axis_value(tmp_path):
     """The last rate of a grid was refused before its configuration was known."""
     for objective in ("x0", "v"):
         for rate in ("0.001", "0.002", "1000"):
@@ -103,7 +103,7 @@ def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(tmp_pat
     assert crossing(story.comparisons[0]).along.values == ("0.001", "0.002")
 
 
-def test_only_a_runs_own_pictures_are_shown(tmp_path):
+def test_report_shows_only_png_files_within_run(tmp_path):
     picture(tmp_path / "elsewhere.png", 1)
     kinds = (
         lambda file: file.symlink_to(tmp_path / "elsewhere.png"),
@@ -125,7 +125,7 @@ def test_only_a_runs_own_pictures_are_shown(tmp_path):
     assert sample_pictures(comparison) == []
 
 
-def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting(tmp_path):
+def test_report_shows_trajectory_and_prompts_for_each_setting(tmp_path):
     sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
     for run in filter(lambda path: path.is_dir(), list(tmp_path.iterdir())):
         picture(run / "samples" / "trajectory.png", 5)
@@ -135,14 +135,14 @@ def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting(tm
 
 
 @pytest.mark.parametrize(("measure", "style"), [("bpd", ""), ("nats_per_dim", " plotted")])
-def test_plots_of_points_are_scaled_smoothly_and_images_are_not(tmp_path, measure, style):
+def test_sample_pictures_marks_plots_of_points(tmp_path, measure, style):
     run = make_run(tmp_path, "v", 1, 2.0, measure=measure)
     picture(run / "samples" / "final.png", 1)
     (comparison,) = read_study([tmp_path]).comparisons
     assert [gallery.style for gallery in sample_pictures(comparison)] == [style]
 
 
-def test_runs_without_a_result_are_told_too(tmp_path):
+def test_details_include_failed_and_running_runs(tmp_path):
     sweep(tmp_path, {"x0": 2.0})
     running(tmp_path, "v", 1)
     failed(tmp_path, "score", 1, "boom")
@@ -154,7 +154,7 @@ def test_runs_without_a_result_are_told_too(tmp_path):
     assert len(pending) == 2 and len(found["sections"][0]["against"]) == 0
 
 
-def test_every_dot_of_the_headline_is_a_run(objectives):
+def test_every_headline_dot_links_to_a_run(objectives):
     story, found = objectives
     marks = [run["mark"] for run in found["runs"]]
     assert len(set(marks)) == 15
@@ -163,7 +163,7 @@ def test_every_dot_of_the_headline_is_a_run(objectives):
     assert sorted(mark for mark in marks if f'data-run="{mark}"' in headline) == sorted(marks)
 
 
-def test_a_run_made_again_is_not_the_finished_one(tmp_path):
+def test_rerun_command_omits_name_of_finished_run(tmp_path):
     """With its own name the finished run would be found, and nothing would run."""
     directory = make_run(tmp_path, "v", 1, 2.0)
     for typed, command in (

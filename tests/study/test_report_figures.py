@@ -31,7 +31,7 @@ def compared(root):
     return one(root), hues(one(root))
 
 
-def test_seeds_with_levels_of_their_own_all_count(tmp_path):
+def test_noise_level_figure_averages_seeds_with_different_gammas(tmp_path):
     """For exp(-gamma) times 1, 2 and 6 at learned endpoints, the mean is 3 exp(-gamma).
 
     This holds wherever all seeds have values.
@@ -55,7 +55,7 @@ def history(root, cell, seed, values, seconds):
             table.writerow([100 * k, value, k * seconds / len(values)])
 
 
-def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path):
+def test_training_time_mean_ends_with_its_seeds(tmp_path):
     for seed in (1, 2):
         # a is better after as many steps but takes twice as long for them: at b's end it is at 2.2.
         history(tmp_path, "a", seed, [2.4, 2.2, 2.1, 2.0 + seed / 1000], 80.0)
@@ -65,7 +65,7 @@ def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path):
     assert sorted(line.get_xdata()[-1] for line in thick) == [40, 80]
 
 
-def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
+def test_headline_dots_and_forest_labels_do_not_overlap(tmp_path):
     for seed in (1, 2, 3):
         make_run(tmp_path, "v", seed, 2.0 + seed / 1e6)
         make_run(tmp_path, "epsilon", seed, 2.1 + seed / 100)
@@ -79,7 +79,7 @@ def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
         assert end < ax.transData.transform((0, 0))[0]
 
 
-def test_the_clock_of_metrics_is_that_of_fitting(tmp_path):
+def test_metrics_csv_time_counts_fitting_only(tmp_path):
     """A row has the seconds up to it, and a resumed run keeps those of its rows."""
     seconds = [0.1]
     first = MetricsCsv(tmp_path / "metrics.csv", lambda: seconds[0])
@@ -101,7 +101,7 @@ def times(root) -> list[float]:
         return [float(row["time"]) for row in csv.DictReader(file)]
 
 
-def test_a_very_bad_setting_squeezes_no_other_and_its_value_stands_at_the_edge(tmp_path):
+def test_outlier_setting_is_drawn_at_axis_edge(tmp_path):
     compared_to = compared(sweep(tmp_path / "good", TARGETS))
     comparison, palette = compared(sweep(tmp_path / "one bad", TARGETS | {"bad": 13.0}))
     assert comparison.bounds.far == {"bad"}
@@ -135,19 +135,19 @@ def additive(objective, rate, seed):
     return 2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
 
 
-def test_two_names_are_a_grid_too(tmp_path):
+def test_crossing_of_two_categorical_axes_is_a_grid(tmp_path):
     two = {"rates": ("linear", "cosine"), "key": "schedule"}
     found = crossing(grid(tmp_path, lambda o, r, s: 2 + 0.01 * s, **two))
     assert found.numbers is None and found.along.key == "objective" and found.lines.key == "schedule"
 
 
-def test_what_has_holes_is_no_grid(tmp_path):
+def test_crossing_of_incomplete_grid_is_none(tmp_path):
     """In this design one setting goes with one value of the other, as after tuning by hand."""
     tuned = dict(zip(OBJECTIVES, RATES, strict=False))
     assert crossing(grid(tmp_path, lambda o, r, s: 2.0 + s / 50 if tuned[o] == r else None)) is None
 
 
-def test_a_hole_leaves_the_picture_and_equal_steps_a_linear_axis(tmp_path):
+def test_crossing_figure_allows_missing_cell_and_linear_axis(tmp_path):
     how = {"rates": ("2", "4", "6"), "objectives": OBJECTIVES[:2], "key": "denoiser.network.blocks"}
     bound = lambda o, r, s: None if (o, r) == ("x0", "6") else additive(o, r, s)  # noqa: E731
     comparison = grid(tmp_path, bound, **how)
@@ -157,7 +157,7 @@ def test_a_hole_leaves_the_picture_and_equal_steps_a_linear_axis(tmp_path):
     assert figure.axes[0].get_xscale() == "linear"
 
 
-def test_numbers_are_an_axis_and_names_are_lines(tmp_path):
+def test_crossing_figure_draws_numbers_on_axis_and_names_as_lines(tmp_path):
     comparison = grid(tmp_path, additive)
     found = crossing(comparison)
     assert found.lines.key == "objective" and found.along.key == "optimizer.lr"
@@ -177,7 +177,7 @@ def test_numbers_are_an_axis_and_names_are_lines(tmp_path):
     assert sorted(float(c.get_offsets()[0, 1]) for c in rings) == pytest.approx(sorted(lowest))
 
 
-def test_the_page_shows_the_grid_first_and_says_what_all_share(tmp_path):
+def test_report_shows_crossing_figure_and_shared_overrides(tmp_path):
     grid(tmp_path, additive, seeds=(1,), rates=RATES[:2], objectives=OBJECTIVES[:2])
     edit(tmp_path / "sweep.json", title="mine", shared=["data=digits", "test=true"])
     report = write_report(tmp_path)

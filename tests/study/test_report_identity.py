@@ -81,7 +81,7 @@ BARE = {"objective": "none", "choices": {"data": "digits", "objective": "none", 
         (DEVICES, "trainer.devices", "devices=1, devices=2"),  # a key of the machine that was typed
     ],
 )
-def test_what_a_setting_is_called(tmp_path, settings, key, labels):
+def test_cell_labels_name_differing_keys(tmp_path, settings, key, labels):
     for place, keys in enumerate(settings):
         pair(tmp_path / str(place), 2 + place / 10, **keys)
     comparison = one(tmp_path)
@@ -100,7 +100,7 @@ def test_what_a_setting_is_called(tmp_path, settings, key, labels):
         ),
     ],
 )
-def test_other_contents_are_another_comparison_wherever_they_lie(tmp_path, places, names):
+def test_data_with_other_fingerprint_are_compared_separately(tmp_path, places, names):
     for fingerprint, root in places.items():
         told = {"fingerprint": fingerprint, "data": {"root": root}, "dataset": "folder"}
         pair(tmp_path / fingerprint, 2.0, **told)
@@ -109,7 +109,7 @@ def test_other_contents_are_another_comparison_wherever_they_lie(tmp_path, place
     assert all(len(c.cells) == 1 and not c.claims for c in comparisons)
 
 
-def test_the_same_data_copied_elsewhere_are_one(tmp_path):
+def test_same_data_in_other_folder_are_one_comparison(tmp_path):
     for place, objective, bound in (("/a", "x0", 2.0), ("/b", "v", 3.0)):
         paths = {"root_dir": place, "data_dir": f"{place}/data"}
         keys = {"data": {"root": f"{place}/data"}, "paths": paths}
@@ -118,7 +118,7 @@ def test_the_same_data_copied_elsewhere_are_one(tmp_path):
     assert comparison.data == "folder" and [cell.label for cell in comparison.cells] == ["x0", "v"]
 
 
-def test_two_sweeps_differ_by_what_differs(tmp_path):
+def test_differing_key_of_two_sweeps_is_the_axis(tmp_path):
     roots = [tmp_path / "sweep,optimizer.lr=0.002", tmp_path / "sweep,optimizer.lr=0.004"]
     for root, rate in zip(roots, (0.002, 0.004), strict=True):
         pair(root, 2 + 10 * rate, optimizer={"lr": rate})
@@ -128,7 +128,7 @@ def test_two_sweeps_differ_by_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_smaller_training_set_is_a_setting_and_another_test_set_is_not(tmp_path, known):
+def test_train_size_is_an_axis_and_test_set_separates_comparisons(tmp_path, known):
     for n in (100, 1000):
         data = {"train_size": n, "test_size": 50}
         told = {"fingerprint": "f" if known else "", "split": str(n), "data": data, "dataset": "ring"}
@@ -141,7 +141,7 @@ def test_a_smaller_training_set_is_a_setting_and_another_test_set_is_not(tmp_pat
     assert len(compare(read_runs(tmp_path))) == 2
 
 
-def test_runs_older_than_fingerprints_go_by_their_configuration(tmp_path):
+def test_runs_without_fingerprint_are_grouped_by_data_config(tmp_path):
     ring = {"_target_": "triptych.data.mixture.Ring"}
     small, large = ({"data": ring | {"std": std}, "dataset": "ring"} for std in (0.1, 0.2))
     pair(tmp_path / "a", 2.0, fingerprint="", **small)
@@ -150,7 +150,7 @@ def test_runs_older_than_fingerprints_go_by_their_configuration(tmp_path):
     assert found == {"ring (std=0.1)": 2, "ring (std=0.2)": 2}
 
 
-def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
+def test_paths_and_machine_keys_are_not_axes(tmp_path):
     others = [
         {"paths": {"root_dir": "/b"}}, {"logger": {}}, {"threads": 4}, {"name": "other"},
         {"trainer": {"devices": 2, "accelerator": "gpu", "log_every_n_steps": 1}},
@@ -173,7 +173,7 @@ def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
         ("model.key_of_tomorrow", (1, 2)),
     ],
 )
-def test_whatever_else_differs_is_an_axis(tmp_path, key, values):
+def test_any_other_differing_key_is_an_axis(tmp_path, key, values):
     for value in values:
         for seed in (1, 2):
             set_keys(run(tmp_path / str(value), seed, 2.0 + seed / 50), **{key: value})
@@ -182,7 +182,7 @@ def test_whatever_else_differs_is_an_axis(tmp_path, key, values):
     assert not any("changes together" in note or key in note for note in comparison.notes)
 
 
-def test_a_key_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
+def test_key_missing_in_old_run_counts_as_default(tmp_path):
     ema = {"_target_": "triptych.callbacks.ema.EMA", "decay": 0.998}
     old = {"measures": {"n": 0}, "callbacks": {"ema": ema}}
     new = {"measures": {"n": 0, "statistics": None}, "init_partial": False}
@@ -194,7 +194,7 @@ def test_a_key_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["torch./{at}/evil.X", "torch.evil.X", "/{at}/evil.X", "a" * 8000])
-def test_no_file_that_a_strangers_run_names_is_read(tmp_path, monkeypatch, target):
+def test_report_does_not_evaluate_sources_named_by_run(tmp_path, monkeypatch, target):
     """Looking up a declaration evaluates its annotation."""
     lines = f'class X:\n    def __init__(self, b: open({str(tmp_path / "mark")!r}, "w") = 3): pass\n'
     (tmp_path / "evil.py").write_text(lines)
@@ -217,7 +217,7 @@ def test_a_run_without_a_finite_bound_is_left_out_and_the_table_says_so(tmp_path
     assert table_rows(comparison)[0].seeds == "2 (1 without bound, 1 not finite)"
 
 
-def test_an_unfinished_run_waits_where_its_data_are(tmp_path):
+def test_unfinished_run_is_pending_in_comparison_of_its_data(tmp_path):
     for fingerprint in ("f0", "f1"):
         run(tmp_path / fingerprint, 1, 2.0, fingerprint=fingerprint)
     made = running(tmp_path / "later", "v", 1)
@@ -226,14 +226,14 @@ def test_an_unfinished_run_waits_where_its_data_are(tmp_path):
     assert found == {"f0": 0, "f1": 1}
 
 
-def test_data_that_changed_on_the_way_are_noted(tmp_path):
+def test_report_notes_data_changed_during_run(tmp_path):
     record = {"fingerprint": "f0", "split": "s0", "n": {"test": 297}, "changed": True}
     edit(run(tmp_path, 1, 2.0) / "summary.json", data=record)
     assert any("went on after the data had changed" in note for note in one(tmp_path).notes)
 
 
 @pytest.mark.parametrize("content", ["a: !!python/object/apply:os.system [false]", "a: " + "[" * 5000, "- 1"])
-def test_a_configuration_that_is_none_is_named(tmp_path, content):
+def test_malformed_config_makes_run_unreadable(tmp_path, content):
     """A run with unknown settings is compared with no other."""
     made = run(tmp_path, 1, 2.0)
     (made / "config.yaml").write_text(content)

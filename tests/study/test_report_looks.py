@@ -30,7 +30,7 @@ def until(root, look, looks, margin=None):
     edit(root / "sweep.json", until={"looks": looks, "look": look, "equal_within": margin})
 
 
-def test_pairs_open_until_seeds_separate_them_or_they_are_the_same(tmp_path):
+def test_decide_reports_pairs_as_open_separated_or_same(tmp_path):
     add(tmp_path, (1, 2, 3))
     failed(tmp_path, "d", 1, "boom")  # a setting without a result is in no pair
     _, first = decide(tmp_path, 1, 4, equal_within=0.004)
@@ -42,7 +42,7 @@ def test_pairs_open_until_seeds_separate_them_or_they_are_the_same(tmp_path):
     assert decide(tmp_path, 3, 4)[1] == last | {("a", "b"): "open"}  # without a margin nothing is the same
 
 
-def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
+def test_recorded_look_is_not_repeated_with_more_seeds(tmp_path):
     add(tmp_path, (1, 2, 3), noise=0.1)
     before = decide(tmp_path, 1, 4)
     add(tmp_path, range(4, 13), noise=0.1)
@@ -54,7 +54,7 @@ def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
     assert [len(seeds) for seeds in record["seeds"]] == [3, 12, 12, 12]
 
 
-def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
+def test_look_with_opposite_sign_does_not_decide_pair(tmp_path):
     """At first a is lower, but b is over all seeds, which is not settled."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.071, 3: 2.082}})
     assert decide(tmp_path, 1, 2)[1] == {("a", "b"): "separated"}
@@ -62,7 +62,7 @@ def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
     assert decide(tmp_path, 2, 2)[1] == {("a", "b"): "open"}
 
 
-def test_an_interval_after_a_surer_look_is_at_the_level_of_its_step(tmp_path):
+def test_interval_after_earlier_look_uses_level_of_that_look(tmp_path):
     """Half of 5% belongs to each look at one pair; the last look has p = .3, the first 1e-5."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.0701, 3: 2.08}})
     until(tmp_path, 1, 2)
@@ -75,7 +75,7 @@ def test_an_interval_after_a_surer_look_is_at_the_level_of_its_step(tmp_path):
     assert claim.interval == pytest.approx(claim.pair.interval(0.025)) and claim.interval[0] < 0
 
 
-def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_path):
+def test_report_claims_follow_recorded_looks(tmp_path):
     make_runs(tmp_path, NEAR)
     assert "Clear of b" in read_study([tmp_path]).answer
     until(tmp_path, 1, 4)
@@ -94,7 +94,7 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
     assert "Clear of b" in read_study([tmp_path]).answer
 
 
-def test_the_same_within_a_margin_in_words_and_table(tmp_path):
+def test_report_says_same_within_margin(tmp_path):
     add(tmp_path, range(1, 9))
     story = read_study([tmp_path], equal_within=0.02)
     assert "The same as b within 0.02 bits/dim" in story.answer and "Clear of c" in story.answer
@@ -104,7 +104,7 @@ def test_the_same_within_a_margin_in_words_and_table(tmp_path):
     assert "the same" not in read_study([tmp_path]).answer
 
 
-def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
+def test_sweep_with_interrupted_run_claims_nothing(tmp_path):
     add(tmp_path, range(1, 9))
     running(tmp_path, "a", 9, updated=1.0)
     assert "lear of" in read_study([tmp_path]).answer, "of runs that no sweep has made"
@@ -115,7 +115,7 @@ def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
     assert "has not ended" in footnote(story.comparisons[0])
 
 
-def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
+def test_joint_report_applies_rule_of_each_sweep(tmp_path):
     """A claim that a sweep's own report does not make is made in no report over several sweeps."""
     first, second = tmp_path / "first", tmp_path / "second"
     make_runs(first, NEAR)
@@ -148,7 +148,7 @@ def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
         ("seed=1,2,3", "seed=1,2,3", False),  # in a further round of one command
     ],
 )
-def test_seeds_that_were_added_to_a_sweep_are_noted(tmp_path, first, later, added):
+def test_report_notes_seeds_added_to_sweep(tmp_path, first, later, added):
     """docs/comparing.md: adding seeds until a pair is clear is wrong in 14 to 21% of reports."""
     add(tmp_path, range(1, 5))
     for run in tmp_path.glob("*seed=*"):
@@ -160,7 +160,7 @@ def test_seeds_that_were_added_to_a_sweep_are_noted(tmp_path, first, later, adde
     assert all('"clear of" errs more often than 5% of the time; until=' in note for note in notes)
 
 
-def test_a_report_on_some_of_a_sweeps_runs_misses_no_others(tmp_path):
+def test_report_of_part_of_sweep_expects_no_other_runs(tmp_path):
     add(tmp_path, range(1, 9))
     edit(tmp_path / "sweep.json", expected=30)
     several = [
@@ -184,7 +184,7 @@ def test_a_broken_record_of_looks_is_no_report(tmp_path, record):
     refused(lambda: read_study([tmp_path]), "looks.json", error=Unreadable)
 
 
-def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
+def test_malformed_items_npz_falls_back_to_seeds(tmp_path):
     add(tmp_path, (1, 2, 3))
     (whole,) = read_study([tmp_path]).comparisons
     assert whole.claim(0, 1).pair.n_items == 50 and "in 3 of 3 pairs by item too" in footnote(whole)

@@ -40,7 +40,7 @@ def comparison(tmp_path):
     return one(tmp_path)
 
 
-def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
+def test_measure_panel_caption_describes_figure(comparison, tmp_path):
     lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}))[-1].how
     assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines
     about = {"n": 8, "floor": {"precision": {"median": 0.97, "low": 0.96, "high": 0.99}}}
@@ -70,7 +70,7 @@ def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
         ((0.0, 0.0), (0.0, 0.0, 0.0), "linear"),
     ],
 )
-def test_an_axis_of_a_measure_has_two_numbers_or_more(comparison, values, floor, scale):
+def test_measure_figure_axis_has_at_least_two_tick_labels(comparison, values, floor, scale):
     cells = {"x0": {1: values}}
     table = replace(comparison.measures["sliced_wasserstein"], cells=cells, floor=floor)
     with styled():
@@ -80,7 +80,7 @@ def test_an_axis_of_a_measure_has_two_numbers_or_more(comparison, values, floor,
     assert ax.get_yscale() == scale and len([one for one in ticks if one.get_text()]) >= 2
 
 
-def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
+def test_measures_table_is_sorted_best_first(tmp_path):
     own = {"title": "error of contrast", "unit": "of the range", "better": "lower"}
     about = {"n": 8, "metrics": {"contrast": own}}
     for objective, bound, error in (("x0", 1.9, 0.5), ("v", 2.0, 0.3)):
@@ -95,7 +95,7 @@ def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
     assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == ["v", "x0"]
 
 
-def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
+def test_ranking_states_direction_and_needs_interval(comparison):
     tables = comparison.measures
     said = ranking(comparison, tables["sliced_wasserstein"])
     assert "lower is better" in said and "at 5 x0 is clear of v" in said
@@ -121,7 +121,7 @@ def drawn(tmp_path):
     return tmp_path
 
 
-def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
+def test_settings_of_one_model_are_ranked_by_samples(drawn):
     found = one(drawn)
     assert found.question.metric.name == "sliced_wasserstein"
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
@@ -143,7 +143,7 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     "broken",
     [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}, {"measured": {"n": math.inf}}],
 )
-def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
+def test_malformed_measures_are_ignored(tmp_path, broken):
     make_run(tmp_path, "x0", 1, 1.9, **broken)
     (run,) = read_runs(tmp_path)
     assert run.status == "finished" and run.measured is None
@@ -157,7 +157,7 @@ def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
         ("sampler=ddim denoiser=resnet", "sampler=ancestral denoiser=unet", False),
     ],
 )
-def test_settings_that_only_draw_are_compared_by_their_samples(tmp_path, first, second, drawing):
+def test_settings_that_differ_in_sampling_are_ranked_by_samples(tmp_path, first, second, drawing):
     """In ablation=dalle2 a setting conditions the samples, and the bound is always the same."""
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
         for line, values in ((first, (0.3 + noise, 0.1 + noise)), (second, (0.5 + 2 * noise, 0.4 - noise))):
@@ -175,7 +175,7 @@ def test_settings_that_only_draw_are_compared_by_their_samples(tmp_path, first, 
         assert found.deciding is None and "lowest test bound" in story.question
 
 
-def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
+def test_setting_with_nan_measure_is_not_ranked_best(tmp_path):
     """If one seed's samples have no figure, the setting has no mean and comes last."""
     for seed in (1, 2, 3):
         draw_run(tmp_path, "ddim", seed, **measured((0.5, 0.30 + seed / 100)))
@@ -197,7 +197,7 @@ def test_samples_measured_at_other_values_are_in_no_comparison(tmp_path):
 @pytest.mark.parametrize(
     "key, other", [("_target_", "b.R"), ("title", "square"), ("unit", "m"), ("direction", "higher")]
 )
-def test_different_metrics_of_samples_under_one_name_are_noted(tmp_path, key, other):
+def test_report_notes_different_sample_metrics_under_one_name(tmp_path, key, other):
     same = {"_target_": "a.R", "title": "radius", "unit": "", "direction": "lower"}
     for objective, is_it in (("x0", same), ("v", same | {key: other})):
         told = {"title": is_it["title"], "unit": is_it["unit"], "better": is_it["direction"]}

@@ -73,7 +73,7 @@ def full(tmp_path_factory):
     return write_report(sweep(tmp_path_factory.mktemp("full") / "objectives"))
 
 
-def test_the_page_answers_first(full):
+def test_report_shows_answer_before_details(full):
     html = full.html.read_text()
     page = check(html)
     body = html[html.index("<body>") :]
@@ -101,7 +101,7 @@ def test_csv_has_every_run_in_full_precision(full):
         assert (row["train/bpd_stderr"], row["seconds/fit"], row["parameters"]) == ("0.018", "41.2", "123456")
 
 
-def test_writing_again_changes_nothing_and_leaves_nothing_behind(full):
+def test_write_report_is_deterministic_and_leaves_no_other_files(full):
     before = {path.name: path.read_bytes() for path in full.html.parent.iterdir() if path.is_file()}
     write_report(full.html.parent)
     after = {path.name: path.read_bytes() for path in full.html.parent.iterdir() if path.is_file()}
@@ -109,7 +109,7 @@ def test_writing_again_changes_nothing_and_leaves_nothing_behind(full):
     assert not os.access(full.html, os.X_OK) and full.html.stat().st_mode & 0o444
 
 
-def test_names_that_are_markup_stay_text(tmp_path):
+def test_report_escapes_markup_in_names(tmp_path):
     nasty = ["<script>alert(1)</script>", "a|b `c` $\\frac$ & \"q\" 'r'", "{{ 7 * 7 }}", "bell\x07 \u202e名"]
     for place, text in enumerate(nasty):
         for seed in (1, 2):
@@ -124,7 +124,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
     render.print_table(report)
 
 
-def test_while_a_sweep_goes_on(tmp_path):
+def test_report_of_unfinished_sweep_shows_progress_and_failures(tmp_path):
     sweep(tmp_path, {"levels": 1.9, "v": 2.0}, seeds=(1, 2, 3))
     running(tmp_path, "x0", 1, step=120)
     running(tmp_path, "x0", 2, updated=1.0)
@@ -143,7 +143,7 @@ def test_while_a_sweep_goes_on(tmp_path):
     assert (story.expected, story.title, story.command) == (12, "T", "make ablation")
 
 
-def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
+def test_report_lists_corrupt_summary_beside_other_runs(tmp_path):
     sweep(tmp_path, {"x0": 2.0})
     broken = make_run(tmp_path, "v", 1, 2.0)
     (broken / "summary.json").write_text("{")
@@ -156,7 +156,7 @@ def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
     )
 
 
-def test_nothing_finished_yet(tmp_path):
+def test_report_without_finished_runs(tmp_path):
     running(tmp_path, "x0", 1)
     edit(tmp_path / "sweep.json", expected=3)
     html = write_report(tmp_path).html.read_text()
@@ -164,7 +164,7 @@ def test_nothing_finished_yet(tmp_path):
     assert "0 of 3 runs finished, 1 running" in html
 
 
-def test_mixed_units_stand_apart(tmp_path):
+def test_report_separates_bits_and_nats(tmp_path):
     figure = {"stderr": 0.001, "n": 500}
     truth = {"entropy": figure | {"mean": 0.4}, "gap": figure | {"mean": 0.1}}
     for seed in (1, 2):
@@ -182,7 +182,7 @@ def test_mixed_units_stand_apart(tmp_path):
     render.print_table(report)
 
 
-def test_figures_of_one_comparison_are_encoded_before_the_next_are_drawn(tmp_path, monkeypatch):
+def test_figures_are_encoded_per_comparison_to_limit_memory(tmp_path, monkeypatch):
     """A figure takes megabytes in memory, but its SVG only tens of kilobytes."""
     for place, data in enumerate(("digits", "cifar10")):
         make_runs(tmp_path / data, {"x0": {1: 2.02 + place, 2: 2.04 + place}}, data=data)
@@ -194,11 +194,11 @@ def test_figures_of_one_comparison_are_encoded_before_the_next_are_drawn(tmp_pat
     assert [name for name, _ in itertools.groupby(order)] == ["headline_panels", "to_svg"] * 2
 
 
-def test_twelve_cells_have_colours_of_their_own():
+def test_twelve_cells_have_distinct_colours():
     assert len({*colours({f"setting {i}": f"setting {i}" for i in range(12)}).values()}) == 12
 
 
-def test_terminal_shows_the_same_numbers(tmp_path, capsys, monkeypatch):
+def test_print_table_shows_same_numbers_at_each_width(tmp_path, capsys, monkeypatch):
     """A narrow terminal keeps bounds, seeds and verdicts."""
     root = sweep(tmp_path, {f"a setting of a long name {k}": 2 + k / 9 for k in range(3)})
     diverged(root, "a setting of a long name 2", 9)
@@ -216,7 +216,7 @@ def test_terminal_shows_the_same_numbers(tmp_path, capsys, monkeypatch):
         assert ("to best [interval]" in text) == (width > 80), "a heading is text, not rich's markup"
 
 
-def test_cli_writes_and_prints(tmp_path, capsys):
+def test_report_command_writes_joint_report_and_prints(tmp_path, capsys):
     first, second = sweep(tmp_path / "a", {"x0": 2.0}), sweep(tmp_path / "b", {"v": 2.4}, noise=0.01)
     edit(first / "sweep.json", title="mine", command=["triptych-train", "-m", "name=a", "seed=1,2,3"])
     own = write_report(first)
@@ -230,7 +230,7 @@ def test_cli_writes_and_prints(tmp_path, capsys):
     assert {path: path.read_bytes() for path in before} == before and not (second / "report.html").exists()
 
 
-def test_light_and_fast(tmp_path):
+def test_report_imports_no_heavy_modules_and_is_fast(tmp_path):
     """A separate process imports nothing heavy, and 15 runs take less than six seconds of CPU."""
     root = sweep(tmp_path)
     code = (
@@ -247,7 +247,7 @@ def test_light_and_fast(tmp_path):
     assert float(done.stdout.split("SECONDS")[1]) < 6
 
 
-def test_the_ode_is_named_for_what_it_is(tmp_path):
+def test_report_labels_ode_likelihood_and_its_items(tmp_path):
     """The likelihood of a flow is exact for that flow alone, and for its own items."""
     part = {"stderr": 0.02, "n": 64, "draw_stderr": 0.006}
     ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
@@ -262,7 +262,7 @@ def test_the_ode_is_named_for_what_it_is(tmp_path):
     assert own == [("64", "0.006")] * 2
 
 
-def test_figures_and_tables_for_a_paper(tmp_path, capsys):
+def test_figures_option_writes_figures_and_results_csv(tmp_path, capsys):
     root, out = sweep(tmp_path / "runs", {"levels": 1.9, "v": 2.1}, (1, 2)), tmp_path / "paper" / "figures"
     assert cli.main([str(root), "--figures", str(out)]) == 0
     run = next(root.rglob("summary.json")).parent
@@ -296,7 +296,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: --figures={file}: cannot be written (Not a directory)\n"
 
 
-def test_a_table_in_latex_has_no_sign_that_breaks_it(tmp_path):
+def test_to_latex_escapes_special_characters(tmp_path):
     rows = [TableRow(r"50% \input{x} $y$ #1_2", {"a": Entry("[−1, ∞] ± ε…")}, best=True)]
     text = to_latex([Column("setting", "a & b", is_text=True), Column("a", "γ²")], rows)
     assert r"\textbf{50\% \textbackslash{}input\{x\} \$y\$ \#1\_2}" in text

@@ -15,7 +15,7 @@ from triptych.study.study import read_study
 from .fake_runs import failed, make_run, make_runs, metrics, running, start_run, sweep
 
 
-def test_a_finished_run(tmp_path):
+def test_read_run_of_finished_run(tmp_path):
     run = read_run(make_run(tmp_path, "x0", 2, 2.45), sweep="objectives")
     assert (run.status, run.seed, run.bound, run.measure) == ("finished", 2, 2.45, "bpd")
     assert run.overrides == {"objective": "x0", "seed": "2"} and run.choices["schedule"] == "linear"
@@ -23,13 +23,13 @@ def test_a_finished_run(tmp_path):
     assert (run.host, run.commit[:6], run.command[0]) == ("box", "012345", "triptych-train")
 
 
-def test_a_failed_run_tells_why(tmp_path):
+def test_read_run_of_failed_run_has_error(tmp_path):
     run = read_run(failed(tmp_path, "score", 1, "ValueError: loss is nan\nat step 4"))
     assert (run.status, run.error, run.seed) == ("failed", "ValueError: loss is nan", 1)
     assert run.choices["data"] == "digits"  # from its provenance
 
 
-def test_running_becomes_interrupted_when_it_falls_silent(tmp_path):
+def test_running_run_without_recent_progress_is_interrupted(tmp_path):
     path = running(tmp_path, "v", 3, step=120, updated=1000.0)
     run = read_run(path, now=1010.0)
     assert run.status == "running" and run.progress is not None and run.progress.step == 120
@@ -39,7 +39,7 @@ def test_running_becomes_interrupted_when_it_falls_silent(tmp_path):
     assert read_run(path, now=5000.0).status == "pruned", "a search has stopped it"
 
 
-def test_a_run_that_has_only_its_config_is_starting_or_lost(tmp_path):
+def test_run_with_only_config_is_running_or_interrupted(tmp_path):
     path = start_run(tmp_path, "v", 1, ["seed=1"], {})
     (path / "provenance.json").unlink()
     begun = (path / "config.yaml").stat().st_mtime
@@ -47,7 +47,7 @@ def test_a_run_that_has_only_its_config_is_starting_or_lost(tmp_path):
     assert read_run(path, now=begun + 5000).status == "interrupted"
 
 
-def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
+def test_run_with_dead_process_is_interrupted(tmp_path):
     run = running(tmp_path, "score", 1)
     for who, status in ((os.getpid(), "running"), (gone(), "interrupted")):
         (run / ".lock").write_text(f"somebody@{socket.gethostname()} pid {who}")
@@ -73,7 +73,7 @@ def gone() -> int:
         "[" * 100_000, "\udcff",
     ],
 )  # fmt: skip
-def test_a_broken_summary_is_unreadable_not_a_crash(tmp_path, text):
+def test_malformed_summary_is_unreadable(tmp_path, text):
     path = make_run(tmp_path, "x0", 1, 2.0)
     (path / "summary.json").write_bytes(text.encode(errors="surrogateescape"))
     run = read_run(path)
@@ -82,7 +82,7 @@ def test_a_broken_summary_is_unreadable_not_a_crash(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"step": "many"}'])
-def test_broken_progress_does_not_matter(tmp_path, text):
+def test_malformed_progress_is_ignored(tmp_path, text):
     path = make_run(tmp_path, "x0", 1, 2.0)
     (path / "progress.json").write_text(text)
     assert read_run(path).status == "finished"
@@ -90,7 +90,7 @@ def test_broken_progress_does_not_matter(tmp_path, text):
     assert read_run(path).status in ("running", "interrupted")
 
 
-def test_a_broken_curve_costs_a_panel_only(tmp_path):
+def test_malformed_curve_is_ignored(tmp_path):
     pairs = (([1, 2], [1]), (["a"], [1]), ([0.0] * 20_000,) * 2)  # the last: more than are drawn
     curves = (3, {}, *({"gamma": gamma, "epsilon_mse": mse} for gamma, mse in pairs))
     for i, curve in enumerate(curves):
@@ -98,7 +98,7 @@ def test_a_broken_curve_costs_a_panel_only(tmp_path):
         assert read_run(path).status == "finished" and read_run(path).noise_levels is None
 
 
-def test_find_runs_goes_as_deep_as_needed_and_not_deeper(tmp_path):
+def test_find_runs_does_not_descend_into_runs(tmp_path):
     for name in ("a/seed=10", "a/seed=2", "b", "b/inner", ".hidden", "c/empty", "b.old-0a1b2c"):
         (tmp_path / name).mkdir(parents=True)
         if "empty" not in name:
@@ -108,7 +108,7 @@ def test_find_runs_goes_as_deep_as_needed_and_not_deeper(tmp_path):
     assert {run.sweep for run in read_runs(tmp_path / "a")} == {"a"}
 
 
-def test_history_is_sparse_and_may_end_in_half_a_row(tmp_path):
+def test_history_reads_sparse_and_truncated_metrics_csv(tmp_path):
     run = read_run(next((sweep(tmp_path, {"v": 2.0}, seeds=(1,))).iterdir()))
     steps, values = run.history("val/bpd")
     assert steps == list(range(100, 801, 100)) and values == sorted(values, reverse=True)
@@ -121,12 +121,12 @@ def test_history_is_sparse_and_may_end_in_half_a_row(tmp_path):
     assert run.history("val/bpd")[0][-1] == 900
 
 
-def test_overrides_as_hydra_writes_them():
+def test_parse_overrides_supports_hydra_syntax():
     expected = {"a": "1", "b.c": "x=y", "d": "removed", "e": ""}
     assert parse_overrides(["a=1", "+b.c=x=y", "~d", "++e="]) == expected
 
 
-def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):
+def test_run_left_before_start_is_interrupted(tmp_path):
     """The sweep that made the directory still lives; only the emptied lock tells of the end."""
     run = RunDirectory(start_run(tmp_path, "v", 1, ["objective=v"], {"objective": "v"}))
     with run.lock():
@@ -139,7 +139,7 @@ def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):
         assert read_run(run.path).status == "running"
 
 
-def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
+def test_null_figure_does_not_hide_other_figures(tmp_path):
     figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
     read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
     assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)

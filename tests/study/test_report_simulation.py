@@ -29,7 +29,7 @@ def crossed_effects(random, n: int, seeds: int, items: int, by_seed: float, by_i
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("rest", [0.0, 1.0])
-def test_intervals_cover_seeds_and_items(seeds, ratio, rest):
+def test_crossed_intervals_have_nominal_coverage(seeds, ratio, rest):
     random, n, items = np.random.default_rng([seeds, int(ratio * 10) % 997, int(rest)]), 1500, 60
     by_seed, by_item = (3 * ratio / (1 + ratio), items / (1 + ratio))
     spread = np.sqrt(rest * max(by_item, by_seed))
@@ -44,7 +44,7 @@ def test_intervals_cover_seeds_and_items(seeds, ratio, rest):
 
 
 @pytest.mark.parametrize("df", [1, 2, 4, 11])
-def test_it_is_students_t_where_seeds_are_all_and_nearly_normal_where_items_are(df):
+def test_crossed_error_reduces_to_student_t(df):
     x = np.array([0.5, 2.0, 8.0, 30.0])
     error = Error(np.array([1e-3, 1.0, 1e3]), df, 1.0, 297)
     for alpha in (0.05, 1e-4):
@@ -55,13 +55,13 @@ def test_it_is_students_t_where_seeds_are_all_and_nearly_normal_where_items_are(
     assert Error(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
 
 
-def test_a_single_item_has_the_error_over_seeds():
+def test_crossed_error_of_single_item_is_paired_t_test():
     d = np.random.default_rng(0).normal(size=(4, 1))
     error = crossed(d)
     assert error.p(d.mean()) == pytest.approx(stats.ttest_1samp(d[:, 0], 0).pvalue, rel=1e-9)
 
 
-def test_the_variance_is_that_of_crossed_random_effects():
+def test_crossed_variance_estimate_is_unbiased():
     """E(MS_seeds + MS_items - MS_rest) / (S I) is the variance of the mean."""
     random = np.random.default_rng(1)
     d = crossed_effects(random, 4000, 4, 20, 0.09, 1.0) + random.normal(size=(4000, 4, 20))
@@ -78,7 +78,7 @@ def no_advice(monkeypatch):
     monkeypatch.setattr(verdict, "seeds_to_settle", lambda _: None)
 
 
-def test_no_difference_and_at_most_5_percent_of_reports_say_clear(no_advice):
+def test_false_claims_occur_in_at_most_5_percent_of_reports(no_advice):
     random, n, told = np.random.default_rng(2), 150, 0
     for k in range(n):
         table = bounds(random, [2.0] * 5, 3, 297, RATIOS[k % len(RATIOS)], rest=k % 2)
@@ -91,7 +91,7 @@ def test_no_difference_and_at_most_5_percent_of_reports_say_clear(no_advice):
     assert len(claims_in_words(apart)) == 2, "a sentence and a row: these words are looked for"
 
 
-def test_measures_of_samples_do_not_drown_the_bound():
+def test_half_of_alpha_is_reserved_for_bound_comparison():
     """Half of the 5% belongs to the question: beside six other tests p = .01 is enough.
 
     So it is for the margin.
@@ -104,7 +104,7 @@ def test_measures_of_samples_do_not_drown_the_bound():
     assert claim.equal and not other.equal
 
 
-def test_no_difference_and_looking_again_and_again_says_clear_in_at_most_5_percent(no_advice):
+def test_repeated_looks_keep_false_claims_at_most_5_percent(no_advice):
     random, n, told = np.random.default_rng(3), 60, 0
     sizes = (3, 5, 7, 9, 12)
     for k in range(n):
@@ -118,7 +118,7 @@ def test_no_difference_and_looking_again_and_again_says_clear_in_at_most_5_perce
     assert at_most(told, n, 0.05), told / n
 
 
-def test_the_same_is_said_in_at_most_5_percent_where_settings_differ_by_the_margin():
+def test_equivalence_is_claimed_falsely_in_at_most_5_percent():
     random, n, told, held = np.random.default_rng(4), 150, 0, 0
     for k in range(n):
         for gap in (0.02, 0.0):
@@ -130,7 +130,7 @@ def test_the_same_is_said_in_at_most_5_percent_where_settings_differ_by_the_marg
 
 @pytest.mark.parametrize("ratio", [0.3, 3.0, 1e6])
 @pytest.mark.parametrize("seeds, alpha", [(3, 0.05), (5, 0.005)])
-def test_power_is_what_it_says(ratio, seeds, alpha):
+def test_power_matches_simulated_rejection_rate(ratio, seeds, alpha):
     random, n, items = np.random.default_rng([seeds, int(ratio)]), 3000, 50
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
     truth = Error(by_seed / seeds, seeds - 1, by_item / items, items)
@@ -151,7 +151,7 @@ def test_power_without_items_is_the_noncentral_t(df):
         assert power(shift, Error(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
 
 
-def test_so_many_seeds_and_not_one_less():
+def test_seeds_needed_is_smallest_sufficient_number():
     now = Error(0.02**2 / 3, 2, 1e-6, 297)
     needed = seeds_needed(0.03, now, 0.005)
     at = {n: power(0.03, Error(0.02**2 / n, n - 1, 1e-6, 297), 0.005) for n in (needed - 1, needed)}
@@ -159,7 +159,7 @@ def test_so_many_seeds_and_not_one_less():
     assert seeds_needed(0.001, now, 0.005) is None  # the items alone leave twice that open
 
 
-def test_the_next_seeds_settle_each_open_pair_that_seeds_can_settle():
+def test_seeds_next_settles_each_pair_that_seeds_can_settle():
     """By the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
     above = {"b": [0.02, 0.05, 0.11], "c": [0.01, 0.2, 0.09], "d": [1.0, 1.01, 0.99], "e": [-0.9, 0.0, 0.91]}
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, *above.values()])  # the luck of each seed
@@ -187,7 +187,7 @@ def test_the_next_seeds_settle_each_open_pair_that_seeds_can_settle():
     assert seeds_next(compared(table, Rule(looks=3))) == 0, "which says itself how many there will be"
 
 
-def test_items_widen_an_interval_that_seeds_alone_make_too_narrow():
+def test_items_widen_paired_interval():
     random = np.random.default_rng(5)
     d = 0.05 + 0.3 * random.normal(size=(1, 100)) + 0.001 * random.normal(size=(3, 100))
     one = {s: 2.0 for s in range(3)}

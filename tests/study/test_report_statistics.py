@@ -18,7 +18,7 @@ pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)
 
 
 @given(pairs)
-def test_paired_is_the_paired_t_test(values):
+def test_paired_matches_scipy_ttest_rel(values):
     reference, other = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
     differences = np.array(list(other.values())) - np.array(list(reference.values()))
     assume(differences.std() > 1e-5)
@@ -39,7 +39,7 @@ def test_a_spread_is_mean_and_standard_error(values):
 
 
 @given(pairs, st.floats(-5, 5))
-def test_what_a_seed_adds_to_both_does_not_count(values, luck):
+def test_paired_ignores_shift_common_to_a_seed(values, luck):
     reference, other = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
     shifted = [{i: v + luck * i for i, v in side.items()} for side in (reference, other)]
     before, after = paired(reference, other), paired(*shifted)
@@ -50,7 +50,7 @@ def test_what_a_seed_adds_to_both_does_not_count(values, luck):
 
 @given(pairs)
 @example([(0.0, 3.029146)] * 3)  # equal but for rounding, from either side
-def test_a_comparison_reads_the_same_from_both_sides(values):
+def test_paired_is_antisymmetric(values):
     one, two = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
     there, back = paired(one, two), paired(two, one)
     there, back = ((x.p, x.n, *x.interval(0.05)) for x in (there, replace(back, mean=-back.mean)))
@@ -63,13 +63,13 @@ def test_only_common_seeds_count():
 
 
 @pytest.mark.parametrize("reference, other, n", [({}, {1: 1.0}, 0), ({1: 1.0}, {1: 2.0}, 1)])
-def test_nothing_is_claimed_of_fewer_than_two_pairs(reference, other, n):
+def test_paired_of_fewer_than_two_seeds_is_nan(reference, other, n):
     pair = paired(reference, other)
     assert pair.n == n and math.isnan(pair.interval(0.05)[0]) and math.isnan(pair.p)
     assert math.isnan(pair.not_beyond(9.0 - abs(pair.mean))), "nor that they are the same"
 
 
-def test_seeds_that_change_nothing_are_not_certainty():
+def test_paired_of_identical_seeds_has_nan_p():
     pair = paired({1: 2.1, 2: 2.1, 3: 2.1}, {1: 2.2, 2: 2.2, 3: 2.2})
     assert pair.mean == pytest.approx(0.1) and math.isnan(pair.p)
 
@@ -79,7 +79,7 @@ def test_holm_on_a_worked_example():
 
 
 @given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=9))
-def test_holm_only_raises_and_keeps_the_order(p_values):
+def test_holm_raises_p_values_and_keeps_order(p_values):
     adjusted = holm(p_values)
     known = [(p, q) for p, q in zip(p_values, adjusted, strict=True) if not math.isnan(p)]
     assert all(p <= q <= 1 for p, q in known)
@@ -99,7 +99,7 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
         (2.0, 0.0, "2.000 ± 0.000"),
     ],
 )
-def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
+def test_plus_minus_rounds_mean_to_its_error(mean, stderr, said):
     assert plus_minus(Estimate(mean, stderr, 3)) == said
 
 
@@ -112,7 +112,7 @@ def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
         ((0.12, math.nan, math.nan), "+0.120"),
     ],
 )
-def test_an_interval_has_the_digits_of_its_width(figures, said):
+def test_with_interval_rounds_to_interval_width(figures, said):
     assert with_interval(*figures, sign=True) == said
 
 
@@ -128,17 +128,17 @@ def test_an_interval_has_the_digits_of_its_width(figures, said):
         ({}, set()),
     ],
 )
-def test_far_are_those_that_would_squeeze_all_others(values, bad):
+def test_far_finds_outlier_settings(values, bad):
     assert far(values) == bad
     assert far({label: [-value for value in several] for label, several in values.items()}, -1) == bad
 
 
-def test_three_digits_are_written_in_full():
+def test_three_digits_uses_no_exponent():
     shown = {0.012345: "0.0123", 12.04: "12", 999.4: "999", 999.6: "1,000", 1066: "1,070", 2.0e6: "2,000,000"}
     assert {x: three_digits(x) for x in shown} == shown
 
 
-def test_a_time_has_the_digits_that_it_can_have():
+def test_duration_has_readable_units():
     shown = {
         2.34: "2.3 s",
         41: "41 s",

@@ -44,7 +44,7 @@ def runs(tmp_path):
     return read_runs(tmp_path)
 
 
-def test_both_stages_compare_settings_by_name_alone(runs):
+def test_stages_remove_tuned_keys_from_settings(runs):
     found = dict(stages(runs, SweepRecord.from_dict(SWEEP).tuning))
     assert list(found) == [BEST, EQUAL]
     for part in found.values():
@@ -53,19 +53,19 @@ def test_both_stages_compare_settings_by_name_alone(runs):
     assert {run.bound for run in found[BEST]} == {2.05, 2.0}
 
 
-def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs, tmp_path):
+def test_stages_of_untuned_sweep_is_one_stage(runs, tmp_path):
     [comparison] = read_study([tmp_path]).comparisons
     runs = [run for cell in comparison.cells for run in (*cell.runs.values(), *cell.others)]
     assert comparison.title == "" and len(runs) == 12 and {run.seed for run in runs} == {1, 2, 3}
 
 
-def test_words_say_the_budget_the_choices_and_the_edges():
+def test_describe_tuning_states_budget_choices_and_edges():
     said = describe_tuning(SweepRecord.from_dict(SWEEP).tuning)
     assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
     assert "At the edge of what was tried: x0 and v" in said
 
 
-def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_path):
+def test_report_of_tuned_sweep_shows_both_stages_under_one_correction(runs, tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
     report = write_report(tmp_path)
     titles = [c.title for c in report.study.comparisons]
@@ -78,7 +78,7 @@ def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_pa
     assert "On digits" not in report.study.answer and "Each at its best: " in report.study.answer
 
 
-def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
+def test_next_step_after_tuning_avoids_tuning_seeds(tmp_path):
     """Trials' seeds are in no comparison, and a command that lists them is refused."""
     for objective, edge in (("x0", 0.006), ("v", 0.0)):
         for seed in (101, 102):
@@ -95,7 +95,7 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
     assert "seed=1,2,3,4" in step
 
 
-def test_each_sweep_of_a_report_has_its_own_tuning(runs, tmp_path):
+def test_joint_report_applies_tuning_of_each_sweep(runs, tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
     make_run(tmp_path / "other", "levels", 1, 1.5)
     (tmp_path / "other" / "sweep.json").write_text('{"expected": 1}')
@@ -106,7 +106,7 @@ def test_each_sweep_of_a_report_has_its_own_tuning(runs, tmp_path):
         assert titles == [f"{tmp_path.name}: {BEST}", f"{tmp_path.name}: {EQUAL}", ""]
 
 
-def test_values_with_commas_are_one_setting():
+def test_setting_values_with_commas_are_one_setting():
     best = {"objective=x0,denoiser.network.widths=[24,32]": ("optimizer.lr=0.1",)}
     assert [setting_label(name) for name in best] == ["x0 / [24,32]"]
     told = {"objective": "x0", "denoiser.network.widths": "[24,32]", "optimizer.lr": "0.1"}
@@ -115,7 +115,7 @@ def test_values_with_commas_are_one_setting():
     assert [len(part) for _, part in stages([run], tuning)] == [1, 1]
 
 
-def test_the_edge_is_of_the_numbers_in_whatever_order_they_were_typed():
+def test_tuning_edge_is_by_value_not_by_typed_order():
     points = tuple((f"lr={lr}",) for lr in ("0.01", "0.001", "0.1"))
     best = {"o=inner": ("lr=0.01",), "o=outer": ("lr=0.1",)}
     tuning = Tuning(("lr",), points, ("lr=0.01",), best, [1, 2])

@@ -19,7 +19,7 @@ def trials(figures: dict[tuple[str, str], list[float]]) -> dict:
     return {((f"objective={o}",), (f"optimizer.lr={lr}",)): values for (o, lr), values in figures.items()}
 
 
-def test_each_setting_gets_its_own_best_value_and_all_together_theirs():
+def test_choose_point_gives_best_value_per_setting_and_common_value():
     found = trials({
         ("x0", ".1"): [2.0, 2.2], ("x0", ".2"): [2.4, 2.4], ("x0", ".4"): [3.0, 3.0],
         ("v", ".1"): [2.0, 2.0], ("v", ".2"): [1.5, 1.7], ("v", ".4"): [1.5, 1.5],
@@ -29,7 +29,7 @@ def test_each_setting_gets_its_own_best_value_and_all_together_theirs():
     assert equal == ("optimizer.lr=.2",)  # (2.4 + 1.6) / 2 = 2.0, against 2.05 and 2.25
 
 
-def test_a_value_at_which_a_seed_diverged_is_nobodys():
+def test_choose_point_excludes_values_with_diverged_seed():
     nan = float("nan")
     found = trials(
         {("x0", ".1"): [1.0, nan], ("x0", ".2"): [2.0, 2.0], ("v", ".1"): [1, 1], ("v", ".2"): [2, 2]}
@@ -40,7 +40,7 @@ def test_a_value_at_which_a_seed_diverged_is_nobodys():
         choose_point(trials({("x0", ".1"): [nan], ("v", ".1"): [1.0]}))
 
 
-def test_rounds_are_few_and_end_at_the_most():
+def test_seeds_after_ends_at_max_seeds():
     assert [len(r) for r in seeds_after([1, 2, 3], 12)] == [3, 5, 8, 12]
     assert seeds_after([11, 12, 13], 6) == [[11, 12, 13], [11, 12, 13, 14, 15], [11, 12, 13, 14, 15, 16]]
     assert seeds_after([1, 2, 3], 3) == [[1, 2, 3]]
@@ -49,7 +49,7 @@ def test_rounds_are_few_and_end_at_the_most():
             seeds_after(first, most)
 
 
-def test_a_setting_brings_its_overrides_but_for_what_was_typed():
+def test_grid_applies_setting_overrides_unless_typed():
     sweeper = {
         "params": {"seed": "1,2", "setting": "small,large"},
         "settings": {"small": ["model.width=4"], "large": ["model.width=8", "model.depth=2"]},
@@ -74,7 +74,7 @@ def test_a_setting_brings_its_overrides_but_for_what_was_typed():
     assert grid(sweeper, ["setting=null", "seed=1"]) == [["seed=1", "setting=null"]]
 
 
-def test_a_grid_is_settings_times_seeds():
+def test_settings_and_seeds_splits_grid():
     assert settings_and_seeds(GRID) == ([("objective=x0",), ("objective=v",)], [1, 2, 3])
     refused(lambda: settings_and_seeds([["objective=x0"], ["objective=v"]]), "seed")
 
@@ -95,7 +95,7 @@ def test_an_axis_without_values_is_refused():
         ({"equal_within": float("nan")}, "equal_within=nan"),
     ],
 )
-def test_what_is_refused(config, message):
+def test_check_rounds_refuses_invalid_until_setting_and_max_seeds(config, message):
     with pytest.raises(UserError, match=message):
         check_rounds({"max_seeds": 12} | config, grid=False)
 
@@ -122,7 +122,7 @@ class Offline(RoundsSweeper):
             (folder / "summary.json").write_text(json.dumps({"schema": 1, "status": "finished", **figures}))
 
 
-def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
+def test_tuning_uses_equal_budget_test_false_and_fresh_seeds(root):
     own = {"x0": "0.1", "v": "0.4"}
 
     def bound(told):
@@ -142,7 +142,7 @@ def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
     assert len(final) == 3 * 3 and record["expected"] == len(tuning) + len(final)
 
 
-def test_a_choice_stays_in_the_record_while_it_is_made_again(root, monkeypatch):
+def test_recorded_tuning_choice_is_kept_during_rerun(root, monkeypatch):
     """The same command is killed before it has read its trials again."""
     options = {"tune": {"optimizer.lr": "0.1,0.2"}, "tuning_seeds": "101"}
     Offline(root, lambda told: float(told["optimizer.lr"]), **options)._tuned(GRID)
@@ -154,7 +154,7 @@ def test_a_choice_stays_in_the_record_while_it_is_made_again(root, monkeypatch):
     assert again.batches[:2] == [chosen, "launched"]
 
 
-def test_a_setting_is_named_by_what_runs_differ_in():
+def test_names_of_settings_omit_execution_keys():
     """Keys that set how or where runs are started or watched name no setting."""
     assert names([("objective=x0", "plan=true", "threads=2", "name=s")]) == {
         ("objective=x0", "plan=true", "threads=2", "name=s"): "objective=x0"
@@ -163,7 +163,7 @@ def test_a_setting_is_named_by_what_runs_differ_in():
 
 
 @pytest.mark.parametrize("seeds", [None, "1,102", "", "-1", "4294967296", "a,b"])
-def test_tuning_seeds_are_not_those_of_the_report(root, seeds):
+def test_tuning_seeds_must_be_valid_and_differ_from_report_seeds(root, seeds):
     sweep = Offline(root, lambda told: 2.0, tune={"optimizer.lr": "0.1,0.2"}, tuning_seeds=seeds)
     refused(lambda: sweep._tuned(GRID), "tuning_seeds")
 
@@ -181,9 +181,7 @@ def decides(monkeypatch, at: int) -> list[tuple]:
 
 
 @pytest.mark.parametrize(("at", "looks"), [(3, 3), (99, 4)])
-def test_seeds_are_added_to_all_settings_until_no_pair_is_open_or_there_are_the_most(
-    root, monkeypatch, at, looks
-):
+def test_until_decided_adds_seeds_until_no_pair_is_open(root, monkeypatch, at, looks):
     asked = decides(monkeypatch, at)
     sweep = Offline(root, lambda told: 2.0)
     sweep._until_decided(GRID)
@@ -196,7 +194,7 @@ def test_seeds_are_added_to_all_settings_until_no_pair_is_open_or_there_are_the_
     assert until == {"looks": 4, "equal_within": None, "look": looks}
 
 
-def test_typed_again_it_goes_on_at_the_look_it_had_come_to(root, monkeypatch):
+def test_until_decided_resumes_at_recorded_look(root, monkeypatch):
     decides(monkeypatch, at=3)
     Offline(root, lambda told: 2.0)._until_decided(GRID)
     asked = decides(monkeypatch, at=3)
@@ -208,7 +206,7 @@ def test_typed_again_it_goes_on_at_the_look_it_had_come_to(root, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_tuned_sweep_by_its_command(root):
+def test_tuned_sweep_command_records_best_values(root):
     line = command(
         "-m", "ablation=objectives_tuned", "objective=x0,v", "seed=1,2", "hydra.sweeper.tuning_seeds='101'",
         "hydra.sweeper.tune={optimizer.lr: '0.0001,0.01'}",
@@ -224,7 +222,7 @@ def test_a_tuned_sweep_by_its_command(root):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sweep_until_decided_by_its_command(root):
+def test_until_decided_command_stops_and_is_idempotent(root):
     line = command("-m", "objective=x0,v", "seed=1,2", "until=decided", "max_seeds=3", "name=apart")
     end(line, root)
     [record] = root.glob("logs/sweeps/*/sweep.json")

@@ -28,7 +28,7 @@ def states(root) -> list[str]:
     return [trial.state.name for trial in study(root).trials]
 
 
-def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):
+def test_optuna_search_killed_twice_matches_undisturbed_one(root):
     long = ["trainer.max_steps=600", "trainer.val_check_interval=100"]
     line = command("-m", *SPACE, *long, "hydra.sweeper.n_trials=6", "hydra.sweeper.prune=false")
     _, found, untouched = killed_twice(line, root, (1, 3), lambda _: time.sleep(3.0))
@@ -39,7 +39,7 @@ def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):
     assert len(found) == 6
 
 
-def test_hopeless_runs_are_stopped(root):
+def test_optuna_search_prunes_hopeless_runs(root):
     """After two good trials, one has a learning rate at which nothing is learned."""
     place = ["hydra.sweeper.prune_after_trials=2", "hydra.sweeper.n_jobs=1", "trainer.max_steps=1500"]
     place += ["hydra.sweeper.params={optimizer.lr:'choice(0.01,0.02,1e-7)'}"]
@@ -55,13 +55,13 @@ def test_hopeless_runs_are_stopped(root):
     assert len(list(root.rglob("summary.json"))) == 2 and len(list(root.rglob("last.ckpt"))) == 3
 
 
-def test_a_search_whose_trials_all_fail_has_failed(root):
+def test_optuna_search_exits_with_1_if_all_trials_fail(root):
     beyond = ["checkpoint=best", "trainer.val_check_interval=choice(2000,3000)"]  # no step is validated
     done = end(command("-m", *SPACE, "hydra.sweeper.n_trials=2", *beyond), root, code=1)
     assert "2 failed" in done.stdout
 
 
-def test_a_study_that_cannot_be_opened_is_a_line(root, inside):
+def test_unreadable_study_db_is_one_line(root, inside):
     file = root / "logs" / "sweeps" / "s" / "study.db"
     file.parent.mkdir(parents=True)
     file.write_text("garbage" * 100)

@@ -34,12 +34,12 @@ def drawn_from(text: str):
         ("a=x,y", CategoricalDistribution(["x", "y"])),
     ],
 )
-def test_values_are_those_that_hydra_sweeps_over(text, space):
+def test_distribution_matches_hydra_sweep_syntax(text, space):
     assert drawn_from(text) == space
 
 
 @pytest.mark.parametrize("text", ["a=glob(e*)", "a=range(3,1)"])
-def test_what_has_no_such_space_is_refused(text):
+def test_distribution_refuses_glob_and_empty_range(text):
     refused(lambda: drawn_from(text), "list ")
 
 
@@ -70,25 +70,25 @@ def search(tmp_path, monkeypatch):
     return run
 
 
-def test_a_typed_value_takes_the_place_of_one_that_would_be_drawn(search):
+def test_typed_value_replaces_searched_parameter(search):
     asked, study = search([1.0], "optimizer.lr=0.01", "optimizer.weight_decay=interval(0,1)")
     assert asked[0][0] == "optimizer.lr=0.01" and {*study.best_params} == {"optimizer.weight_decay"}
 
 
 @pytest.mark.parametrize(("metric", "best"), [("val.psnr.mean", 1), ("val.bound.mean", 0)])
-def test_the_best_of_a_figure_that_should_rise_is_the_highest(search, capsys, metric, best):
+def test_search_maximizes_metric_where_higher_is_better(search, capsys, metric, best):
     figures = [8.5, 8.7, 8.6]
     _, study = search(figures, metric=metric)
     assert study.best_trial.number == best
     assert f"best of 3 trials: {figures[best]:.4f}" in capsys.readouterr().out
 
 
-def test_a_finished_run_without_the_figure_is_no_failed_trial(search):
+def test_search_refuses_optimized_metric_missing_in_run(search):
     with pytest.raises(UserError, match=r"optimized_metric=val\.none\.mean: 1 has no such figure"):
         search([None], metric="val.none.mean")
 
 
-def test_a_search_does_not_go_on_by_another_figure(search):
+def test_resumed_search_refuses_other_optimized_metric(search):
     search([1.0], metric="val.psnr.mean")
     refused(
         lambda: search([1.0, 1.0], metric="val.bound.mean", first=1),
@@ -108,7 +108,7 @@ def test_a_search_does_not_go_on_by_another_figure(search):
         ("measures.fidd.mean", "did you mean measures.fid.mean?"),
     ],
 )
-def test_a_figure_that_no_run_has_is_refused_before_anything_is_written(root, inside, metric, problem):
+def test_unknown_optimized_metric_is_refused_before_writing(root, inside, metric, problem):
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", f"optimized_metric={metric}")
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
@@ -116,7 +116,7 @@ def test_a_figure_that_no_run_has_is_refused_before_anything_is_written(root, in
     assert not (root / "logs").exists()
 
 
-def test_a_figure_of_test_needs_the_test(root, inside):
+def test_optimized_metric_of_test_with_test_false_is_refused(root, inside):
     typed = ["optimized_metric=test.bpd.mean", "test=false"]
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", *typed)
     assert done.returncode == 1 and "no such figure is measured; did you mean val.bpd.mean?" in done.stderr
@@ -130,7 +130,7 @@ def test_a_figure_of_test_needs_the_test(root, inside):
         *("seconds.fit", "cost.memory", "estimator.variance", "baselines.histogram.mean"),
     ],
 )
-def test_a_search_may_optimise_each_figure_of_a_summary(metric):
+def test_optimized_metric_accepts_any_figure_of_summary(metric):
     check_optimized_metric({"optimized_metric": metric, "metrics": {"psnr": {}}})
 
 
@@ -144,15 +144,13 @@ def test_a_search_may_optimise_each_figure_of_a_summary(metric):
         ("trainer.max_steps=choice(6,many)", "trainer.max_steps='many': must be "),
     ],
 )
-def test_a_space_with_a_value_that_no_run_can_have_is_refused_before_anything_is_written(
-    root, inside, typed, problem
-):
+def test_search_space_with_invalid_value_is_refused_before_writing(root, inside, typed, problem):
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", typed)
     refused_command(done, problem)
     assert not (root / "logs").exists()
 
 
-def test_each_choice_and_both_ends_are_tried():
+def test_probe_jobs_cover_each_choice_and_both_ends():
     assert probe_jobs({"a": "choice(x,y)"}, ["c=1", "b=range(1,10)"]) == [
         ["c=1", "a=x", "b=1"],
         ["c=1", "a=y", "b=1"],
@@ -160,7 +158,7 @@ def test_each_choice_and_both_ends_are_tried():
     ]
 
 
-def test_a_key_is_searched_in_all_trials_of_a_study_or_in_none(search, tmp_path):
+def test_resumed_search_refuses_other_set_of_keys(search, tmp_path):
     decay = "optimizer.weight_decay=interval(0,1)"
     search([1.0], decay)
     problem = "a search varies the same keys to its end; choose another name"
@@ -173,7 +171,7 @@ def test_a_key_is_searched_in_all_trials_of_a_study_or_in_none(search, tmp_path)
     assert len(study.trials) == 1
 
 
-def test_a_run_is_asked_to_stop_by_a_file_in_its_own_directory(tmp_path):
+def test_pruning_writes_prune_file_into_run_directory(tmp_path):
     run, outside = tmp_path / "run", tmp_path / "outside"
     run.mkdir()
     (run / "metrics.csv").write_text("step,val/bpd\n10,2.0\n")
@@ -185,7 +183,7 @@ def test_a_run_is_asked_to_stop_by_a_file_in_its_own_directory(tmp_path):
 
 
 @pytest.mark.parametrize("measure", ["bpd", "nats_per_dim"])
-def test_a_search_reads_the_bound_in_its_unit(tmp_path, measure):
+def test_figure_test_bound_mean_is_in_unit_of_data(tmp_path, measure):
     run = RunDirectory(make_run(tmp_path, "v", 1, 2.0, measure=measure))
     assert run.summary().figure("test.bound.mean") == 2.0 and run.summary().figure("test.none.mean") is None
 
@@ -198,7 +196,7 @@ def test_a_study_of_an_earlier_version_goes_on_with_the_figure_that_it_began_wit
     refused(lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "optimises val.bound.mean")
 
 
-def test_a_search_goes_on_in_values_of_the_kind_that_it_began_with_alone(search, tmp_path):
+def test_resumed_search_refuses_other_kind_of_values(search, tmp_path):
     search([1.0])
     known = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     for other in ("interval(0.1,0.2)", "choice(0.1,0.2)"):
@@ -211,5 +209,5 @@ def test_a_search_goes_on_in_values_of_the_kind_that_it_began_with_alone(search,
 
 
 @pytest.mark.parametrize("ends", ["interval(2,1)", "tag(log,interval(0.0,1.0))"])
-def test_an_interval_without_values_is_refused(search, ends):
+def test_search_refuses_empty_interval(search, ends):
     refused(lambda: search([1.0], f"optimizer.lr={ends}"), f"optimizer.lr={ends}: ")

@@ -27,7 +27,7 @@ from triptych.study import slurm
         (["", "", "", ""], None),  # never seen: of a cluster that squeue does not show
     ],
 )
-def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
+def test_queue_watcher_reports_end_after_repeated_looks(states, ended):
     watcher = slurm.QueueWatcher("jobs", 1, lambda *_: None)
     queues = [{"5_0": state} if state else {} for state in states]
     found = [watcher.ended(["5_0"], queue, now=15.0 * i) for i, queue in enumerate(queues)]
@@ -67,7 +67,7 @@ def look(times: int) -> None:
         SlurmJob.watcher.update()
 
 
-def test_the_wait_for_a_cancelled_job_ends_with_an_outcome(submitted):
+def test_cancelled_slurm_job_is_done_with_outcome(submitted):
     first, second = submitted.jobs
     assert not first.done(force_check=True) and not second.done()
     submitted.queue["7_0"] = "CANCELLED"
@@ -83,10 +83,10 @@ def test_the_wait_for_a_cancelled_job_ends_with_an_outcome(submitted):
     assert second.done() and submitted.told[1:] == [("7_1", ["seed=1"], "gone from the queue")]
     asked = submitted.asked
     look(1)
-    assert submitted.asked == asked  # nobody is waited for any more
+    assert submitted.asked == asked  # no job is left to wait for
 
 
-def test_a_task_that_has_written_its_result_keeps_it(submitted):
+def test_slurm_task_keeps_result_it_has_written(submitted):
     job = submitted.jobs[0]
     assert not job.done(force_check=True)
     kept = JobPaths(SlurmJob.watcher.folder, "7_0", 1).result_pickle
@@ -96,7 +96,7 @@ def test_a_task_that_has_written_its_result_keeps_it(submitted):
     assert job.done() and kept.read_bytes() == b"its own"
 
 
-def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch):
+def test_outcome_is_reported_once_and_written_when_disk_has_room(submitted, monkeypatch):
     job, write = submitted.jobs[0], slurm.write_atomic
     assert not job.done(force_check=True)
     submitted.queue["7_0"] = "NODE_FAIL"
@@ -118,7 +118,7 @@ def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch
         ("echo 7_0 $SQUEUE_PARTITION", {}),  # the user's filters hide nothing
     ],
 )
-def test_squeue_is_asked_and_may_fail(tmp_path, monkeypatch, script, queue):
+def test_ask_queue_parses_squeue_output(tmp_path, monkeypatch, script, queue):
     program = tmp_path / "squeue"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -127,6 +127,6 @@ def test_squeue_is_asked_and_may_fail(tmp_path, monkeypatch, script, queue):
     assert slurm.ask_queue() == queue
 
 
-def test_without_squeue_nothing_is_known(tmp_path, monkeypatch):
+def test_ask_queue_without_squeue_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm.ask_queue() is None

@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("more", [[], ["plan=true"]], ids=str)
-def test_another_run_in_one_cell_refuses_the_sweep_before_it_writes(folder, cell, door, tiny, more):
+def test_sweep_with_other_run_in_cell_is_refused_before_writing(folder, cell, door, tiny, more):
     """Report, table and record stay, and the other cell does not start."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder.parent)
@@ -65,7 +65,7 @@ def test_another_run_in_one_cell_refuses_the_sweep_before_it_writes(folder, cell
     assert contents(folder.parent) == before
 
 
-def test_a_file_in_a_cells_place_refuses_the_sweep_before_it_writes(folder, inside, tiny):
+def test_sweep_with_file_in_place_of_cell_is_refused_before_writing(folder, inside, tiny):
     (folder / "seed=1").write_text("mine")
     before = contents(folder.parent)
     done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
@@ -81,7 +81,7 @@ def test_a_file_in_a_cells_place_refuses_the_sweep_before_it_writes(folder, insi
         *((name, "directory") for name in ("report.html", "results.csv", "study.db")),
     ],
 )
-def test_a_file_of_the_sweeps_own_that_is_none_refuses_it_before_it_writes(folder, inside, tiny, name, kind):
+def test_sweep_with_link_or_directory_as_record_is_refused(folder, inside, tiny, name, kind):
     """A link may lead out of the sweep, and a report cannot replace a directory."""
     place, outside = folder / name, folder.parent / "outside"
     place.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def test_a_file_of_the_sweeps_own_that_is_none_refuses_it_before_it_writes(folde
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "looks.json"])
-def test_a_sweeps_record_is_no_link(folder, name):
+def test_linked_sweep_record_is_refused(folder, name):
     outside = folder.parent / "outside.json"
     outside.write_text("{}")
     (folder / name).unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def test_a_sweeps_record_is_no_link(folder, name):
         (["until=decided"], "until=decided: not for a sweep that tunes; use until=null"),
     ],
 )
-def test_a_tuned_sweep_with_a_value_that_no_run_can_have_is_refused_first(root, inside, typed, problem):
+def test_tuned_sweep_with_invalid_value_is_refused_before_writing(root, inside, typed, problem):
     done = inside(TRAIN, "-m", "ablation=objectives_tuned", "name=s", *typed)
     refused_command(done, problem)
     assert not (root / "logs").exists()
@@ -128,12 +128,12 @@ def test_a_tuned_sweep_with_a_value_that_no_run_can_have_is_refused_first(root, 
         (["hydra/sweeper=search", "hydra.sweeper.params={objective: 'choice(x0,x1)'}"], "objective=x1"),
     ],
 )
-def test_keys_of_a_sweepers_table_need_no_plus(inside, typed, problem):
+def test_sweeper_params_keys_need_no_plus(inside, typed, problem):
     """The keys are known, because it is their values that are refused."""
     refused_command(inside(TRAIN, "-m", "name=s", *typed), problem)
 
 
-def test_cells_that_another_command_has_reserved_are_expected(folder, monkeypatch):
+def test_expected_includes_cells_reserved_by_other_command(folder, monkeypatch):
     other = Reservation(folder)
     other.reserve(composed(), {"seed=1": GRID["seed=1"], "seed=3": GRID["seed=1"]})
     hook = sweep.SweepHook()
@@ -143,7 +143,7 @@ def test_cells_that_another_command_has_reserved_are_expected(folder, monkeypatc
     assert hook._expected() == 2
 
 
-def test_another_trial_refuses_a_tuned_sweep_before_it_writes(folder, cell, door, tiny):
+def test_tuned_sweep_with_other_trial_is_refused_before_writing(folder, cell, door, tiny):
     trial = ["ablation=objectives_tuned", "objective=x0", "optimizer.lr=0.01", "seed=101", "test=false"]
     cell("objective=x0,optimizer.lr=0.01,seed=101,test=false", *trial, "trainer.max_steps=5")
     before = contents(folder.parent)
@@ -173,7 +173,7 @@ TUNED = {
         (["test=false"], "test: set by this sweep's tuning; leave it out"),
     ],
 )
-def test_a_tuning_that_has_chosen_is_not_typed_otherwise(folder, inside, tiny, overrides, problem):
+def test_tuned_sweep_refuses_changed_tuning_keys(folder, inside, tiny, overrides, problem):
     """Finished runs have the chosen values; with another choice they would be compared nowhere."""
     (folder / "sweep.json").write_text(json.dumps({"tuning": TUNED, "title": "s"}))
     before = contents(folder.parent)
@@ -185,7 +185,7 @@ def test_a_tuning_that_has_chosen_is_not_typed_otherwise(folder, inside, tiny, o
     assert contents(folder.parent) == before
 
 
-def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(folder, cell, inside, tiny):
+def test_finished_sweep_is_not_run_again_on_other_machine(folder, cell, inside, tiny):
     cell("seed=1", "seed=1")
     (run,) = folder.glob("seed=*")
     before = contents(run)
@@ -195,7 +195,7 @@ def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(
     assert contents(run) == before, "not even a job's log"
 
 
-def test_cells_of_a_command_at_work_are_not_another_commands(folder, door):
+def test_reserved_cells_refuse_other_settings(folder, door):
     """This holds before the runs start; equal settings share the cells, and others are free."""
     reservation = Reservation(folder)
     config = composed()
@@ -219,7 +219,7 @@ def test_cells_of_a_command_at_work_are_not_another_commands(folder, door):
     assert contents(folder.parent).keys() < before.keys() and Reservation(folder).others() == []
 
 
-def test_a_killed_command_has_reserved_nothing(tmp_path):
+def test_reservation_of_killed_command_is_released(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from omegaconf import OmegaConf;"
         "from triptych.study.sweep_plan import Reservation;"
@@ -237,7 +237,7 @@ def test_a_killed_command_has_reserved_nothing(tmp_path):
     assert Reservation(tmp_path).others() == []
 
 
-def test_of_two_commands_at_the_same_moment_one_has_the_cells(folder):
+def test_concurrent_reservations_of_same_cells_refuse_one(folder):
     """Each command reserves all of its cells or none."""
     config = composed()
     for attempt in range(20):
@@ -263,7 +263,7 @@ def test_of_two_commands_at_the_same_moment_one_has_the_cells(folder):
         assert {*there} == {*GRID}
 
 
-def test_a_run_that_another_command_began_meanwhile_ends_the_sweep(folder, cell, inside, monkeypatch, tiny):
+def test_run_started_meanwhile_by_other_command_stops_sweep(folder, cell, inside, monkeypatch, tiny):
     """A SLURM job may go on after its command was killed; its result is not this command's."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder / "seed=1")
@@ -277,7 +277,7 @@ def test_a_run_that_another_command_began_meanwhile_ends_the_sweep(folder, cell,
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("apart", [True, False], ids=["one after another", "at the same moment"])
-def test_two_commands_of_one_name_with_other_steps(root, apart):
+def test_concurrent_sweeps_with_other_steps_refuse_one(root, apart):
     """One command is refused in one line, and the other one's runs are complete."""
     lines = [
         command("-m", "name=s", "seed=1,2", f"trainer.max_steps={steps}", "hydra/launcher=local")
@@ -306,7 +306,7 @@ def test_two_commands_of_one_name_with_other_steps(root, apart):
         ["until=decided", "max_seeds=1"],
     ],
 )
-def test_a_sweep_that_starts_no_run_leaves_its_records(folder, door, tiny, typed):
+def test_refused_sweep_leaves_existing_records_unchanged(folder, door, tiny, typed):
     """It does not matter who refuses the sweep, and when."""
     command = ["-m", "name=s", "denoiser=mlp", "data=ring", *tiny]
     assert door("triptych.cli.train", *command, "seed=1").returncode == 0
@@ -319,7 +319,7 @@ def test_a_sweep_that_starts_no_run_leaves_its_records(folder, door, tiny, typed
     assert all(after[path] == content for path, content in before.items() if path.name != ".lock")
 
 
-def test_a_cell_that_is_a_link_is_refused(folder, inside, tiny, tmp_path):
+def test_linked_cell_is_refused(folder, inside, tiny, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (folder / "seed=1").symlink_to(tmp_path / "elsewhere")
     done = inside("triptych.cli.train", "-m", "name=s", "seed=1,2", *tiny)

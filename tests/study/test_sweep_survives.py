@@ -61,7 +61,7 @@ def killed_twice(line: list[str], root, at_least: tuple[int, int], rest) -> tupl
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
+def test_sweep_killed_twice_matches_undisturbed_sweep(root):
     rest = lambda noisy: wait_for(lambda: not at_work(noisy), None, 30.0)  # noqa: E731
     first, second, finished = killed_twice(sweep(*GRID), root, (2, 6), rest)
     assert len(first) == len(second) == 12 and len(finished) >= 6
@@ -75,7 +75,7 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_people_start_the_same_sweep(root):
+def test_same_sweep_started_twice_shares_cells(root):
     """One job of each cell runs it; the other reports who is at work, without a failure."""
     grid = ["seed=1,2", "trainer.max_steps=3000", "trainer.val_check_interval=1500"]
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -94,7 +94,7 @@ def test_two_people_start_the_same_sweep(root):
 @pytest.mark.parametrize(
     "launcher, asked", [("", signal.SIGINT), ("local", signal.SIGINT), ("local", signal.SIGTERM)]
 )
-def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed_again(root, asked, launcher):
+def test_interrupted_sweep_prints_one_line_and_saves_checkpoint(root, asked, launcher):
     """Ctrl-C reaches the terminal's whole process group, kill a single process."""
     line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
     process = start(line, root)
@@ -118,12 +118,12 @@ def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed
         assert any(f"({asked.name}); type the same command" in log for log in logs), logs
 
 
-def test_without_ps_jobs_are_left_to_notice_by_themselves(monkeypatch):
+def test_stop_below_without_ps_does_nothing(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     processes.stop_below({os.getpid()})
 
 
-def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):
+def test_job_of_dead_sweep_ends_at_once(tmp_path):
     """A worker may start a job just after the sweep was killed."""
     gone = subprocess.Popen(["true"])
     gone.wait()

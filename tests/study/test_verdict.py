@@ -27,14 +27,14 @@ def recorded(root, **facts):
     return read_study([root])
 
 
-def test_a_relation_has_a_sentence_of_its_own(tmp_path):
+def test_verdict_states_lowest_clear_and_not_settled(tmp_path):
     """With three seeds, c is 1 above a in each, and b is above and below."""
     said = verdict(runs_of(tmp_path, CLEAR))
     assert said.sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
     assert "Not settled against b." in said.headline
 
 
-def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
+def test_verdict_of_one_seed_recommends_more_seeds(tmp_path):
     runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}})
     story = recorded(tmp_path)
     assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
@@ -48,7 +48,7 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     assert f'"name":"{run.name}"' in write_report(run).html.read_text()
 
 
-def test_a_setting_that_failed_is_named_and_its_command_stands_below(tmp_path):
+def test_verdict_names_failed_setting_and_retry_command(tmp_path):
     runs_of(tmp_path, {"a": {1: 1.0, 2: 1.1}, "b": {1: 2.0, 2: 2.1}})
     for seed in (1, 2):
         failed(tmp_path, "c", seed, "ValueError: no")
@@ -58,7 +58,7 @@ def test_a_setting_that_failed_is_named_and_its_command_stands_below(tmp_path):
     assert str(story.next_step) == f"2 runs failed, finished runs stay: {retry}"
 
 
-def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
+def test_next_step_replaces_typed_seeds(tmp_path):
     comparison = runs_of(tmp_path, HINTS | {"c": {1: 1.11, 2: 1.2, 3: 1.36}})
     story = recorded(tmp_path, command=[*COMMAND, "seed=1,2,3"])
     assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
@@ -69,13 +69,13 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
     assert str(story.next_step).endswith(f"ablation=objectives seed={seeds}")
 
 
-def test_how_many_seeds_is_said_of_more_than_can_be_named(tmp_path):
+def test_verdict_summarizes_seeds_needed_for_many_settings(tmp_path):
     table = {f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k**2 / 6000 for s in (1, 2, 3)} for k in range(7)}
     said = verdict(runs_of(tmp_path, table)).headline
     assert re.search(r"Not settled against 6 settings: about \d+ seeds per setting would settle", said)
 
 
-def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_to_come(tmp_path):
+def test_next_step_is_empty_if_settled_planned_or_unfinished(tmp_path):
     table = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
     runs_of(tmp_path, table)
     assert recorded(tmp_path).next_step is None
@@ -108,7 +108,7 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
         ({"elbo": 6.0, "flat": 6.5}, ""),
     ],
 )
-def test_settings_worse_than_what_knows_nothing_are_named(tmp_path, bounds, said):
+def test_verdict_names_settings_no_better_than_baseline(tmp_path, bounds, said):
     """A uniform distribution needs log2 256 = 8 bits a value, the histogram of these data 7.1."""
     simple = {"uniform": {"mean": 8.0, "n": 297}, "histogram": {"mean": 7.1, "n": 297}}
     for objective, bound in bounds.items():
@@ -124,7 +124,7 @@ def test_settings_worse_than_what_knows_nothing_are_named(tmp_path, bounds, said
         assert "better than" not in headline
 
 
-def test_no_seeds_are_advised_where_no_setting_is_better_than_a_baseline(tmp_path):
+def test_next_step_is_empty_if_no_setting_beats_baseline(tmp_path):
     runs_of(tmp_path, HINTS, baselines={"uniform": {"mean": 1.05, "n": 297}})
     assert "about" in recorded(tmp_path).answer and recorded(tmp_path).next_step
     for file in tmp_path.glob("*/summary.json"):
@@ -150,7 +150,7 @@ def test_samples_no_better_than_noise_are_named(tmp_path):
     assert "noise (50.000): x0" not in said
 
 
-def test_runs_without_a_seed_take_no_more_of_them(tmp_path):
+def test_next_step_is_empty_for_runs_without_seed(tmp_path):
     for objective, bound in (("x0", 2.1), ("v", 2.0)):
         run = make_run(tmp_path, objective, 1, bound, overrides=[f"objective={objective}"])
         edit(run / "summary.json", seed=None)
@@ -158,7 +158,7 @@ def test_runs_without_a_seed_take_no_more_of_them(tmp_path):
     assert read_study([tmp_path]).next_step is None
 
 
-def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
+def test_next_step_omits_force_and_is_empty_for_papers_and_searches(tmp_path):
     close = {"x0": {1: 2.0, 2: 2.1, 3: 2.3}, "v": {1: 2.1, 2: 2.0, 3: 2.4}}
     make_runs(tmp_path, close)
     command = ["triptych-train", "-m", "objective=x0,v", "seed=1,2,3", "force=true"]
@@ -174,7 +174,7 @@ def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
     assert read_study([tmp_path]).next_step is None
 
 
-def test_settings_that_share_a_model_and_are_not_measured_have_no_verdict(tmp_path):
+def test_settings_of_one_model_without_measures_have_no_verdict(tmp_path):
     for sampler in ("ddim", "heun"):
         for seed in (1, 2):
             own = {"overrides": [f"sampler={sampler}", f"seed={seed}"], "choices": {"sampler": sampler}}
@@ -183,7 +183,7 @@ def test_settings_that_share_a_model_and_are_not_measured_have_no_verdict(tmp_pa
     assert "measures.n=1000 compares their samples" in story.answer and "lowest" not in story.answer
 
 
-def test_an_interval_is_as_wide_as_holms_level_where_p_is_cut_off(tmp_path):
+def test_interval_uses_holm_level_if_adjusted_p_is_one(tmp_path):
     random = np.random.default_rng(1)
     for name in "abcdz":
         for seed in (1, 2, 3, 4):
@@ -197,7 +197,7 @@ def test_an_interval_is_as_wide_as_holms_level_where_p_is_cut_off(tmp_path):
     assert clear.pair.p < 0.001 and clear.interval[0] < 0 < clear.interval[1]
 
 
-def test_a_figure_that_not_all_seeds_have_says_how_many(tmp_path):
+def test_table_states_number_of_seeds_with_metric(tmp_path):
     for seed, psnr in ((1, 21.0), (2, 22.0), (3, math.nan)):
         figure = {"psnr": {"mean": psnr, "stderr": 0.1, "n": 297}}
         make_run(tmp_path, "v", seed, 2.0, test=metrics(2.0) | figure, metrics={"psnr": "higher"})
@@ -206,7 +206,7 @@ def test_a_figure_that_not_all_seeds_have_says_how_many(tmp_path):
 
 
 @pytest.mark.parametrize(("metric", "best"), [("val.bound.mean", "lr=0.2"), ("val.accuracy.mean", "lr=0.1")])
-def test_a_search_without_a_test_names_the_best_by_what_it_optimised(tmp_path, metric, best):
+def test_search_with_test_false_names_best_by_optimized_metric(tmp_path, metric, best):
     """The best has the lowest bound or the highest accuracy, never by test or training figures."""
     for rate, bound in (("0.1", 3.0), ("0.2", 2.0), ("0.3", 2.5)):
         val = metrics(bound) | {"accuracy": {"mean": bound / 4, "stderr": 0.01, "n": 32}}
@@ -219,6 +219,6 @@ def test_a_search_without_a_test_names_the_best_by_what_it_optimised(tmp_path, m
     assert read_study([tmp_path]).answer == said
 
 
-def test_where_nothing_is_measured_no_run_is_the_best(tmp_path):
+def test_answer_without_results_names_no_best_run(tmp_path):
     failed(tmp_path, "v", 1, "it rained")
     assert read_study([tmp_path]).answer == "No run has reported a test bound yet."

@@ -27,7 +27,7 @@ def contrasts(**claim: Any):
     return read_claims(node(**claim), AXES)[0].contrasts
 
 
-def test_an_order_is_each_setting_below_the_next_at_every_value_of_the_other_axes():
+def test_order_claim_gives_contrasts_at_each_value_of_other_axes():
     found = contrasts(compare="bound.steps", order=[None, 100, 10], at={"objective": "v"}, by=0.1)
     assert [c.name for c in found] == ["steps=100 − continuous time", "steps=10 − steps=100"]
     assert all((c.low, c.high) == (0.1, math.inf) for c in found)
@@ -36,7 +36,7 @@ def test_an_order_is_each_setting_below_the_next_at_every_value_of_the_other_axe
     assert len(everywhere) == 2 * 3 and everywhere[0].name == "x0 − v (steps=10)"
 
 
-def test_same_is_any_two_and_a_factor_is_a_difference_of_logarithms():
+def test_same_claim_gives_contrast_of_each_pair():
     found = contrasts(compare="objective", same=["x0", "epsilon", "v"], within=0.02, at={"bound.steps": 10})
     assert [c.name for c in found] == ["epsilon − x0", "v − x0", "v − epsilon"]
     assert all((c.low, c.high) == (-0.02, 0.02) for c in found)
@@ -45,14 +45,14 @@ def test_same_is_any_two_and_a_factor_is_a_difference_of_logarithms():
     assert (one.low, one.high) == pytest.approx((-math.log(2), math.log(2)))
 
 
-def test_a_value_has_a_range_about_it():
+def test_value_claim_gives_range_of_one_setting():
     (one,) = contrasts(compare="objective", value={"v": 2.65}, within=0.05, at={"bound.steps": 10})
     assert not one.is_pair and (one.low, one.high) == pytest.approx((2.60, 2.70))
     (one,) = contrasts(compare="objective", value={"v": -2.0}, within_factor=2, at={"bound.steps": 10})
     assert (one.low, one.high) == (-4.0, -1.0)
 
 
-def test_metrics_are_an_axis_too():
+def test_claim_compares_metrics_as_axis():
     found = contrasts(compare="metric", order=["ode", "ode_bound"], at={"objective": "v", "bound.steps": 10})
     assert [[point.metric for point in c.compared] for c in found] == [["ode_bound", "ode"]]
 
@@ -75,7 +75,7 @@ def test_metrics_are_an_axis_too():
         ({"compare": "objective", "diverges": []}, "diverges=[]: nothing to compare; list more settings"),
     ],
 )  # fmt: skip
-def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
+def test_undecidable_claim_is_refused(claim, said):
     assert refused(lambda: read_claims(node(**claim), AXES), said).startswith("paper.claims.one")
 
 
@@ -86,7 +86,7 @@ def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
         ({"minutes": 0}, "paper.minutes=0: must be a number above 0"),
     ],
 )
-def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
+def test_paper_requires_where_minutes_and_claims(change, said):
     asked = {k: v for k, v in (node(order=["x0", "v"]) | change).items() if v is not None}
     with pytest.raises(UserError, match=said.replace("{", r"\{")):
         read_claims(asked, AXES)
@@ -103,7 +103,7 @@ def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
         ("psnr", {"metrics": {"psnr": {}}}, ""),
     ],
 )
-def test_a_metric_that_no_run_will_have_is_refused(metric, config, said):
+def test_claim_metric_not_measured_by_sweep_is_refused(metric, config, said):
     claims = read_claims(node(compare="objective", order=["x0", "v"], metric=metric), AXES)
     refused_if(lambda: check_claimed_metrics(claims, CONFIG | config, AXES), said)
 
@@ -115,21 +115,21 @@ def test_samples_are_drawn_if_an_axis_sets_their_number():
     refused(lambda: check_claimed_metrics(claims, CONFIG, repeats), "no run of this sweep has it")
 
 
-def test_a_claim_of_another_scale_is_not_made_here():
+def test_read_claims_skips_claims_of_other_scale():
     both = node(compare="objective", order=["x0", "v"])
     both["claims"]["two"] = {"says": "2", "scale": "paper", "compare": "objective", "order": ["v", "x0"]}
     assert [c.name for c in read_claims(both, AXES)] == ["one"]
     assert [c.name for c in read_claims(both, AXES, scale="paper")] == ["one", "two"]
 
 
-def test_the_axes_of_a_sweep_are_its_grid_and_the_values_measured():
+def test_axes_of_includes_grid_and_measured_values():
     jobs = [["setting=a", "model=vae", "seed=1"], ["setting=b", "model=vae", "seed=1"]]
     measures = {"n": 10, "over": "guidance.scale", "values": [0, 1.5]}
     found = axes_of(jobs, ["setting", "seed"], measures)
     assert found == {"setting": ["a", "b"], "seed": ["1"], "guidance.scale": ["0", "1.5"]}
 
 
-def test_words_decide_nothing():
+def test_decisive_keys_ignore_wording_and_other_scales():
     one = node(order=["x0", "v"], published={"x0": 1.0})["claims"]
     assert decisive_keys(one) == {"one": {"order": ["x0", "v"]}}
     both = one | {"large": {"says": "2", "scale": "paper", "order": ["v", "x0"]}}
@@ -138,7 +138,7 @@ def test_words_decide_nothing():
     assert decisive_keys(both, "paper") == {"large": {"order": ["v", "x0"]}}
 
 
-def test_a_paper_s_page_names_what_would_turn_each_finding():
+def test_results_page_of_paper_names_condition_that_reverses_finding():
     docs = Path(__file__).parents[3] / "docs"
     table = (docs / "papers.md").read_text()
     for file in sorted((CONFIGS / "paper").glob("*.yaml")):
@@ -151,11 +151,11 @@ def test_a_paper_s_page_names_what_would_turn_each_finding():
                     assert markdown(f"- {name} would reverse with {claim['otherwise']}.") in text
 
 
-def test_claims_are_no_part_of_what_a_run_is(prepared):
+def test_run_config_contains_no_paper_claims(prepared):
     assert "paper" not in prepared("paper=vdm_steps", tiny=False).config()
 
 
-def test_a_typed_value_is_that_of_the_file():
+def test_override_value_is_compared_as_yaml():
     """Values are compared as in YAML: 1 is not true."""
     axes = {"a": ["1e-3", "true", "null", "1.0", "x0"]}
     typed = [("1e-3", 0.001), ("true", True), ("null", None), ("1.0", 1), ("x0", "x0")]

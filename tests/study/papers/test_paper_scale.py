@@ -118,7 +118,7 @@ def test_every_trained_paper_has_its_scale_or_a_reason():
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_a_missing_scale_says_why(name):
+def test_missing_paper_scale_is_refused_with_reason(name):
     cfg = compose_command("train", [f"paper={name}", "scale=paper"])
     with pytest.raises(UserError) as refused:
         set_scale(cfg)
@@ -126,7 +126,7 @@ def test_a_missing_scale_says_why(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_composes_with_the_papers_network(name):
+def test_paper_scale_network_has_published_size(name):
     network, shape, classes, millions = PUBLISHED[name]
     cfg, jobs = asked(name)
     axes = claims_of(cfg, jobs, SweepRecord(), False)["paper_axes"]
@@ -146,13 +146,13 @@ def test_it_composes_with_the_papers_network(name):
     assert millions is None or count == pytest.approx(millions, rel=0.02)
 
 
-def test_all_settings_of_a_scale_compose():
+def test_all_settings_of_paper_scale_compose():
     """The shortest scale with settings is tried; the others have the grids of their small scale."""
     _, jobs = asked("edm_training")
     assert [plain("edm_training", job)["data"]["batch_size"] for job in jobs] == [512] * 6
 
 
-def test_a_setting_keeps_at_its_scale_what_tells_it_from_others():
+def test_paper_scale_keeps_overrides_of_each_setting():
     """If a scale's value replaced a setting's, the setting's name would mean other runs."""
     _, jobs = asked("ddpm_simple")
     for job in jobs:
@@ -161,7 +161,7 @@ def test_a_setting_keeps_at_its_scale_what_tells_it_from_others():
         assert {*config.hydra.sweeper.settings[setting]} <= {*job}
 
 
-def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
+def test_paper_scale_null_removes_key_from_grid():
     cfg, jobs = asked("jit_spaces")
     assert not any(o.startswith("data.dim=") for o in jobs[0]) and len(jobs) == 9
     assert "train_size" not in plain("jit_spaces", jobs[0])["data"], "of the small scale alone"
@@ -171,7 +171,7 @@ def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
     assert "data.dim" in small.hydra.sweeper.params
 
 
-def test_jit_s_times_are_logit_normal_in_the_path_s_own_time():
+def test_jit_spaces_times_are_logit_normal():
     """In JiT's code logit t ~ N(-.8, .8^2); its t grows with the data, ours with the noise.
 
     The schedule cuts off the part above 2.75 deviations. Ends that rescale t would give .69 and
@@ -191,7 +191,7 @@ def test_jit_s_times_are_logit_normal_in_the_path_s_own_time():
 @pytest.mark.parametrize(
     ("scale", "ends", "dropout"), [("small", {6.0}, {0.0}), ("paper", {10.07, 22.6}, {0.1, 0.3})]
 )
-def test_iddpm_s_settings_are_the_papers_and_a_scales_own_go_before_the_small_ones(scale, ends, dropout):
+def test_iddpm_hybrid_settings_match_paper_at_each_scale(scale, ends, dropout):
     """The settings of Nichol & Dhariwal 2021, section 3.3, and README.md of improved-diffusion.
 
     loss-second-moment is for L_vlb alone; clip_denoised=True is in image_sample.py; linear and
@@ -235,7 +235,7 @@ SMALLER = {"dpm_solver": 64}  # pixels: of 256 a step takes 13 GiB and five minu
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_its_model_takes_an_optimiser_step(name, synthetic):
+def test_paper_scale_model_takes_optimizer_step(name, synthetic):
     """The run's own model, loss and optimiser take a step on random images of the paper's shape."""
     _, jobs = asked(name)
     size = SMALLER.get(name, PUBLISHED[name][1][1])

@@ -57,12 +57,12 @@ def facts_of(cfg, before: SweepRecord, any_result: bool):
         ("paper.minutes=0", "must be a number above 0"),
     ],
 )
-def test_a_typo_in_a_papers_file_is_refused_with_the_nearest_key(key, message):
+def test_typo_in_paper_file_suggests_nearest_key(key, message):
     cfg = asked("vdm_steps", key)
     assert refused(lambda: check_keys(cfg, cfg.hydra), message).startswith(key.lstrip("+"))
 
 
-def test_a_number_in_the_place_of_a_claims_key_is_named():
+def test_numeric_key_in_claim_is_refused():
     cfg = asked("vdm_steps")
     with open_dict(cfg):
         cfg.paper.claims.falls[20] = 6.84  # that is to stand below ``published``
@@ -72,7 +72,7 @@ def test_a_number_in_the_place_of_a_claims_key_is_named():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_claims_of_a_file_can_be_decided_by_its_sweep(name):
+def test_shipped_paper_claims_are_decidable_by_its_sweep(name):
     cfg = asked(name)
     check_keys(cfg, cfg.hydra)
     assert cfg.name == name, "what its directory is called"
@@ -82,7 +82,7 @@ def test_the_claims_of_a_file_can_be_decided_by_its_sweep(name):
         assert claim["says"][-1] == "."
 
 
-def test_a_single_run_is_none_of_a_papers():
+def test_paper_without_multirun_is_refused():
     with pytest.raises(UserError, match="paper=vdm_steps: settings to compare are a sweep's, which needs -m"):
         check_single(asked("vdm_steps"))
 
@@ -95,11 +95,11 @@ def test_a_single_run_is_none_of_a_papers():
         (["+hydra.sweeper.tune.seed='7,8'"], "paper: its settings and seeds are fixed; leave out"),
     ],
 )
-def test_what_its_sweep_cannot_decide_is_refused(overrides, said):
+def test_paper_sweep_refuses_undecidable_overrides(overrides, said):
     refused(lambda: facts_of(asked("vdm_steps", *overrides), SweepRecord(), False), said)
 
 
-def test_a_scale_that_is_not_there_is_refused():
+def test_unknown_scale_is_refused():
     for paper in ("edm_heun", "vdm_steps"):
         with pytest.raises(UserError, match=f"scale=paper: paper={paper} has no such scale; use scale=small"):
             set_scale(asked(paper, "scale=paper"))
@@ -107,7 +107,7 @@ def test_a_scale_that_is_not_there_is_refused():
     refused(lambda: set_scale(cfg), "scale=paper: paper=None has no such scale; use scale=small")
 
 
-def test_a_scale_sets_keys_in_place_of_the_grids_or_beside_them():
+def test_set_scale_replaces_grid_keys_and_adds_shared_ones():
     cfg = asked("vdm_steps", "scale=paper")
     with open_dict(cfg):
         cfg.hydra.sweeper.scales = {"paper": {"bound.steps": "10,null", "data": "digits"}}
@@ -116,7 +116,7 @@ def test_a_scale_sets_keys_in_place_of_the_grids_or_beside_them():
     assert dict(cfg.hydra.sweeper.params) == params
 
 
-def test_claims_that_changed_once_results_were_there_are_told():
+def test_claims_changed_is_recorded_after_first_result():
     recorded = facts_of(asked("vdm_steps"), SweepRecord(), False)
     before = SweepRecord.from_dict(recorded)
     assert "claims_changed" not in facts_of(asked("vdm_steps"), before, any_result=True)
@@ -138,7 +138,7 @@ def test_claims_that_changed_once_results_were_there_are_told():
     assert "claims_changed" not in facts_of(words, before, any_result=True)
 
 
-def test_finished_runs_of_seeds_that_are_not_typed_again_are_still_judged():
+def test_paper_axes_keep_finished_seeds_left_out_of_command():
     before = SweepRecord.from_dict(facts_of(asked("vdm_steps"), SweepRecord(), False))
     fewer = asked("vdm_steps")
     fewer.hydra.sweeper.params.seed = "1"
@@ -147,5 +147,5 @@ def test_finished_runs_of_seeds_that_are_not_typed_again_are_still_judged():
     assert facts_of(fewer, before, any_result=False)["paper_axes"]["seed"] == ["1"]
 
 
-def test_a_machine_is_told_without_its_name():
+def test_machine_description_omits_host_name():
     assert "cores" in machine() and socket.gethostname() not in machine()

@@ -56,7 +56,7 @@ def step(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("how", ["requeue", "USR2"])
-def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
+def test_slurm_sweep_survives_preemption(cluster, root, how):
     """One of four jobs is preempted in training, restarts, and ends like its undisturbed twin."""
     grid = ["name=s", "seed=1,2,3,4", *LONG]
     undisturbed = root / "undisturbed"
@@ -79,7 +79,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     assert 0 < logs.count("interrupted") == executions(root / "logs") - 4, logs
 
 
-def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
+def test_cancelled_slurm_job_is_not_waited_for(cluster, root):
     """Without accounting, two of three jobs are cancelled, one running, one queued; one counts."""
     line = command("-m", *PRESET, "name=s", "seed=1,2,3", *LONG)
     sweep = begin(line, cluster, root)
@@ -106,7 +106,7 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
     assert executions(root / "logs") == 4
 
 
-def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
+def test_run_requeues_its_slurm_batch_script(cluster, root):
     """srun has two tasks, and SLURM sends its signal before the time limit.
 
     The restarted run has the same directory and W&B id.
