@@ -89,7 +89,10 @@ def pairs_p(bounds, s):
 
 
 def false_claims(random):
-    print("\nno true difference, 5 settings, 3 seeds, 297 items, two measures at three values (70 claims)")
+    print(
+        "\nno true difference, 5 settings, 3 seeds, 297 items, two measures at three values "
+        "(70 claims)"
+    )
     for ratio in RATIOS:
         single = any_ = bare = 0
         for _ in range(DRAWS // BATCH):
@@ -106,7 +109,10 @@ def false_claims(random):
                 single += min(holm(list(p[k]))) <= 0.05
                 any_ += min(holm([*p[k], *q[k]], weights)) <= 0.05
             bare += ((p.min(1) <= 0.05) | (q.min(1) <= 0.05)).sum()
-        print(f"| {ratio:g} | {single / DRAWS:.2%} | {any_ / DRAWS:.2%} | {bare / DRAWS:.1%} |", flush=True)
+        print(
+            f"| {ratio:g} | {single / DRAWS:.2%} | {any_ / DRAWS:.2%} | {bare / DRAWS:.1%} |",
+            flush=True,
+        )
 
 
 def until_decided(random):
@@ -115,7 +121,10 @@ def until_decided(random):
     This section takes longest.
     """
     for sizes in ((3, 5, 8, 12), (3, 4, 6, 8, 10, 12, 14, 16)):
-        print(f"\nno true difference, until=decided, seeds {sizes}: with the share of the level, and without")
+        print(
+            f"\nno true difference, until=decided, seeds {sizes}: with the share of the "
+            "level, and without"
+        )
         for ratio in (0.3, 3.0, 1e6):
             claimed = naive = 0
             for _ in range(DRAWS // BATCH):

@@ -29,7 +29,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=200)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
-        opened = triptych.load(triptych.train([f"trainer.max_steps={args.steps}", f"paths.log_dir={folder}"]))
+        opened = triptych.load(
+            triptych.train([f"trainer.max_steps={args.steps}", f"paths.log_dir={folder}"])
+        )
     model, split = opened.model.eval(), opened.data.splits["test"]
     model.before_accounting()
     model.before_report()
@@ -49,7 +51,11 @@ def main():
             u, weight = model.control.times(u)
         t = u.float().clamp(max=BELOW_ONE)
         nats = model.bound.diffusion(model.denoiser, x, t, eps).nats
-        return model.control(nats, x, t, eps, weight) if kind == "controlled" else nats.double() * weight
+        return (
+            model.control(nats, x, t, eps, weight)
+            if kind == "controlled"
+            else nats.double() * weight
+        )
 
     def variance(kind):
         means = [
@@ -57,14 +63,19 @@ def main():
             for seed in range(1000, 1000 + args.repeats)
         ]
         print(
-            f"{kind:16s}{statistics.mean(means):9.4f} bits/dim, std {statistics.stdev(means):.4f}", flush=True
+            f"{kind:16s}{statistics.mean(means):9.4f} bits/dim, std {statistics.stdev(means):.4f}",
+            flush=True,
         )
         return statistics.variance(means)
 
     figures = {
-        kind: variance(kind) for kind in ("uniform", "spread", "density", "spread density", "controlled")
+        kind: variance(kind)
+        for kind in ("uniform", "spread", "density", "spread density", "controlled")
     }
-    ratios = {f"evaluations, {kind} / uniform": figures[kind] / figures["uniform"] for kind in [*figures][1:]}
+    ratios = {
+        f"evaluations, {kind} / uniform": figures[kind] / figures["uniform"]
+        for kind in [*figures][1:]
+    }
     record("estimator", ratios, {"evaluations": DRAWS * len(x), "variance": figures})
 
 

@@ -56,7 +56,13 @@ def test(items: int) -> tuple[float, float]:
     from triptych.config.compose import compose_command, to_plain, without_hydra
     from triptych.run.build import build_experiment
 
-    small = ["experiment=ring", f"data.test_size={items}", "threads=1", "logger=csv", "bound.repeats=1"]
+    small = [
+        "experiment=ring",
+        f"data.test_size={items}",
+        "threads=1",
+        "logger=csv",
+        "bound.repeats=1",
+    ]
     config = to_plain(without_hydra(compose_command("train", small)))
     experiment = build_experiment(config, download=False)
     model, total = experiment.model, 0.0
@@ -81,7 +87,9 @@ def report(runs: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(runs):
             bound = 1.9 + 0.01 * (i % 10) + 0.002 * random.standard_normal()
-            make_run(Path(folder), f"setting{i % 10}", i // 10, bound, items=random.standard_normal(297))
+            make_run(
+                Path(folder), f"setting{i % 10}", i // 10, bound, items=random.standard_normal(297)
+            )
         start = time.process_time()
         code = main([folder])
         assert code == 0
@@ -102,7 +110,9 @@ def exponent(points: list[tuple[float, float]]) -> float:
     last = points[len(points) // 2 - (len(points) < 4) :]
     x, y = ([math.log(point[place]) for point in last] for place in (0, 1))
     mx, my = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
+    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum(
+        (a - mx) ** 2 for a in x
+    )
 
 
 def main() -> None:

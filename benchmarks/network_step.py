@@ -59,7 +59,9 @@ def measure(name: str, batch: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("names", nargs="*", default=list(NAMES))
     options = parser.parse_args()
@@ -67,7 +69,10 @@ def main() -> None:
         torch.set_num_threads(1)
         print(measure(options.names[0], options.batch))
         return
-    print("| `denoiser=` | event | parameters | memory | CPU seconds |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| `denoiser=` | event | parameters | memory | CPU seconds |\n|---|---|---|---|---|",
+        flush=True,
+    )
     for name in options.names:
         subprocess.run([sys.executable, __file__, "--batch", str(options.batch), name], check=True)
 

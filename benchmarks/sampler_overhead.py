@@ -62,7 +62,8 @@ def ours(steps):
         "triptych predictor-corrector (2 calls)": PredictorCorrector(steps),
     }
     return {
-        name: lambda sampler=sampler: sampler(denoiser, SCHEDULE, SHAPE) for name, sampler in samplers.items()
+        name: lambda sampler=sampler: sampler(denoiser, SCHEDULE, SHAPE)
+        for name, sampler in samplers.items()
     }
 
 
@@ -104,7 +105,10 @@ def main():
     micro = {name: [1e6 * s / args.steps for s in laps] for name, laps in seconds.items()}
     median = {name: statistics.median(laps) for name, laps in micro.items()}
 
-    print(f"microseconds a step, batch {SHAPE}, {args.steps} steps, {args.repeats} repeats, median (min-max)")
+    print(
+        f"microseconds a step, batch {SHAPE}, {args.steps} steps, {args.repeats} repeats, "
+        "median (min-max)"
+    )
     for name, laps in micro.items():
         noisy = any(word in name for word in ("ancestral", "DDPM", "corrector"))
         hand = median["hand ancestral" if noisy else "hand DDIM"]

@@ -26,7 +26,9 @@ CALLS = (5, 10, 20, 50, 100)
 SCHEDULE = Linear(-9.2, 10.1)
 ANGLES = [2 * math.pi * k / 8 for k in range(8)]
 MIXTURE = GaussianMixture(
-    [1 / 8] * 8, [[math.cos(a), math.sin(a)] for a in ANGLES], [[[0.08**2, 0.0], [0.0, 0.08**2]]] * 8
+    [1 / 8] * 8,
+    [[math.cos(a), math.sin(a)] for a in ANGLES],
+    [[[0.08**2, 0.0], [0.0, 0.08**2]]] * 8,
 )
 
 
@@ -89,14 +91,18 @@ def main():
         row = figures[name] = []
         for calls in CALLS:
             distances = [
-                sliced_wasserstein(draw(calls, args.n, torch.Generator().manual_seed(s)), truth(100 + s))
+                sliced_wasserstein(
+                    draw(calls, args.n, torch.Generator().manual_seed(s)), truth(100 + s)
+                )
                 for s in range(args.seeds)
             ]
             row.append(statistics.median(distances))
         print(f"{name:30s}" + "".join(f"{d:8.3f}" for d in row), flush=True)
     best = [min(row[i] for n, row in figures.items() if "triptych" in n) for i in range(len(CALLS))]
     peer = next((row for name, row in figures.items() if "diffusers" in name), [])
-    ratios = {f"distance at {c} calls / theirs": b / d for c, b, d in zip(CALLS, best, peer, strict=False)}
+    ratios = {
+        f"distance at {c} calls / theirs": b / d for c, b, d in zip(CALLS, best, peer, strict=False)
+    }
     record("sampler_quality", ratios, {"calls": CALLS, "floor": floor[2], **figures})
     print(f"true against true: {floor[2]:.3f} ({floor[0]:.3f} to {floor[-1]:.3f})")
 

@@ -21,7 +21,9 @@ TINY = (
 def look(pid: int) -> tuple[float, int, int]:
     """Return (resident MiB, open files, threads) of a process."""
     status = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        line.split(":", 1)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if ":" in line
     )
     files = len(os.listdir(f"/proc/{pid}/fd"))
     return int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])
@@ -31,10 +33,19 @@ def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with tempfile.TemporaryDirectory() as root:
         seeds = ",".join(map(str, range(jobs)))
-        line = [sys.executable, "-m", "triptych.cli.train", "-m", "hydra/launcher=local", "name=soak"]
+        line = [
+            sys.executable,
+            "-m",
+            "triptych.cli.train",
+            "-m",
+            "hydra/launcher=local",
+            "name=soak",
+        ]
         log = open(Path(root) / "output", "wb")
         environment = os.environ | {"TRIPTYCH_ROOT": root, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([*line, f"seed={seeds}", *TINY], stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(
+            [*line, f"seed={seeds}", *TINY], stdout=log, stderr=log, env=environment
+        )
         began, reported = time.monotonic(), -1
         print(f"{'jobs':>5} {'seconds':>8} {'MiB':>7} {'files':>6} {'threads':>8}")
         while process.poll() is None:

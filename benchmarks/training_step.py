@@ -43,7 +43,12 @@ from triptych.run.stopping import Stop
 from triptych.run.trainer import NoProfiler
 
 CASES = {
-    "digits network, 0.1M, 64 x 1x8x8": (lambda: ResNet((1, 8, 8), spacing=0.125), 64, (1, 8, 8), 17),
+    "digits network, 0.1M, 64 x 1x8x8": (
+        lambda: ResNet((1, 8, 8), spacing=0.125),
+        64,
+        (1, 8, 8),
+        17,
+    ),
     "U-Net, 1M, 16 x 1x28x28": (lambda: UNet((1, 28, 28)), 16, (1, 28, 28), 256),
     "perceptron, 256 x 2": (lambda: MLP((2,), width=64, blocks=1), 256, (2,), None),
 }
@@ -142,7 +147,9 @@ def loss_of(network, x):
     """Return the bound's diffusion term at evenly spaced times, in nats per dimension."""
     t = (torch.rand(()) + torch.arange(len(x)) / len(x)) % 1
     gamma = -8.0 + 14.0 * t
-    alpha, sigma = (torch.sigmoid(sign * gamma).sqrt().view(-1, *(1,) * (x.ndim - 1)) for sign in (-1, 1))
+    alpha, sigma = (
+        torch.sigmoid(sign * gamma).sqrt().view(-1, *(1,) * (x.ndim - 1)) for sign in (-1, 1)
+    )
     eps = torch.randn_like(x)
     return 7.0 * (network(alpha * x + sigma * eps, gamma) - eps).square().mean()
 
@@ -181,7 +188,9 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     rows = []
-    print("| network | plain, ms a step | ours, ms a step | ratio, median (all) |\n|---|---|---|---|")
+    print(
+        "| network | plain, ms a step | ours, ms a step | ratio, median (all) |\n|---|---|---|---|"
+    )
     for name, (make, batch, shape, levels) in CASES.items():
         torch.manual_seed(0)
         first = make()
@@ -193,7 +202,9 @@ def main() -> None:
                 a = fit(Plain(copy.deepcopy(first)), [], False, batches, 5 * steps, 5)
             else:
                 a = bare(copy.deepcopy(first), batches, shape, steps, 5)
-            b = ours(copy.deepcopy(first), batches, shape, levels, steps if levels else 5 * steps, 5)
+            b = ours(
+                copy.deepcopy(first), batches, shape, levels, steps if levels else 5 * steps, 5
+            )
             if repeat >= 0:  # the first pair warms the machine
                 pairs.append((a, b))
         ratios = sorted(b / a for a, b in pairs)

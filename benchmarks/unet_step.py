@@ -118,7 +118,11 @@ def convolutions(network: nn.Module, batch: int):
         hook.remove()
     ready = []
     for place, (layer, shape) in enumerate(shapes):
-        x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_(place > 0)
+        x = (
+            torch.randn(shape)
+            .contiguous(memory_format=torch.channels_last)
+            .requires_grad_(place > 0)
+        )
         ready.append((layer, x, torch.randn_like(layer(x))))
 
     def run() -> None:
@@ -165,7 +169,9 @@ def main() -> None:
     context, runs, networks, workers = multiprocessing.get_context("spawn"), {}, {}, []
     for name in ["triptych", COMPILED, *peers(options.size), CONVOLUTIONS]:
         here, there = context.Pipe()
-        context.Process(target=work, args=(name, options.size, options.batch, there), daemon=True).start()
+        context.Process(
+            target=work, args=(name, options.size, options.batch, there), daemon=True
+        ).start()
         workers.append(here)
         networks[name] = here.recv()
 

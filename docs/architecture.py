@@ -13,7 +13,10 @@ ROOMS = [
     ("see", [("cli", "the commands")]),
     ("see", [("study", "many runs: sweeps, comparisons, the page")]),
     ("run", [("run", "one run: directory, build, fit, samples, record")]),
-    ("one", [("models", "LightningModules, the bound's account"), ("callbacks", "while it trains")]),
+    (
+        "one",
+        [("models", "LightningModules, the bound's account"), ("callbacks", "while it trains")],
+    ),
     ("one", [("data", "batches"), ("networks", "raw outputs")]),
     ("math", [("diffusion", "the mathematics: tensors in, tensors out")]),
     ("base", [("config", "keys, checks, one builder")]),
@@ -35,7 +38,9 @@ STEPS = [
 
 def box(ax, x, y, width, height, tint):
     style = "round,pad=0,rounding_size=0.08"
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=tint, edgecolor=LINE))
+    ax.add_patch(
+        FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=tint, edgecolor=LINE)
+    )
 
 
 def arrow(ax, start, end, colour=MUTED):
@@ -52,10 +57,22 @@ def rooms(ax) -> None:
             box(ax, x, y, each, height, TINTS[tint])
             lift = 0.11 if what else 0
             ax.text(
-                x + each / 2, y + height / 2 + lift, name, ha="center", va="center", weight="bold", size=9.5
+                x + each / 2,
+                y + height / 2 + lift,
+                name,
+                ha="center",
+                va="center",
+                weight="bold",
+                size=9.5,
             )
             ax.text(
-                x + each / 2, y + height / 2 - 0.12, what, ha="center", va="center", color=MUTED, size=8.2
+                x + each / 2,
+                y + height / 2 - 0.12,
+                what,
+                ha="center",
+                va="center",
+                color=MUTED,
+                size=8.2,
             )
     arrow(ax, (0.2, top - gap), (0.2, 0.05))
     ax.text(
@@ -81,7 +98,15 @@ def path(ax) -> None:
         box(ax, x, y, width, height, TINTS[tints[room]])
         ax.text(x + 0.15, y + height / 2 + 0.11, step, va="center", weight="bold", size=9.5)
         ax.text(x + 0.15, y + height / 2 - 0.12, what, va="center", color=MUTED, size=8.2)
-        ax.text(x + width - 0.15, y + height / 2 + 0.11, room, ha="right", va="center", color=MUTED, size=8.5)
+        ax.text(
+            x + width - 0.15,
+            y + height / 2 + 0.11,
+            room,
+            ha="right",
+            va="center",
+            color=MUTED,
+            size=8.5,
+        )
         if row + 1 < len(STEPS):
             arrow(ax, (x + width / 2, y), (x + width / 2, y - pitch + height))
     ax.text(x, full + 0.16, "From a command to a result", weight="bold", size=11)

@@ -70,7 +70,9 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
                 progress.update()
 
     keys = ["frechet_distance", *SHARES]
-    print("| pictures | Fréchet distance | all right, seen | all right, held out |\n|---|---|---|---|")
+    print(
+        "| pictures | Fréchet distance | all right, seen | all right, held out |\n|---|---|---|---|"
+    )
     floor = reference.floor(labelled=False)
     true = [f"{floor[key]['median']:.3f}" for key in SHARES]
     ends = [f"{floor['frechet_distance'][end]:.3f}" for end in ("median", "low", "high")]
@@ -78,7 +80,9 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     for way, measured in rows.items():
         values = torch.tensor([[f[key] for key in keys] for f in measured])
         cells = zip(values.mean(0), values.std(0) / SETS**0.5, strict=True)
-        print(f"| {way} | " + " | ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in cells) + " |")
+        print(
+            f"| {way} | " + " | ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in cells) + " |"
+        )
 
 
 if __name__ == "__main__":

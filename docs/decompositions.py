@@ -136,7 +136,10 @@ def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
     scaled = len(terms) * terms + prior
     step = scaled.square().mean() - scaled.mean().square()
     return Decomposition(
-        total.mean().item(), total.std().item() / math.sqrt(len(total)), total.var().item(), step.item()
+        total.mean().item(),
+        total.std().item() / math.sqrt(len(total)),
+        total.var().item(),
+        step.item(),
     )
 
 
@@ -180,8 +183,12 @@ def main() -> None:
     for form in FORMS:
         left.plot(STEPS, [results[steps][form].mean for steps in STEPS], marker="o", label=form)
         if form != FORMS[2]:
-            middle.plot(STEPS, [results[steps][form].step for steps in STEPS], marker="o", label=form)
-            right.plot(STEPS, [results[steps][form].path for steps in STEPS], marker="o", label=form)
+            middle.plot(
+                STEPS, [results[steps][form].step for steps in STEPS], marker="o", label=form
+            )
+            right.plot(
+                STEPS, [results[steps][form].path for steps in STEPS], marker="o", label=form
+            )
     titles = ("mean, nats", "variance of one term × T", "variance of a whole path")
     for ax, title in zip((left, middle, right), titles, strict=True):
         ax.set(xscale="log", yscale="log", title=title, xlabel="steps T")

@@ -14,14 +14,15 @@ from triptych.declare import Role
 
 PAGE = """# Keys
 
-One line a key: name, default, values, and role if not `identity`. `triptych-train CHOICES --help` prints
-those of CHOICES, with comments. Keys with a `+` stand in no file; the plus is optional. "by choice": the
-group's file decides. Several lines: limits depend on the choice.
+One line per key: name, default, values, and role if not `identity`.
+`triptych-train CHOICES --help` prints those of CHOICES, with comments. Keys with a `+` stand in no
+file; the plus is optional. "by choice": the group's file decides. Several lines: limits depend on
+the choice.
 
 Roles: `identity` (changes the result), `drawing` (how samples are drawn and measured) and
-`split` (which items train and validate) are axes. Runs that differ in `data` or `judged` (which items test)
-are not compared. `path`, `loading`, `machine`, `reporting`, `output`, `label`, `seed` and `start` leave the
-result unchanged, or pair runs.
+`split` (which items train and validate) are axes. Runs that differ in `data` or `judged` (which
+items test) are not compared. `path`, `loading`, `machine`, `reporting`, `output`, `label`, `seed`
+and `start` leave the result unchanged, or pair runs.
 """
 
 SHORT = {
@@ -41,15 +42,21 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     """
     parts = [PAGE]
     for command, table in COMMANDS.items():
-        config = {k: v for k, v in read_yaml(CONFIGS / f"{command}.yaml").items() if k != "defaults"}
-        parts.append(_section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table))))
+        config = {
+            k: v for k, v in read_yaml(CONFIGS / f"{command}.yaml").items() if k != "defaults"
+        }
+        parts.append(
+            _section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table)))
+        )
     for group in groups(folders):
         part = group.split("/")[0] in FREE_GROUPS or group.endswith("/base")  # used by other files
         if part or group in ("hydra", "hydra/launcher"):
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
         keys = (row for file in files for row in _rows(file, group))
-        parts.append(_section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], keys))
+        parts.append(
+            _section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], keys)
+        )
     page = "\n".join(parts)
     for words, short in SHORT.items():
         page = page.replace(words, short)
@@ -77,7 +84,9 @@ def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[KeyR
         values = {row.value for row in same}
         value = f"`{values.pop()}`" if len(values) == 1 else "by choice"
         plus = "+" * all(row.added for row in same)
-        lines.append(f"- `{plus}{key}` {value}: {kind}" + (f"; {role}" if role != Role.IDENTITY else ""))
+        lines.append(
+            f"- `{plus}{key}` {value}: {kind}" + (f"; {role}" if role != Role.IDENTITY else "")
+        )
     return "\n".join([f"## {title}", "", *lines, ""])
 
 

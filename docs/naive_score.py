@@ -25,7 +25,9 @@ def seeded(seed: int) -> torch.Generator:
 
 def network(dim: int = 2) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(dim, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim))
+    return nn.Sequential(
+        nn.Linear(dim, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim)
+    )
 
 
 def fit(loss, steps: int = STEPS) -> tuple[nn.Module, list[float]]:
@@ -55,7 +57,8 @@ def low_density(mixture: GaussianMixture) -> tuple[Tensor, list[tuple[float, flo
     density = mixture.log_prob(grid)
     edges = (-1e9, density.max().item() - 30, density.max().item() - 8, 1e9)
     bands = [
-        (low, high, error[(density > low) & (density <= high)].mean().item()) for low, high in pairwise(edges)
+        (low, high, error[(density > low) & (density <= high)].mean().item())
+        for low, high in pairwise(edges)
     ]
     return error.view(61, 61).T, bands
 
@@ -89,7 +92,10 @@ def weights(mixture: GaussianMixture, seeds: int = 5) -> dict[str, list[float]]:
     }
     return {
         name: [
-            (sampler(oracle, schedule, (4000, 2), generator=seeded(s))[:, 0] < 0).double().mean().item()
+            (sampler(oracle, schedule, (4000, 2), generator=seeded(s))[:, 0] < 0)
+            .double()
+            .mean()
+            .item()
             for s in range(seeds)
         ]
         for name, sampler in samplers.items()
@@ -102,12 +108,18 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    mixture = GaussianMixture([0.2, 0.8], [[-2.0, 0.0], [2.0, 0.0]], torch.eye(2).expand(2, 2, 2) * 0.04)
-    wide = GaussianMixture([0.2, 0.8], [[-1.5, -1.5], [1.5, 1.5]], torch.eye(2).expand(2, 2, 2) * 0.1)
+    mixture = GaussianMixture(
+        [0.2, 0.8], [[-2.0, 0.0], [2.0, 0.0]], torch.eye(2).expand(2, 2, 2) * 0.04
+    )
+    wide = GaussianMixture(
+        [0.2, 0.8], [[-1.5, -1.5], [1.5, 1.5]], torch.eye(2).expand(2, 2, 2) * 0.1
+    )
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 
     error, bands = low_density(wide)
-    for (_, _, size), where in zip(bands, ("far from data", "between", "where the data is"), strict=True):
+    for (_, _, size), where in zip(
+        bands, ("far from data", "between", "where the data is"), strict=True
+    ):
         print(f"1. |score - truth| {where}: {size:.2f}")
     picture = left.imshow(error, origin="lower", extent=(-3, 3, -3, 3), cmap="viridis", vmax=20)
     left.scatter(*wide.sample(500, seeded(0))[0].T, s=2, color="white", linewidths=0)
@@ -125,7 +137,9 @@ def main() -> None:
 
     shares = weights(mixture)
     for i, (name, values) in enumerate(shares.items()):
-        print(f"3. share of the 1/5 mode, {name} Langevin: " + ", ".join(f"{v:.3f}" for v in values))
+        print(
+            f"3. share of the 1/5 mode, {name} Langevin: " + ", ".join(f"{v:.3f}" for v in values)
+        )
         right.scatter([i] * len(values), values)
     right.axhline(0.2, color="0.3", linestyle="--", linewidth=1)
     right.set_xticks(range(len(shares)), list(shares))

@@ -15,7 +15,9 @@ from triptych.study.style import to_png
 def main(sweep: str, name: str, picture: str) -> None:
     """Draw the figure ``name`` of the sweep's only comparison."""
     (comparison,) = compare(read_runs(Path(sweep)))
-    known = known_figures(comparison, colours({cell.label: cell.label for cell in comparison.cells}))
+    known = known_figures(
+        comparison, colours({cell.label: cell.label for cell in comparison.cells})
+    )
     if name not in known:
         raise SystemExit(f"{name}: no such figure; choose one of {', '.join(known)}")
     Path(picture).write_bytes(to_png(known[name], 110))

@@ -17,7 +17,9 @@ def main(path: str | Path = HERE / "images" / "performance.png") -> None:
     """Draw how cost grows, each kind beside a line of slope 1."""
     record = json.loads((RESULTS / "growth.json").read_text())
     figure = Figure(figsize=(10, 2.4), layout="constrained", dpi=150)
-    for axes, (kind, points) in zip(figure.subplots(1, len(NAMES)), record["figures"].items(), strict=True):
+    for axes, (kind, points) in zip(
+        figure.subplots(1, len(NAMES)), record["figures"].items(), strict=True
+    ):
         power = 2 if kind == "side" else 1
         n, seconds = [p[0] ** power for p in points], [p[1] for p in points]
         axes.loglog(n, seconds, "o-", color="#3465a4", markersize=4)

@@ -19,7 +19,9 @@ N, LIMIT = 400_000, 8.288  # draws; diffusion term in continuous time, nats
 def main() -> None:
     angle = torch.arange(8) * (2 * math.pi / 8)
     means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
-    mixture = GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+    mixture = GaussianMixture(
+        torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2
+    )
     oracle, schedule = Oracle(mixture, VariancePreserving()), Linear(-10.0, 8.0)
     generator = torch.Generator().manual_seed(0)
     x = mixture.sample(N, generator)[0].float()

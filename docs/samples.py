@@ -24,7 +24,9 @@ def main(sweep: str, picture: str) -> None:
     x = torch.stack([torch.load(file, weights_only=True)["x"][:MOST] for file in files])
     save_strip(x.transpose(0, 1), Path(picture))
     with Image.open(picture) as small:
-        small.resize((LARGER * small.width, LARGER * small.height), Image.Resampling.NEAREST).save(picture)
+        small.resize((LARGER * small.width, LARGER * small.height), Image.Resampling.NEAREST).save(
+            picture
+        )
     print(", ".join(rows))
 
 

@@ -36,7 +36,9 @@ def explicit(score: Score, z: Tensor, truth: Tensor) -> Tensor:
 def implicit(score: Score, z: Tensor) -> Tensor:
     """Compute 1/2 |s|^2 + div s, with one backward pass per dimension for the divergence."""
     z, s = _tracked(score, z)
-    columns = [torch.autograd.grad(s[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(z.shape[1])]
+    columns = [
+        torch.autograd.grad(s[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(z.shape[1])
+    ]
     return 0.5 * s.square().sum(1) + torch.stack(columns).sum(0)
 
 
@@ -74,7 +76,9 @@ def _tracked(score: Score, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     torch.set_default_dtype(torch.float64)
-    mixture = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], torch.eye(2).expand(2, 2, 2) * 0.1)
+    mixture = GaussianMixture(
+        [0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], torch.eye(2).expand(2, 2, 2) * 0.1
+    )
     generator = torch.Generator().manual_seed(0)
     x = mixture.sample(N, generator)[0].double()
     eps = torch.randn(x.shape, generator=generator)

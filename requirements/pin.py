@@ -1,4 +1,4 @@
-"""Resolve the ranges of pyproject.toml anew for this Python, into requirements/pyXY.txt. Installs nothing."""
+"""Resolve the ranges of pyproject.toml for this Python, into requirements/pyXY.txt."""
 
 import json
 import subprocess
@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PIP = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+PIP = [
+    sys.executable,
+    "-m",
+    "pip",
+    "install",
+    "--dry-run",
+    "--ignore-installed",
+    "--quiet",
+    "--report",
+    "-",
+]
 
 
 def main() -> None:

@@ -26,7 +26,10 @@ if references.FOLDER not in os.environ:  # the workers of one session share it
     atexit.register(shutil.rmtree, os.environ[references.FOLDER], ignore_errors=True)
 
 # `make test &` in a script has us ignore Ctrl-C, and `nohup make test` the end of the terminal
-for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
@@ -45,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what is imported and collected stays: no collection of garbage need look at it again
+    # what is imported and collected stays: no collection of garbage need look at it again
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,7 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 TINY = (
-    "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 trainer.accelerator=cpu "
+    "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 "
+    "trainer.accelerator=cpu "
     "threads=1 bound.repeats=2 bound.val_repeats=1 samples.n=4 sampler.steps=3 "
     "denoiser.network.width=8 denoiser.network.blocks=1"
 ).split()
@@ -96,7 +101,9 @@ def prepared(root) -> Callable:
             for o in overrides
         )
         small = [o for o in TINY if tiny and not (other and o.startswith("denoiser."))]
-        if tiny and not any(o.startswith(("callbacks", "weights=chosen", "trained=")) for o in overrides):
+        if tiny and not any(
+            o.startswith(("callbacks", "weights=chosen", "trained=")) for o in overrides
+        ):
             small += ["callbacks.ema.others=[]"]  # each is one more pass over the validation items
         folder = root / "logs" / "runs" / (path or "tiny")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -129,7 +136,8 @@ def finished(prepared) -> Callable:
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     """``trusting("lab", text)``: write a user module that configurations may name.
 
-    Figures of runs in this process are not computed in others, which take seconds: see test_final_checkpoint.
+    Figures of runs in this process are not computed in others, which take seconds: see
+    test_final_checkpoint.
     """
     for module in ("account", "final"):
         patch = f"triptych.run.{module}.call_in_new_process"
@@ -146,7 +154,9 @@ def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     before = {*sys.modules}
     yield trust_module
     own = os.environ.get("TRIPTYCH_TRUST", "").split(",")
-    for name in [name for name in sys.modules if name.partition(".")[0] in own and name not in before]:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] in own and name not in before
+    ]:
         del sys.modules[name]
 
 
@@ -159,7 +169,9 @@ def door(root) -> Callable:
     ) -> subprocess.CompletedProcess:
         line, env = [sys.executable, "-m", module, *arguments], os.environ | environment
         if fresh:  # what it imports, and where from, is what is tested
-            return subprocess.run(line, capture_output=True, text=True, timeout=timeout, cwd=root, env=env)
+            return subprocess.run(
+                line, capture_output=True, text=True, timeout=timeout, cwd=root, env=env
+            )
         return forked.run(line, env, cwd=root, timeout=timeout)
 
     return run

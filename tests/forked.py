@@ -1,7 +1,7 @@
 """Run commands in processes that have imported torch before they start, and so are fast.
 
-A server that has imported what a command imports is forked for each. What a process does before and while it
-imports is shown by tests/cli/test_startup.py and the others that start Python itself.
+A server that has imported what a command imports is forked for each. What a process does before and
+while it imports is shown by tests/cli/test_startup.py and the others that start Python itself.
 """
 
 import atexit
@@ -52,7 +52,9 @@ def run(
     """As ``subprocess.run`` with both streams captured; ``line``: [python, "-m", module, ...]."""
     _connect()
     streams = [tempfile.mkstemp(suffix=end)[1] for end in (".out", ".err")]
-    process = SERVER.Process(target=_begin, args=(line, dict(env), str(cwd or os.getcwd()), *streams))
+    process = SERVER.Process(
+        target=_begin, args=(line, dict(env), str(cwd or os.getcwd()), *streams)
+    )
     process.start()
     process.join(timeout)
     if process.exitcode is None:

@@ -126,7 +126,8 @@ def packages() -> list[SimpleNamespace]:
     from importlib.metadata import distributions
 
     return [
-        SimpleNamespace(metadata={"Name": d.metadata["Name"]}, version=d.version) for d in distributions()
+        SimpleNamespace(metadata={"Name": d.metadata["Name"]}, version=d.version)
+        for d in distributions()
     ]
 
 
@@ -161,9 +162,13 @@ def share(setattr_: Any = setattr) -> None:
     setattr_(control, "REPEATS", 4)
     setattr_(evaluate, "_entropy", entropy)
     setattr_(control, "LOOKS", 2)
-    setattr_(os, "fsync", lambda file: None)  # no test cuts the power: a run waits for the disk 30 times
+    setattr_(
+        os, "fsync", lambda file: None
+    )  # no test cuts the power: a run waits for the disk 30 times
     share_files(setattr_)
-    if not torch.cuda.is_available():  # Lightning copies a figure that is logged to the device it is on
+    if (
+        not torch.cuda.is_available()
+    ):  # Lightning copies a figure that is logged to the device it is on
         setattr_(_ResultMetric, "to", lambda self, *_: self)
     setattr_(provenance, "distributions", packages)
     here, versioned = provenance.CLONE, {"triptych", *provenance.BY_VERSION}

@@ -65,7 +65,9 @@ def test_readme_python_block_runs_without_warnings(root, capfd):
 
 
 def test_importing_costs_no_torch():
-    code = "import sys, triptych; assert 'torch' not in sys.modules; assert 'train' in dir(triptych)"
+    code = (
+        "import sys, triptych; assert 'torch' not in sys.modules; assert 'train' in dir(triptych)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert dir(triptych) == ["Trained", "compose", "load", "table", "train"]
     with pytest.raises(AttributeError, match="trian"):
@@ -79,20 +81,31 @@ def test_compose_refuses_malformed_overrides(root):
             "objective=v seed=2",
             "objective=v seed=2: must be KEY=VALUE; quote special characters",
         ),
-        (["-m", "seed=1,2"], "-m: is for the command triptych-train; from Python, use KEY=VALUE alone"),
+        (
+            ["-m", "seed=1,2"],
+            "-m: is for the command triptych-train; from Python, use KEY=VALUE alone",
+        ),
         (["--cfg=job"], "--cfg=job: is for the command"),
         (["resume=x"], "resume=x: is for the command"),
-        *(([one], f"{one}: is for the command") for one in ("plan=true", "plan=True", "+plan=true")),
+        *(
+            ([one], f"{one}: is for the command")
+            for one in ("plan=true", "plan=True", "+plan=true")
+        ),
     ):
         assert refused(lambda typed=overrides: triptych.compose(typed)).startswith(problem)
     for wrong in (3, None, ["seed=1", 3], {"seed": 1}):
-        refused(lambda wrong=wrong: triptych.train(wrong), f"overrides={wrong!r}: must be a list, each text")
+        refused(
+            lambda wrong=wrong: triptych.train(wrong),
+            f"overrides={wrong!r}: must be a list, each text",
+        )
 
 
 def test_run_str_is_one_line(tmp_path):
     figures = {"accuracy": Estimate(0.5, 0.01, 300)}
     run = Run(dir=tmp_path / "first", status="finished", test=figures)
-    assert str(run).startswith("first: test accuracy 0.5000 ± 0.0100 (") and str(run).endswith("/first)")
+    assert str(run).startswith("first: test accuracy 0.5000 ± 0.0100 (") and str(run).endswith(
+        "/first)"
+    )
     failed = Run(dir=tmp_path / "second", status="failed", error="it rained")
     assert str(failed) == f"second: failed: it rained ({tmp_path}/second)"
 
@@ -112,7 +125,10 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
         (lambda: trained.bound(x[0]), "bound(x): x is no tensor of shape"),
         (lambda: trained.bound(x[:0]), "bound(x): x is no tensor of shape"),
         (lambda: trained.bound(x / 0), "bound(x): x reaches nan; pass images in [-1, 1]"),
-        (lambda: trained.bound(-255 * torch.ones_like(x)), "bound(x): x reaches 255; pass images in"),
+        (
+            lambda: trained.bound(-255 * torch.ones_like(x)),
+            "bound(x): x reaches 255; pass images in",
+        ),
         (lambda: trained.bound(0.94 * x), "bound(x): x is not on the data's 17 levels; pass"),
         (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
         (lambda: trained.sample(2, 3), "overrides=(3,): must be a list, each text"),
@@ -123,10 +139,22 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
         (lambda: trained.evaluate("split=val"), "split='split=val': must be train, val or test"),
         (lambda: trained.evaluate("val", "split=test"), "split=test: split is set already"),
         (lambda: trained.sample(2, "--n=3"), "--n=3: n is set already"),
-        (lambda: trained.sample(2, "weights=raw"), "weights=raw: is for the command triptych-sample"),
-        (lambda: trained.evaluate("test", "stepss=3"), "stepss=3: no such key; did you mean steps?"),
-        (lambda: trained.sample(2, "sampler=ddim,heun"), "sampler=ddim,heun: several values; type one"),
-        (lambda: trained.evaluate("val", "out=f.json"), "out=f.json: is for the command triptych-evaluate"),
+        (
+            lambda: trained.sample(2, "weights=raw"),
+            "weights=raw: is for the command triptych-sample",
+        ),
+        (
+            lambda: trained.evaluate("test", "stepss=3"),
+            "stepss=3: no such key; did you mean steps?",
+        ),
+        (
+            lambda: trained.sample(2, "sampler=ddim,heun"),
+            "sampler=ddim,heun: several values; type one",
+        ),
+        (
+            lambda: trained.evaluate("val", "out=f.json"),
+            "out=f.json: is for the command triptych-evaluate",
+        ),
     ):
         refused(wrong, problem)
 
@@ -147,7 +175,9 @@ def test_sample_and_evaluate_use_typed_threads_or_those_of_run(finished):
             torch.set_num_threads(1)
             work(1, *more)
             assert torch.get_num_threads() == threads
-    refused(lambda: trained.sample(1, "threads=0"), "threads=0: must be null or a whole number from 1")
+    refused(
+        lambda: trained.sample(1, "threads=0"), "threads=0: must be null or a whole number from 1"
+    )
 
 
 def test_sample_moves_model_back_from_gpu(finished, monkeypatch):
@@ -178,7 +208,10 @@ def test_train_refuses_what_triptych_train_refuses(root, overrides, said):
 def test_train_refuses_second_run_in_same_process(root):
     """Two runs would share random numbers."""
     with api._training:
-        refused(lambda: triptych.train(["name=no"]), "another run is trained in this process; wait for it")
+        refused(
+            lambda: triptych.train(["name=no"]),
+            "another run is trained in this process; wait for it",
+        )
     assert not (root / "logs").exists() and not api._training.locked()
 
 
@@ -206,9 +239,13 @@ def test_train_checks_values_set_on_config(root):
         refused(lambda wrong=wrong: triptych.train(wrong), problem)
     config.trainer.maxsteps = 3
     refused(
-        lambda: triptych.train(config), "trainer.maxsteps=3: no such key; did you mean trainer.max_steps?"
+        lambda: triptych.train(config),
+        "trainer.maxsteps=3: no such key; did you mean trainer.max_steps?",
     )
-    refused(lambda: triptych.train(OmegaConf.create({"seed": 1})), "must be what triptych.compose returned")
+    refused(
+        lambda: triptych.train(OmegaConf.create({"seed": 1})),
+        "must be what triptych.compose returned",
+    )
     assert not (root / "logs").exists()
 
 
@@ -241,8 +278,13 @@ def test_edits_are_valid_hydra_overrides(value):
 
 def test_load_and_table_refuse_invalid_paths(tmp_path):
     none = tmp_path / "none.ckpt"
-    refused(lambda: triptych.load(tmp_path), "no such file; pass a run's directory or a checkpoint in it")
-    refused(lambda: triptych.load(none), "no such file; pass a run's directory or a checkpoint in it")
+    refused(
+        lambda: triptych.load(tmp_path),
+        "no such file; pass a run's directory or a checkpoint in it",
+    )
+    refused(
+        lambda: triptych.load(none), "no such file; pass a run's directory or a checkpoint in it"
+    )
     refused(lambda: triptych.table(none), "no such directory")
     for wrong in (3, None, ""):
         refused(lambda wrong=wrong: triptych.load(wrong), f"run={wrong!r}: must be a path")
@@ -279,7 +321,11 @@ def test_config_keeps_hydra_values_and_refuses_invalid_keys(root):
     assert _settled(config).hydra.run.dir == str(root / "mine")
     typed_so = triptych.compose(["name=a", f"hydra.run.dir={root / 'mine'}"])
     assert _settled(typed_so).hydra.run.dir == str(root / "mine")
-    for key, words in ((5, "+5=1: must be KEY=VALUE"), ("", "must be a name"), ("a\x1bb", "a\\x1bb=1: must")):
+    for key, words in (
+        (5, "+5=1: must be KEY=VALUE"),
+        ("", "must be a name"),
+        ("a\x1bb", "a\\x1bb=1: must"),
+    ):
         config = triptych.compose()
         config[key] = 1
         refused(lambda config=config: _settled(config), words)

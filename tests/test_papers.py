@@ -22,7 +22,9 @@ from triptych.run.untrusted import OWN
 from triptych.study.rounds import grid
 from triptych.study.study import read_study
 
-EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
+EXACT = sorted(
+    f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text()
+)
 # Results that follow from theory with an exact denoiser; only a sweep can test other claims.
 KNOWN = {
     ("vdm_steps", "falls"): "holds",  # a finer partition has a lower bound (VDM, app. F)
@@ -64,7 +66,9 @@ def test_exact_paper_claims_are_decided_as_known(name, root, monkeypatch, capsys
     assert json.loads((directory / "sweep.json").read_text())["paper_name"] == name
     for judgement in published.judgements:
         assert not any(measured.trouble for measured in judgement.measured), judgement.line
-        assert judgement.word == KNOWN.get((name, judgement.claim.name), judgement.word), judgement.line
+        assert judgement.word == KNOWN.get((name, judgement.claim.name), judgement.word), (
+            judgement.line
+        )
         assert f"{judgement.word}: {judgement.claim.says}" in out
 
 
@@ -119,7 +123,9 @@ def test_changed_ingredient_contradicts_claim(name, claim, planted, root, monkey
     if compose_command("train", [f"paper={name}"]).measures.classifier:
         classifier = compose_command("train", ["experiment=digits_classifier", "logger=csv"])
         path = root / "logs" / "runs" / "digits_classifier"
-        execute(prepare(without_hydra(classifier), path, [], dict(classifier.hydra.runtime.choices)))
+        execute(
+            prepare(without_hydra(classifier), path, [], dict(classifier.hydra.runtime.choices))
+        )
     directory = sweep(name, root, monkeypatch, planted, *CHEAPER.get(name, []), "seed=1,2,3")
     published = read_study([directory]).published
     assert published is not None
@@ -131,11 +137,20 @@ def test_exact_papers_exist():
     assert len(EXACT) >= 7 and {name for name, _ in KNOWN} <= set(EXACT)
 
 
-@pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))
+@pytest.mark.parametrize(
+    "name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT))
+)
 def test_every_setting_of_trained_paper_builds(name, root):
     """Each value of each axis is built, in as few runs as possible."""
-    write_mnist(root / "data" / "FashionMNIST", train=1100, ending="")  # the machine may not have it
-    unmeasured = ["measures.n=0", "measures.classifier=null", "measures.over=null", "measures.values=[]"]
+    write_mnist(
+        root / "data" / "FashionMNIST", train=1100, ending=""
+    )  # the machine may not have it
+    unmeasured = [
+        "measures.n=0",
+        "measures.classifier=null",
+        "measures.over=null",
+        "measures.values=[]",
+    ]
     unmeasured.append("~paper.claims")  # which may refer to what is measured
     jobs = grid(compose_command("train", [f"paper={name}"]).hydra.sweeper, ["seed=1"])
     left = {value for job in jobs for value in job}

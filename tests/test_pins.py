@@ -15,7 +15,9 @@ FILES = sorted((HOUSE / "requirements").glob("py*.txt"))
 
 def pins(file: Path) -> dict[str, str]:
     lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    return {
+        canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
+    }
 
 
 def test_each_python_version_has_requirements_file():
@@ -33,4 +35,7 @@ def test_each_dependency_is_pinned_within_its_range(file):
     for line in [*PROJECT["dependencies"], *(line for lines in extras for line in lines)]:
         wanted = Requirement(line)
         if wanted.name != PROJECT["name"]:
-            assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), (line, file.name)
+            assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), (
+                line,
+                file.name,
+            )

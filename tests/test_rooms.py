@@ -57,22 +57,33 @@ def test_upward_import_is_detected_in_any_form(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.test_rooms.ROOT", tmp_path)
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "x.py"
-    text = "from ..models import base\ndef f():\n    from triptych.cli.train import main\n    import os\n"
+    text = (
+        "from ..models import base\ndef f():\n    from triptych.cli.train import main\n    import "
+        "os\n"
+    )
     file.write_text(text)
     assert upward(file) == ["triptych.models.base", "triptych.cli.train.main"]
-    text = "from . import batch\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
+    text = (
+        "from . import batch\nfrom triptych.data.base import DataModule\nfrom ..config import "
+        "build\n"
+    )
     file.write_text(text)
     assert upward(file) == []
 
 
 def modules() -> dict[str, Path]:
-    return {".".join(("triptych", *f.relative_to(ROOT).with_suffix("").parts)): f for f in ROOT.rglob("*.py")}
+    return {
+        ".".join(("triptych", *f.relative_to(ROOT).with_suffix("").parts)): f
+        for f in ROOT.rglob("*.py")
+    }
 
 
 def test_modules_have_no_circular_imports():
     known = modules()
     left = {
-        name: {one for one in imported(file) for one in (one, one.rpartition(".")[0]) if one in known}
+        name: {
+            one for one in imported(file) for one in (one, one.rpartition(".")[0]) if one in known
+        }
         for name, file in known.items()
     }
     while free := [name for name, of in left.items() if not of & left.keys()]:
@@ -85,7 +96,9 @@ def test_sys_argv_is_read_only_in_commands():
     """Elsewhere the process may be a notebook, a worker or a test, so callers pass the value."""
     doors = {"cli", "__main__"}
     inner = [file for file in ROOT.rglob("*.py") if room(file.relative_to(ROOT).parts) not in doors]
-    read = re.compile(r"sys\.argv(?!\[1:\] = )")  # the library that starts processes is handed it so
+    read = re.compile(
+        r"sys\.argv(?!\[1:\] = )"
+    )  # the library that starts processes is handed it so
     assert [file for file in inner if read.search(re.sub("#.*", "", file.read_text()))] == []
 
 
@@ -98,7 +111,9 @@ HOUSE = ROOT.parents[1]
 
 
 def programs() -> list[Path]:
-    scripts = (file for name in ("benchmarks", "docs", "examples") for file in (HOUSE / name).rglob("*.py"))
+    scripts = (
+        file for name in ("benchmarks", "docs", "examples") for file in (HOUSE / name).rglob("*.py")
+    )
     return [*ROOT.parent.rglob("*.py"), *scripts]
 
 
@@ -111,14 +126,26 @@ def test_names_and_messages_avoid_listed_words():
             names = [getattr(node, key, None) for key in ("id", "arg", "attr", "name")]
             names = [str(name) for name in names if name and name not in PYTHONS]
             parts = {part for name in names for part in re.split(r"_|(?<=[a-z])(?=[A-Z])", name)}
-            odd |= {(file, part) for part in parts if RIDDLES.fullmatch(part.lower()) and part not in KEPT}
-            text = str(node.value) if isinstance(node, ast.Constant) and id(node) not in docstrings else ""
+            odd |= {
+                (file, part)
+                for part in parts
+                if RIDDLES.fullmatch(part.lower()) and part not in KEPT
+            }
+            text = (
+                str(node.value)
+                if isinstance(node, ast.Constant) and id(node) not in docstrings
+                else ""
+            )
             odd |= {(file, text)} if IN_TEXT.search(text) else set()
     assert odd == set()
 
 
 def test_pages_and_config_comments_avoid_listed_words():
     pages = (file.read_text() for file in (ROOT / "study" / "page").iterdir())
-    files = (file.read_text() for name in ("configs", "examples") for file in (HOUSE / name).rglob("*.yaml"))
+    files = (
+        file.read_text()
+        for name in ("configs", "examples")
+        for file in (HOUSE / name).rglob("*.yaml")
+    )
     comments = (comment for text in files for comment in re.findall(r"(?:^|\s)#.*", text))
     assert [match[0] for text in (*pages, *comments) for match in IN_TEXT.finditer(text)] == []

@@ -6,7 +6,14 @@ from tests import references
 from triptych.config.compose import compose_command
 from triptych.run import provenance
 
-for name in ("cli.train", "cli.evaluate", "cli.sample", "run.execute", "run.loggers", "study.study"):
+for name in (
+    "cli.train",
+    "cli.evaluate",
+    "cli.sample",
+    "run.execute",
+    "run.loggers",
+    "study.study",
+):
     import_module(f"triptych.{name}")
 references.share()
 provenance.commit_of(provenance.CLONE)

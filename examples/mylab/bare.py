@@ -23,7 +23,9 @@ class Bare(nn.Module):
         self.step = nn.Linear(2, width)
         self.classes = nn.Embedding(num_class_embeds, width) if num_class_embeds else None
 
-    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Answer:
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None
+    ) -> Answer:
         angle = timestep / 1000 * torch.pi
         condition = self.step(torch.stack([angle.sin(), angle.cos()], 1))
         if self.classes is not None:

@@ -9,7 +9,8 @@ from triptych.diffusion.prediction import Row, Space
 class Blend(Output):
     """value = (1 - share) epsilon - share x0: epsilon at share 0, half the flow's velocity at 1/2.
 
-    Its determinant alpha (1 - share) + sigma share is zero nowhere, so each guess is one in every space.
+    Its determinant alpha (1 - share) + sigma share is zero nowhere, so each guess is one in every
+    space.
     """
 
     def __init__(self, share: Annotated[float, Ge(0), Lt(1)] = 0.25):

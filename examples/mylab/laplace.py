@@ -14,7 +14,9 @@ class Laplace(Schedule):
     gamma(u) = centre + spread sign(u - 1/2) (-log(1 - 2 |u - 1/2|)).
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, centre: float = 0.0, spread: Positive = 3.0):
+    def __init__(
+        self, gamma_min: float, gamma_max: float, centre: float = 0.0, spread: Positive = 3.0
+    ):
         self.centre, self.spread = centre, spread
         super().__init__(gamma_min, gamma_max)
 

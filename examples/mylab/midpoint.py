@@ -20,4 +20,6 @@ class Midpoint(Sampler):
         between = at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(half))
         slope = at.guess(between, half).epsilon
         (alpha_t, _), (alpha_s, _) = map(at.process.alpha_sigma, (at.gamma_t, at.gamma_s))
-        return alpha_s * (z / alpha_t + (torch.exp(at.gamma_s / 2) - torch.exp(at.gamma_t / 2)) * slope)
+        return alpha_s * (
+            z / alpha_t + (torch.exp(at.gamma_s / 2) - torch.exp(at.gamma_t / 2)) * slope
+        )

@@ -33,7 +33,9 @@ class Mixer(Network):
         contract: from the data and the objective, see ``Network``.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: Count = 32, blocks: Count = 2, **contract: Any):
+    def __init__(
+        self, shape: tuple[int, ...], width: Count = 32, blocks: Count = 2, **contract: Any
+    ):
         super().__init__(shape, **contract)
         channels, height, breadth = image_shape(shape, "mixer")
         self.conditioning = Conditioning(width, self.conditions)

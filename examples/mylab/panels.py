@@ -19,5 +19,9 @@ def psnr(comparison, colours) -> Figure | None:
 
 
 PANELS = [
-    ("How well noise is taken out", "Dots are seeds: the test pictures had back from noise.", (psnr,)),
+    (
+        "How well noise is taken out",
+        "Dots are seeds: the test pictures had back from noise.",
+        (psnr,),
+    ),
 ]

@@ -18,7 +18,9 @@ def main() -> None:
     """Print the commands, or the version."""
     answer_version(sys.argv[1:])
     if sys.argv[1:] not in ([], ["--help"]):
-        sys.exit("error: python -m triptych only lists the commands; type one, as triptych-train --help")
+        sys.exit(
+            "error: python -m triptych only lists the commands; type one, as triptych-train --help"
+        )
     print(COMMANDS)
 
 

@@ -1,7 +1,7 @@
 """Use Triptych from Python: in a notebook, a debugger or a script.
 
-The commands take the same path: a run that Python trained is a directory like any other, and either goes on
-with what the other has begun.
+The commands take the same path: a run that Python trained is a directory like any other, and either
+goes on with what the other has begun.
 """
 
 import os
@@ -146,8 +146,8 @@ class Trained:
         """Draw the bound of a batch once: its terms prior, reconstruction and diffusion, nats (B,).
 
         Args:
-            x: items (B, *event) in data units; times and noise are those of the first B items of a split.
-            condition: of the items, where the model has one.
+            x: items (B, *event) in data units; times and noise are those of the first B items of a
+            split. condition: of the items, where the model has one.
 
         Raises:
             UserError: no such items, as images off the data's levels; no condition.
@@ -195,7 +195,12 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        arguments = {"ckpt": self.path, "n": n, "seed": seed, "label": "null" if label is None else label}
+        arguments = {
+            "ckpt": self.path,
+            "n": n,
+            "seed": seed,
+            "label": "null" if label is None else label,
+        }
         values = _checked("sample", arguments, overrides)
         from triptych.run.experiment import Experiment
         from triptych.run.sample import SAMPLES, draw_all, drawing_of
@@ -215,10 +220,17 @@ class Trained:
             UserError: what the command would refuse.
         """
         split = composing.typed(split)  # quoted, because it may be any text
-        arguments = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
+        arguments = {
+            "ckpt": self.path,
+            "split": split,
+            "weights": self.weights,
+            "data_root": self.data_root,
+        }
         values = _checked("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
         if values["devices"] != 1:
-            raise UserError(f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate")
+            raise UserError(
+                f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate"
+            )
         from triptych.run.evaluate import evaluate_checkpoint
 
         return evaluate_checkpoint(values)
@@ -230,8 +242,8 @@ def load(
     """Open a run, its directory or a checkpoint, without executing untrusted code.
 
     Args:
-        weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: those that the run reported.
-        data_root: where its data lie now, if they have moved.
+        weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: those that the run
+        reported. data_root: where its data lie now, if they have moved.
 
     Raises:
         UserError: it is missing, truncated or foreign, or names what may not be built.
@@ -251,7 +263,8 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return all runs beneath a folder, each a dictionary, for ``pandas.DataFrame``.
 
     The rows are those of ``results.csv``.
-    Keys: status, seed, settings that differ, and each figure of test, val and train as ``test/bpd``,
+    Keys: status, seed, settings that differ, and each figure of test, val and train as
+    ``test/bpd``,
     ``test/bpd_stderr``, ``test/bpd_n``.
 
     Raises:
@@ -263,7 +276,9 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise UserError(f"{path}: no such directory")
     rows = results(read_runs(path))
     if not rows:
-        raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")
+        raise UserError(
+            f"{path}: no run in it (a run's directory holds config.yaml or summary.json)"
+        )
     return rows
 
 
@@ -292,7 +307,9 @@ def _key_and_value(override: str) -> tuple[str, str]:
     return key, value
 
 
-def _checked(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _checked(
+    command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
     """Return the values of a command; UserError for an override that an opened run ignores."""
     config = _composed(command, arguments, overrides)
     for override in overrides:

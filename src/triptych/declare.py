@@ -1,11 +1,13 @@
 """Declare a key by the annotation of its argument: type, range, unit and role, once.
 
-    def __init__(self, width: Count = 32, dropout: Share = 0.0, seed: Annotated[int, Role.LOADING] = 0): ...
+    def __init__(self, width: Count = 32, dropout: Share = 0.0, seed: Annotated[int, Role.LOADING] =
+    0): ...
 
-``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these are
-checked, with the limits of ``annotated_types`` in ``Annotated``; any other annotation takes what its owner
-takes. ``config/source.py`` reads the annotations from the source, before anything is imported; ``declared``
-enforces them in Python. This module imports nothing of the project, so every room can use it.
+``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these
+are checked, with the limits of ``annotated_types`` in ``Annotated``; any other annotation takes
+what its owner takes. ``config/source.py`` reads the annotations from the source, before anything is
+imported; ``declared`` enforces them in Python. This module imports nothing of the project, so every
+room can use it.
 """
 
 import functools
@@ -33,10 +35,14 @@ class Role(StrEnum):
     """How a key affects a run's identity; ``IDENTITY`` by default."""
 
     IDENTITY = "identity"  # changes the result: an axis of a comparison
-    DRAWING = "drawing"  # decided after a model is trained, how samples are drawn and measured: an axis
-    SPLIT = "split"  # which items train and validate: an axis, as the data and the test set are the same
+    DRAWING = (
+        "drawing"  # decided after a model is trained, how samples are drawn and measured: an axis
+    )
+    # which items train and validate: an axis, as the data and the test set are the same
+    SPLIT = "split"
     DATA = "data"  # which data there are: runs that differ in it are not compared
-    JUDGED = "judged"  # which of them test: neither are these, but a guide or classifier may differ in it
+    # which of them test: neither are these, but a guide or classifier may differ in it
+    JUDGED = "judged"
     PATH = "path"  # where data or runs happen to lie; what lies there has a fingerprint
     LOADING = "loading"  # how data reach memory: changes nothing, or follows from another key
     MACHINE = "machine"  # on what it runs: the result is the same but for the last digits
@@ -78,7 +84,9 @@ Share = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's range
 FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
-Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
+Opened = Annotated[
+    Any, IsPath()
+]  # an object that a configuration names by the path of its checkpoint
 
 LISTS = (list, tuple, Sequence)
 UNIONS = (Union, types.UnionType)
@@ -110,7 +118,9 @@ def marks(kind: Any) -> list[Any]:
 def is_declaration(kind: Any) -> bool:
     """Return whether a type is a declaration: plain types are injected, not configured."""
     inner, metadata = unwrap(kind)
-    return bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
+    return (
+        bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
+    )
 
 
 def fits(kind: Any, value: Any) -> bool:
@@ -156,7 +166,12 @@ ENDS: dict[type, Callable[[Any, Any], bool]] = {
     Le: operator.le,
     Lt: operator.lt,
 }
-END_WORDS = {Ge: "of at least {:.15g}", Gt: "above {:.15g}", Le: "at most {:.15g}", Lt: "below {:.15g}"}
+END_WORDS = {
+    Ge: "of at least {:.15g}",
+    Gt: "above {:.15g}",
+    Le: "at most {:.15g}",
+    Lt: "below {:.15g}",
+}
 
 
 def _within(limit: Any, value: Any) -> bool:
@@ -175,7 +190,9 @@ def _within(limit: Any, value: Any) -> bool:
 def _range(limits: Sequence[Any], both: str) -> str:
     """Return the limits of a range in words; ``both``: the format of a closed range."""
     ends = {
-        type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in ENDS
+        type(limit): getattr(limit, type(limit).__name__.lower())
+        for limit in limits
+        if type(limit) in ENDS
     }
     if Ge in ends and Le in ends:
         return both.format(ends[Ge], ends[Le])
@@ -317,7 +334,8 @@ C = TypeVar("C", bound=type)
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
     """Check the arguments of ``__init__`` against their declarations, also for subclasses.
 
-    ``place``: where configurations have the class, as "denoiser.network"; ``error``: type that is raised.
+    ``place``: where configurations have the class, as "denoiser.network"; ``error``: type that is
+    raised.
     """
 
     def hold(cls: type) -> None:

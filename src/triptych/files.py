@@ -94,8 +94,9 @@ def walk(
     """Yield each folder at or beneath ``root`` with its entries.
 
     ``links``: links to folders are followed.
-    The caller may take entries out of the list: those are not entered. ``refuse`` gets the error of a folder
-    that cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a thousand folders deep.
+    The caller may take entries out of the list: those are not entered. ``refuse`` gets the error of
+    a folder that cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a
+    thousand folders deep.
     """
     ahead = [Path(root)]
     for here in ahead:
@@ -126,7 +127,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno not in STORAGE:
             raise
         kept = "what was complete before is kept, the same command goes on from there"
-        raise StorageError(f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}") from error
+        raise StorageError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}"
+        ) from error
 
 
 @contextlib.contextmanager

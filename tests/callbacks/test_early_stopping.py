@@ -52,7 +52,9 @@ def test_early_stopping_counts_patience_with_min_delta():
 def test_monitor_refuses_metric_where_higher_is_better(monitor):
     now = trainer()
     now.callbacks = [Metrics({"mine": SimpleNamespace(higher_is_better=True)})]
-    with pytest.raises(UserError, match=f"monitor={monitor}: higher is better, and this waits for a lower"):
+    with pytest.raises(
+        UserError, match=f"monitor={monitor}: higher is better, and this waits for a lower"
+    ):
         EarlyStopping(monitor).on_train_start(now, None)
     EarlyStopping().on_train_start(now, None)
 
@@ -90,13 +92,17 @@ def test_resume_after_early_stop_does_not_train(prepared, monkeypatch, stopping)
     table = [row for row in rows(run) if row["val/bound"]]
     assert [row["step"] for row in table] == ["2", "4", "6"]
     for row in table:
-        assert row["val/nats_per_dim"] == row["val/bound"] and math.isfinite(float(row["val/bound"]))
+        assert row["val/nats_per_dim"] == row["val/bound"] and math.isfinite(
+            float(row["val/bound"])
+        )
 
 
 def test_should_stop_after_saved_step_survives_resume(prepared, monkeypatch):
     def stop(model, *_):
         model.trainer.should_stop = model.global_step == 2
 
-    monkeypatch.setattr(BoundModel, "on_train_batch_end", stop)  # Lightning calls it after all callbacks
+    monkeypatch.setattr(
+        BoundModel, "on_train_batch_end", stop
+    )  # Lightning calls it after all callbacks
     run = prepared(*RING, *STILL, *OFTEN, "data.val_size=0", "test=true", path="a")
     assert resumed_after_its_fit(run, monkeypatch)["steps"] == 2

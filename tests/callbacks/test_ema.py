@@ -58,14 +58,18 @@ def test_ema_matches_power_function_and_validation_uses_it():
     assert module.weight[0].item() == 6, "the raw weights are back after validation and at the end"
     assert ema.average["weight"][0].item() == pytest.approx(power(0.05, WEIGHTS))
     assert module.seen == pytest.approx([power(0.05, WEIGHTS[:3]), power(0.05, WEIGHTS)])
-    assert ema.updates == module.counter == 6 and set(ema.average) == {"weight"}, "buffers are not averaged"
+    assert ema.updates == module.counter == 6 and set(ema.average) == {"weight"}, (
+        "buffers are not averaged"
+    )
 
 
 def test_validation_uses_raw_weights_if_validates_is_false():
     module, ema = Module(), EMA(0.2)
     ema.validates = False
     fit(module, ema)
-    assert module.seen == [3, 6] and ema.average["weight"][0].item() == pytest.approx(power(0.2, WEIGHTS))
+    assert module.seen == [3, 6] and ema.average["weight"][0].item() == pytest.approx(
+        power(0.2, WEIGHTS)
+    )
 
 
 def test_ema_others_average_independently():

@@ -80,7 +80,9 @@ def test_post_hoc_combination_is_least_squares_solution(step, sigma_rel, missed)
     assert ours.sum() == pytest.approx(1, abs=1e-12)
     error, least = (np.linalg.norm(f @ profiles - aim) for f in (ours, best))
     assert error <= least * 1.01 + 1e-6 * np.linalg.norm(aim)
-    assert 0.8 * missed < error / np.linalg.norm(aim) < missed, "shorter than those stored, it is further off"
+    assert 0.8 * missed < error / np.linalg.norm(aim) < missed, (
+        "shorter than those stored, it is further off"
+    )
 
 
 @pytest.mark.parametrize(("step", "sigma_rel"), [(1000, 0.05), (500, 0.1)])

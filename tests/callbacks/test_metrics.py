@@ -65,7 +65,9 @@ def test_own_metrics_are_recorded_and_do_not_change_training(lab, prepared):
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")
     run = prepared(*RING, dropout, path="measured")
-    named = {name: name.capitalize() for name in ("squares", "largest", "careless", "half", "excess")}
+    named = {
+        name: name.capitalize() for name in ("squares", "largest", "careless", "half", "excess")
+    }
     config = read_config(run / "config.yaml")
     config["metrics"] = {name: {"_target_": f"metric_lab.{kind}"} for name, kind in named.items()}
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -73,7 +75,11 @@ def test_own_metrics_are_recorded_and_do_not_change_training(lab, prepared):
     assert said["test"]["half"]["n"] == 15
 
     data = build_data(config)
-    for split, n in (("train", 30), ("val", 20), ("test", 30)):  # of the training items as many as test
+    for split, n in (
+        ("train", 30),
+        ("val", 20),
+        ("test", 30),
+    ):  # of the training items as many as test
         x = data.splits[split].values[:n].double().numpy()
         squares = np.square(x).sum(1)
         figure = said[split]["squares"]
@@ -82,15 +88,30 @@ def test_own_metrics_are_recorded_and_do_not_change_training(lab, prepared):
         assert said[split]["largest"] == {
             "mean": pytest.approx(x.max(1).mean(), rel=1e-5), "stderr": None, "n": n
         }  # fmt: skip
-    assert said["metrics"] == {"squares": "lower", "largest": "", "careless": "", "half": "", "excess": ""}
+    assert said["metrics"] == {
+        "squares": "lower",
+        "largest": "",
+        "careless": "",
+        "half": "",
+        "excess": "",
+    }
     table = rows(run)
-    validated = [float(row["val/squares"]) for row in table if row["val/squares"]]  # at steps 3 and 6
+    validated = [
+        float(row["val/squares"]) for row in table if row["val/squares"]
+    ]  # at steps 3 and 6
     assert validated == pytest.approx([said["val"]["squares"]["mean"]] * 2, rel=1e-6)
-    assert float(table[-1]["test/squares"]) == pytest.approx(said["test"]["squares"]["mean"], rel=1e-6)
+    assert float(table[-1]["test/squares"]) == pytest.approx(
+        said["test"]["squares"]["mean"], rel=1e-6
+    )
 
     assert said["test"]["nats_per_dim"] == without["test"]["nats_per_dim"]
-    assert (said["noise_levels"], said["estimator"]) == (without["noise_levels"], without["estimator"])
-    ours, theirs = (read_checkpoint(r / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, plain))
+    assert (said["noise_levels"], said["estimator"]) == (
+        without["noise_levels"],
+        without["estimator"],
+    )
+    ours, theirs = (
+        read_checkpoint(r / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, plain)
+    )
     assert all(ours[name].equal(value) for name, value in theirs.items())
 
     again = triptych.load(run.path).evaluate("test")
@@ -161,7 +182,11 @@ def seen(metric, *sizes):
 def test_per_item_metric_ignores_nan_and_batch_size():
     nan = float("nan")
     whole = seen(Given([1.0, 2.0, nan, 6.0]), 4)
-    assert whole == {"mean": 3.0, "stderr": pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3)), "n": 3}
+    assert whole == {
+        "mean": 3.0,
+        "stderr": pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3)),
+        "n": 3,
+    }
     assert seen(Given([1.0], [2.0, nan, 6.0]), 1, 3) == whole
     assert seen(Given([nan]), 1) == {"mean": None, "stderr": None, "n": 0}
 
@@ -181,7 +206,9 @@ def test_invalid_or_reserved_metric_name_is_refused(name):
 
 @pytest.mark.parametrize("found", [torch.zeros(2), None, {"mean": 1.0}])
 def test_metric_compute_refuses_non_numeric_result(found):
-    refused(lambda: _figure("x", found, 3), "metrics.x: compute() gave ", "; must be a number, or mean")
+    refused(
+        lambda: _figure("x", found, 3), "metrics.x: compute() gave ", "; must be a number, or mean"
+    )
 
 
 def test_metric_noise_differs_by_rank_and_rank_zero_matches_one_process():

@@ -27,9 +27,19 @@ def built(chosen: dict) -> list[str]:
     # Imported here, because it takes seconds, even in a worker with other tests.
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    given = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
-    macros = {"${env}": ["/usr/bin/env"], "${interpreter}": [sys.executable], "${args}": given["args"]}
-    return [word for part in create_sweep_command(sweep()["command"]) for word in macros.get(part, [part])]
+    given = create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in chosen.items()}}
+    )
+    macros = {
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": [sys.executable],
+        "${args}": given["args"],
+    }
+    return [
+        word
+        for part in create_sweep_command(sweep()["command"])
+        for word in macros.get(part, [part])
+    ]
 
 
 def test_wandb_sweep_example_uses_existing_keys():
@@ -82,7 +92,9 @@ def test_wandb_agent_runs_example_sweep(root, tiny):
         for words in (["sweep", str(SWEEP)], ["agent", "--count", "1", "us/triptych/s1"]):
             line = [sys.executable, "-m", "wandb", *words]
             environ = os.environ | there | {"PATH": path}
-            done = subprocess.run(line, env=environ, capture_output=True, text=True, cwd=root, timeout=400)
+            done = subprocess.run(
+                line, env=environ, capture_output=True, text=True, cwd=root, timeout=400
+            )
             assert done.returncode == 0, done.stderr
         assert yaml.safe_load(server.sweep)["parameters"].keys() == sweep()["parameters"].keys()
         config, bound = server.configs["abc123"], server.summaries["abc123"]["val/bound"]

@@ -30,7 +30,11 @@ from triptych.config.source import CONFIGS
             "seed=1 objective=v hydra.searchpath=['file:///etc']",
             False,
         ),
-        ("seed=1 -cd /etc -m objective=v", "seed=1 objective=v hydra.searchpath=['file:///etc']", True),
+        (
+            "seed=1 -cd /etc -m objective=v",
+            "seed=1 objective=v hydra.searchpath=['file:///etc']",
+            True,
+        ),
         ("--config-dir=/etc objective=v", "objective=v hydra.searchpath=['file:///etc']", False),
         ("~guidance seed=1 -m", "~guidance seed=1", True),
     ],
@@ -58,7 +62,13 @@ def test_override_values_for_paths_and_names_are_parsed_literally(typed, key, va
     assert OmegaConf.select(compose_command("train", overrides), key) == value
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "report": report, "export": export}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "report": report,
+    "export": export,
+}
 
 
 @pytest.mark.parametrize("module", [*COMMANDS.values(), package], ids=[*COMMANDS, "package"])
@@ -88,7 +98,9 @@ def show(typed: str) -> float:
     """Return the CPU seconds of a command that shows a configuration, including imports."""
     program = "import sys, time; from triptych.cli.train import main\n"
     program += "try: main()\nfinally: print(time.process_time(), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", program, *typed.split()], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *typed.split()], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "max_steps:" in done.stdout, done.stderr
     return float(done.stderr.split()[-1])
 
@@ -101,10 +113,14 @@ def test_cfg_takes_at_most_two_cpu_seconds():
     assert any(show("ablation=samplers --cfg all --resolve") <= 2.0 for _ in range(5))
 
 
-@pytest.mark.parametrize("name", ["summary.json", "config.yaml", "checkpoints/last.ckpt", "new.json"])
+@pytest.mark.parametrize(
+    "name", ["summary.json", "config.yaml", "checkpoints/last.ckpt", "new.json"]
+)
 def test_out_inside_run_directory_is_refused(prepared, name):
     run = prepared()
-    refused(lambda: check_file("out", str(run / name)), "keeps its own records; choose another place")
+    refused(
+        lambda: check_file("out", str(run / name)), "keeps its own records; choose another place"
+    )
     check_file("out", str(run.path.parent / "figures.json"))
 
 

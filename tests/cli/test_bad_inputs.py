@@ -144,7 +144,10 @@ NAMES = [  # misspelt, at each door and in a file
     ("evaluate ckpt=x step=100", ["step=100", "did you mean steps?"]),
     ("evaluate", ["ckpt", "missing; type ckpt=VALUE"]),
     ("sample ckpt=x sampelr=ddim", ["sampelr=ddim", "did you mean sampler?"]),
-    ("train --config-dir {mine} experiment=typo", ["seeed=3", "experiment=typo", "did you mean seed?"]),
+    (
+        "train --config-dir {mine} experiment=typo",
+        ["seeed=3", "experiment=typo", "did you mean seed?"],
+    ),
 ]
 SHARED = [  # what all cells of a sweep share is refused once, before the first
     ("train -m objective=x0,vv seed=1,2", ["objective=vv: no such choice; did you mean v?"]),
@@ -204,7 +207,9 @@ def answers(commands: list[str], mine: Path) -> list[dict]:
 
 
 def check(rows: list[tuple[str, list[str]]], mine: Path) -> None:
-    for (command, words), found in zip(rows, answers([command for command, _ in rows], mine), strict=True):
+    for (command, words), found in zip(
+        rows, answers([command for command, _ in rows], mine), strict=True
+    ):
         lines = found["err"].splitlines()
         about = f"{command}: {found}"
         assert isinstance(found["code"], int) and found["code"] != 0 and not found["out"], about
@@ -213,7 +218,9 @@ def check(rows: list[tuple[str, list[str]]], mine: Path) -> None:
             assert word.format(mine=mine) in lines[0], about
         assert not found["left"], about
         assert not found["heavy"] or (command, words) in SLOW, about
-        assert found["start"] + found["seconds"] < 6, about  # of CPU: half a second on a quiet machine
+        assert found["start"] + found["seconds"] < 6, (
+            about
+        )  # of CPU: half a second on a quiet machine
 
 
 def test_a_key_of_a_swept_choice_is_typed_as_its_answer_says(mine):

@@ -19,7 +19,8 @@ from triptych.study.papers.paper import claims_of, read_claims
 
 HOUSE = CONFIGS.parent
 PAGES = [HOUSE / "README.md", *sorted(HOUSE.glob("docs/*.md"))]
-# Luo 2022: equations that are cited by number, and as what; another is looked up there before it stands here
+# Luo 2022: equations that are cited by number, and as what; another is looked up there before it
+# stands here
 TUTORIAL = {
     31: "the forward step", 45: "consistency terms", 58: "denoising matching", 69: "x_t from x_0",
     84: "the posterior", 94: "the reverse step's mean", 99: "the objective in x0", 109: "SNR",
@@ -51,7 +52,11 @@ def commands() -> list[tuple[str, str]]:
     Commands with files alone are composed by other tests.
     """
     texts = [p.read_text() for p in [*PAGES, *sorted(CONFIGS.rglob("*.yaml"))]]
-    found = [(door, line.split("  ")[0].strip()) for text in texts for door, line in COMMAND.findall(text)]
+    found = [
+        (door, line.split("  ")[0].strip())
+        for text in texts
+        for door, line in COMMAND.findall(text)
+    ]
     other = r"resume=|-sc |NAME \.\.\.|^(-m )?(paper|ablation|experiment)=\w+$"
     return sorted({(d, a) for d, a in found if "=" in a and not re.search(other, a)})
 

@@ -47,7 +47,10 @@ def test_help_and_completion_import_no_heavy_modules(arguments, words, monkeypat
 
 def test_the_same_command_again_returns_the_recorded_result(root, door):
     """Like the console script, it imports no code of the current folder."""
-    here, small = traps(root / "here"), ["data.train_size=500", "data.val_size=50", "data.test_size=50"]
+    here, small = (
+        traps(root / "here"),
+        ["data.train_size=500", "data.val_size=50", "data.test_size=50"],
+    )
     typed = ["triptych.cli.train", "name=first", "data=ring", "denoiser=mlp", *small, *TINY]
     line = [sys.executable, "-P", "-m", *typed]
     first = subprocess.run(line, capture_output=True, text=True, cwd=here, timeout=240)
@@ -72,7 +75,9 @@ def test_sweep_continues_after_failed_run_and_skips_finished_runs(door, root, ti
     command = ["triptych.cli.train", "-m", "name=two", *tiny, "samples.n=0", "seed=1", "logger=csv"]
     done = door(*command, "schedule.gamma_max=-9,6")
     sweep = next((root / "logs" / "sweeps").iterdir())
-    statuses = {p.parent.name: json.loads(p.read_text())["status"] for p in sweep.glob("*/summary.json")}
+    statuses = {
+        p.parent.name: json.loads(p.read_text())["status"] for p in sweep.glob("*/summary.json")
+    }
     assert sorted(statuses.values()) == ["failed", "finished"], done.stderr
     assert all(("-9" in name) == (status == "failed") for name, status in statuses.items())
     assert done.returncode == 1

@@ -24,7 +24,9 @@ SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
 
 def configuration(line: str) -> dict:
     """Return what the command would record, without a directory and without torch."""
-    return check_single(compose_command("train", read_command_line(line.split(), "train").overrides))
+    return check_single(
+        compose_command("train", read_command_line(line.split(), "train").overrides)
+    )
 
 
 def value_at(config: dict, key: str):
@@ -127,7 +129,9 @@ def test_every_alias_of_habit_gets_same_suggestion(habit: Habit):
             assert line == (habit.why or f"use {habit.use.replace('VALUE', choice or value)}")
 
 
-SHOWN = [row for row in EXPLANATIONS if "not installed" not in row.line]  # these: study/test_launchers
+SHOWN = [
+    row for row in EXPLANATIONS if "not installed" not in row.line
+]  # these: study/test_launchers
 
 
 @pytest.mark.parametrize("row", SHOWN, ids=[row.example for row in SHOWN])
@@ -138,7 +142,11 @@ def test_an_error_of_hydras_is_explained_by_its_row_in_one_line(row):
     assert re.fullmatch(".+".join(map(re.escape, words)), said)
 
 
-KEYS = [(command, key) for command in ("evaluate", "sample") for key in fields(Key(COMMANDS[command]).kind)]
+KEYS = [
+    (command, key)
+    for command in ("evaluate", "sample")
+    for key in fields(Key(COMMANDS[command]).kind)
+]
 
 
 @pytest.mark.parametrize(("command", "key"), [pair for pair in KEYS if pair[1] != "condition_from"])
@@ -165,7 +173,9 @@ def test_mistyped_key_suggests_nearest_key_of_same_command(command, key, monkeyp
 )
 def test_evaluate_and_sample_refuse_unknown_keys_with_suggestion(command, line, words):
     overrides = read_command_line([*CONTEXT[command], line], command).overrides
-    said = refused(lambda: checked_values(without_hydra(compose_command(command, overrides)), command), words)
+    said = refused(
+        lambda: checked_values(without_hydra(compose_command(command, overrides)), command), words
+    )
     assert "has it" not in said
 
 
@@ -223,7 +233,10 @@ def test_habit_is_refused_with_suggestion(line, words):
     [
         ("pytorch_lightning.callbacks.RichProgressBar", "trainer.enable_progress_bar"),
         ("pytorch_lightning.callbacks.StochasticWeightAveraging", "callbacks.ema"),
-        ("lightning.pytorch.callbacks.LearningRateMonitor", "did you mean pytorch_lightning.callbacks.Learn"),
+        (
+            "lightning.pytorch.callbacks.LearningRateMonitor",
+            "did you mean pytorch_lightning.callbacks.Learn",
+        ),
         ("torch.optim.lr_scheduler.StepLRR", "did you mean torch.optim.lr_scheduler.StepLR?"),
         ("torch.optim.lr_scheduler.SequentialLR", "takes other schedules"),
     ],

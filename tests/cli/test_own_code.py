@@ -50,14 +50,20 @@ def test_mylab_run_uses_every_kind_of_component(run):
         for file in MYLAB.glob("*.py")
         for name in re.findall(r"^class (\w+)\(", file.read_text(), re.MULTILINE)
     }
-    assert classes - named == {"mylab.bare.Bare", "mylab.brightness.Brightness", "mylab.mixer.Block"}
+    assert classes - named == {
+        "mylab.bare.Bare",
+        "mylab.brightness.Brightness",
+        "mylab.mixer.Block",
+    }
     summary = json.loads((run / "summary.json").read_text())
     for split in ("train", "val", "test"):
         figure = summary[split]["psnr"]
         assert 0 < figure["mean"] < 30 and figure["stderr"] > 0 and figure["n"] == 100
     assert summary["metrics"] == {"psnr": "higher"} and (run / summary["samples"]).is_file()
     table = rows(run)
-    assert [r["step"] for r in table if r["val/psnr"]] == ["2", "4"] and float(table[-1]["test/psnr"]) > 0
+    assert [r["step"] for r in table if r["val/psnr"]] == ["2", "4"] and float(
+        table[-1]["test/psnr"]
+    ) > 0
     assert [float(r["train/drift"]) > 0 for r in table if r["train/drift"]] == [True] * 4
 
 
@@ -65,18 +71,28 @@ def test_checkpoint_of_untrusted_package_is_refused(run, monkeypatch, trusted):
     path = str(run / "checkpoints" / "last.ckpt")
     check_checkpoint(path)
     monkeypatch.setenv("TRIPTYCH_TRUST", "")
-    refused(lambda: check_checkpoint(path), "_target_=mylab", "not a class that a configuration may name")
+    refused(
+        lambda: check_checkpoint(path),
+        "_target_=mylab",
+        "not a class that a configuration may name",
+    )
 
 
 def test_own_code_page_lists_one_or_two_files_per_component():
     """Every file of the package is in one row of the page's table, or belongs to no kind."""
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "`mylab/" in line]
+    rows = [
+        line
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("| ") and "`mylab/" in line
+    ]
     assert len(rows) == 13
     listed = [re.findall(r"`(mylab/[^`]+)`", row) for row in rows]
     assert all(1 <= len(files) <= 2 for files in listed)
     files = [file for file in MYLAB.rglob("*.*") if file.suffix in (".py", ".yaml")]
     there = {file.relative_to(MYLAB.parent).as_posix() for file in files}
-    assert sorted(file for files in listed for file in files) == sorted(there - {"mylab/__init__.py"})
+    assert sorted(file for files in listed for file in files) == sorted(
+        there - {"mylab/__init__.py"}
+    )
 
 
 @pytest.mark.slow
@@ -86,7 +102,9 @@ def test_own_code_page_commands_run_unchanged(root, tmp_path):
     (root / "examples").symlink_to(HOUSE / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    script = "\n".join(["set -euo pipefail", *blocks]).replace("PYTHONPATH=", "PYTHONPATH=$SOURCES:")
+    script = "\n".join(["set -euo pipefail", *blocks]).replace(
+        "PYTHONPATH=", "PYTHONPATH=$SOURCES:"
+    )
     env = os.environ | {"PATH": path, "SOURCES": str(HOUSE / "src")}
     line = ["bash", "-c", script]
     done = subprocess.run(line, cwd=root, env=env, capture_output=True, text=True, timeout=1700)

@@ -178,7 +178,9 @@ class Keen(Sampler):
         return at.history[-1].at(*at.process.alpha_sigma(at.gamma_s))
 
 '''
-TINY = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp samples.n=0".split()
+TINY = (
+    "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp samples.n=0"
+).split()
 LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitlines(), 1)])}
 
 
@@ -221,7 +223,9 @@ def refused(changed, capfd):
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended, one_line_errors("train"):
             execute(made)
-        said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")]
+        said = [
+            line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")
+        ]
         assert ended.value.code == 1
         assert len(said) == 1 and said[0].startswith("error: "), said
         line = said[0].removeprefix("error: ").strip()
@@ -264,11 +268,34 @@ def has(line: str, lab: Path, at: str, *words: str) -> None:
 NET, POINTS, ENDS = "denoiser.network", "data", {"gamma_min": -6.0, "gamma_max": 6.0}
 FORWARD = "def forward(self, z, gamma, condition):"
 MISTAKES = [
-    (own(NET, "Net", fault="mean"), FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)"),
-    (own(NET, "Net", fault="name"), "return raw * widht", "name 'widht' is not defined", ", in forward)"),
-    (own(NET, "Net", fault="inside"), "return self.last(z[:, :1])", "RuntimeError: ", "mat1 and mat2"),
-    (own(NET, "Net", fault="init"), "self.width = widht", "denoiser.network: name 'widht'", ", in __init__)"),
-    (own("schedule", "Bent", **ENDS), "class Bent(Schedule):", "Can't instantiate abstract class Bent"),
+    (
+        own(NET, "Net", fault="mean"),
+        FORWARD,
+        "denoiser.network: Net gives shape (4, 1); must be (4, 2)",
+    ),
+    (
+        own(NET, "Net", fault="name"),
+        "return raw * widht",
+        "name 'widht' is not defined",
+        ", in forward)",
+    ),
+    (
+        own(NET, "Net", fault="inside"),
+        "return self.last(z[:, :1])",
+        "RuntimeError: ",
+        "mat1 and mat2",
+    ),
+    (
+        own(NET, "Net", fault="init"),
+        "self.width = widht",
+        "denoiser.network: name 'widht'",
+        ", in __init__)",
+    ),
+    (
+        own("schedule", "Bent", **ENDS),
+        "class Bent(Schedule):",
+        "Can't instantiate abstract class Bent",
+    ),
     (own(NET, "Nothing"), "class Nothing(nn.Module):", 'missing the required "forward" function'),
     (
         own("objective.output", "Mean", space="v"),
@@ -276,14 +303,22 @@ MISTAKES = [
         "objective.output: Mean gives shape (4, 1); must be (4, 2)",
     ),
     (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
-    (own("objective.loss", "Summed"), "def nats(self, at, squared, dims):", "shape (); must be (4,)"),
+    (
+        own("objective.loss", "Summed"),
+        "def nats(self, at, squared, dims):",
+        "shape (); must be (4,)",
+    ),
     (
         own("objective.loss", "Bare"),
         "return torch.sigmoid(gamma)",
         "objective.loss: TypeError: ",
         "must be Tensor, not Level",
     ),
-    (own("callbacks.best", "Best"), "class Best(Callback):", "Best.state_dict(): no plain data; return "),
+    (
+        own("callbacks.best", "Best"),
+        "class Best(Callback):",
+        "Best.state_dict(): no plain data; return ",
+    ),
     (
         drawn(own("guidance", "Guide", fault="tensor")),
         "class Guide(Wrapper):",
@@ -299,7 +334,11 @@ MISTAKES = [
         'return guess.moved("epsilon", guess.epsilonn)',
         "guidance: AttributeError: 'Prediction' object has no attribute 'epsilonn' (",
     ),
-    (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
+    (
+        own(POINTS, "Points", fault="nan"),
+        "def load(self):",
+        "data own: train: values: item 7 is not finite",
+    ),
     (
         own(POINTS, "Points", fault="name"),
         "x = x * scael",
@@ -309,7 +348,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("change, at, words", [(change, at, words) for change, at, *words in MISTAKES])
+@pytest.mark.parametrize(
+    "change, at, words", [(change, at, words) for change, at, *words in MISTAKES]
+)
 def test_error_in_user_code_names_file_and_line(refused, lab, change, at, words):
     """The place is in the user's file even if torch, which it called, raised the error."""
     has(refused(change), lab, at, *words)
@@ -322,7 +363,10 @@ def test_error_in_user_code_names_file_and_line(refused, lab, change, at, words)
             own(NET, "Seeded"),
             "seed=1: code of your own calls torch.manual_seed(7) while it is built; draw from",
         ),
-        (own(POINTS, "Points", fault="test empty"), "test=true: data own has no test items; pass test=false"),
+        (
+            own(POINTS, "Points", fault="test empty"),
+            "test=true: data own has no test items; pass test=false",
+        ),
     ],
 )
 def test_error_without_source_line_names_config_key(refused, change, line):
@@ -351,7 +395,13 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
 
     line = "metrics.x: ValueError: Column.values gave shape (4, 1); must be a tensor of shape (4,)"
     has(refused(own("metrics.x", "Column")), lab, "class Column(PerItem):", line)
-    has(refused(measured), lab, "return samples.x.widht", "metrics.x: AttributeError: ", ", in figure)")
+    has(
+        refused(measured),
+        lab,
+        "return samples.x.widht",
+        "metrics.x: AttributeError: ",
+        ", in figure)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,8 +440,18 @@ def test_augmentation_that_changes_shape_is_refused(refused, lab):
         own("augmentation.half", "Same")(config)
 
     at = "def __call__(self, x, uniform):"
-    has(refused(halved), lab, at, "augmentation: Half gives shape (4, 1, 8, 4); must be (4, 1, 8, 8)")
-    has(refused(bare), lab, "class Same(Augmentation):", "NotImplementedError: apply() is not defined")
+    has(
+        refused(halved),
+        lab,
+        at,
+        "augmentation: Half gives shape (4, 1, 8, 4); must be (4, 1, 8, 8)",
+    )
+    has(
+        refused(bare),
+        lab,
+        "class Same(Augmentation):",
+        "NotImplementedError: apply() is not defined",
+    )
 
 
 def test_error_during_training_names_file_and_line(changed, lab, capfd):
@@ -449,8 +509,14 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
     [
         (splits(X * 1e6), ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
         (splits((255 * X).byte()), ["must be at most 100"]),
-        (splits((17 * X).long() + 1, levels=17), ["values from 1 to 17; must be whole numbers from 0 to 16"]),
-        (splits(X, levels=17), ["float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"]),
+        (
+            splits((17 * X).long() + 1, levels=17),
+            ["values from 1 to 17; must be whole numbers from 0 to 16"],
+        ),
+        (
+            splits(X, levels=17),
+            ["float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"],
+        ),
         (splits(X.numpy()), ["values: a ndarray; must be a torch.Tensor"]),
         (splits(X[:, :1]), ["values of shape (40, 1); must be (40, 2)"]),
         (splits(label=Y + 1), ["label from 1 to 3; must be whole numbers from 0 to 2"]),
@@ -474,14 +540,19 @@ def test_a_mistyped_class_of_ones_own_is_refused(lab):
     with pytest.raises(UserError, match=r"own_faults defines no class of that name$"):
         import_class("own_faults.Pointss", "model.network")
     node = {"_target_": "triptych.diffusion.loss.Squared", "space": {"_target_": "own_faults.Blur"}}
-    with pytest.raises(UserError, match=r"^objective\.loss\.space\._target_=own_faults\.Blur: own_faults"):
+    with pytest.raises(
+        UserError, match=r"^objective\.loss\.space\._target_=own_faults\.Blur: own_faults"
+    ):
         build(node, "objective.loss")
 
 
 def test_user_module_with_syntax_error_names_file_and_line(refused, lab):
     lab.write_text("import torch\n\ndef broken(:\n")
     line = refused(own("denoiser.network", "Net"))
-    assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
+    assert (
+        "denoiser.network._target_=own_faults.Net: cannot be imported: " in line
+        and f"({lab}:3)" in line
+    )
 
 
 def test_user_module_edited_since_import_is_refused(refused, changed, lab):

@@ -9,21 +9,36 @@ from triptych.run.execute import execute
 
 NO_AVERAGE = "callbacks.ema=null weights=raw"
 REFUSED = [
-    ("schedule.gamma_min=5 schedule.gamma_max=-5", "schedule.gamma_min=5 ... gamma_min < gamma_max"),
+    (
+        "schedule.gamma_min=5 schedule.gamma_max=-5",
+        "schedule.gamma_min=5 ... gamma_min < gamma_max",
+    ),
     ("objective=levels data=ring denoiser=mlp", "objective=levels ... discrete levels"),
     ("callbacks.ema.sigma_rel=2", "callbacks.ema.sigma_rel=2 ... below 0.2887"),
     ("callbacks.ema.others=[0.1,0]", "callbacks.ema.sigma_rel=0:"),
     ("callbacks.ema.half_life=100", "half_life=100 ... sigma_rel=0.05 ... null"),
     ("callbacks.ema.sigma_rel=null callbacks.ema.half_life=0", "callbacks.ema.half_life=0"),
-    ("callbacks.ema.snapshots=4 callbacks.ema.others=[]", "callbacks.ema.snapshots=4 ... two lengths"),
+    (
+        "callbacks.ema.snapshots=4 callbacks.ema.others=[]",
+        "callbacks.ema.snapshots=4 ... two lengths",
+    ),
     ("weights=chosen data.val_size=0", "weights=chosen ... no validation items"),
     ("trainer=fsdp", f"trainer.strategy=fsdp ... pass {NO_AVERAGE}"),
-    (f"trainer=fsdp {NO_AVERAGE} objective/loss=edm2", "fsdp ... EDM2's weights ... use trainer=ddp"),
-    (f"trainer=fsdp {NO_AVERAGE} trainer.gradient_clip_val=1.0", "gradient_clip_val=1.0 ... pass null"),
+    (
+        f"trainer=fsdp {NO_AVERAGE} objective/loss=edm2",
+        "fsdp ... EDM2's weights ... use trainer=ddp",
+    ),
+    (
+        f"trainer=fsdp {NO_AVERAGE} trainer.gradient_clip_val=1.0",
+        "gradient_clip_val=1.0 ... pass null",
+    ),
     (f"trainer=cpu trainer.strategy=fsdp {NO_AVERAGE} trainer.gradient_clip_val=null", "GPU"),
     ("metrics=condition_bits", "metrics.condition_bits ... set model.conditional=true"),
     ("metrics=noisy_bounds model=vae", "metrics.weighted_loss ... needs model=diffusion"),
-    ("data=ring model=oracle metrics=gradient_noise", "metrics.gradient_noise: this model trains no network"),
+    (
+        "data=ring model=oracle metrics=gradient_noise",
+        "metrics.gradient_noise: this model trains no network",
+    ),
     (
         "checkpoint=best trainer.val_check_interval=7",
         "checkpoint=best: ... no validation",

@@ -12,7 +12,11 @@ from tests.run.hooks import site, traps
 from tests.security.strangers import save_checkpoint
 from tests.study.fake_runs import metrics
 
-SAFE = [sys.executable, "-P", "-m"]  # as the console script: without the folder in which it is typed
+SAFE = [
+    sys.executable,
+    "-P",
+    "-m",
+]  # as the console script: without the folder in which it is typed
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
 HOOK = """
 import os, signal, sys
@@ -75,13 +79,19 @@ def test_signal_during_import_ends_command_with_one_line(root, name, kind, modul
     arguments = {"train": ["name=mine", "logger=csv", *TINY], "report": [str(root / "run")]}
     line = command(name, *arguments.get(name, [f"ckpt={root}/x"]))
     done = run(line, hooked, cwd=root)
-    assert done.stderr == f"interrupted (SIG{kind}); type the same command to go on\n" and done.stdout == ""
+    assert (
+        done.stderr == f"interrupted (SIG{kind}); type the same command to go on\n"
+        and done.stdout == ""
+    )
     assert done.returncode == 128 + number
 
 
 def test_signal_during_exec_ends_command_with_one_line(root):
     """Python itself, when it starts the run's process, would answer a signal with a traceback."""
-    code = "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
+    code = (
+        "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), "
+        "signal.SIGINT)"
+    )
     done = run(command("train", "name=mine", "logger=csv", *TINY), site(root, code), cwd=root)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
 
@@ -120,7 +130,9 @@ def test_full_stdout_ends_command_with_one_line(prepared):
         with open("/dev/full", "w") as full:
             done = run(line, stdout=full)
         assert done.returncode == 74, (line, done.stderr)
-        assert done.stderr == "error: standard output: cannot be written (No space left on device)\n"
+        assert (
+            done.stderr == "error: standard output: cannot be written (No space left on device)\n"
+        )
 
 
 def test_closed_or_ascii_stdout_does_not_fail_command(prepared):
@@ -141,11 +153,15 @@ def test_stale_rank_variables_are_removed_at_startup():
     """It would wait for a first process that nobody has started, and end without a message."""
     code = "import os; print([os.environ.get(name) for name in ('RANK', 'LOCAL_RANK')])"
     ours = f"from triptych.cli.startup import start; start(); {code}"
-    known = {key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_STARTED")}
+    known = {
+        key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_STARTED")
+    }
     for more, ranks in (
         ({}, [None, None]),
         ({"TORCHELASTIC_RUN_ID": "none"}, ["1", "1"]),
         ({"TRIPTYCH_STARTED": "1"}, ["1", "1"]),  # by Lightning, for one of us
     ):
         line, env = [sys.executable, "-c", ours], known | {"RANK": "1", "LOCAL_RANK": "1"} | more
-        assert subprocess.run(line, env=env, capture_output=True, text=True).stdout.strip() == str(ranks)
+        assert subprocess.run(line, env=env, capture_output=True, text=True).stdout.strip() == str(
+            ranks
+        )

@@ -29,16 +29,25 @@ def test_loss_space_accepts_space_of_user_output(trusting):
         loss = build(squared | {"space": space}, "objective.loss")
         assert torch.equal(loss.weight(at._replace(own="epsilon")), expected)
     for typed in ("mylab.blend.Blend", "{_target_:mylab.blend.Blend,share:0.5}"):
-        config = unresolved(compose_command("train", ["objective/loss=x0", f"objective.loss.space={typed}"]))
+        config = unresolved(
+            compose_command("train", ["objective/loss=x0", f"objective.loss.space={typed}"])
+        )
         check_targets(config)
     assert build(config["objective"]["loss"], "objective.loss").space.name == "blend_0.5"
     words = "objective.loss.space='blend': must be null, x0, ", " or a class's dotted name"
-    refused(lambda: compose_command("train", ["objective/loss=x0", "objective.loss.space=blend"]), *words)
+    refused(
+        lambda: compose_command("train", ["objective/loss=x0", "objective.loss.space=blend"]),
+        *words,
+    )
 
 
 def test_check_targets_refuses_nested_unsafe_target():
     refused(lambda: check_targets({"a": {"b": {"_target_": "os.system"}}}), "os.system")
-    refused(lambda: build({"_target_": "torch.load"}, "model"), "model._target_=torch.load", "not a class")
+    refused(
+        lambda: build({"_target_": "torch.load"}, "model"),
+        "model._target_=torch.load",
+        "not a class",
+    )
 
 
 def test_unknown_argument_suggests_nearest_name():
@@ -77,11 +86,15 @@ def test_build_passes_dependencies_to_class_with_hidden_arguments(trusting, name
     assert (made.shape, made.outputs) == ((2,), 3)
 
 
-EXPERIMENTS = [f"experiment={file.stem}" for file in sorted((CONFIGS / "experiment").glob("*.yaml"))]
+EXPERIMENTS = [
+    f"experiment={file.stem}" for file in sorted((CONFIGS / "experiment").glob("*.yaml"))
+]
 ABLATIONS = "samplers guidance langevin processes dalle2 text_guidance".split()
 GUIDANCE = ["guidance=classifier", "guidance=auto", "guidance=classifier_free", "threshold=dynamic"]
 
 
-@pytest.mark.parametrize("choice", [*EXPERIMENTS, *(f"ablation={name}" for name in ABLATIONS), *GUIDANCE])
+@pytest.mark.parametrize(
+    "choice", [*EXPERIMENTS, *(f"ablation={name}" for name in ABLATIONS), *GUIDANCE]
+)
 def test_shipped_config_composes_with_valid_targets(choice):
     check_targets(unresolved(compose_command("train", [choice])))

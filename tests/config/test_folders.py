@@ -18,7 +18,10 @@ from triptych.declare import IsPath
 from triptych.errors import UserError
 
 DATA = "_target_: lab_a.data.Mine\nwhere: x\n"
-CLASS = "from triptych.declare import FilePath\nclass Mine:\n    def __init__(self, where: FilePath): ...\n"
+CLASS = (
+    "from triptych.declare import FilePath\nclass Mine:\n    def __init__(self, where: FilePath): "
+    "...\n"
+)
 
 
 @pytest.fixture
@@ -71,7 +74,9 @@ def test_config_name_defined_twice_is_refused(packages, package, name):
     root, trusting = packages
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
     trusting("lab_a,lab_b")
-    with pytest.raises(UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose "):
+    with pytest.raises(
+        UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose "
+    ):
         composed()
 
 
@@ -92,7 +97,10 @@ def test_config_comment_is_inherited_through_defaults_list(packages):
 
 def test_composition_does_not_change_cached_config_files():
     """A process reads each file once, and Hydra puts the parsed file itself into a composition."""
-    for choice, over in (("ablation=guidance", "guidance.scale"), ("ablation=samplers", "evaluations")):
+    for choice, over in (
+        ("ablation=guidance", "guidance.scale"),
+        ("ablation=samplers", "evaluations"),
+    ):
         assert compose_command("train", [choice]).measures.over == over
         assert compose_command("train", ["seed=2"]).measures.over is None
 
@@ -109,7 +117,9 @@ def test_unknown_key_in_config_file_is_refused(tmp_path):
 def test_a_package_is_imported_only_where_it_is_trusted(tmp_path, monkeypatch, names):
     mark = tmp_path / "mark"
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
-    (tmp_path / "planted_lab.py").write_text(f"{code}class Net:\n    def __init__(self, width=8): ...\n")
+    (tmp_path / "planted_lab.py").write_text(
+        f"{code}class Net:\n    def __init__(self, width=8): ...\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "planted_lab", raising=False)
     monkeypatch.setenv("TRIPTYCH_TRUST", names)

@@ -66,12 +66,17 @@ def lab(tmp_path, monkeypatch) -> Iterator[Path]:
 def test_annotated_argument_appears_in_check_help_page_and_report(lab, capsys):
     """Check, message, help, the page of all keys and the axes of a report know the key."""
     mine = ["--config-dir", str(lab / "configs"), "denoiser=mine"]
-    line = refused(lambda: read_command_line([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train"))
+    line = refused(
+        lambda: read_command_line([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train")
+    )
     assert line == "denoiser.network.heat=4: must be a number above 0, at most 3"
     with pytest.raises(SystemExit, match="0"):
         read_command_line([*mine, "--help"], "train")
     told = capsys.readouterr().out
-    assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
+    assert (
+        "denoiser.network.heat=2.0" in told
+        and "a number above 0, at most 3 (kelvin); of the bath" in told
+    )
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told
     page = keys_page([CONFIGS, lab / "configs"])
     assert "- `denoiser.network.heat` `2.0`: number > 0, at most 3 (kelvin)" in page
@@ -82,12 +87,20 @@ def test_annotated_argument_appears_in_check_help_page_and_report(lab, capsys):
 
 
 def test_keys_page_is_current():
-    assert (HOUSE / "docs" / "keys.md").read_text() == keys_page(), "python docs/keys.py > docs/keys.md"
+    assert (HOUSE / "docs" / "keys.md").read_text() == keys_page(), (
+        "python docs/keys.py > docs/keys.md"
+    )
 
 
 def test_every_config_key_has_a_declared_type():
     """Each key has a type, because a key that takes anything would not be checked."""
-    free = {"measures.values", "data.means", "data.covariances", "hydra.sweeper.tune", "hydra.sweeper.params"}
+    free = {
+        "measures.values",
+        "data.means",
+        "data.covariances",
+        "hydra.sweeper.tune",
+        "hydra.sweeper.params",
+    }
     free |= {"objective.output.space", "sampler.variance"}  # short names, which the builder checks
     for line in (HOUSE / "docs" / "keys.md").read_text().splitlines():
         if match := re.match(r"- `\+?([^`]+)` (?:`[^`]*`|by choice): ?([^;]*)", line):
@@ -99,12 +112,16 @@ def test_the_table_of_signatures_is_current():
     written, made = json.loads(TABLE.read_text()), json.loads(make_table())
     if written.pop("torch") != made.pop("torch"):  # of another Python's pins
         for table in (written, made):
-            table["classes"] = {k: v for k, v in table["classes"].items() if not k.startswith("torch.")}
+            table["classes"] = {
+                k: v for k, v in table["classes"].items() if not k.startswith("torch.")
+            }
     assert written == made, "make signatures"
 
 
 def test_every_class_that_the_files_name_is_in_the_table():
-    named = {name for file in CONFIGS.rglob("*.yaml") for _, name in TARGET.findall(file.read_text())}
+    named = {
+        name for file in CONFIGS.rglob("*.yaml") for _, name in TARGET.findall(file.read_text())
+    }
     assert all(is_listed(name) for name in named if name.startswith((*OURS, "torch.")))
 
 
@@ -194,7 +211,11 @@ HELD = [
 def test_declared_class_refuses_value_out_of_range(key, name, arguments):
     error = DataError if key.startswith("data") else ValueError
     wrong = arguments[key.rpartition(".")[2]]
-    refused(lambda: import_class(f"triptych.{name}")(**arguments), f"{key}={wrong!r}: must be ", error=error)
+    refused(
+        lambda: import_class(f"triptych.{name}")(**arguments),
+        f"{key}={wrong!r}: must be ",
+        error=error,
+    )
 
 
 def test_unfit_reports_key_with_value_out_of_range(prepared):
@@ -218,9 +239,18 @@ def test_unfit_reports_key_with_value_out_of_range(prepared):
 def test_find_key_reports_role_and_path_mark():
     register_resolvers()
     keys = ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
-    assert [find_key(key).role for key in keys] == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
-    assert all(find_key(key).mark(IsPath) for key in ("guidance.weak", "data.root", "measures.inception"))
-    assert find_key("items", command="evaluate").mark(IsPath) and not find_key("data.std").mark(IsPath)
+    assert [find_key(key).role for key in keys] == [
+        Role.SPLIT,
+        Role.JUDGED,
+        Role.DATA,
+        Role.DRAWING,
+    ]
+    assert all(
+        find_key(key).mark(IsPath) for key in ("guidance.weak", "data.root", "measures.inception")
+    )
+    assert find_key("items", command="evaluate").mark(IsPath) and not find_key("data.std").mark(
+        IsPath
+    )
 
 
 def test_mapping_argument_accepts_any_name_and_checks_values():
@@ -235,6 +265,10 @@ def test_declared_short_names_match_registered_classes():
     for declared_names, kind in ((Decoders, Decoder), (Variances, ReverseVariance)):
         named, own = get_args(declared_names)
         assert set(get_args(named)) == set(kind.named) and own is ClassName
-        every = (one for one in vars(sys.modules[kind.__module__]).values() if isinstance(one, type))
+        every = (
+            one for one in vars(sys.modules[kind.__module__]).values() if isinstance(one, type)
+        )
         concrete = {one for one in every if issubclass(one, kind) and not inspect.isabstract(one)}
-        assert set(kind.named.values()) == {one for one in concrete if one.__module__ == kind.__module__}
+        assert set(kind.named.values()) == {
+            one for one in concrete if one.__module__ == kind.__module__
+        }

@@ -12,7 +12,13 @@ from triptych.config.identity import quote, run_name, slug
 @given(st.text(max_size=300))
 def test_a_slug_is_one_safe_file_name(text):
     made = slug(text)
-    assert made and len(made) <= 120 and "/" not in made and made not in (".", "..") and "\0" not in made
+    assert (
+        made
+        and len(made) <= 120
+        and "/" not in made
+        and made not in (".", "..")
+        and "\0" not in made
+    )
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
@@ -30,7 +36,10 @@ def test_run_name_keeps_given_name_and_generates_unique_default():
 
 
 @given(
-    st.text(st.one_of(st.sampled_from("'\\ \"$,={}[]()#%:~é漢"), st.characters(codec="utf-8")), max_size=30)
+    st.text(
+        st.one_of(st.sampled_from("'\\ \"$,={}[]()#%:~é漢"), st.characters(codec="utf-8")),
+        max_size=30,
+    )
 )
 @settings(deadline=None)
 def test_quote_round_trips_through_hydra_parser(text):
@@ -39,7 +48,9 @@ def test_quote_round_trips_through_hydra_parser(text):
     assert override.value() == text and not override.is_sweep_override()
 
 
-KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()
+KEYS = (
+    "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps"
+).split()
 
 
 @pytest.mark.parametrize(
@@ -56,4 +67,6 @@ KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_si
 )
 def test_nearest_suggests_mistyped_key(typed, meant):
     assert nearest(typed, KEYS) == f"did you mean {meant}?"
-    assert nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"  # like nothing
+    assert (
+        nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"
+    )  # like nothing

@@ -42,7 +42,9 @@ def test_cascade_and_single_model_sizes_agree_within_5_percent():
     stages = {name: parameters(composed(f"experiment={name}")) for name in STAGES[:2]}
     one = parameters(composed("ablation=cascade", *settings("cascade")["one"]))
     assert one == pytest.approx(sum(stages.values()), rel=0.05)
-    said = re.search(r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "cascade.yaml").read_text())
+    said = re.search(
+        r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "cascade.yaml").read_text()
+    )
     assert [int(n) for n in said.groups()] == [round(n / 1000) for n in (one, sum(stages.values()))]
 
 
@@ -74,6 +76,10 @@ def test_caption_bits_settings_have_equal_model_sizes():
         sizes.append(parameters(config))
         assert config["data"]["held_out"] == 0
         assert (config["model"]["label_dropout"] > 0) == bool(config["metrics"])
-    said = re.search(r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "caption_bits.yaml").read_text())
-    assert [int(n) for n in said.groups()] == [round(n / 1000) for n in sizes[:2]] and sizes[2] == sizes[1]
+    said = re.search(
+        r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "caption_bits.yaml").read_text()
+    )
+    assert [int(n) for n in said.groups()] == [round(n / 1000) for n in sizes[:2]] and sizes[
+        2
+    ] == sizes[1]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)

@@ -94,7 +94,9 @@ def test_augmentation_leaves_val_and_test_unchanged(prepared):
 
 def low_batch(n=4000):
     low = 0.5 * torch.ones(n, 1, 2, 2)
-    return Split(torch.zeros(n, 3, 4, 4), Condition(label=torch.arange(n), low=low)).batch(torch.arange(n))
+    return Split(torch.zeros(n, 3, 4, 4), Condition(label=torch.arange(n), low=low)).batch(
+        torch.arange(n)
+    )
 
 
 def test_conditioning_noise_matches_reported_level():
@@ -117,7 +119,9 @@ def test_conditioning_noise_is_independent_of_number_of_processes():
     steps, batch = [Flip(0.5, told=True), ConditioningNoise()], low_batch(12)
     whole = augmented(batch, steps, seed=1, step=2)
     parts = [Batch(*(part[s] for part in batch)) for s in (slice(6), slice(6, 12))]
-    halves = [augmented(part, steps, seed=1, step=2, rank=r, world=2) for r, part in enumerate(parts)]
+    halves = [
+        augmented(part, steps, seed=1, step=2, rank=r, world=2) for r, part in enumerate(parts)
+    ]
     for name in (AUGMENTATION, "low", "label"):
         parts = [half.condition.parts[name].value for half in halves]
         assert torch.cat(parts).equal(whole.condition.parts[name].value)

@@ -35,7 +35,9 @@ def test_digits_captioned_keeps_items_and_names_class_in_caption(digits):
     plain = Digits()
     plain.setup()
     for name, split in digits.splits.items():
-        assert split.values.equal(plain.splits[name].values) and split.labels.equal(plain.splits[name].labels)
+        assert split.values.equal(plain.splits[name].values) and split.labels.equal(
+            plain.splits[name].labels
+        )
         for caption, label in zip(digits.captions[name], split.labels, strict=True):
             assert digits.names[label] in caption.split()
     assert len(set(digits.captions["train"])) == 10 * len(digits.phrasings)
@@ -75,7 +77,9 @@ def test_meaning_of_ambiguous_caption_is_minus_one(digits):
     captions = ["the digit seven", "a digit", "a digit"]
     other = DigitsCaptioned(encoder=Words())
     other.captions = {"train": captions}
-    other.splits = {"train": Split(torch.zeros(3, 1, 8, 8), Condition(label=torch.tensor([7, 1, 2])), 17)}
+    other.splits = {
+        "train": Split(torch.zeros(3, 1, 8, 8), Condition(label=torch.tensor([7, 1, 2])), 17)
+    }
     assert other.meaning(captions).flatten().tolist() == [7, -1, -1]
     assert digits.meaning(["the digit seven", "unknown"]).flatten().tolist() == [7, -1]
 
@@ -110,7 +114,12 @@ def test_captioned_folder_reads_txt_beside_image(tmp_path):
 
 @pytest.mark.parametrize(
     ("bytes_", "word"),
-    [(None, "07.txt"), (b" \n", "has 0 characters"), (b"\xff\xfe\x00", "cannot read"), (b"?!", "no word")],
+    [
+        (None, "07.txt"),
+        (b" \n", "has 0 characters"),
+        (b"\xff\xfe\x00", "cannot read"),
+        (b"?!", "no word"),
+    ],
 )
 def test_captioned_folder_refuses_missing_or_invalid_caption(tmp_path, bytes_, word):
     captions = [b"a picture"] * 12

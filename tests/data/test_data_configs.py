@@ -42,11 +42,15 @@ def test_data_config_builds_datamodule_without_unused_keys(file, tmp_path, monke
     keys = {key for key in cfg if not key.startswith("_")}
     assert keys <= known_keys(hydra.utils.get_class(cfg._target_))
     if file.stem == "image_embeddings":
-        with pytest.raises(InstantiationException, match="encoder.pt cannot be read"):  # of a run, not yet
+        with pytest.raises(
+            InstantiationException, match="encoder.pt cannot be read"
+        ):  # of a run, not yet
             hydra.utils.instantiate(cfg)
         return
     if "folder" in file.stem:
-        with pytest.raises(InstantiationException) as caught:  # Hydra wraps what a constructor raises
+        with pytest.raises(
+            InstantiationException
+        ) as caught:  # Hydra wraps what a constructor raises
             hydra.utils.instantiate(cfg)
         assert isinstance(caught.value.__cause__, DataError)
         save_images(tmp_path, 20)

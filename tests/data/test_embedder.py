@@ -76,14 +76,19 @@ def test_measures_contrastive_refuses_run_of_other_image_shape(run, monkeypatch)
     assert embedder(low) is None and embedder(same) is same.embedder
     assert embedder(data) is None and embedder(data, path).shape == data.shape
     refused(lambda: embedder(low, path), f"measures.contrastive={path}: of images (3, 16, 16)")
-    refused_by_a_run(lambda: embedder(data, path, None), "needs captioned data and measures.classifier")
+    refused_by_a_run(
+        lambda: embedder(data, path, None), "needs captioned data and measures.classifier"
+    )
 
 
 def test_embeddings_are_conditions_of_captioned_data(run):
     path, network, plain = run
     data = shapes(embeddings=path)
     check_contract(data)
-    assert data.conditions == plain.conditions | {"embedding": Vectors(D), "text_embedding": Vectors(D)}
+    assert data.conditions == plain.conditions | {
+        "embedding": Vectors(D),
+        "text_embedding": Vectors(D),
+    }
     for name, split in data.splits.items():
         text = plain.splits[name].condition[torch.arange(len(split))].parts["text"]
         x = split.batch(torch.arange(len(split))).x
@@ -92,7 +97,9 @@ def test_embeddings_are_conditions_of_captioned_data(run):
         for part, unit in zip(("embedding", "text_embedding"), expected, strict=True):
             torch.testing.assert_close(split.condition.parts[part].value, unit * math.sqrt(D))
     asked = data.encode_prompts(["three red squares"])
-    torch.testing.assert_close(asked.parts["text_embedding"].value, data.embedder.texts(asked.parts["text"]))
+    torch.testing.assert_close(
+        asked.parts["text_embedding"].value, data.embedder.texts(asked.parts["text"])
+    )
     assert "embedding" not in asked.parts, "no prompt says it: a prior draws it"
 
 
@@ -105,7 +112,9 @@ def test_low_resolution_data_use_embeddings_of_full_images(run):
         of_both = [found.splits[name].condition.parts["embedding"].value for found in (whole, low)]
         assert torch.equal(*of_both)
         every = torch.arange(len(split))
-        assert torch.equal(split.batch(every).x, whole.splits[name].batch(every).condition.parts["low"].value)
+        assert torch.equal(
+            split.batch(every).x, whole.splits[name].batch(every).condition.parts["low"].value
+        )
 
 
 def test_image_embeddings_are_data_of_the_same_items(run):
@@ -138,7 +147,9 @@ def test_fingerprint_of_embeddings_depends_on_encoder_weights(run):
     torch.save(left, path / "encoder.pt")
     other = ImageEmbeddings(unset(), path)
     other.setup()
-    assert fingerprint(other.base).data != fingerprint(data).data and fingerprint(other).data != found
+    assert (
+        fingerprint(other.base).data != fingerprint(data).data and fingerprint(other).data != found
+    )
 
 
 def test_embedder_refuses_corrupt_weights(run):
@@ -154,7 +165,10 @@ def test_embedder_refuses_malformed_encoder_file(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
-    nowhere = "data.embeddings=/nowhere: its encoder.pt cannot be read; needs the directory of a finished run"
+    nowhere = (
+        "data.embeddings=/nowhere: its encoder.pt cannot be read; needs the directory of a "
+        "finished run"
+    )
     refused(lambda: Embedder("/nowhere"), nowhere)
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "encoder.pt"
@@ -177,15 +191,21 @@ def test_embedder_refuses_malformed_encoder_file(run, tmp_path):
     refused(lambda: Embedder(other), UNREADABLE)
     digits = DigitsCaptioned(encoder=Words(), embeddings=path)
     refused(digits.setup, "of images (3, 16, 16) ", " the data's are (1, 8, 8)")
-    refused(lambda: ImageEmbeddings(Digits(), path), "data.base: a Digits; needs data with captions")
+    refused(
+        lambda: ImageEmbeddings(Digits(), path), "data.base: a Digits; needs data with captions"
+    )
 
 
-# the sphere ---------------------------------------------------------------------------------------------
+# the sphere
+# ---------------------------------------------------------------------------------------------
 
 
 def test_slerp_follows_great_circle():
     """Shoemake 1985: along the great circle from a to b, at a share of their angle."""
-    a, b = (normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(i)).double()) for i in (0, 1))
+    a, b = (
+        normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(i)).double())
+        for i in (0, 1)
+    )
     a, b = 3 * a, 3 * b
     share = torch.linspace(0, 1, 5).double()
     path = slerp(a.expand(5, -1), b.expand(5, -1), share)
@@ -207,4 +227,6 @@ def test_embedder_texts_without_mask_use_all_tokens(run):
     embedder = Embedder(run[0])
     tokens = torch.randn(2, run[2].encoder.length, run[2].encoder.width)
     there = torch.ones(tokens.shape[:2], dtype=torch.bool)
-    torch.testing.assert_close(embedder.texts(Part(tokens)), embedder.texts(Part(tokens, mask=there)))
+    torch.testing.assert_close(
+        embedder.texts(Part(tokens)), embedder.texts(Part(tokens, mask=there))
+    )

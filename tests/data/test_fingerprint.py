@@ -118,7 +118,10 @@ def test_fingerprint_of_generated_data_is_their_parameters():
     for same in ({"seed": 7}, {"batch_size": 5}, {"eval_batch_size": 5}):
         assert of(Ring(**ring | same)).record() == first.record()
     two = dict(weights=[0.5, 0.5], means=[[0.0], [1.0]], train_size=30, val_size=5, test_size=20)
-    assert of(Mixture(covariances=[0.1, 0.1], **two)).data != of(Mixture(covariances=[0.1, 0.2], **two)).data
+    assert (
+        of(Mixture(covariances=[0.1, 0.1], **two)).data
+        != of(Mixture(covariances=[0.1, 0.2], **two)).data
+    )
 
 
 def test_fingerprint_of_generated_data_ignores_rounding():

@@ -35,7 +35,9 @@ def test_folder_splits_by_hash_and_reads_uint8_values(plain):
     assert red["test"] == [i for i in order if at[i] < 0.1]
     assert red["test"] + red["val"] + red["train"] == order
     train = data.splits["train"]
-    assert train.values.shape == (len(red["train"]), 3, 8, 8) and train.values[:].dtype == torch.uint8
+    assert (
+        train.values.shape == (len(red["train"]), 3, 8, 8) and train.values[:].dtype == torch.uint8
+    )
     assert (train.values[:][:, 1] == 0).all() and (train.values[:][:, 2] == 100).all()
     assert train.labels is None and data.num_classes == 0
 
@@ -44,7 +46,9 @@ def test_num_workers_does_not_change_images(plain, monkeypatch, tmp_path):
     one = image_folder(plain)
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "other"))
     three = image_folder(plain, num_workers=3)
-    assert all(one.splits[name].values[:].equal(three.splits[name].values[:]) for name in one.splits)
+    assert all(
+        one.splits[name].values[:].equal(three.splits[name].values[:]) for name in one.splits
+    )
 
 
 def test_wide_image_is_center_cropped(tmp_path):
@@ -52,7 +56,9 @@ def test_wide_image_is_center_cropped(tmp_path):
     wide[:, 8:16] = 200  # the middle third
     for i in range(3):
         Image.fromarray(wide).save(tmp_path / f"{i}.png")
-    assert (image_folder(tmp_path, val_fraction=0, test_fraction=0).splits["train"].values[:] == 200).all()
+    assert (
+        image_folder(tmp_path, val_fraction=0, test_fraction=0).splits["train"].values[:] == 200
+    ).all()
 
 
 def test_folder_names_are_classes(tmp_path):
@@ -86,7 +92,8 @@ def test_corrupt_image_is_refused_by_name(plain, content):
     refused(lambda: image_folder(plain, num_workers=2), "data.root", str(file))
 
 
-# the cache -------------------------------------------------------------------------------------------
+# the cache
+# -------------------------------------------------------------------------------------------
 
 
 def test_cache_avoids_reading_images_again(plain, monkeypatch):
@@ -125,14 +132,17 @@ def test_unwritable_cache_names_triptych_cache(plain, monkeypatch, tmp_path):
         image_folder(plain)
 
 
-# kinds of images -------------------------------------------------------------------------------------
+# kinds of images
+# -------------------------------------------------------------------------------------
 
 
 def test_sixteen_bits_are_scaled(tmp_path):
     """A ramp over all of 0 .. 65535 becomes a ramp over all of 0 .. 255, rounded."""
     ramp = np.linspace(0, 65535, 64).round().astype(np.uint16)
     Image.fromarray(np.broadcast_to(ramp, (64, 64)).copy()).save(tmp_path / "ramp.png")
-    (tmp_path / "ramp.pgm").write_bytes(b"P5 64 64 65535\n" + np.tile(ramp, 64).astype(">u2").tobytes())
+    (tmp_path / "ramp.pgm").write_bytes(
+        b"P5 64 64 65535\n" + np.tile(ramp, 64).astype(">u2").tobytes()
+    )
     for name in ("ramp.png", "ramp.pgm"):
         found = folder.read_image(tmp_path / name, 64, 1)[0, 0]
         assert np.abs(found - ramp / 257).max() <= 0.5

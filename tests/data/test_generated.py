@@ -45,7 +45,9 @@ def test_mixture_log_prob_matches_torch_distributions():
 
 @pytest.mark.parametrize("d", [1, 5])
 def test_mixture_supports_any_dimension(d):
-    data = ready(Mixture([1.0], [[0.0] * d], [[[float(i == j) for i in range(d)] for j in range(d)]]))
+    data = ready(
+        Mixture([1.0], [[0.0] * d], [[[float(i == j) for i in range(d)] for j in range(d)]])
+    )
     assert data.splits["test"].values.shape == (5000, d) and data.shape == (d,)
 
 
@@ -68,19 +70,32 @@ def test_embedded_ring_is_ring_with_gaussian_noise_off_plane():
     assert torch.allclose(rest @ plane, torch.zeros(1).double(), atol=1e-6)
     spread = (rest.square().sum(1).mean() / (d - 2)).item()
     assert spread == pytest.approx(s**2, rel=0.01)
-    assert torch.allclose((x @ plane).T.cov(), torch.eye(2).double() * (1.5**2 / 2 + 0.15**2), atol=0.02)
+    assert torch.allclose(
+        (x @ plane).T.cov(), torch.eye(2).double() * (1.5**2 / 2 + 0.15**2), atol=0.02
+    )
     few = x[:50] + 0.1
-    normal = -0.5 * across(few).square().sum(1) / s**2 - 0.5 * (d - 2) * math.log(2 * math.pi * s**2)
-    assert torch.allclose(data.mixture.log_prob(few), ring.mixture.log_prob(few @ plane) + normal, atol=1e-6)
-    whole = plane @ (0.15**2 * torch.eye(2).double()) @ plane.T + s**2 * across(torch.eye(d).double())
+    normal = -0.5 * across(few).square().sum(1) / s**2 - 0.5 * (d - 2) * math.log(
+        2 * math.pi * s**2
+    )
+    assert torch.allclose(
+        data.mixture.log_prob(few), ring.mixture.log_prob(few @ plane) + normal, atol=1e-6
+    )
+    whole = plane @ (0.15**2 * torch.eye(2).double()) @ plane.T + s**2 * across(
+        torch.eye(d).double()
+    )
     dense = GaussianMixture([1 / 3] * 3, data.mixture.means, torch.stack([whole] * 3))
-    for found, same in ((data.mixture.log_joint, dense.log_joint), (data.mixture.score, dense.score)):
+    for found, same in (
+        (data.mixture.log_joint, dense.log_joint),
+        (data.mixture.score, dense.score),
+    ):
         assert torch.allclose(found(few, 0.8, 0.6), same(few, 0.8, 0.6), atol=1e-8)
     process, gamma = VariancePreserving(), torch.tensor(-1.0).double()
     alpha, sigma = process.alpha_sigma(gamma)
     guess = Oracle(data.mixture, process)(few, gamma).x0
     inside = Oracle(ring.mixture, process)(few @ plane, gamma).x0
-    outside = alpha * s**2 / (alpha**2 * s**2 + sigma**2) * across(few)  # a Gaussian's posterior mean
+    outside = (
+        alpha * s**2 / (alpha**2 * s**2 + sigma**2) * across(few)
+    )  # a Gaussian's posterior mean
     assert torch.allclose(guess, inside @ plane.T + outside, atol=1e-5)
 
 
@@ -105,7 +120,10 @@ BAD = [  # one that the mixture itself refuses, see its own tests, and what a co
     ("weights", [0.5, 0.3, 0.3]),
     ("weights", [0.5, "a", 0.5]),
     ("means", [[0.0, None]] * 3),
-    *(("covariances", [0.1, 0.1, bad][:n]) for n, bad in ((1, 0), (3, 0.0), (3, [1, 1, 1]), (3, [[[1.0]]]))),
+    *(
+        ("covariances", [0.1, 0.1, bad][:n])
+        for n, bad in ((1, 0), (3, 0.0), (3, [1, 1, 1]), (3, [[[1.0]]]))
+    ),
 ]
 
 
@@ -123,7 +141,9 @@ def test_generated_splits_depend_on_data_seed_only():
     one, two = ready(Ring(seed=0, **EQUAL)), ready(Ring(seed=1, **EQUAL | {"train_size": 77}))
     assert one.splits["test"].values.equal(two.splits["test"].values)
     assert two.splits["train"].values.shape == (77, 2)
-    assert not one.splits["test"].values.equal(ready(Ring(data_seed=1, **EQUAL)).splits["test"].values)
+    assert not one.splits["test"].values.equal(
+        ready(Ring(data_seed=1, **EQUAL)).splits["test"].values
+    )
     seen = [set(map(tuple, split.values.tolist())) for split in one.splits.values()]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
     assert len(one.splits["val"]) == 500 and len(ready(Ring(val_size=0)).splits["val"]) == 0

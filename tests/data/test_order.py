@@ -105,7 +105,9 @@ def test_eval_loader_allows_more_ranks_than_items(monkeypatch):
 def test_eval_dataloader_of_train_respects_limit():
     data = count(n=50, eval_batch_size=20)
     assert torch.cat([b.index for b in data.eval_dataloader("train")]).tolist() == list(range(50))
-    assert torch.cat([b.index for b in data.eval_dataloader("train", limit=30)]).tolist() == list(range(30))
+    assert torch.cat([b.index for b in data.eval_dataloader("train", limit=30)]).tolist() == list(
+        range(30)
+    )
     assert len(data.eval_dataloader("train", limit=1000)) == 3
 
 
@@ -153,7 +155,9 @@ def test_lightning_resumes_train_order_from_checkpoint(tmp_path):
     often = {"check_val_every_n_epoch": None, "val_check_interval": 2}
     first, run = fit(tmp_path, Count(10, val=3, batch_size=4, seed=7), max_steps=5, **often)
     run.save_checkpoint(tmp_path / "a.ckpt")
-    second, _ = fit(tmp_path, Count(10, batch_size=4, seed=7), ckpt=tmp_path / "a.ckpt", max_steps=9)
+    second, _ = fit(
+        tmp_path, Count(10, batch_size=4, seed=7), ckpt=tmp_path / "a.ckpt", max_steps=9
+    )
     data = Count(10, batch_size=4, seed=7)
     assert first.seen == expected(data, 0, 5)
     assert second.seen == expected(data, 5, 9)

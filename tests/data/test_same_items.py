@@ -16,7 +16,9 @@ class Points(DataModule):
     name, shape, num_classes = "points", (2,), 3
 
     def load(self):
-        return {name: Split(X.clone(), Condition(label=Y.clone())) for name in ("train", "val", "test")}
+        return {
+            name: Split(X.clone(), Condition(label=Y.clone())) for name in ("train", "val", "test")
+        }
 
 
 def begun() -> Points:

@@ -63,10 +63,14 @@ def test_shapes_caption_names_exactly_its_attributes():
 def test_shapes_images_labels_and_captions_agree(data):
     for name, split in data.splits.items():
         found = data.attributes(split.labels).tolist()
-        for picture, what, text in zip(split.values.numpy(), found, data.captions[name], strict=True):
+        for picture, what, text in zip(
+            split.values.numpy(), found, data.captions[name], strict=True
+        ):
             named = seen_in(picture)
             assert attributes_of(text).items() <= dict(zip(ATTRIBUTES, what, strict=True)).items()
-            assert [values.index(n) for values, n in zip(ATTRIBUTES.values(), named, strict=True)] == what
+            assert [
+                values.index(n) for values, n in zip(ATTRIBUTES.values(), named, strict=True)
+            ] == what
 
 
 def test_low_condition_is_2x2_mean_rounded_to_level(data):

@@ -44,7 +44,8 @@ def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
 
-# splits ------------------------------------------------------------------------------------------------
+# splits
+# ------------------------------------------------------------------------------------------------
 
 
 def test_train_val_test_folders_are_splits_with_class_subfolders(tmp_path):
@@ -58,7 +59,9 @@ def test_train_val_test_folders_are_splits_with_class_subfolders(tmp_path):
     assert len(items(alone)) == 5 and items(data.splits["test"]) == items(alone)
 
 
-@pytest.mark.parametrize("names", ["Train Val Test", "TRAIN VALID TEST", "training validation testing"])
+@pytest.mark.parametrize(
+    "names", ["Train Val Test", "TRAIN VALID TEST", "training validation testing"]
+)
 def test_split_folder_names_follow_hugging_face(tmp_path, names):
     """Split names are those of Hugging Face (datasets, data_files.py), in any case."""
     tree(tmp_path, **dict(zip(names.split(), ({"": 6}, {"": 3}, {"": 2}), strict=True)))
@@ -96,7 +99,8 @@ def test_ambiguous_folders_are_refused(tmp_path, files, words):
     refused(lambda: image_folder(tmp_path, val_fraction=0), "data.root", *words)
 
 
-# what is left out --------------------------------------------------------------------------------------
+# what is left out
+# --------------------------------------------------------------------------------------
 
 
 def test_hidden_and_foreign_folders_are_no_classes(tmp_path):
@@ -127,7 +131,8 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
     refused(lambda: image_folder(tmp_path), "data.root", "dog", "Permission denied")
 
 
-# what is said of it ------------------------------------------------------------------------------------
+# what is said of it
+# ------------------------------------------------------------------------------------
 
 
 def test_data_description_lists_classes_shape_and_sizes(tmp_path):
@@ -153,7 +158,12 @@ def test_identical_images_in_train_and_test_are_counted(tmp_path):
 
 
 def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
-    tree(root / "pets", train={"cat": 9, "dog": 9}, val={"cat": 2, "dog": 2}, test={"cat": 3, "dog": 3})
+    tree(
+        root / "pets",
+        train={"cat": 9, "dog": 9},
+        val={"cat": 2, "dog": 2},
+        test={"cat": 3, "dog": 3},
+    )
     os.link(root / "pets/train/cat/0.png", root / "pets/test/cat/copy.png")
     line = "folder, 2 classes (cat, dog), 8x8x3, 18 train / 4 val / 7 test"
     run = prepared("data=folder", f"data.root={root / 'pets'}", "data.size=8", "data.batch_size=4")
@@ -163,7 +173,11 @@ def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
     leak = "data: 1 of the 7 test items are identical to items in train (leakage)"
     assert leak in said.err and leak in (run / "train.log").read_text()
     data = summary["data"]
-    assert data["description"] == line and data["classes"] == ["cat", "dog"] and data["shared"] == {"test": 1}
+    assert (
+        data["description"] == line
+        and data["classes"] == ["cat", "dog"]
+        and data["shared"] == {"test": 1}
+    )
     shown = dict(_provenance(read_run(run.path), run.provenance))
     assert shown["data"] == f"{line}; 1 test items are also in train"
 
@@ -175,13 +189,16 @@ class Few(Generated):
         return torch.randn(n, 2, generator=generator), None
 
 
-# before torch ------------------------------------------------------------------------------------------
+# before torch
+# ------------------------------------------------------------------------------------------
 
 FOLDER = {"_target_": "triptych.data.folder.ImageFolder"}
 
 
 def check(**keys):
-    check_data_files(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
+    check_data_files(
+        FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()}
+    )
 
 
 def test_bad_roots_are_refused_before_torch(tmp_path):
@@ -228,7 +245,8 @@ def test_cifar_files_that_are_missing(tmp_path):
     check(_target_="lab.data.Points", root=None)  # somebody's own: its class knows
 
 
-# workers -------------------------------------------------------------------------------------------------
+# workers
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [0, 5])
@@ -247,6 +265,8 @@ def test_num_workers_does_not_change_training_batches(first):
 
 def test_shapes_with_too_few_distinct_pictures_are_refused(monkeypatch):
     """Otherwise drawing would never end if the test set had every possible picture."""
-    monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
+    monkeypatch.setattr(
+        shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8)
+    )
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

@@ -11,7 +11,13 @@ CAPTIONS = ["three red squares", "a blue circle", "one circle, in red."]
 
 
 def test_words_splits_text_into_lowercase_words():
-    assert words("Three RED squares, 'ankle-boot' it's.") == ["three", "red", "squares", "ankle-boot", "it's"]
+    assert words("Three RED squares, 'ankle-boot' it's.") == [
+        "three",
+        "red",
+        "squares",
+        "ankle-boot",
+        "it's",
+    ]
 
 
 @pytest.fixture
@@ -38,7 +44,9 @@ def test_a_linear_layer_of_one_hot_tokens_is_an_embedding(one_hot):
 
 
 def test_words_encoder_refuses_unknown_empty_or_long_prompt(one_hot):
-    refused(lambda: one_hot.encode(["red", "three red squars"]), "prompt='three red squars'", "squares")
+    refused(
+        lambda: one_hot.encode(["red", "three red squars"]), "prompt='three red squars'", "squares"
+    )
     refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "one word or more")
     refused(lambda: one_hot.encode(["red " * 5]), "5 tokens", "at most 4", "data.encoder.length")
 
@@ -49,11 +57,27 @@ def folder(tmp_path_factory):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     path = tmp_path_factory.mktemp("bert")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "circle", "square", "##s"]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "red",
+        "blue",
+        "circle",
+        "square",
+        "##s",
+    ]
     (path / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(vocab=str(path / "vocab.txt")).save_pretrained(path)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=12, **sizes)
     BertModel(config).save_pretrained(path)
     return path
@@ -66,7 +90,10 @@ def test_pretrained_encoder_returns_last_hidden_state(folder):
     encoder = Pretrained(folder, length=7)
     tokens, mask = encoder.encode(texts)
     assert tokens.shape == (3, 7, 8) and mask.sum(1).tolist() == [5, 4, 3]
-    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModel.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     for text, found, there in zip(texts, tokens, mask, strict=True):
         alone = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         assert torch.allclose(found[there], alone, atol=1e-5) and not found[~there].any()

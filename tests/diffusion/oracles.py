@@ -44,7 +44,11 @@ def ring(k=8, radius=1.5, std=0.15):
     """Return (weights, means, covariances) of k Gaussians on a circle."""
     angle = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
     means = radius * torch.stack([angle.cos(), angle.sin()], 1)
-    return torch.full((k,), 1 / k, dtype=torch.float64), means, std**2 * torch.eye(2).double().repeat(k, 1, 1)
+    return (
+        torch.full((k,), 1 / k, dtype=torch.float64),
+        means,
+        std**2 * torch.eye(2).double().repeat(k, 1, 1),
+    )
 
 
 def ring_mixture() -> GaussianMixture:
@@ -53,7 +57,11 @@ def ring_mixture() -> GaussianMixture:
 
 def lopsided():
     """Return three different, correlated components in the plane."""
-    covariances = [[[0.30, 0.12], [0.12, 0.10]], [[0.05, -0.03], [-0.03, 0.20]], [[0.40, 0.0], [0.0, 0.02]]]
+    covariances = [
+        [[0.30, 0.12], [0.12, 0.10]],
+        [[0.05, -0.03], [-0.03, 0.20]],
+        [[0.40, 0.0], [0.0, 0.02]],
+    ]
     means = [[1.0, -0.5], [-0.8, 0.9], [0.2, 0.1]]
     return [torch.tensor(a, dtype=torch.float64) for a in ([0.2, 0.5, 0.3], means, covariances)]
 
@@ -170,7 +178,9 @@ def given(name="v"):
     """Return three components with x in the plane and v in R^3."""
     generator = torch.Generator().manual_seed(5)
     maps = 0.4 * torch.randn(3, 2, 3, generator=generator, dtype=torch.float64)
-    centres = torch.tensor([[1.0, 0.0, -0.5], [-1.0, 0.5, 0.0], [0.0, -1.0, 1.0]], dtype=torch.float64)
+    centres = torch.tensor(
+        [[1.0, 0.0, -0.5], [-1.0, 0.5, 0.0], [0.0, -1.0, 1.0]], dtype=torch.float64
+    )
     offsets = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
     return Given(torch.tensor([0.5, 0.3, 0.2]).double(), centres, maps, offsets, 0.4, 0.2, name)
 
@@ -225,7 +235,9 @@ def legendre(n: int) -> tuple[Tensor, Tensor]:
 def trapezoid_times(schedule: Schedule, n: int) -> tuple[Tensor, Tensor]:
     """Return times (n,) at equal steps of gamma and the trapezoid rule's weights in t. The rule's
     error is of order 1 / n^2."""
-    t = schedule.t_of(torch.linspace(schedule.gamma_min, schedule.gamma_max, n, dtype=torch.float64))
+    t = schedule.t_of(
+        torch.linspace(schedule.gamma_min, schedule.gamma_max, n, dtype=torch.float64)
+    )
     gap = t.diff()
     zero = gap.new_zeros(1)
     return t, (torch.cat([gap, zero]) + torch.cat([zero, gap])) / 2

@@ -43,7 +43,10 @@ def test_betas_match_diffusers_alphas_cumprod(kind):
 
 def test_betas_interpolate_gamma_linearly_between_timesteps():
     schedule = Betas(trained_betas=TRAINED, num_train_timesteps=5)
-    t, k = torch.tensor([0.05, 0.3, 0.6, 0.99, 1.0]).double(), torch.tensor([0, 1, 2, 3, 3]).double()
+    t, k = (
+        torch.tensor([0.05, 0.3, 0.6, 0.99, 1.0]).double(),
+        torch.tensor([0, 1, 2, 3, 3]).double(),
+    )
     low, high = schedule.gamma(k / 4), schedule.gamma((k + 1) / 4)
     torch.testing.assert_close(schedule.dgamma(t), (high - low) * 4)
     torch.testing.assert_close(schedule.gamma(t), low + (high - low) * (4 * t - k))

@@ -99,7 +99,9 @@ def test_bound_passes_condition_to_denoiser():
     bound = Bound(Linear(-6.0, 5.0), GaussianDensity())
     denoiser = oracle(parts)
     told = bound(denoiser, x.double(), draw, label).diffusion
-    torch.testing.assert_close(told, bound.diffusion(denoiser, x.double(), draw.t, draw.eps, label).nats)
+    torch.testing.assert_close(
+        told, bound.diffusion(denoiser, x.double(), draw.t, draw.eps, label).nats
+    )
     # Knowing the label is worth log 8 = 2.08 nats.
     assert told.mean() < bound(denoiser, x.double(), draw).diffusion.mean() - 1
 

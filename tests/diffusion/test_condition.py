@@ -24,7 +24,9 @@ def test_condition_indexing_selects_items_of_every_part():
     assert len(both()) == 4 and len(found) == 2
     assert found.label.tolist() == [2, 3]
     assert found.parts["text"].value.equal(TEXT.value[[2, 0]])
-    assert found.parts["text"].present.tolist() == [False, True] and found.parts["text"].mask.shape == (2, 3)
+    assert found.parts["text"].present.tolist() == [False, True] and found.parts[
+        "text"
+    ].mask.shape == (2, 3)
     assert both()[torch.tensor([True, False, False, True])].label.tolist() == [3, 0]
 
 
@@ -42,7 +44,9 @@ def test_condition_without_together_only_and_to():
     assert both().without("label", "text") is None and Condition.of(label=None) is None
     together = both().without("label").together(Condition(label=LABEL.flip(0)))
     assert together.label.equal(LABEL.flip(0)) and both().together(None).label.equal(LABEL)
-    assert both().together(Condition(label=LABEL.flip(0))).label.equal(LABEL.flip(0)), "the other's part wins"
+    assert both().together(Condition(label=LABEL.flip(0))).label.equal(LABEL.flip(0)), (
+        "the other's part wins"
+    )
     assert set(both().only("text", "image").parts) == {"text"} and both().only("image") is None
     moved = both().to("cpu", non_blocking=True)
     assert moved.label.equal(LABEL) and moved.part("image") is None
@@ -51,7 +55,9 @@ def test_condition_without_together_only_and_to():
 def test_condition_drop_combines_with_absent_parts():
     dropped = both().drop({"text": torch.tensor([True, False, False, False])})
     assert dropped.parts["text"].present.tolist() == [False, True, False, True]
-    assert dropped.parts["label"].present is None and both().parts["text"].present.equal(TEXT.present)
+    assert dropped.parts["label"].present is None and both().parts["text"].present.equal(
+        TEXT.present
+    )
 
 
 def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
@@ -60,9 +66,14 @@ def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
     gone = {k: ~p.present for k, p in dropout(condition, 0.2, seed=1, step=3).parts.items()}
     assert gone["label"].equal(gone["vector"])
     assert abs(gone["label"].double().mean().item() - 0.2) < 3 * (0.16 / n) ** 0.5
-    apart = {k: ~p.present for k, p in dropout(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()}
+    apart = {
+        k: ~p.present
+        for k, p in dropout(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()
+    }
     for name, share in (("label", 0.2), ("vector", 0.5)):
-        assert abs(apart[name].double().mean().item() - share) < 3 * (share * (1 - share) / n) ** 0.5
+        assert (
+            abs(apart[name].double().mean().item() - share) < 3 * (share * (1 - share) / n) ** 0.5
+        )
     joint = (apart["label"] & apart["vector"]).double().mean().item()
     assert abs(joint - 0.1) < 3 * (0.09 / n) ** 0.5, "independently"
     assert dropout(condition, {"vector": 0.5}, 1, 3).parts["label"].present is None
@@ -76,7 +87,9 @@ def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
 
 def test_condition_refuses_empty_or_unequal_parts():
     refused(lambda: Condition(), "one part or more")
-    refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label, vector of [3, 4] items")
+    refused(
+        lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label, vector of [3, 4] items"
+    )
     refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text of [2, 4] items")
     refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "needs a label")
     with pytest.raises(IndexError):

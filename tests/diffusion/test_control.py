@@ -37,7 +37,9 @@ def controlled(control, denoiser, x, seed, repeats):
 
 def stated(error):
     """Return the standard error of the mean over items, as a report states it."""
-    return math.hypot(error.variance.sum().sqrt().item(), error.quadrature.sum().item()) / len(error.variance)
+    return math.hypot(error.variance.sum().sqrt().item(), error.quadrature.sum().item()) / len(
+        error.variance
+    )
 
 
 def gaussian():
@@ -121,7 +123,10 @@ def test_standard_error_includes_quadrature_error_of_times():
             variance = alpha**2 * values + sigma**2
             return Prediction("x0", alpha * values * z / variance, z, alpha, sigma)
 
-    bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), BaselineErrors(training, VP, LOW, HIGH)
+    bound, reference = (
+        Bound(Linear(LOW, HIGH), GaussianDensity()),
+        BaselineErrors(training, VP, LOW, HIGH),
+    )
     control = Control(bound, Linearly(), reference, training, 0)
     edges = torch.linspace(LOW, HIGH, 20001).double()
     truth = diffusion_term(x.double().square(), values.double(), edges).mean().item()
@@ -144,7 +149,9 @@ def test_control_variate_is_unbiased_for_wrong_network():
     means = torch.stack([controlled(control, denoiser, x, seed, 4)[1].mean() for seed in range(40)])
     index = torch.arange(len(x))
     draws = [evaluation_draw((D,), index, 10**6, r, 600) for r in range(600)]
-    brute = torch.stack([bound.diffusion(denoiser, x, d.t, d.eps).nats.double().mean() for d in draws])
+    brute = torch.stack(
+        [bound.diffusion(denoiser, x, d.t, d.eps).nats.double().mean() for d in draws]
+    )
     error = math.hypot(means.std().item() / math.sqrt(40), brute.std().item() / math.sqrt(600))
     assert abs(means.mean() - brute.mean()) < 3.5 * error
 
@@ -198,7 +205,10 @@ def test_level_reference_reduces_variance_more_than_gaussian():
 def test_control_times_are_uniform_for_constant_training_items(n, levels):
     """A reference has no error on a single item or on equal ones, so no time needs more draws than
     another."""
-    items, bound = torch.tensor([[0.5, -0.5]]).expand(n, 2), Bound(Linear(LOW, HIGH), GaussianDensity())
+    items, bound = (
+        torch.tensor([[0.5, -0.5]]).expand(n, 2),
+        Bound(Linear(LOW, HIGH), GaussianDensity()),
+    )
     reference = BaselineErrors(items, VP, LOW, HIGH, levels)
     control = Control(bound, network(Wrong(), "v"), reference, items, 0)
     u = torch.rand(50, generator=generator()).double()
@@ -210,7 +220,10 @@ def test_control_times_are_uniform_for_constant_training_items(n, levels):
 
 def test_control_times_do_not_depend_on_denoiser():
     items, _ = gaussian()
-    bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), BaselineErrors(items, VP, LOW, HIGH)
+    bound, reference = (
+        Bound(Linear(LOW, HIGH), GaussianDensity()),
+        BaselineErrors(items, VP, LOW, HIGH),
+    )
     one, other = (
         Control(bound, denoiser, reference, items, 3)
         for denoiser in (oracle(correlated(D)), network(Says(oracle(correlated(D)), "v"), "v"))

@@ -89,7 +89,9 @@ def test_level_output_combines_network_prior_with_own_likelihood():
 
     def likelihoods(z):
         """Return the likelihood of each level for each dimension of z, (B, K), up to a factor."""
-        return torch.exp(-((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2)).unbind(2)
+        return torch.exp(
+            -((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2)
+        ).unbind(2)
 
     class Others(nn.Module):
         def forward(self, z, gamma, condition):

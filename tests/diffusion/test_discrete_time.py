@@ -54,7 +54,9 @@ def epsilon_mse(gamma: float, points: int = 160) -> float:
     pull = torch.cartesian_prod(axis, axis).unsqueeze(1) - means
     log_parts = -0.5 * pull.square().sum(2) / spread - math.log(8 * 2 * math.pi * spread)
     score = (log_parts.softmax(1).unsqueeze(2) * pull).sum(1) / spread
-    mean_square = (log_parts.logsumexp(1).exp() * score.square().sum(1)).sum() * (axis[1] - axis[0]) ** 2
+    mean_square = (log_parts.logsumexp(1).exp() * score.square().sum(1)).sum() * (
+        axis[1] - axis[0]
+    ) ** 2
     return 1 - variance * mean_square.item() / 2
 
 
@@ -76,7 +78,8 @@ def exact():
         alpha, sigma = VP.alpha_sigma(high.unsqueeze(1))
         guess = Prediction("epsilon", 0 * squares, 0 * squares, alpha, sigma)
         return [
-            (step_kl(squares, high, low, v.log_ratio(VP, high, low, guess)).sum().item() - ideal) / BITS
+            (step_kl(squares, high, low, v.log_ratio(VP, high, low, guess)).sum().item() - ideal)
+            / BITS
             for v in (BetaTilde(), Beta(), Optimal(high, error))
         ]
 
@@ -100,8 +103,12 @@ def test_discrete_time_bound_matches_exact_gap_for_each_variance(exact, schedule
 
 def test_step_kl_matches_torch_kl_divergence():
     x, guess_x, eps = normal(3, 5, 3)
-    gamma_t, gamma_s = torch.tensor([[2.0, 0.0, -3.0, 5.0, 1.0], [1.0, -4.0, -3.5, 0.0, -9.0]]).double()
-    (alpha, sigma), (a_s, s_s) = ([a[:, None] for a in VP.alpha_sigma(g)] for g in (gamma_t, gamma_s))
+    gamma_t, gamma_s = torch.tensor(
+        [[2.0, 0.0, -3.0, 5.0, 1.0], [1.0, -4.0, -3.5, 0.0, -9.0]]
+    ).double()
+    (alpha, sigma), (a_s, s_s) = (
+        [a[:, None] for a in VP.alpha_sigma(g)] for g in (gamma_t, gamma_s)
+    )
     z = alpha * x + sigma * eps
     guess = Prediction("x0", guess_x, z, alpha, sigma)
     guess.fraction = torch.rand(5, 3, generator=generator(), dtype=torch.float64)
@@ -141,10 +148,13 @@ def test_hybrid_objective_separates_mean_and_variance_gradients():
         return torch.autograd.grad(term.nats.mean(), [network.eps, network.v], allow_unused=True)
 
     plain, both = (
-        make("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps) for make in (Objective, hybrid)
+        make("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps)
+        for make in (Objective, hybrid)
     )
     bound = Bound(schedule, None, steps, "learned").diffusion(denoiser, x, t, eps)
-    (of_mean, of_variance), (of_plain, _), (_, of_bound) = (slopes(term) for term in (both, plain, bound))
+    (of_mean, of_variance), (of_plain, _), (_, of_bound) = (
+        slopes(term) for term in (both, plain, bound)
+    )
     assert torch.equal(of_mean, of_plain) and of_variance != 0
     assert torch.allclose(of_variance, of_bound)
 
@@ -197,7 +207,9 @@ of_curves = pytest.mark.parametrize("schedule", CURVES, ids=lambda s: type(s).__
 def test_discrete_time_bound_decreases_to_continuous_bound(schedule):
     """L_T > L_2T and L_T -> L_inf (VDM, app. F and eq. 17), in double, up to the largest accepted
     number of steps."""
-    limit = Bound(schedule, None).diffusion(Plain(), EXACT[0], EXACT[1].double(), EXACT[2]).nats.mean()
+    limit = (
+        Bound(schedule, None).diffusion(Plain(), EXACT[0], EXACT[1].double(), EXACT[2]).nats.mean()
+    )
     gaps = []
     for steps in MANY:
         nats = Bound(schedule, None, steps).diffusion(Plain(), *EXACT).nats
@@ -218,13 +230,17 @@ def test_discrete_time_bound_at_many_steps_is_accurate_in_float32(schedule, vari
         bound.calibrate(Plain(), x[:64])
         nats = bound.diffusion(Plain(), x, t, eps).nats
         assert nats.dtype == torch.float32
-        assert nats.double().mean().item() == pytest.approx(limit, rel=2e-3 if steps < 10**7 else 2e-4)
+        assert nats.double().mean().item() == pytest.approx(
+            limit, rel=2e-3 if steps < 10**7 else 2e-4
+        )
 
 
 def test_optimal_variance_is_measured_at_up_to_32_levels():
     for n, nodes in ((5, 5), (100, 32)):
         levels, variance = torch.linspace(-5.0, 4.0, n).double(), Optimal()
-        variance.measure(Oracle(ring_mixture(), VariancePreserving()), levels, torch.zeros(2, 2).double())
+        variance.measure(
+            Oracle(ring_mixture(), VariancePreserving()), levels, torch.zeros(2, 2).double()
+        )
         torch.testing.assert_close(variance.gamma, torch.linspace(-5.0, 4.0, nodes).double())
 
 
@@ -262,7 +278,8 @@ def iddpm(x, eps, z, eps_hat, v, alphas_bar, t):
     beta = 1 - bar / before
     tilde = beta * (1 - before) / (1 - bar)
     posterior = lambda start: (  # noqa: E731
-        np.sqrt(before) * beta / (1 - bar) * start + np.sqrt(1 - beta) * (1 - before) / (1 - bar) * z
+        np.sqrt(before) * beta / (1 - bar) * start
+        + np.sqrt(1 - beta) * (1 - before) / (1 - bar) * z
     )
     guess = (z - np.sqrt(1 - bar) * eps_hat) / np.sqrt(bar)
     fraction = (v + 1) / 2
@@ -320,11 +337,16 @@ def test_vlb_loss_equals_bound_and_trains_mean_and_variance(variance):
     if variance == "learned":
         squared = (network.eps.detach() - eps).square().sum(1)
         of_ratio = 0.5 * steps * (6 - torch.exp(-log_ratio) * (6 + rise * squared))
-        torch.testing.assert_close(slopes[1], (of_ratio * full).sum().to(slopes[1]), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            slopes[1], (of_ratio * full).sum().to(slopes[1]), rtol=1e-5, atol=0
+        )
 
 
 def test_vlb_weight_defaults_by_loss_or_is_required():
     assert hybrid("x0", Elbo(), 5).vlb_weight == hybrid("x0", Sigmoid(), 5).vlb_weight == 1
     assert hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
     for loss in (MinSNR(), NCSN()):
-        refused(lambda loss=loss: hybrid("x0", loss, 5), "vlb_weight=null: must be a positive number with")
+        refused(
+            lambda loss=loss: hybrid("x0", loss, 5),
+            "vlb_weight=null: must be a positive number with",
+        )

@@ -23,7 +23,9 @@ def gaps(t):
 
 
 def evenly_spread(t):
-    torch.testing.assert_close(gaps(t), torch.full((len(t),), 1 / len(t)).double(), rtol=0, atol=2e-7)
+    torch.testing.assert_close(
+        gaps(t), torch.full((len(t),), 1 / len(t)).double(), rtol=0, atol=2e-7
+    )
 
 
 def test_mix_has_no_collisions_and_depends_on_order():
@@ -51,7 +53,9 @@ def test_stratified_times_cover_each_stratum_once(batch):
 
 
 def test_stratified_times_are_shuffled_and_uniform():
-    t = torch.stack([stratified_times(64, torch.Generator().manual_seed(seed)) for seed in range(400)])
+    t = torch.stack(
+        [stratified_times(64, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    )
     # At every position of the batch t is uniform: mean 1/2, variance 1/12.
     assert (t.mean(0) - 0.5).abs().max() < 5 / math.sqrt(12 * 400)
     assert (t.var(0) - 1 / 12).abs().max() < 0.02
@@ -145,7 +149,9 @@ def test_evaluation_draws_differ_by_seed_repeat_item_and_use():
 def test_evaluation_times_of_repeats_are_evenly_spread(repeats):
     for item in (0, 1, 296, 59_999):
         index = torch.tensor([item])
-        evenly_spread(torch.cat([evaluation_draw((1,), index, 11, r, repeats).t for r in range(repeats)]))
+        evenly_spread(
+            torch.cat([evaluation_draw((1,), index, 11, r, repeats).t for r in range(repeats)])
+        )
 
 
 def test_evaluation_times_of_items_are_evenly_spread():

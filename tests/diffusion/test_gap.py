@@ -38,7 +38,9 @@ def both(schedule, process, size: float, n: int = 20_000, weight: float = 1.0):
     x, _ = mixture.sample(n, random)
     draw = Draw(torch.rand(n, generator=random), *torch.randn(2, n, 2, generator=random))
     bound = Bound(schedule, GaussianDensity())(denoiser, x, draw).total.double()
-    return bound + mixture.log_prob(x.double()), excess_gap(denoiser, schedule, mixture, x, draw, weight)
+    return bound + mixture.log_prob(x.double()), excess_gap(
+        denoiser, schedule, mixture, x, draw, weight
+    )
 
 
 @pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()])
@@ -53,7 +55,9 @@ def test_excess_estimates_gap_with_less_variance(low, high, process):
 
 def test_excess_weights_scale_diffusion_term_only():
     _, plain = both(Linear(-3, 1), VariancePreserving(), 0.5, n=50)
-    ends, double = (both(Linear(-3, 1), VariancePreserving(), 0.5, 50, weight)[1] for weight in (0.0, 2.0))
+    ends, double = (
+        both(Linear(-3, 1), VariancePreserving(), 0.5, 50, weight)[1] for weight in (0.0, 2.0)
+    )
     torch.testing.assert_close(double - plain, plain - ends)
     assert (plain > ends).all()
 

@@ -127,7 +127,9 @@ def drawn(sampler, process, variance, n, seed=0):
         denoiser = Fraction(process, gammas.numpy())
     sampler = sampler.with_reverse_variance(VARIANCES[variance]())
     if variance == "optimal":
-        x = torch.from_numpy(MEAN + np.sqrt(VARIANCE) * np.random.default_rng(5).normal(size=(20_000, 2)))
+        x = torch.from_numpy(
+            MEAN + np.sqrt(VARIANCE) * np.random.default_rng(5).normal(size=(20_000, 2))
+        )
         sampler = sampler.calibrated(denoiser, WIDE, x)
     return sampler(denoiser, WIDE, (n, 2), generator=generator(seed), dtype=torch.float64).numpy()
 
@@ -195,7 +197,9 @@ def test_corrector_matches_song_2021_for_typical_score_norm(process):
     gamma_t, gamma_s = torch.tensor([1.0, 0.5]).double()
     (a_t, s_t), (a_s, s_s) = (scales(process, g.item()) for g in (gamma_t, gamma_s))
     z = a_t * point + s_t * normal(2, d, seed=9)
-    ours = PredictorCorrector(1, snr=snr).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator(1)))
+    ours = PredictorCorrector(1, snr=snr).step(
+        z, Step(denoiser, gamma_t, gamma_s, generator=generator(1))
+    )
     same = generator(1)
     there = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=same)).numpy()
     noise = torch.randn(2, d, generator=same, dtype=torch.float64).numpy()
@@ -230,13 +234,19 @@ def test_annealed_langevin_is_algorithm_1_of_song_and_ermon():
     rate, inner = 0.2, 3  # eps / sigma_L^2 = 2e-5 / .01^2
     gammas = torch.tensor([3.0, 1.0, -2.0]).double()
     z = normal(50, 2, seed=3)
-    *_, ours = AnnealedLangevin(2, inner=inner, rate=rate).path(truth, gammas, z, None, generator(4))
+    *_, ours = AnnealedLangevin(2, inner=inner, rate=rate).path(
+        truth, gammas, z, None, generator(4)
+    )
     noise, x = generator(4), z
     for sigma in gammas[1:].div(2).exp():
         size = rate * sigma**2
         for _ in range(inner):
             score = -(x - torch.from_numpy(MEAN)) / (torch.from_numpy(VARIANCE) + sigma**2)
-            x = x + size / 2 * score + size.sqrt() * torch.randn(50, 2, generator=noise, dtype=torch.float64)
+            x = (
+                x
+                + size / 2 * score
+                + size.sqrt() * torch.randn(50, 2, generator=noise, dtype=torch.float64)
+            )
     torch.testing.assert_close(ours, x)
 
 
@@ -262,7 +272,9 @@ def test_sampler_variance_overrides_bound_variance():
     first = Ancestral(3)
     first.with_reverse_variance(Beta())
     assert isinstance(first.reverse, BetaTilde)  # what was asked is left as it was
-    noisy = DDIM(7, eta=1.0)  # whose noise is eta times beta tilde's root (Song et al. 2021, eq. 16)
+    noisy = DDIM(
+        7, eta=1.0
+    )  # whose noise is eta times beta tilde's root (Song et al. 2021, eq. 16)
     assert noisy.with_reverse_variance(Beta()) is noisy
     words = "sampler.variance='betta'", "beta_tilde, beta, optimal, learned"
     refused(lambda: Ancestral(3, variance="betta"), *words)

@@ -13,7 +13,18 @@ from triptych.diffusion.sampler import Ancestral, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, generator, given, lopsided, network, noise_floor, normal, oracle, refused, ring
+from .oracles import (
+    Wrong,
+    generator,
+    given,
+    lopsided,
+    network,
+    noise_floor,
+    normal,
+    oracle,
+    refused,
+    ring,
+)
 from .test_processes import PROCESSES
 
 processes = pytest.mark.parametrize("process", PROCESSES)
@@ -57,7 +68,9 @@ def test_classifier_free_is_the_same_in_every_space(space):
     for view in SPACES:
         u, c = without.view(view), with_class.view(view)
         torch.testing.assert_close(guess.view(view), u + scale * (c - u))
-        torch.testing.assert_close(extrapolate(without, with_class, scale).view(view), u + scale * (c - u))
+        torch.testing.assert_close(
+            extrapolate(without, with_class, scale).view(view), u + scale * (c - u)
+        )
 
 
 def test_guidance_interval_limits_scale_to_its_levels():
@@ -66,7 +79,9 @@ def test_guidance_interval_limits_scale_to_its_levels():
     guess = guided(z, GAMMA, LABELS).x0
     torch.testing.assert_close(guess[1], always(z, GAMMA, LABELS).x0[1])
     torch.testing.assert_close(guess[[0, 2]], model(z, GAMMA, LABELS).x0[[0, 2]])
-    assert equal(guided(z, torch.tensor(3.0).double(), LABELS), model(z, torch.tensor(3.0).double(), LABELS))
+    assert equal(
+        guided(z, torch.tensor(3.0).double(), LABELS), model(z, torch.tensor(3.0).double(), LABELS)
+    )
     # (low, high], as for sigma in Kynkaanniemi et al. 2024.
     for gamma, inside in ((-1.0, False), (1.0, True)):
         level = torch.tensor(gamma, dtype=torch.float64)
@@ -151,7 +166,9 @@ def test_guidance_refuses_unsuitable_denoisers_and_labels():
     refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "model.conditional=true")
     refused(lambda: ClassifierFree(StaticThreshold(blind), 2.0), "model.conditional=true")
     model = network(Labelled(), "v")
-    refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
+    refused(
+        lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]"
+    )
     exploding = network(Wrong(), "v", VarianceExploding())
     refused(lambda: Auto(model, exploding), "guidance.weak", "VarianceExploding")
 

@@ -46,7 +46,9 @@ def chain(d: int, levels: int) -> tuple[Hierarchy, GaussianMixture]:
 
     def up(level):
         gain = a[level] * variance[level + 1] / variance[level]
-        return lambda z: Normal(gain * z, (b[level].square() * variance[level + 1] / variance[level]).sqrt())
+        return lambda z: Normal(
+            gain * z, (b[level].square() * variance[level + 1] / variance[level]).sqrt()
+        )
 
     def down(level):
         return lambda z: Normal(a[level] * z, b[level])
@@ -75,7 +77,9 @@ def test_hierarchy_with_exact_posterior_gives_exact_log_weight(d, levels):
 
 def test_importance_weighted_gap_shrinks_with_more_samples():
     hierarchy, mixture = chain(4, 2)
-    hierarchy.encoders = [lambda z, q=q: Normal(0.7 * q(z).mean, 1.3 * q(z).std) for q in hierarchy.encoders]
+    hierarchy.encoders = [
+        lambda z, q=q: Normal(0.7 * q(z).mean, 1.3 * q(z).std) for q in hierarchy.encoders
+    ]
     x = mixture.sample(500, generator(1))[0].double()
     exact = -mixture.log_prob(x).mean().item()
     noise = plain_noise(generator(2))
@@ -135,7 +139,10 @@ def test_consistency_terms_have_higher_variance_than_matching_terms():
     ratios = []
     for steps in (4, 16, 64):
         _, _, _, found = forms(steps)
-        both = ((found.consistency, found.consistency_prior), (found.matching, found.matching_prior))
+        both = (
+            (found.consistency, found.consistency_prior),
+            (found.matching, found.matching_prior),
+        )
         paths = [terms.sum(0) + prior for terms, prior in both]
         assert paths[0].mean().item() == pytest.approx(paths[1].mean().item(), rel=0.02)
         # T times one term that is chosen at random

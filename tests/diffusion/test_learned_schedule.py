@@ -54,7 +54,9 @@ def test_learned_schedule_slope_inverse_and_endpoints(schedule, shape):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_learned_schedule_compiles_as_full_graph(schedule):
     t = torch.rand(7)
-    both = torch.compile(lambda t: (schedule.gamma(t), schedule.dgamma(t)), fullgraph=True, backend="eager")
+    both = torch.compile(
+        lambda t: (schedule.gamma(t), schedule.dgamma(t)), fullgraph=True, backend="eager"
+    )
     with torch.inference_mode():
         gamma, slope = both(t)
     assert torch.allclose(gamma, schedule.gamma(t)) and torch.allclose(slope, schedule.dgamma(t))
@@ -116,7 +118,9 @@ def test_variance_descent_gradient_is_independent_of_world_size(monkeypatch, wor
     monkeypatch.setattr(learned_schedule, "whole_batch", whole_batch)
     together = torch.stack([gradient(part) for part in parts]).mean(0)
     assert (together - whole).norm() < 1e-5 * whole.norm()
-    assert (apart - whole).norm() > 1e-2 * whole.norm(), "the parts' own means would have passed, too"
+    assert (apart - whole).norm() > 1e-2 * whole.norm(), (
+        "the parts' own means would have passed, too"
+    )
 
 
 def test_variance_descent_requires_losses_before_backward():
@@ -131,7 +135,9 @@ def estimate(schedule, n: int = 200_000) -> tuple[float, float, float]:
     """Return mean, its standard error and per-draw variance of the ring's diffusion term at
     independent times."""
     with torch.no_grad():
-        nats = Bound(schedule, None).diffusion(Oracle(ring_mixture(), VP), *batch(n, 5)).nats.double()
+        nats = (
+            Bound(schedule, None).diffusion(Oracle(ring_mixture(), VP), *batch(n, 5)).nats.double()
+        )
     return nats.mean().item(), nats.std().item() / math.sqrt(n), nats.var().item()
 
 
@@ -155,7 +161,9 @@ def test_monotone_schedule_reduces_variance_and_keeps_bound():
     before, before_stderr, straight = estimate(Linear(-10, 8))
     assert straight == pytest.approx(187, rel=0.03)
     assert variance <= 0.6 * straight  # the optimum is 88 / 187 = .47
-    assert abs(mean - 8.288) < 3 * stderr and abs(mean - before) < 3 * math.hypot(stderr, before_stderr)
+    assert abs(mean - 8.288) < 3 * stderr and abs(mean - before) < 3 * math.hypot(
+        stderr, before_stderr
+    )
     assert torch.equal(schedule.gamma(torch.tensor([0.0, 1.0])), torch.tensor([-10.0, 8.0]))
 
 

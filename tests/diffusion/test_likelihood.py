@@ -11,7 +11,12 @@ from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output, level_centres
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.mixture import GaussianMixture, Oracle
-from triptych.diffusion.process import Rectified, SubVariancePreserving, VarianceExploding, VariancePreserving
+from triptych.diffusion.process import (
+    Rectified,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import StaticThreshold
 
@@ -77,7 +82,9 @@ def test_uniform_dequantisation_bound_matches_exact_probability():
     found = likelihood(Oracle(mixture, VP), centres[k, None].float())
     difference = found.total + mass[k].log()
     assert difference.mean().abs() < 3 * difference.std() / math.sqrt(n) + 1e-3
-    assert torch.allclose(found.dequantisation, torch.tensor(-math.log(2 * half)).double(), atol=1e-5)
+    assert torch.allclose(
+        found.dequantisation, torch.tensor(-math.log(2 * half)).double(), atol=1e-5
+    )
 
 
 def test_lossless_dequantisation_matches_exact_probability():

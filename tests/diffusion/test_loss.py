@@ -25,7 +25,12 @@ from triptych.diffusion.loss import (
 )
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import SPACES
-from triptych.diffusion.process import Preconditioned, Rectified, VarianceExploding, VariancePreserving
+from triptych.diffusion.process import (
+    Preconditioned,
+    Rectified,
+    VarianceExploding,
+    VariancePreserving,
+)
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Straight
 from triptych.diffusion.times import LogitNormal, LogNormal
 
@@ -38,7 +43,9 @@ SAID = {"vp": VP, "ve": VarianceExploding(), "rectified": Rectified()}
 every_output = pytest.mark.parametrize("output", OUTPUTS)
 every_process = pytest.mark.parametrize("process", SAID.values(), ids=SAID)
 # Outputs under other processes are in test_prediction.py.
-every_pair = pytest.mark.parametrize(("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))])
+every_pair = pytest.mark.parametrize(
+    ("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))]
+)
 
 
 class Guess:
@@ -47,7 +54,9 @@ class Guess:
 
     def __init__(self, output, schedule, process=VP, t=T, steps=None):
         generator = torch.Generator().manual_seed(0)
-        self.x, self.eps = (torch.randn(len(t), 2, 3, generator=generator).double() for _ in range(2))
+        self.x, self.eps = (
+            torch.randn(len(t), 2, 3, generator=generator).double() for _ in range(2)
+        )
         self.t, self.schedule, self.process, self.steps = t, schedule, process, steps
         mu_tilde = output == "mu_tilde"
         self.output = MuTildeOutput(schedule, process, STEPS) if mu_tilde else Output(output)
@@ -83,7 +92,10 @@ PAPERS = {  # our loss, and the published one at uniform times
     # Choi et al. 2022
     "p2": (P2(2.0, 0.5), lambda g: (2 + g.snr) ** -0.5 * g.square(lambda x, eps: eps)),
     "truncated_snr": (TruncatedSNR(), lambda g: g.snr.clamp(min=1) * g.square(lambda x, eps: x)),
-    "ncsn": (NCSN(), lambda g: 0.5 * (g.sigma.flatten()) ** 2 * g.square(lambda x, eps: -eps / g.sigma)),
+    "ncsn": (
+        NCSN(),
+        lambda g: 0.5 * (g.sigma.flatten()) ** 2 * g.square(lambda x, eps: -eps / g.sigma),
+    ),
 }
 
 
@@ -214,8 +226,12 @@ def test_velocity_loss_with_logit_normal_matches_jit(output):
     theirs = 1 - t
     torch.testing.assert_close(guess.alpha.flatten(), theirs, rtol=0, atol=1e-8)
     standard = (torch.logit(theirs).sort().values + 0.8) / 0.8
-    torch.testing.assert_close(standard, torch.special.ndtri((torch.arange(40).double() + 0.5) / 40))
-    close(guess.ours(Squared("velocity", over=times)) / density, guess.square(lambda x, eps: x - eps))
+    torch.testing.assert_close(
+        standard, torch.special.ndtri((torch.arange(40).double() + 0.5) / 40)
+    )
+    close(
+        guess.ours(Squared("velocity", over=times)) / density, guess.square(lambda x, eps: x - eps)
+    )
 
 
 @pytest.mark.parametrize("kind", [Linear, Cosine])
@@ -223,10 +239,16 @@ def test_velocity_loss_with_logit_normal_matches_jit(output):
 @pytest.mark.parametrize("over", [None, LogNormal(), LogitNormal()])
 def test_loss_weights_average_to_one(kind, steps, over):
     t = (torch.arange(20_000).double() + 0.5) / 20_000
-    for loss in (Squared("epsilon", over), P2(1.0, 0.0, over), *[EDM()] * isinstance(over, LogNormal)):
+    for loss in (
+        Squared("epsilon", over),
+        P2(1.0, 0.0, over),
+        *[EDM()] * isinstance(over, LogNormal),
+    ):
         at = Objective("epsilon", loss, steps).level(VP, kind(-12.43, 8.76), t)
         square = 1 + torch.exp(at.gamma) / 0.25 if isinstance(loss, EDM) else torch.ones(())
-        assert (0.5 * loss.weight(at) * at.dgamma / square).mean().item() == pytest.approx(1, abs=2e-3)
+        assert (0.5 * loss.weight(at) * at.dgamma / square).mean().item() == pytest.approx(
+            1, abs=2e-3
+        )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 100])
@@ -239,7 +261,9 @@ def test_logit_normal_weight_of_step_is_its_probability(steps, mean, std):
     at = Objective("epsilon", loss, steps).level(VP, Cosine(-12.0, 8.0), t)
     edges = torch.logit(torch.arange(steps + 1).double() / steps)
     shares = torch.special.ndtr((edges - mean) / std).diff()
-    torch.testing.assert_close(0.5 * loss.weight(at) * at.dgamma, steps * shares, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(
+        0.5 * loss.weight(at) * at.dgamma, steps * shares, rtol=2e-3, atol=2e-3
+    )
 
 
 def test_edm_monotonic_at_t_steps_uses_largest_weight():
@@ -274,23 +298,37 @@ def test_effective_weight_matches_kingma_gao_2023_table_1():
     def effective(space, loss, schedule):
         return Objective(space, loss).effective_weight(VP, schedule, GAMMA)
 
-    torch.testing.assert_close(effective("epsilon", Simple(), cosine), 1 / (torch.cosh(log_snr / 2) * speed))
-    torch.testing.assert_close(effective("v", Simple(), cosine), 2 * torch.exp(-log_snr / 2) / speed)
-    torch.testing.assert_close(effective("epsilon", Simple(), linear), torch.full_like(GAMMA, 2 / 18))
+    torch.testing.assert_close(
+        effective("epsilon", Simple(), cosine), 1 / (torch.cosh(log_snr / 2) * speed)
+    )
+    torch.testing.assert_close(
+        effective("v", Simple(), cosine), 2 * torch.exp(-log_snr / 2) / speed
+    )
+    torch.testing.assert_close(
+        effective("epsilon", Simple(), linear), torch.full_like(GAMMA, 2 / 18)
+    )
     torch.testing.assert_close(effective("x0", Simple(), linear), torch.exp(GAMMA) * 2 / 18)
-    torch.testing.assert_close(effective("score", Simple(), linear), (1 + 1 / torch.exp(GAMMA)) * 2 / 18)
-    torch.testing.assert_close(effective("x0", MinSNR(5.0), linear), torch.clamp(5 / snr, max=1) * 2 / 18)
+    torch.testing.assert_close(
+        effective("score", Simple(), linear), (1 + 1 / torch.exp(GAMMA)) * 2 / 18
+    )
+    torch.testing.assert_close(
+        effective("x0", MinSNR(5.0), linear), torch.clamp(5 / snr, max=1) * 2 / 18
+    )
     normal = torch.exp(-0.5 * ((log_snr - 2.4) / 2.4) ** 2) / (2.4 * math.sqrt(2 * math.pi))
     edm = normal * (torch.exp(-log_snr) + 0.25) * 8  # up to the paper's factor 2 / sigma_data^2
     for kind in SCHEDULES.values():  # these weights do not depend on the schedule
         schedule = kind(-10.0, 8.0)
         assert (effective("v", Elbo(), schedule) == 1).all()
         sigmoid = torch.sigmoid(1 - log_snr)
-        torch.testing.assert_close(effective("v", Sigmoid(1.0), schedule), sigmoid, rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            effective("v", Sigmoid(1.0), schedule), sigmoid, rtol=1e-6, atol=0
+        )
         torch.testing.assert_close(effective("v", EDM(), schedule), edm, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("mean", "std", "data"), [(-1.2, 1.2, 0.5), (0.0, 0.4, 1.0), (-3.0, 2.5, 0.1)])
+@pytest.mark.parametrize(
+    ("mean", "std", "data"), [(-1.2, 1.2, 0.5), (0.0, 0.4, 1.0), (-3.0, 2.5, 0.1)]
+)
 def test_edm_monotonic_weight_is_constant_below_peak_log_snr(mean, std, data):
     """Kingma & Gao 2023: EDM's w, held at its maximum towards lower log SNR."""
     gamma = torch.linspace(-25.0, 40.0, 200_001).double()
@@ -298,7 +336,9 @@ def test_edm_monotonic_weight_is_constant_below_peak_log_snr(mean, std, data):
     plain, held = EDM(mean, std, data).weight(at), EDM(mean, std, data, monotonic=True).weight(at)
     peak = plain.argmax()
     torch.testing.assert_close(held[:peak], plain[:peak], rtol=1e-6, atol=0)
-    torch.testing.assert_close(held[peak:], plain[peak].expand(len(gamma) - peak), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        held[peak:], plain[peak].expand(len(gamma) - peak), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("loss", [Sigmoid(2.0), EDM(monotonic=True), Squared("v")])
@@ -323,7 +363,9 @@ def test_monotone_weight_gives_elbo_of_noisy_data(loss, std):
     assert (slope >= -1e-12 * weight.max()).all(), "never falls with the noise"
     between = (noisy[1:] + noisy[:-1]) / 2
     expected = weight[0] * noisy[0] + (slope * between * gamma.diff()).sum()
-    assert 0.5 * torch.trapezoid(weight * mse, gamma).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert 0.5 * torch.trapezoid(weight * mse, gamma).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("loss", [EDM(), MinSNR(), Squared("epsilon")])
@@ -357,7 +399,9 @@ def test_loss_weights_are_detached(weighting):
     assert not loss.gamma.requires_grad
     weight = Objective("v", weighting).effective_weight(VP, guess.schedule, guess.gamma)
     fixed = 0.5 * weight * guess.schedule.dgamma(T) * loss.squared_error
-    slopes = [torch.autograd.grad(a.sum(), network.gain, retain_graph=True) for a in (loss.nats, fixed)]
+    slopes = [
+        torch.autograd.grad(a.sum(), network.gain, retain_graph=True) for a in (loss.nats, fixed)
+    ]
     torch.testing.assert_close(*slopes)
 
 
@@ -369,7 +413,9 @@ def test_edm2_loss_matches_karras_2024():
     at = Level(process, gamma, schedule.dgamma(schedule.t_of(gamma)), schedule.t_of(gamma), "x0")
     sigma = torch.exp(gamma / 2)
     x0_error = torch.rand(9, generator=torch.Generator().manual_seed(1)).double()
-    waves = math.sqrt(2) * torch.cos(torch.outer(sigma.log() / 4, loss.frequency.double()) + loss.phase)
+    waves = math.sqrt(2) * torch.cos(
+        torch.outer(sigma.log() / 4, loss.frequency.double()) + loss.phase
+    )
     u = waves @ (loss.row / loss.row.norm()).double()
     lam = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     density = torch.exp(-0.5 * ((sigma.log() + 0.8) / 1.6) ** 2) / (1.6 * math.sqrt(2 * math.pi))

@@ -67,7 +67,9 @@ def test_mode_fractions_of_true_samples_converge_to_weights():
         drawn = [mixture.sample(n, generator)[0].double() for _ in range(60)]
         ours = torch.stack([mode_fractions(x, mixture) for x in drawn])
         assert ((ours.mean(0) - weights).abs() < 4 * ours.std(0) / math.sqrt(60)).all()
-        near = torch.stack([torch.bincount(torch.cdist(x, means).argmin(1), minlength=3) / n for x in drawn])
+        near = torch.stack(
+            [torch.bincount(torch.cdist(x, means).argmin(1), minlength=3) / n for x in drawn]
+        )
         error[n] = [(f - weights).abs().sum(1).mean().item() / 2 for f in (ours, near)]
     assert error[500][0] / error[2000][0] == pytest.approx(2, abs=0.5)
     assert error[2000][0] / error[8000][0] == pytest.approx(2, abs=0.5)
@@ -93,7 +95,9 @@ def test_precision_and_recall_match_brute_force():
     def share(points, by, k):
         # The first distance is that of q to itself.
         radii = [sorted((p - q).norm().item() for p in by)[k] for q in by]
-        near = [any((p - q).norm().item() <= r for q, r in zip(by, radii, strict=True)) for p in points]
+        near = [
+            any((p - q).norm().item() <= r for q, r in zip(by, radii, strict=True)) for p in points
+        ]
         return sum(near) / len(points)
 
     assert covered(fake, by=real) == pytest.approx(share(fake, real, 3))

@@ -37,14 +37,19 @@ SCHEDULES = {
     "learned_endpoints": LearnedEndpoints,
 }
 OUTPUTS = {
-    **{space: lambda space=space: Output(space) for space in ("x0", "epsilon", "score", "v", "velocity")},
+    **{
+        space: lambda space=space: Output(space)
+        for space in ("x0", "epsilon", "score", "v", "velocity")
+    },
     "edm": EDMOutput,
     "levels": lambda: LevelOutput(LEVELS),
 }
 GUIDANCE = {
     "none": lambda denoiser: denoiser,
     "classifier_free": lambda denoiser: ClassifierFree(denoiser, 2.0, rescale=0.5),
-    "classifier": lambda denoiser: Classifier(denoiser, ClassifierNetwork((2,), CLASSES, width=4), 2.0),
+    "classifier": lambda denoiser: Classifier(
+        denoiser, ClassifierNetwork((2,), CLASSES, width=4), 2.0
+    ),
     "auto": lambda denoiser: Auto(denoiser, make(Output("v"), denoiser.process), 2.0),
     "static": lambda denoiser: StaticThreshold(ClassifierFree(denoiser, 2.0)),
     "dynamic": lambda denoiser: DynamicThreshold(ClassifierFree(denoiser, 2.0)),
@@ -53,7 +58,9 @@ GUIDANCE = {
 
 def make(output, process) -> Denoiser:
     outputs, conditions = getattr(output, "per_dim", 1), {"label": Labels(CLASSES)}
-    return Denoiser(MLP((2,), outputs=outputs, conditions=conditions, width=4, blocks=1), output, process)
+    return Denoiser(
+        MLP((2,), outputs=outputs, conditions=conditions, width=4, blocks=1), output, process
+    )
 
 
 def draw(sampler, schedule, output, guidance, process) -> torch.Tensor:
@@ -77,7 +84,12 @@ def test_meta_device_raises_for_cpu_tensor_and_item():
     """These tests rely on it: the device raises for a tensor elsewhere and when a number is
     read."""
     there = torch.ones(2, device=META)
-    for wrong in (lambda: there + torch.ones(2), lambda: bool(there.any()), there.sum().item, there.cpu):
+    for wrong in (
+        lambda: there + torch.ones(2),
+        lambda: bool(there.any()),
+        there.sum().item,
+        there.cpu,
+    ):
         with pytest.raises((RuntimeError, NotImplementedError)):
             wrong()
 

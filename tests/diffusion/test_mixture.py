@@ -48,14 +48,18 @@ def test_log_prob_and_score_match_torch_mixture(parts, alpha, sigma):
     if sigma == 0:
         torch.testing.assert_close(mixture.log_prob(z), exact, rtol=1e-8, atol=1e-8)
     (gradient,) = torch.autograd.grad(exact.sum(), z)
-    torch.testing.assert_close(mixture.score(z.detach(), alpha, sigma), gradient, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        mixture.score(z.detach(), alpha, sigma), gradient, rtol=1e-7, atol=1e-7
+    )
 
 
 def test_mixture_accepts_alpha_and_sigma_per_item():
     mixture, z = GaussianMixture(*lopsided()), points(lopsided(), 5)
     alpha, sigma = (torch.tensor(a).double().view(5, 1) for a in zip(*LEVELS, strict=True))
     for i, (a, s) in enumerate(LEVELS):
-        torch.testing.assert_close(mixture.log_prob(z, alpha, sigma)[i], mixture.log_prob(z, a, s)[i])
+        torch.testing.assert_close(
+            mixture.log_prob(z, alpha, sigma)[i], mixture.log_prob(z, a, s)[i]
+        )
         torch.testing.assert_close(mixture.score(z, alpha, sigma)[i], mixture.score(z, a, s)[i])
 
 
@@ -129,7 +133,9 @@ def test_samples_have_the_components_moments(parts):
         root = torch.linalg.cholesky(covariances[k])
         white = torch.linalg.solve_triangular(root, (own - means[k]).T, upper=False)
         assert white.mean(1).abs().max() < 5 / math.sqrt(len(own))
-        assert (white.cov(correction=0) - torch.eye(len(white))).abs().max() < 5 * math.sqrt(2 / len(own))
+        assert (white.cov(correction=0) - torch.eye(len(white))).abs().max() < 5 * math.sqrt(
+            2 / len(own)
+        )
 
 
 def test_samples_follow_from_the_generator():
@@ -155,4 +161,6 @@ def test_mixture_refuses_invalid_weights_means_and_covariances():
     refused(lambda: GaussianMixture([0.5, 0.5], [[0.0, math.nan], [1.0, 1.0]], eye), "means")
     for a, b, c in ((1.0, 0.5, 0.0), (1.0, 2.0, 2.0), (0.0, 0.0, 0.0), (math.nan, 0.0, 0.0)):
         bad = [eye[0], [[a, b], [c, 1.0]]]
-        refused(lambda c=bad: GaussianMixture([0.5, 0.5], means, c), "covariances", "positive definite")
+        refused(
+            lambda c=bad: GaussianMixture([0.5, 0.5], means, c), "covariances", "positive definite"
+        )

@@ -43,7 +43,9 @@ def conversion(a, b, alpha, sigma):
 
 def at(gamma, process=None):
     """Return alpha, sigma () in float32 and the very same numbers in float64."""
-    alpha, sigma = (process or VariancePreserving()).alpha_sigma(torch.tensor(gamma, dtype=torch.float32))
+    alpha, sigma = (process or VariancePreserving()).alpha_sigma(
+        torch.tensor(gamma, dtype=torch.float32)
+    )
     return (alpha, sigma), (alpha.double(), sigma.double())
 
 
@@ -81,9 +83,13 @@ def test_convert_then_square_equals_square_then_scale(a, b, gamma, z, value, tru
     exact = (value.double() - truth.double()).abs() * scale
     off = erred + errs + U * exact
     rounded = roundings(a, b) * U * squared_first
-    assert ((converted_first.square() - squared_first).abs() <= off * (2 * exact + off) + rounded).all()
+    assert (
+        (converted_first.square() - squared_first).abs() <= off * (2 * exact + off) + rounded
+    ).all()
     # The scale itself is |q| of the definition.
-    torch.testing.assert_close(scale, conversion(a, b, *double)[1].abs(), rtol=roundings(a, b) * U, atol=0)
+    torch.testing.assert_close(
+        scale, conversion(a, b, *double)[1].abs(), rtol=roundings(a, b) * U, atol=0
+    )
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -129,7 +135,9 @@ def test_score_is_the_gradient_of_the_log_density():
     alpha, sigma = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
     x = torch.tensor([[0.3, -0.7]], dtype=torch.float64)
     z = torch.tensor([[0.1, 0.9]], dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(torch.distributions.Normal(alpha * x, sigma).log_prob(z).sum(), z)
+    (gradient,) = torch.autograd.grad(
+        torch.distributions.Normal(alpha * x, sigma).log_prob(z).sum(), z
+    )
     torch.testing.assert_close(Prediction("x0", x, z.detach(), alpha, sigma).score, gradient)
 
 
@@ -157,7 +165,9 @@ def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
     """D(y; s) = c_skip y + c_out F with y = z / alpha and s = sigma / alpha (Karras et al. 2022,
     eq. 7)."""
     z, f = normal(2, 5, 3)
-    alpha, sigma = process.alpha_sigma(torch.tensor([-9.0, -1.0, 0.0, 2.0, 8.0]).double().view(5, 1))
+    alpha, sigma = process.alpha_sigma(
+        torch.tensor([-9.0, -1.0, 0.0, 2.0, 8.0]).double().view(5, 1)
+    )
     s = sigma / alpha
     c_skip = sigma_data**2 / (s**2 + sigma_data**2)
     c_out = s * sigma_data / (s**2 + sigma_data**2).sqrt()

@@ -36,7 +36,9 @@ DEFINITIONS = {
     "edm": lambda alpha, sigma: 0.36 * alpha.square() + sigma.square() - 1,
 }
 every = pytest.mark.parametrize("name", PROCESSES)
-both = pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"])
+both = pytest.mark.parametrize(
+    "process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"]
+)
 
 
 @every
@@ -61,7 +63,10 @@ def test_probability_flow_and_diffusion_loss_agree_between_processes():
     """The probability flow in data units, z / alpha, is one curve, and the loss depends on gamma
     alone."""
     schedule, sampler, z = Linear(-6.0, 4.0), DPMSolver(12), normal(5, 2)
-    gammas, draw = sampler.gammas(schedule, dtype=z.dtype), Draw(z[:, 0].sigmoid(), normal(5, 2, seed=1), z)
+    gammas, draw = (
+        sampler.gammas(schedule, dtype=z.dtype),
+        Draw(z[:, 0].sigmoid(), normal(5, 2, seed=1), z),
+    )
     ends, losses = [], []
     for process in PROCESSES.values():
         alpha, _ = process.alpha_sigma(gammas)
@@ -90,7 +95,9 @@ def test_preconditioned_process_matches_edm_c_in_and_unit_variance():
 
 def test_preconditioned_with_unit_sigma_data_is_variance_preserving():
     gamma = torch.linspace(-12, 12, 97, dtype=torch.float64)
-    pairs = zip(Preconditioned(1.0).alpha_sigma(gamma), VariancePreserving().alpha_sigma(gamma), strict=True)
+    pairs = zip(
+        Preconditioned(1.0).alpha_sigma(gamma), VariancePreserving().alpha_sigma(gamma), strict=True
+    )
     assert all(torch.equal(*pair) for pair in pairs)
 
 
@@ -107,7 +114,11 @@ def test_expand_reshapes_per_item_values_for_broadcasting():
 
 @both
 def test_diffuse_mixes_signal_and_noise_with_a_gamma_per_item(process):
-    x, eps, gamma = normal(3, 2, 4), normal(3, 2, 4, seed=1), torch.tensor([-5.0, 0.3, 4.0]).double()
+    x, eps, gamma = (
+        normal(3, 2, 4),
+        normal(3, 2, 4, seed=1),
+        torch.tensor([-5.0, 0.3, 4.0]).double(),
+    )
     z = process.diffuse(x, gamma, eps)
     for i in range(3):
         alpha, sigma = process.alpha_sigma(gamma[i])
@@ -120,7 +131,10 @@ def test_posterior_is_bayes_rule(process):
     """q(z_s | z_t, x) results from the joint Gaussian of (z_s, z_t) given x, conditioned on z_t."""
     gamma_s, gamma_t = torch.tensor([[-9.0, -2.0, 1.0, 3.0], [-4.0, -1.5, 6.0, 3.001]]).double()
     x, z = normal(4, 3), normal(4, 3, seed=1)
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = (
+        process.alpha_sigma(gamma_s),
+        process.alpha_sigma(gamma_t),
+    )
     mean, std = process.posterior(z, x, gamma_t, gamma_s)
     for i in range(4):
         of_s, step = sigma_s[i] ** 2, alpha_t[i] / alpha_s[i]  # z_t = step z_s + fresh noise
@@ -128,7 +142,9 @@ def test_posterior_is_bayes_rule(process):
         across, of_t = step * of_s, step**2 * of_s + fresh  # covariances
         gain = across / of_t
         torch.testing.assert_close(mean[i], alpha_s[i] * x[i] + gain * (z[i] - alpha_t[i] * x[i]))
-        torch.testing.assert_close(std[i].square().item(), (of_s - gain * across).item(), rtol=1e-7, atol=0)
+        torch.testing.assert_close(
+            std[i].square().item(), (of_s - gain * across).item(), rtol=1e-7, atol=0
+        )
     # One pair of levels for all items gives the same.
     again = process.posterior(z, x, gamma_t[2], gamma_s[2])
     torch.testing.assert_close(again.mean[2], mean[2])
@@ -140,7 +156,10 @@ def test_posterior_composes_to_the_marginal(process):
     """If z_t ~ q(z_t | x) then z_s ~ q(z_s | x): mean and variance follow by linearity."""
     gamma_s, gamma_t = torch.tensor(-3.0).double(), torch.tensor(1.0).double()
     x = normal(5, 2)
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = (
+        process.alpha_sigma(gamma_s),
+        process.alpha_sigma(gamma_t),
+    )
     mean, std = process.posterior(alpha_t * x, x, gamma_t, gamma_s)
     torch.testing.assert_close(mean, alpha_s * x)
     moved = process.posterior(alpha_t * x + sigma_t, x, gamma_t, gamma_s).mean - mean

@@ -159,7 +159,9 @@ def test_heun_and_edm_match_karras_2022_algorithms_1_and_2(churn):
         np.testing.assert_allclose(torch.exp(gammas / 2).numpy(), ladder, rtol=1e-12)
         start = normal(64, 2) * process.alpha_sigma(gammas[0])[1]
         ours = list(sampler.path(oracle(ring(), process), gammas, start, generator=generator(7)))
-        scaled = [z / process.alpha_sigma(gamma)[0] for z, gamma in zip(ours, gammas[1:], strict=True)]
+        scaled = [
+            z / process.alpha_sigma(gamma)[0] for z, gamma in zip(ours, gammas[1:], strict=True)
+        ]
         np.testing.assert_allclose(torch.stack(scaled).numpy(), np.stack(theirs), atol=1e-9)
 
 
@@ -174,7 +176,8 @@ def test_edm_without_churn_is_heun_to_the_last_digit(process):
         assert all(torch.equal(*pair) for pair in pairs)
 
 
-# order and quality, with the exact denoiser -------------------------------------------------------------
+# order and quality, with the exact denoiser
+# -------------------------------------------------------------
 
 
 @functools.cache
@@ -196,7 +199,9 @@ def test_sampler_converges_at_its_order(make, order):
 @pytest.mark.parametrize("process", ["vp", "ve"])
 def test_dpm_solver_reaches_noise_floor_at_20_evaluations(process):
     n, truth = 4000, oracle(ring(), PROCESSES[process])
-    floor = noise_floor(sliced_wasserstein, lambda i: truth.mixture.sample(n, generator(100 + i))[0], pairs=9)
+    floor = noise_floor(
+        sliced_wasserstein, lambda i: truth.mixture.sample(n, generator(100 + i))[0], pairs=9
+    )
     reference, _ = truth.mixture.sample(n, generator(99))
     found = {}
     for sampler in (DPMSolver(20), Ancestral(20), Heun(10), Euler(20)):
@@ -236,7 +241,9 @@ def affine_map(sampler, schedule, parts, process):
     d = parts[1].shape[1]
     sample = sampler(oracle(parts, process), schedule, (8 * d, d), generator=generator()).double()
     white = torch.randn(8 * d, d, generator=generator()).double()
-    solution = torch.linalg.lstsq(torch.cat([white, torch.ones(8 * d, 1).double()], 1), sample).solution
+    solution = torch.linalg.lstsq(
+        torch.cat([white, torch.ones(8 * d, 1).double()], 1), sample
+    ).solution
     return solution[:d].T, solution[d]
 
 
@@ -252,7 +259,9 @@ def exact_map(schedule, parts, process):
 
 
 @vp_ve
-@pytest.mark.parametrize(("grid", "name"), [("gamma", "linear"), ("time", "cosine"), ("time", "sigmoid")])
+@pytest.mark.parametrize(
+    ("grid", "name"), [("gamma", "linear"), ("time", "cosine"), ("time", "sigmoid")]
+)
 def test_ddim_converges_to_the_exact_flow_at_first_order(process, grid, name):
     """Half the step gives half the error (float32's rounding is far below it)."""
     parts, schedule = correlated(2), SCHEDULES[name](-4.0, 4.0)
@@ -377,7 +386,9 @@ def test_sampler_depends_on_generator_only_and_path_is_not_overwritten(name):
     torch.manual_seed(123)
     assert torch.equal(one, sampler(truth, schedule, (6, 2), generator=generator(3)))
     assert not torch.equal(one, sampler(truth, schedule, (6, 2), generator=generator(4)))
-    copies = [(z, z.clone()) for z in sampler.path(truth, sampler.gammas(schedule), torch.ones(6, 2))]
+    copies = [
+        (z, z.clone()) for z in sampler.path(truth, sampler.gammas(schedule), torch.ones(6, 2))
+    ]
     assert len(copies) == 4
     assert all(torch.equal(z, copy) for z, copy in copies)
 
@@ -423,7 +434,9 @@ def test_evaluations_count_the_calls_of_the_denoiser(schedule):
     for make in (*EVERY.values(), Chosen):
         for steps in (1, 3):
             net, sampler = Counting(), make(steps)
-            sampler(network(net, "epsilon"), schedule, (2, 2), generator=generator(), condition=told)
+            sampler(
+                network(net, "epsilon"), schedule, (2, 2), generator=generator(), condition=told
+            )
             assert net.calls == sampler.calls_under(schedule)
 
 
@@ -448,7 +461,9 @@ def test_grids_decrease_from_gamma_max_to_gamma_min_in_equal_steps(dtype):
 def test_karras_grid_with_large_rho_tends_to_gamma_grid():
     schedule = Linear(-6.0, 4.0)
     far = DDIM(10, "karras", rho=1e5).gammas(schedule, dtype=torch.float64)
-    torch.testing.assert_close(far, DDIM(10).gammas(schedule, dtype=torch.float64), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        far, DDIM(10).gammas(schedule, dtype=torch.float64), rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("grid", ["gamma", "time", "karras"])

@@ -92,7 +92,9 @@ def test_schedule_keeps_shape_of_t():
     for kind in SCHEDULES.values():
         t = torch.rand(3, 4)
         schedule = kind(-5.0, 5.0)
-        assert schedule.gamma(t).shape == schedule.dgamma(t).shape == schedule.t_of(t).shape == t.shape
+        assert (
+            schedule.gamma(t).shape == schedule.dgamma(t).shape == schedule.t_of(t).shape == t.shape
+        )
         assert schedule.gamma(torch.tensor(0.5)).shape == ()
 
 
@@ -103,7 +105,9 @@ def test_linear_is_linear():
 
 def sigmoids(end, tau):  # Chen 2023, with start = -end
     def alpha2(u):
-        first, last = (torch.sigmoid(torch.tensor(s / tau, dtype=torch.float64)) for s in (-end, end))
+        first, last = (
+            torch.sigmoid(torch.tensor(s / tau, dtype=torch.float64)) for s in (-end, end)
+        )
         return (last - torch.sigmoid((u * 2 * end - end) / tau)) / (last - first)
 
     return alpha2

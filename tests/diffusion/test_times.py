@@ -115,7 +115,9 @@ def test_log_normal_is_normal_in_the_log_of_sigma():
 
 
 def effective(times, loss, schedule, space="epsilon", process=None):
-    return Objective(space, loss, times=times).effective_share(process or VariancePreserving(), schedule)
+    return Objective(space, loss, times=times).effective_share(
+        process or VariancePreserving(), schedule
+    )
 
 
 def test_effective_share_matches_kish_effective_sample_size():
@@ -144,7 +146,11 @@ SHIPPED = {  # settings of the papers and of the documentation
     "EDM2": (LogNormal(-0.4, 1.0), EDM2(), Linear(-8.0, 6.0)),
     "EDM2, paper": (LogNormal(-0.8, 1.6), EDM2(-0.8, 1.6), Linear(-12.43, 8.76)),
     **{
-        f"JiT, {space}": (LogNormal(0.8, 0.8), Squared(space, LogNormal(0.8, 0.8)), Straight(-12.0, 12.0))
+        f"JiT, {space}": (
+            LogNormal(0.8, 0.8),
+            Squared(space, LogNormal(0.8, 0.8)),
+            Straight(-12.0, 12.0),
+        )
         for space in ("x0", "epsilon", "velocity")
     },
     "SD3": (LogitNormal(), Squared("velocity", LogitNormal()), Straight(-8.0, 6.0)),

@@ -63,7 +63,9 @@ def test_implicit_is_exact_and_sliced_unbiased_on_a_linear_score():
     quadratic = 0.5 * (z @ matrix.T).square().sum(1)
     torch.testing.assert_close(implicit(lambda z: z @ matrix.T, z), quadratic + matrix.trace())
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0]).double()] * 4)
-    every = torch.stack([sliced(lambda z: z @ matrix.T, z, v.expand_as(z)) for v in corners]).mean(0)
+    every = torch.stack([sliced(lambda z: z @ matrix.T, z, v.expand_as(z)) for v in corners]).mean(
+        0
+    )
     torch.testing.assert_close(every, quadratic + matrix.trace())
     signs = rademacher(z, generator())
     assert signs.dtype == z.dtype and (signs.abs() == 1).all()
@@ -119,7 +121,9 @@ def test_tweedie_errors_are_zero_for_oracle_and_scale_with_epsilon_error():
         def forward(self, z, gamma, condition):
             return super().forward(z, gamma, condition) + 0.1
 
-    figures = tweedie_errors(network(Off(truth, "epsilon"), "epsilon"), truth, x, gammas, generator(1))
+    figures = tweedie_errors(
+        network(Off(truth, "epsilon"), "epsilon"), truth, x, gammas, generator(1)
+    )
     assert figures["gamma"] == gammas.tolist()
     assert figures["excess"] == pytest.approx([0.01 * math.exp(gamma) for gamma in gammas])
     assert len(figures["stderr"]) == len(figures["spread"]) == len(gammas)

@@ -61,7 +61,10 @@ def test_forward_sde_simulation_matches_marginals(name):
     sde = SDE(PROCESSES[name], Cosine(-4.0, 3.0))
     n, x = 20_000, 1.7
     generator = torch.Generator().manual_seed(0)
-    start, times = torch.zeros((), dtype=torch.float64), torch.linspace(0, 0.8, 201, dtype=torch.float64)
+    start, times = (
+        torch.zeros((), dtype=torch.float64),
+        torch.linspace(0, 0.8, 201, dtype=torch.float64),
+    )
     eps = torch.randn(n, 1, generator=generator, dtype=torch.float64)
     z = sde.process.diffuse(torch.full_like(eps, x), sde.schedule.gamma(start), eps)
     z = euler_maruyama(sde.forward, sde.diffusion, z, times, generator)

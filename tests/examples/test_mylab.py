@@ -40,7 +40,9 @@ def test_blend_output_converts_to_x0_and_epsilon(share):
     from mylab.blend import Blend
 
     x, eps = torch.randn(2, 4, 3, dtype=torch.float64)
-    alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-6, 6, 4, dtype=torch.float64)[:, None])
+    alpha, sigma = VariancePreserving().alpha_sigma(
+        torch.linspace(-6, 6, 4, dtype=torch.float64)[:, None]
+    )
     z = alpha * x + sigma * eps
     guess = Blend(share)((1 - share) * eps - share * x, z, alpha, sigma)
     torch.testing.assert_close(guess.x0, x)

@@ -31,8 +31,14 @@ def test_accounting_is_independent_of_batch_size(batch, discrete):
     assert found[unit]["n"] == 297
     assert found[unit]["mean"] == pytest.approx(total.mean().item(), rel=1e-12)
     assert found[unit]["stderr"] == pytest.approx(total.std().item() / math.sqrt(297), rel=1e-9)
-    for name, term in (("prior", prior), ("reconstruction", reconstruction), ("diffusion", diffusion)):
-        assert found[f"{unit}_{name}"]["mean"] == pytest.approx((term * scale).mean().item(), rel=1e-12)
+    for name, term in (
+        ("prior", prior),
+        ("reconstruction", reconstruction),
+        ("diffusion", diffusion),
+    ):
+        assert found[f"{unit}_{name}"]["mean"] == pytest.approx(
+            (term * scale).mean().item(), rel=1e-12
+        )
 
 
 def test_the_gap_is_paired_item_by_item():
@@ -66,7 +72,9 @@ def test_noise_levels_are_binned_by_gamma():
 def test_level_figures_average_noise_levels_in_gamma_bands():
     """Five bands divide [-10, 10], each named after its ends; an empty band has no figure."""
     levels = {"gamma": [-11.0, -9.0, 1.0, 7.0, 12.0], "epsilon_mse": [1.0, 2.0, 3.0, 4.0, 8.0]}
-    found = BoundModel._level_figures(SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21)), levels)
+    found = BoundModel._level_figures(
+        SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21)), levels
+    )
     means = {"-10.0_to_-6.0": 1.5, "-2.0_to_2.0": 3.0, "6.0_to_10.0": 6.0}
     assert found == {f"val_levels/epsilon_mse_gamma_{band}": mean for band, mean in means.items()}
 

@@ -37,7 +37,9 @@ def test_distilled_student_reopens_without_its_teacher(prepared):
     execute(teacher)
     asked = [*RING, "objective=v", "objective.steps=4", f"objective.teacher='{teacher.path}'"]
     other = prepared(*asked, "process=ve", path="other")
-    refused(lambda: execute(other), "its process is VariancePreserving, the model's VarianceExploding")
+    refused(
+        lambda: execute(other), "its process is VariancePreserving, the model's VarianceExploding"
+    )
     student = prepared(*asked, *BRIEF, f"init_from='{teacher.path}'", path="student")
     assert execute(student)["status"] == "finished"
     shutil.rmtree(teacher.path)
@@ -59,7 +61,10 @@ def test_discrete_time_run_records_schedule_and_estimator(prepared):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "objective.steps=T"]),
+        (
+            ["bound.variance=learned", "bound.steps=5"],
+            ["objective.steps=null", "objective.steps=T"],
+        ),
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
         (["model=vae", "sampler=ddim"], ["sampler: VAE has no use for DDIM; leave it out"]),
@@ -71,7 +76,10 @@ def test_discrete_time_run_records_schedule_and_estimator(prepared):
         ),
         (["objective.teacher=/nowhere"], ["objective.teacher=/nowhere", "objective.steps=T"]),
         (["objective/loss=vlb"], ["objective.loss=Vlb", "objective.steps=T"]),
-        (["objective/times=log_normal", "objective.times.mean=9"], ["objective.times=LogNormal", "=Elbo"]),
+        (
+            ["objective/times=log_normal", "objective.times.mean=9"],
+            ["objective.times=LogNormal", "=Elbo"],
+        ),
         (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),
     ],
 )

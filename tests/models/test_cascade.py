@@ -1,7 +1,7 @@
 """The sum rule where it is exact: a finite set of pictures, each with a low picture.
 
-The posterior mean of a finite set is a sum over it, so both stages' denoisers and the single one are exact,
-and so is -log p(x).
+The posterior mean of a finite set is a sum over it, so both stages' denoisers and the single one
+are exact, and so is -log p(x).
 """
 
 import math
@@ -62,7 +62,9 @@ def stage(points, shares, low=None, **more):
     schedule = Linear(-10.0, 7.0)
     objective, bound = Objective("x0", Weight()), Bound(schedule, Categorical(LEVELS))
     given = OPTIONS | {"shape": tuple(points.shape[1:]), "discrete": True, "seed": 3}
-    return Diffusion(Exact(points, shares, low), schedule, objective, bound, levels=LEVELS, **given | more)
+    return Diffusion(
+        Exact(points, shares, low), schedule, objective, bound, levels=LEVELS, **given | more
+    )
 
 
 @pytest.fixture(scope="module")

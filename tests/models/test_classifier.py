@@ -17,7 +17,11 @@ from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
 
 SMALL = ("model=classifier", "model.network.width=8", "optimizer.lr=0.01")
-BRIEF = ("trainer.max_steps=2", "trainer.val_check_interval=2", "test=false")  # for what is no accuracy
+BRIEF = (
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "test=false",
+)  # for what is no accuracy
 
 
 @pytest.fixture
@@ -32,7 +36,9 @@ def trained(prepared):
 
 
 def test_classifier_run_reports_accuracy_and_reopens(trained):
-    ckpt, summary = trained("model.noise=false", "trainer.max_steps=120", "trainer.val_check_interval=60")
+    ckpt, summary = trained(
+        "model.noise=false", "trainer.max_steps=120", "trainer.val_check_interval=60"
+    )
     accuracy = summary["test"]["accuracy"]
     assert accuracy["n"] == 297 and accuracy["mean"] > 0.5  # chance: 0.1
     assert summary["samples"] is None
@@ -73,14 +79,18 @@ def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished
         ("/nowhere", "guidance.classifier=/nowhere: no such file"),
         ("exact", "these data have no known density"),
     ):
-        run = prepared("guidance=classifier", f"guidance.classifier={guide}", path=words[-1].split()[-1])
+        run = prepared(
+            "guidance=classifier", f"guidance.classifier={guide}", path=words[-1].split()[-1]
+        )
         refused(lambda run=run: execute(run), *words)
     auto = prepared("guidance=auto", path="auto")
     refused(lambda: execute(auto), "guidance.weak=null: must be a checkpoint")
     run = finished("test=false", "samples.n=0", path="diffusion")
     labelled = "model.conditional=true", "model.label_dropout=0"
     weak = finished(*labelled, "test=false", "samples.n=0", path="weak")
-    unlabelled = prepared("guidance=auto", f"guide={weak.path}", "guidance.scale=2", path="unlabelled")
+    unlabelled = prepared(
+        "guidance=auto", f"guide={weak.path}", "guidance.scale=2", path="unlabelled"
+    )
     refused(lambda: execute(unlabelled), f"guidance.weak={weak.path}: never trained without label")
     guides, ckpt = OtherRuns(run.config()), str(run / "checkpoints" / "last.ckpt")
     refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier's")

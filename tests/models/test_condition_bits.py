@@ -28,7 +28,9 @@ def mixture(apart):
 def oracle(apart, steps=None):
     denoiser, schedule = Oracle(mixture(apart), PROCESS), Linear(-8.0, 9.0)
     bound = Bound(schedule, GaussianDensity(), steps)
-    return SimpleNamespace(denoiser=denoiser, bound=bound, condition_of=lambda batch: batch.condition)
+    return SimpleNamespace(
+        denoiser=denoiser, bound=bound, condition_of=lambda batch: batch.condition
+    )
 
 
 def drawn(apart):
@@ -38,7 +40,9 @@ def drawn(apart):
     return x.unsqueeze(1), label
 
 
-@pytest.mark.parametrize(("apart", "steps"), [(0.0, None), (0.2, None), (0.4, None), (2.0, None), (0.4, 300)])
+@pytest.mark.parametrize(
+    ("apart", "steps"), [(0.0, None), (0.2, None), (0.4, None), (2.0, None), (0.4, 300)]
+)
 def test_condition_bits_matches_mutual_information(apart, steps):
     """I(x; y) = E log p(x | y) / p(x): 0 for equal components, H(y) for disjoint ones."""
     x, label = drawn(apart)
@@ -53,7 +57,9 @@ def test_condition_bits_matches_mutual_information(apart, steps):
     assert found["n"] == N and found["stderr"] < 0.03
     # With the same items, two errors remain: that of the draws, which the metric covers, and that
     # of the steps.
-    assert abs(found["mean"] - truth.mean().item()) < 3 * found["stderr"] + (0.01 if steps else 1e-6)
+    assert abs(found["mean"] - truth.mean().item()) < 3 * found["stderr"] + (
+        0.01 if steps else 1e-6
+    )
     entropy = -(math.log2(1 / 3) / 3 + 2 * math.log2(2 / 3) / 3)
     if apart in (0.0, 2.0):
         assert truth.mean().item() == pytest.approx(entropy if apart else 0.0, abs=0.05)

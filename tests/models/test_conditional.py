@@ -55,7 +55,9 @@ def test_unconditional_model_ignores_labels_and_refuses_guidance(model):
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     free = config | {"guidance": CFG}
     refused(
-        lambda: guided(made, data, free, OtherRuns(config)), "guidance.scale=2.0", "model.conditional=true"
+        lambda: guided(made, data, free, OtherRuns(config)),
+        "guidance.scale=2.0",
+        "model.conditional=true",
     )
 
 
@@ -108,7 +110,8 @@ def test_conditional_model_refuses_data_without_labels():
 def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
     dropout = "model.label_dropout={text:0.1}"
     refused(
-        lambda: model("model.conditional=true", dropout), "label_dropout.text: no such part; must be label"
+        lambda: model("model.conditional=true", dropout),
+        "label_dropout.text: no such part; must be label",
     )
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     wrong = config | {"guidance": CFG | {"parts": ["text"]}}
@@ -140,7 +143,10 @@ def test_guidance_requires_label_dropout_of_its_parts(dropout, parts, gone):
         config = {"guidance": CFG | {"scale": scale, "parts": parts}}
         wrap = lambda config=config: guided(made, None, config, OtherRuns(config))  # noqa: E731
         if gone and scale != 1:
-            refused(wrap, f"guidance=ClassifierFree: never trained without {gone}, as model.label_dropout=")
+            refused(
+                wrap,
+                f"guidance=ClassifierFree: never trained without {gone}, as model.label_dropout=",
+            )
         else:
             assert wrap().scale == scale
 
@@ -189,7 +195,9 @@ def test_sample_label_out_of_range_is_refused(finished, inside, root):
     run = finished("model.conditional=true", "test=false", "samples.n=0")
     command = ("triptych.cli.sample", f"ckpt={run.path}", "n=2", "sampler.steps=2", f"out={root}/x")
     for label in ("10", "cat"):
-        refused_command(inside(*command, f"label={label}"), f"label={label}: must be a class from 0 to 9")
+        refused_command(
+            inside(*command, f"label={label}"), f"label={label}: must be a class from 0 to 9"
+        )
         assert not (root / "x").exists()
     assert inside(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()
 
@@ -207,7 +215,12 @@ def data():
 
 
 SORTED = torch.tensor([0] * 40 + [5] * 20)
-TOLD = {"true": {"label", "text", "low"}, "[text]": {"text"}, "[text,low]": {"text", "low"}, "false": set()}
+TOLD = {
+    "true": {"label", "text", "low"},
+    "[text]": {"text"},
+    "[text,low]": {"text", "low"},
+    "false": set(),
+}
 
 
 @pytest.mark.parametrize(("said", "told"), TOLD.items())
@@ -221,16 +234,23 @@ def test_model_conditional_selects_conditions_of_network(prepared, data, said, t
 def test_samples_cycle_through_labels_or_held_out_captions(prepared, data):
     model = build_model(prepared(*SHAPES, "model.conditional=[label]").config(), data)
     drawing = Drawing(model, data, DDIM(3))
-    assert drawing.condition(80).label.tolist() == [*range(72), *range(8)], "pictures show each class"
+    assert drawing.condition(80).label.tolist() == [*range(72), *range(8)], (
+        "pictures show each class"
+    )
     assert drawing.condition(2, torch.tensor([7, 3])).label.tolist() == [7, 3]
     model.conditional = ["text"]
-    tokens, held_out = (c.parts["text"].value for c in (drawing.condition(8), data.splits["val"].condition))
+    tokens, held_out = (
+        c.parts["text"].value for c in (drawing.condition(8), data.splits["val"].condition)
+    )
     assert tokens.equal(torch.cat([held_out[:6], held_out[:2]])), "those of held-out items, in turn"
 
 
 def test_measured_samples_use_labels_of_reference_sets():
     """Classes come in random order and equally often, even if a folder's items are sorted."""
-    splits = {"val": Split(torch.zeros(0, 2)), "test": Split(torch.zeros(60, 2), Condition(label=SORTED))}
+    splits = {
+        "val": Split(torch.zeros(0, 2)),
+        "test": Split(torch.zeros(60, 2), Condition(label=SORTED)),
+    }
     held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,), condition_split="test")
     drawing = Drawing(SimpleNamespace(conditional=["label"]), held, DDIM(3))
     for n in (30, 120):
@@ -245,11 +265,15 @@ def test_measured_samples_use_labels_of_reference_sets():
 
 @pytest.mark.parametrize("kinds", [1, 2])
 def test_measured_samples_use_captions_of_whole_split(kinds):
-    told = SimpleNamespace(splits={"val": torch.zeros(1000)}, condition_split="val", conditions=["text"])
+    told = SimpleNamespace(
+        splits={"val": torch.zeros(1000)}, condition_split="val", conditions=["text"]
+    )
     drawing = Drawing(SimpleNamespace(conditional=["text"]), told, DDIM(3))
     of_classes = None if kinds == 1 else SimpleNamespace(untrained=torch.arange(1000) >= 500)
     for n, same in ((100, 100), (1000, 1000 // kinds), (1500, 1000 // kinds)):
-        node = SimpleNamespace(config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes))
+        node = SimpleNamespace(
+            config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes)
+        )
         items = drawing.held_out(n) if kinds == 1 else choose_conditions(node, drawing, 0).items
         assert len(items) == n and len(items.unique()) == same
         assert abs(items[:100].float().mean() - 500 / kinds) < 120 / kinds or n > 100
@@ -258,4 +282,8 @@ def test_measured_samples_use_captions_of_whole_split(kinds):
 
 def test_model_conditional_refuses_unknown_part(prepared, data):
     config = prepared(*SHAPES, "model.conditional=[txt]").config()
-    refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose from label, text, low")
+    refused(
+        lambda: build_model(config, data),
+        "model.conditional: 'txt'",
+        "choose from label, text, low",
+    )

@@ -27,7 +27,8 @@ def unit(n, d, seed):
     return normalize(normal(n, d, seed=seed))
 
 
-# the loss -----------------------------------------------------------------------------------------------
+# the loss
+# -----------------------------------------------------------------------------------------------
 
 
 def test_symmetric_cross_entropy_matches_clip():
@@ -42,7 +43,8 @@ def test_symmetric_cross_entropy_matches_clip():
     torch.testing.assert_close(ours, expected)
 
 
-# retrieval ----------------------------------------------------------------------------------------------
+# retrieval
+# ----------------------------------------------------------------------------------------------
 
 
 def test_retrieval_by_hand():
@@ -89,7 +91,8 @@ def test_numbers_of_identifies_texts_by_unmasked_tokens():
     assert a == b != c and max(a, c) < 2**53
 
 
-# the network --------------------------------------------------------------------------------------------
+# the network
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -122,7 +125,8 @@ def test_contrastive_network_refuses_data_without_text():
     refused(lambda: make(wide, text_width=10), "model.network.heads=4: must divide the 10 channels")
 
 
-# processes ----------------------------------------------------------------------------------------------
+# processes
+# ----------------------------------------------------------------------------------------------
 
 PAIRS, STEP = 6, 3
 
@@ -178,7 +182,9 @@ def test_contrastive_loss_and_gradient_are_independent_of_world_size(tmp_path, w
         process.join()
     whole = model()
     nats, of_one = gradients(whole, 0, 1)
-    torch.testing.assert_close(torch.tensor([n for g in got for n in g[1]], dtype=torch.float64), nats)
+    torch.testing.assert_close(
+        torch.tensor([n for g in got for n in g[1]], dtype=torch.float64), nats
+    )
     for name, gradient in of_one.items():
         added = sum(torch.tensor(g[2][name], dtype=torch.float64) for g in got)
         torch.testing.assert_close(added, gradient, rtol=1e-9, atol=1e-12)

@@ -31,7 +31,9 @@ from .options import OPTIONS
 
 @pytest.fixture(scope="module")
 def data():
-    found = Ring(modes=8, radius=1.5, std=0.15, train_size=2000, val_size=50, test_size=300, batch_size=64)
+    found = Ring(
+        modes=8, radius=1.5, std=0.15, train_size=2000, val_size=50, test_size=300, batch_size=64
+    )
     found.setup()
     return found
 
@@ -40,7 +42,13 @@ def make(data, schedule, steps=None, variance="beta_tilde", loss=None, **options
     torch.manual_seed(0)
     denoiser = network(MLP((2,), width=32, blocks=1), "v")
     bound = Bound(schedule, GaussianDensity(), steps, variance)
-    known = OPTIONS | {"shape": (2,), "discrete": False, "seed": 1, "repeats": 4, "mixture": data.mixture}
+    known = OPTIONS | {
+        "shape": (2,),
+        "discrete": False,
+        "seed": 1,
+        "repeats": 4,
+        "mixture": data.mixture,
+    }
     known["optimizer"] = lambda groups: torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.1)
     return Diffusion(denoiser, schedule, Objective("v", loss or Elbo()), bound, **known | options)
 
@@ -54,7 +62,9 @@ class Table(Elbo, torch.nn.Module):
 
 
 def test_only_trainable_loss_is_in_state_dict(data, tmp_path):
-    assert not any("loss" in name for name in make(data, Linear(-6.0, 5.0), loss=Table()).state_dict())
+    assert not any(
+        "loss" in name for name in make(data, Linear(-6.0, 5.0), loss=Table()).state_dict()
+    )
     model = make(data, Linear(-6.0, 5.0), loss=EDM2(channels=4))
     before = model.loss_module.row.detach().clone()
     assert {"loss_module.row", "loss_module.phase"} <= model.state_dict().keys()
@@ -79,7 +89,9 @@ def test_loss_with_learned_endpoints_includes_prior_and_reconstruction(data):
     _, eps_0 = training_draw((2,), 64, 99, 3)
     difference = free.loss(batch, 3, 0, 1) - fixed.loss(batch, 3, 0, 1)
     prior, reconstruction = fixed.bound.ends(fixed.denoiser, batch.x, eps_0)
-    assert difference.mean().item() == pytest.approx((prior + reconstruction).mean().item(), rel=0.2)
+    assert difference.mean().item() == pytest.approx(
+        (prior + reconstruction).mean().item(), rel=0.2
+    )
 
 
 def test_pinned_schedule_trains_interior_without_weight_decay(data, tmp_path):
@@ -98,7 +110,9 @@ def test_pinned_schedule_trains_interior_without_weight_decay(data, tmp_path):
 
 def test_likelihood_is_reported_for_likelihood_items(data, tmp_path):
     schedule = Linear(-8.0, 6.0)
-    model = make(data, schedule, likelihood=Likelihood(schedule, tolerance=1e-4), likelihood_items=120)
+    model = make(
+        data, schedule, likelihood=Likelihood(schedule, tolerance=1e-4), likelihood_items=120
+    )
     fit = trainer(tmp_path, 60)
     fit.fit(model, data)
 
@@ -119,7 +133,8 @@ def test_likelihood_is_reported_for_likelihood_items(data, tmp_path):
     assert "nats_per_dim_ode" not in account("val").figures
 
 
-# which model a sampler draws from -----------------------------------------------------------------------
+# which model a sampler draws from
+# -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variance", ["beta_tilde", "beta", "learned"])
@@ -149,7 +164,9 @@ def test_sampler_variance_learned_is_refused_if_not_trained(data):
     model = make(data, Linear(-8.0, 6.0), 10)
     model.check_sampler(DDIM(3))
     model.check_sampler(Ancestral(3, variance="optimal"))
-    with pytest.raises(UserError, match="sampler.variance=learned: .* set null, beta_tilde, beta or optimal"):
+    with pytest.raises(
+        UserError, match="sampler.variance=learned: .* set null, beta_tilde, beta or optimal"
+    ):
         model.check_sampler(Ancestral(3, variance="learned"))
 
 
@@ -165,7 +182,11 @@ def test_learned_variance_is_kept_by_guidance_and_thresholds(data):
     fraction = denoiser(z, gamma, label).fraction
     assert not torch.equal(fraction, denoiser(z, gamma, None).fraction)
     free, weak = ClassifierFree(denoiser, scale=3.0), network(MLP((2,), **kind), "v")
-    guides = (free, ClassifierFree(denoiser, scale=3.0, rescale=0.5), Auto(denoiser, weak, scale=2.0))
+    guides = (
+        free,
+        ClassifierFree(denoiser, scale=3.0, rescale=0.5),
+        Auto(denoiser, weak, scale=2.0),
+    )
     for guide in (*guides, StaticThreshold(free), DynamicThreshold(denoiser)):
         assert torch.equal(guide(z, gamma, label).fraction, fraction)
     by_classifier = ByClassifier(denoiser, lambda z, gamma: z @ torch.ones(2, 3), scale=2.0)

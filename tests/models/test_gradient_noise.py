@@ -42,7 +42,8 @@ def test_gradient_noise_scale_matches_closed_form(draws):
 def test_gradient_noise_scale_is_unbiased_with_repeated_draws(scale, share):
     """Synthetic gradients have a known B; items have a ``share`` of the trace, draws the rest.
 
-    At the metric's own b and K, on the 297 items of the digits' test set, |G| = 1, so tr(Sigma) = B.
+    At the metric's own b and K, on the 297 items of the digits' test set, |G| = 1, so tr(Sigma) =
+    B.
     """
     size, repeats, metric = 4000, 30, GradientNoise()
     groups, b, k = 297 // metric.batch, metric.batch, metric.draws

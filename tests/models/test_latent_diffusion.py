@@ -49,8 +49,9 @@ def standard(q: int) -> GaussianMixture:
 def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Tensor:
     """Return the expectation of the model's own bound, (B,), without sampling noise.
 
-    Everything is Gaussian and linear, so at a time the bound is quadratic in (noise of y, eps), for which
-    +- sqrt(2 q) along each axis are enough; in time it is smooth, and Gauss-Legendre's rule converges.
+    Everything is Gaussian and linear, so at a time the bound is quadratic in (noise of y, eps), for
+    which +- sqrt(2 q) along each axis are enough; in time it is smooth, and Gauss-Legendre's rule
+    converges.
     """
     (q,) = model.event
     points = cubature(2 * q)
@@ -61,7 +62,9 @@ def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Te
     for t, w in zip(*legendre(nodes), strict=True):
         draw = Draw(t.expand(len(every.x)), eps, torch.zeros_like(eps))
         drawn = {"_draw": lambda *_, draw=draw: (draw, one)}
-        noise = patch("triptych.models.latent_diffusion.evaluation_noise", lambda *_: lambda _: of_y)
+        noise = patch(
+            "triptych.models.latent_diffusion.evaluation_noise", lambda *_: lambda _: of_y
+        )
         with torch.no_grad(), noise, patch.multiple(model, **drawn):
             totals = model.elbo(every, 0, 1).total
         total += w * totals.reshape(len(points), n).mean(0)
@@ -72,8 +75,8 @@ def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tenso
     r"""Return VDM's bound of N(0, I) with its exact denoiser, minus -log N(y; 0, I).
 
     It is summed over (B, d) squares y^2.
-    eps_hat = sigma z, so E|eps - eps_hat|^2 = a^4 + a^2 s^2 y^2 a dimension (a = alpha, s = sigma). With
-    d a^2 / d gamma = -a^2 s^2 and int a^2 d gamma = log s_1^2 / s_0^2 the three terms are
+    eps_hat = sigma z, so E|eps - eps_hat|^2 = a^4 + a^2 s^2 y^2 a dimension (a = alpha, s = sigma).
+    With d a^2 / d gamma = -a^2 s^2 and int a^2 d gamma = log s_1^2 / s_0^2 the three terms are
 
         prior           1/2 (a_1^2 (y^2 - 1) - log s_1^2)
         diffusion       1/2 (log s_1^2 / s_0^2 + (y^2 - 1) (a_0^2 - a_1^2))
@@ -131,7 +134,9 @@ def test_latent_diffusion_bound_matches_closed_form_for_gaussian_prior():
         w, b = last.weight[:d].double(), last.bias[:d].double()
         away = x - m @ w.T - b
         spread = s.square() @ w.T.square()
-        wanted = 0.5 * ((away.square() + spread) / noise**2 + math.log(2 * math.pi * noise**2)).sum(1)
+        wanted = 0.5 * ((away.square() + spread) / noise**2 + math.log(2 * math.pi * noise**2)).sum(
+            1
+        )
         wanted -= 0.5 * (1 + torch.log(2 * math.pi * s.square())).sum(1)
         mu = prior.means[0]
         covariance = prior.bases[0] @ prior.scales[0].diag() @ prior.bases[0].T
@@ -157,7 +162,9 @@ def test_accounted_latent_diffusion_gap_matches_closed_form():
     assert abs(found["gap"]["mean"] - own) < 3 * found["gap"]["stderr"]
     assert found["gap"]["stderr"] < 0.01
     assert found["nats_per_dim"]["draw_stderr"] < found["nats_per_dim"]["stderr"]
-    parts = [found[f"nats_per_dim_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
+    parts = [
+        found[f"nats_per_dim_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")
+    ]
     assert sum(parts) == pytest.approx(found["nats_per_dim"]["mean"], rel=1e-9)
     assert found["nats_per_dim"]["n"] == 2000
     # The exact denoiser's epsilon error by noise level is that of q dimensions, not of d.
@@ -223,7 +230,9 @@ def test_latent_diffusion_bound_is_independent_of_batch_and_world_size():
         ours, theirs = model.elbo(whole, 1, 2).total[2:4], model.elbo(part, 1, 2).total
         assert torch.allclose(ours, theirs, rtol=1e-5)
         loss = model.loss(whole, 5, 0, 1)
-        halves = [model.loss(batch(whole.x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
+        halves = [
+            model.loss(batch(whole.x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)
+        ]
     assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
 
 
@@ -254,7 +263,13 @@ FLIPPED = ["augmentation=flip", "augmentation.flip.told=true", "guidance.scale=2
 @pytest.mark.parametrize(
     "arguments",
     [
-        [*SMALL, *FLIPPED, "schedule=learned", "model.conditional=true", "guidance=classifier_free"],
+        [
+            *SMALL,
+            *FLIPPED,
+            "schedule=learned",
+            "model.conditional=true",
+            "guidance=classifier_free",
+        ],
         [*SMALL, *STEPS, "bound.variance=optimal"],
     ],
 )
@@ -278,7 +293,10 @@ def test_latent_diffusion_run_trains_samples_and_reopens(prepared, arguments):
         ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),
         ([*SMALL, "bound.decoder=discretised_gaussian"], ["bound.decoder", "pass categorical"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
-        ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
+        (
+            [*SMALL, "metrics=distortion"],
+            ["metrics.distortion: LatentDiffusion", "model=diffusion"],
+        ),
         ([*SMALL, "bound.variance=learned", *STEPS], ["bound.variance=learned", "optimal"]),
     ],
 )

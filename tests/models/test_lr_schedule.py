@@ -25,5 +25,9 @@ def test_inverse_sqrt_schedule_matches_edm2(step):
 
 
 def test_warmup_is_linear_and_cosine_ends_at_floor():
-    assert [Constant(4).factor(step, 10) for step in (0, 1, 4, 9)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
-    assert [Cosine(2, 0.1).factor(step, 10) for step in (2, 6, 10)] == pytest.approx([1.0, 0.55, 0.1])
+    assert [Constant(4).factor(step, 10) for step in (0, 1, 4, 9)] == pytest.approx(
+        [0.2, 0.4, 1.0, 1.0]
+    )
+    assert [Cosine(2, 0.1).factor(step, 10) for step in (2, 6, 10)] == pytest.approx(
+        [1.0, 0.55, 0.1]
+    )

@@ -43,8 +43,15 @@ def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion
     network = MLP((2,), conditions=conditions, **sizes)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
     bound = Bound(schedule, decoder, steps)
-    objective = Objective(output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None))
-    options |= {"levels": levels, "discrete": levels is not None, "conditional": True, "label_dropout": 0.1}
+    objective = Objective(
+        output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None)
+    )
+    options |= {
+        "levels": levels,
+        "discrete": levels is not None,
+        "conditional": True,
+        "label_dropout": 0.1,
+    }
     parts = (Denoiser(network, output, PROCESS()), schedule, objective, bound)
     return Diffusion(*parts, **options, **MORE)
 
@@ -66,7 +73,13 @@ def latent_diffusion() -> LatentDiffusion:
     schedule, output = LearnedEndpoints(-6.0, 4.0), Output("v")
     network = MLP((3,), conditions={"label": Labels(CLASSES)}, width=4, blocks=1)
     denoiser = Denoiser(network, output, PROCESS())
-    parts = (ladder, denoiser, schedule, Objective(output, losses.Elbo()), Bound(schedule, GaussianDensity()))
+    parts = (
+        ladder,
+        denoiser,
+        schedule,
+        Objective(output, losses.Elbo()),
+        Bound(schedule, GaussianDensity()),
+    )
     options = {"levels": 5, "discrete": True, "conditional": True, "label_dropout": 0.1}
     return LatentDiffusion(*parts, **options, **MORE)
 

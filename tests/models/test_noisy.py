@@ -48,7 +48,9 @@ def published(loss):
     return 0.5 * torch.trapezoid(weight * mse, gamma).item()
 
 
-@pytest.mark.parametrize("loss", [Elbo(), Sigmoid(), EDM(monotonic=True), Squared("v"), EDM(), MinSNR()])
+@pytest.mark.parametrize(
+    "loss", [Elbo(), Sigmoid(), EDM(monotonic=True), Squared("v"), EDM(), MinSNR()]
+)
 @pytest.mark.parametrize("metric", [WeightedLoss, NoisyBounds])
 def test_weighted_loss_and_noisy_bounds_match_weighted_integral(metric, loss):
     """Kingma & Gao 2023, theorem 1; the last two weights are not monotone."""

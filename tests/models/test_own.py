@@ -111,7 +111,9 @@ class Table(Linear):
 
 def classes(base: str, method: str, bodies: dict[str, tuple[str, str]]) -> str:
     """Return the source of classes derived from ``base``, given the lines of their ``method``."""
-    return "".join(f"\nclass {n}({base}):\n    def {method}:\n        {b}\n" for n, (b, _) in bodies.items())
+    return "".join(
+        f"\nclass {n}({base}):\n    def {method}:\n        {b}\n" for n, (b, _) in bodies.items()
+    )
 
 
 def cases(bodies: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
@@ -126,7 +128,8 @@ def test_check_gradient_refuses_trainable_network_with_detached_output(trains, w
     network = nn.Linear(2, 2).requires_grad_(trains)
     raw = network(torch.zeros(4, 2)).detach()
     refused_if(
-        lambda: check_gradient("denoiser.network", network, raw), words and f"denoiser.network: {words}"
+        lambda: check_gradient("denoiser.network", network, raw),
+        words and f"denoiser.network: {words}",
     )
 
 
@@ -160,7 +163,10 @@ def test_check_schedule_accepts_or_refuses_user_schedule(trusting, name, words):
 
 
 def test_schedule_outside_of_torch_is_refused(trusting):
-    source = "\nclass Outside(Linear):\n    def gamma(self, t):\n        return super().gamma(t.detach())\n"
+    source = (
+        "\nclass Outside(Linear):\n    def gamma(self, t):\n        return "
+        "super().gamma(t.detach())\n"
+    )
     trusting("own_schedules", SCHEDULES + source)
     schedule = import_module("own_schedules").Outside(gamma_min=-6.0, gamma_max=6.0)
     with pytest.raises(UserError, match="Outside gives a gamma without a gradient in t"):
@@ -240,7 +246,9 @@ def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
     The order does not matter.
     """
     logged, problem = [], ": also logged by the run itself, under this name; choose another"
-    monkeypatch.setattr(LightningModule, "log", lambda self, name, *value, **how: logged.append(name))
+    monkeypatch.setattr(
+        LightningModule, "log", lambda self, name, *value, **how: logged.append(name)
+    )
     model = Logged()
     model.log_own({"val/bound": 1.0, "step": 2})
     model.log("step", 2)

@@ -30,7 +30,11 @@ def model(conditions, **more) -> Diffusion:
     torch.manual_seed(0)
     output, schedule = Output("x0"), Linear(-4.0, 6.0)
     network = MLP(SHAPE, conditions=conditions, width=32, blocks=2)
-    parts = (Denoiser(network, output, VariancePreserving()), schedule, Objective(output, Squared("x0")))
+    parts = (
+        Denoiser(network, output, VariancePreserving()),
+        schedule,
+        Objective(output, Squared("x0")),
+    )
     bound = Bound(schedule, GaussianDensity())
     return Diffusion(*parts, bound, shape=SHAPE, discrete=False, **OPTIONS | {"seed": 1} | more)
 
@@ -45,7 +49,9 @@ def test_told_augmentation_does_not_leak_into_samples(told):
     optimizer = torch.optim.AdamW(trained.parameters(), lr=5e-3)
     for step in range(200):
         batch = Batch(POINT.repeat(64, 1, 1, 1), None, torch.arange(64))
-        loss = trained.loss(augmented(batch, [Flip(0.5, told=told)], seed=3, step=step), step, 0, 1).mean()
+        loss = trained.loss(
+            augmented(batch, [Flip(0.5, told=told)], seed=3, step=step), step, 0, 1
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -62,7 +68,9 @@ def test_augmentation_condition_is_never_dropped(monkeypatch):
         trained = model(kinds, conditional=conditional, label_dropout=1.0)
         forward = trained.denoiser.network.forward
         monkeypatch.setattr(
-            trained.denoiser.network, "forward", lambda z, g, c, f=forward: seen.append(c) or f(z, g, c)
+            trained.denoiser.network,
+            "forward",
+            lambda z, g, c, f=forward: seen.append(c) or f(z, g, c),
         )
         done = Part(torch.ones(4, 1), torch.tensor([True, True, False, True]))
         told = Condition(**{"label": torch.zeros(4, dtype=torch.long), AUGMENTATION: done})
@@ -98,9 +106,12 @@ def test_vae_refuses_augmentation_with_told(prepared):
         ("conditioning_noise", "[low]", ""),
     ],
 )
-def test_augmentation_is_refused_if_condition_holds_image_of_item(prepared, augmentation, parts, said):
+def test_augmentation_is_refused_if_condition_holds_image_of_item(
+    prepared, augmentation, parts, said
+):
     small = "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 denoiser=unet".split()
     config = prepared(*small, f"augmentation={augmentation}", f"model.conditional={parts}").config()
     refused_if(
-        lambda: build_experiment(config, False), said and f"augmentation: changes the item and not {said}"
+        lambda: build_experiment(config, False),
+        said and f"augmentation: changes the item and not {said}",
     )

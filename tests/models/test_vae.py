@@ -30,8 +30,8 @@ def principal_components(d: int, q: int, noise: float) -> tuple[MLPLadder, Gauss
     """Return a linear VAE with the parameters of probabilistic PCA (Tipping & Bishop 1999).
 
     The second result is its Gaussian.
-    x = W z + m + noise eps; the posterior of z is N(M^-1 W' (x - m), noise^2 M^-1), M = W'W + noise^2, which
-    is diagonal when the columns of W are orthogonal.
+    x = W z + m + noise eps; the posterior of z is N(M^-1 W' (x - m), noise^2 M^-1), M = W'W +
+    noise^2, which is diagonal when the columns of W are orthogonal.
     """
     generator = torch.Generator().manual_seed(d)
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :q]
@@ -64,7 +64,9 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     path = model.hierarchy.path(x, training_noise(0, 0))
     assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
     # The expectation is exact, too: the bound is quadratic in the noise, so 2 q points are enough.
-    paths = [model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q).float()]
+    paths = [
+        model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q).float()
+    ]
     bound = torch.stack([model.hierarchy.bound(x, path).total.double() for path in paths]).mean(0)
     gap = (bound - exact) / d
     assert gap.abs().max() < 1e-3 and gap.mean().abs() < 1e-5
@@ -74,7 +76,9 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     found = model.accounting.compute().figures
     assert abs(found["gap"]["mean"]) < 3 * found["gap"]["stderr"] + 1e-3
     assert found["nats_per_dim_iw"]["mean"] == pytest.approx(exact.mean().item() / d, abs=1e-4)
-    assert found["nats_per_dim_kl_1"]["mean"] == pytest.approx(found["nats_per_dim_prior"]["mean"], rel=1e-6)
+    assert found["nats_per_dim_kl_1"]["mean"] == pytest.approx(
+        found["nats_per_dim_prior"]["mean"], rel=1e-6
+    )
     samples = model.sample(20_000, None, torch.Generator().manual_seed(3))
     truth, _ = mixture.sample(20_000, torch.Generator().manual_seed(4))
     assert torch.allclose(samples.T.cov().view(d, d), truth.T.cov().view(d, d), atol=0.06)
@@ -88,14 +92,18 @@ def digits_like(n: int = 6, levels: int = 17) -> torch.Tensor:
 @pytest.mark.parametrize(("levels", "halvings"), [(1, 1), (3, 1), (6, 3), (2, 0)])
 def test_conv_ladder_reports_kl_per_level(levels, halvings):
     torch.manual_seed(0)
-    network = ConvLadder((1, 8, 8), LatentModel.outputs(17), levels, channels=3, halvings=halvings, width=8)
+    network = ConvLadder(
+        (1, 8, 8), LatentModel.outputs(17), levels, channels=3, halvings=halvings, width=8
+    )
     model = make(network, 17, shape=(1, 8, 8), importance_samples=4)
     x = digits_like()
     with torch.no_grad():
         model._account(batch(x), model.repeats, model.extra(batch(x)))
     found = model.accounting.compute().figures
     kls = [found[f"bpd_kl_{level + 1}"]["mean"] for level in range(levels)]
-    assert sum(kls) == pytest.approx(found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5)
+    assert sum(kls) == pytest.approx(
+        found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5
+    )
     assert kls[-1] == pytest.approx(found["bpd_prior"]["mean"], rel=1e-5)
     assert (found["bpd_diffusion"]["mean"] == 0) == (levels == 1)
     # The network is untrained.
@@ -115,7 +123,9 @@ def test_hierarchical_vae_loss_is_independent_of_world_size():
         path = model.hierarchy.path(whole.x, training_noise(0, 5))
         loss = model.loss(whole, 5, 0, 1)
         assert torch.allclose(loss, model.hierarchy.bound(whole.x, path).total)
-        halves = [model.loss(batch(whole.x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
+        halves = [
+            model.loss(batch(whole.x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)
+        ]
     assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
 
 

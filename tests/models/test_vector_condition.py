@@ -29,7 +29,10 @@ class Pairs(DataModule):
     def load(self):
         drawn = [given().sample(n, torch.Generator().manual_seed(n)) for n in (400, 100, 200)]
         names = ("train", "val", "test")
-        return {name: Split(x, Condition(embedding=v)) for name, (v, x) in zip(names, drawn, strict=True)}
+        return {
+            name: Split(x, Condition(embedding=v))
+            for name, (v, x) in zip(names, drawn, strict=True)
+        }
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from triptych.networks.adapter import Adapter
 SHAPE = (1, 8, 8)
 THEIRS = ["diffusers.models.unets.unet_2d.UNet2DModel"] * bool(find_spec("diffusers"))
 OURS = "width blocks attention dropout fourier conditioning".split()  # keys of denoiser=resnet
-SIZES = "[8,16] norm_num_groups=4 layers_per_block=1 in_channels=1 out_channels=1 num_class_embeds=11"
+SIZES = (
+    "[8,16] norm_num_groups=4 layers_per_block=1 in_channels=1 out_channels=1 num_class_embeds=11"
+)
 
 
 class Heard(nn.Module):
@@ -27,7 +29,9 @@ class Heard(nn.Module):
 
     def forward(self, sample, timestep, class_labels=None):
         self.t, self.labels = timestep, class_labels
-        found = sample.repeat(1, self.channels, 1, 1) * torch.arange(1, self.channels + 1).view(1, -1, 1, 1)
+        found = sample.repeat(1, self.channels, 1, 1) * torch.arange(1, self.channels + 1).view(
+            1, -1, 1, 1
+        )
         return SimpleNamespace(sample=found) if self.wrapped else found
 
 
@@ -99,11 +103,15 @@ def test_adapter_matches_diffusers_unet(name, classes):
     sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     labels = {"num_class_embeds": classes + 1} if classes else {}
-    made = getattr(diffusers, name)(in_channels=1, out_channels=1, **sizes, **blocks, **labels).eval()
+    made = getattr(diffusers, name)(
+        in_channels=1, out_channels=1, **sizes, **blocks, **labels
+    ).eval()
     network = Adapter(made, SHAPE, conditions={"label": Labels(classes)} if classes else {})
     z, gamma, label = torch.randn(2, *SHAPE), torch.tensor([-8.0, 6.0]), torch.tensor([0, 1])
     with torch.no_grad():
         raw = network(z, gamma, Condition(label=label) if classes else None)
         theirs = {"class_labels": label} if classes else {}
         torch.testing.assert_close(raw, made(z, torch.tensor([300.0, 650.0]), **theirs).sample)
-        assert not torch.allclose(raw[:1], network(z[:1], gamma[1:], Condition(label=label[:1])), atol=1e-4)
+        assert not torch.allclose(
+            raw[:1], network(z[:1], gamma[1:], Condition(label=label[:1])), atol=1e-4
+        )

@@ -29,8 +29,12 @@ NETWORKS = [
 
 def condition():
     draws, mask = generator(), torch.tensor([[True, True, False, False]] * 3)
-    vector, text, low = (torch.randn(3, *shape, generator=draws) for shape in ((5,), (4, 6), (2, 4, 4)))
-    return Condition(label=torch.tensor([2, 0, 1]), vector=vector, text=Part(text, mask=mask), low=low)
+    vector, text, low = (
+        torch.randn(3, *shape, generator=draws) for shape in ((5,), (4, 6), (2, 4, 4))
+    )
+    return Condition(
+        label=torch.tensor([2, 0, 1]), vector=vector, text=Part(text, mask=mask), low=low
+    )
 
 
 @pytest.mark.parametrize(("kind", "extra"), NETWORKS)
@@ -64,11 +68,15 @@ def test_masked_tokens_do_not_change_conditioning():
         torch.testing.assert_close(same, network(gamma, told))
         other = network(gamma, told.together(Condition(text=Part(padded + 1, None, text.mask))))
         assert not torch.allclose(other, same)
-        empty = network(gamma, told.together(Condition(text=Part(padded, None, torch.zeros_like(text.mask)))))
+        empty = network(
+            gamma, told.together(Condition(text=Part(padded, None, torch.zeros_like(text.mask))))
+        )
     assert empty.isfinite().all()
 
 
 def test_network_ignores_unknown_condition_parts():
     network = awake(MLP((2,), conditions={"vector": Vectors(5)}))
     z, gamma = torch.randn(3, 2), torch.zeros(3)
-    assert torch.equal(network(z, gamma, condition()), network(z, gamma, condition().only("vector")))
+    assert torch.equal(
+        network(z, gamma, condition()), network(z, gamma, condition().only("vector"))
+    )

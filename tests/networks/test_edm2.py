@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from triptych.diffusion.condition import Condition, Labels, Vectors
-from triptych.networks.edm2 import EDM2, EDM2Block, RandomWaves, UnitLayer, mp_cat, mp_silu, mp_sum, unit
+from triptych.networks.edm2 import (
+    EDM2,
+    EDM2Block,
+    RandomWaves,
+    UnitLayer,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    unit,
+)
 
 
 def magnitude(x: torch.Tensor, dim: int = 1) -> torch.Tensor:
@@ -103,10 +112,14 @@ def small(**more) -> EDM2:
 def test_edm2_class_embedding_is_zero_without_label():
     network = small(conditions={"label": Labels(3)})
     z, gamma = normal(4, 3, 8, 8), torch.zeros(4)
-    made = [network(z, gamma, Condition(label=torch.full((4,), k))) for k in range(3)] + [network(z, gamma)]
+    made = [network(z, gamma, Condition(label=torch.full((4,), k))) for k in range(3)] + [
+        network(z, gamma)
+    ]
     assert all((a - b).abs().max() > 1e-2 for i, a in enumerate(made) for b in made[:i])
     plain = small()
-    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("classes")})
+    plain.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("classes")}
+    )
     plain.level.register_forward_hook(lambda layer, given, embedding: embedding / math.sqrt(2))
     torch.testing.assert_close(
         made[3], plain(z, gamma), rtol=1e-3, atol=1e-3
@@ -124,7 +137,10 @@ def test_edm2_output_has_shape_of_outputs_and_starts_at_zero():
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"widths": (16, 32, 32, 32, 32)}, r"widths=\[16, 32, 32, 32, 32\]: 8x8 images do not halve 4 times"),
+        (
+            {"widths": (16, 32, 32, 32, 32)},
+            r"widths=\[16, 32, 32, 32, 32\]: 8x8 images do not halve 4 times",
+        ),
         ({"head_width": 24}, "head_width=24: 16 channels are no multiple of it"),
         (
             {"conditions": {"vector": Vectors((4,))}},

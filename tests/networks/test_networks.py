@@ -27,18 +27,36 @@ CASES = [
     (ResNet, (1, 8, 8), {"width": 8, "blocks": 1, "fourier": [], "members": 3}),
     (UNet, (1, 8, 8), {"widths": [8, 16], "fourier": [2, 1], "spacing": 0.125}),
     (UNet, (3, 12, 16), {"widths": [8, 16, 24]}),
-    (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "modulation": "shift", "resample": "block"}),
-    (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "head_width": 4, "resample": "bare_block"}),
+    (
+        UNet,
+        (1, 8, 8),
+        {"widths": [8, 16], "attention_at": [8], "modulation": "shift", "resample": "block"},
+    ),
+    (
+        UNet,
+        (1, 8, 8),
+        {"widths": [8, 16], "attention_at": [8], "head_width": 4, "resample": "bare_block"},
+    ),
     (
         UNet,
         (3, 8, 4),
-        {"widths": [8, 8], "attention_at": [4], "attention_up": "last", "stem": 4, "conditioning": 12},
+        {
+            "widths": [8, 8],
+            "attention_at": [4],
+            "attention_up": "last",
+            "stem": 4,
+            "conditioning": 12,
+        },
     ),
     (DiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "fourier": [2, 1], "spacing": 0.125}),
     (Prior, (2,), {"width": 8, "depth": 1, "heads": 2}),
     (DiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5}),
     (JiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "context": 3, "context_from": 1}),
-    (JiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5, "context": 0}),
+    (
+        JiT,
+        (3, 6, 9),
+        {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5, "context": 0},
+    ),
 ]
 
 
@@ -64,7 +82,11 @@ def test_network_output_has_shape_and_starts_at_zero(kind, shape, extra, outputs
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
 def test_network_output_depends_on_own_item_gamma_and_label(kind, shape, extra):
     network = awake(kind(shape, conditions={"label": Labels(3)}, **extra))
-    z, gamma, label = torch.randn(3, *shape), torch.tensor([-3.0, 0.0, 3.0]), torch.tensor([0, 1, 2])
+    z, gamma, label = (
+        torch.randn(3, *shape),
+        torch.tensor([-3.0, 0.0, 3.0]),
+        torch.tensor([0, 1, 2]),
+    )
     whole = network(z, gamma, Condition(label=label))
     for own in (slice(i, i + 1) for i in range(3)):
         alone = network(z[own], gamma[own], Condition(label=label[own]))
@@ -80,13 +102,28 @@ TEXT = {"text": Tokens(3, 5)}
 REFUSED = [
     *((kind, (2,), {}, ["use denoiser=mlp"]) for kind in (ResNet, UNet, DiT, JiT)),
     (UNet, (1, 10, 10), {"widths": [8, 8, 8]}, ["do not halve"]),
-    (UNet, SMALL, {"widths": [8, 16], "heads": 7}, ["denoiser.network.heads=7: must divide the 16 channels"]),
-    (UNet, SMALL, TWO | {"attention_at": [8, 7]}, ["attention_at=[8, 7]: no", "height 7; must be of 8, 4"]),
+    (
+        UNet,
+        SMALL,
+        {"widths": [8, 16], "heads": 7},
+        ["denoiser.network.heads=7: must divide the 16 channels"],
+    ),
+    (
+        UNet,
+        SMALL,
+        TWO | {"attention_at": [8, 7]},
+        ["attention_at=[8, 7]: no", "height 7; must be of 8, 4"],
+    ),
     (UNet, SMALL, TWO | {"head_width": 3}, ["head_width=3", "8 channels"]),
     (UNet, SMALL, TWO | {"text_at": [4]}, ["text_at=[4]", "no text", "model.conditional"]),
     (UNet, SMALL, TWO | {"text_at": [5], "conditions": TEXT}, ["text_at=[5]", "height 5"]),
     (DiT, SMALL, {"width": 18, "heads": 3}, ["denoiser.network.width=18: must be a multiple of 4"]),
-    (JiT, SMALL, {"width": 24, "context": 0}, ["width=24: must be a multiple of 4 times", "heads=4"]),
+    (
+        JiT,
+        SMALL,
+        {"width": 24, "context": 0},
+        ["width=24: must be a multiple of 4 times", "heads=4"],
+    ),
     (JiT, SMALL, {"width": 16, "depth": 4}, ["context_from=4: must be a block before", "depth=4"]),
 ]
 
@@ -135,9 +172,14 @@ def test_rotary_embedding_depends_on_relative_position():
     at = [turned(v.expand(20, -1), places).unflatten(0, (4, 5)) for v in (q, k)]
     for down, right in ((0, 0), (1, 2), (3, 0)):
         products = (at[0][: 4 - down, : 5 - right] * at[1][down:, right:]).sum(-1)
-        torch.testing.assert_close(products, products[:1, :1].expand_as(products), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            products, products[:1, :1].expand_as(products), rtol=0, atol=1e-6
+        )
     torch.testing.assert_close(at[0].norm(dim=-1), q.norm().expand(4, 5))
-    row, pair = torch.tensor(3.0), 1  # and by which angle: p 10000^(-2 i / d) of a half head's d numbers
+    row, pair = (
+        torch.tensor(3.0),
+        1,
+    )  # and by which angle: p 10000^(-2 i / d) of a half head's d numbers
     angle = row * 10_000 ** (-2 * pair / 8)
     turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]]).double()
     torch.testing.assert_close(at[0][3, 0, 2:4], turn @ q[2:4], rtol=1e-6, atol=1e-6)
@@ -243,15 +285,21 @@ def test_level_waves_periods_match_level_spacing():
 def test_transformer_class_embedding_starts_with_std_0_02(kind, extra):
     """Peebles & Xie's code: nn.init.normal_(y_embedder.embedding_table.weight, std=0.02)."""
     torch.manual_seed(0)
-    network = kind((3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra)
-    assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(0.02, rel=0.05)
+    network = kind(
+        (3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra
+    )
+    assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(
+        0.02, rel=0.05
+    )
 
 
 def test_ensemble_members_train_on_own_items_and_average_in_eval():
     """Without shares all members answer; members without items here have gradients, too."""
     network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=3)).train()
     z, gamma = torch.randn(5, 1, 4, 4), torch.randn(5)
-    answers = torch.stack([network.member(z, gamma), *(other(z, gamma) for other in network.others)])
+    answers = torch.stack(
+        [network.member(z, gamma), *(other(z, gamma) for other in network.others)]
+    )
     torch.testing.assert_close(network(z, gamma), answers.mean(0))
     dealt = torch.tensor([2, 0, 2, 2, 0])
     raw = network(z, gamma, Condition(**{MEMBER: dealt}))

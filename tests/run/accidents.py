@@ -76,7 +76,9 @@ def column(folder: RunDirectory | Path, name: str) -> list[float]:
 def table(folder: RunDirectory | Path) -> list[dict[str, str]]:
     """Return metrics.csv without its time column."""
     clock = ("train/images_per_second", "time")
-    return [{name: value for name, value in row.items() if name not in clock} for row in rows(folder)]
+    return [
+        {name: value for name, value in row.items() if name not in clock} for row in rows(folder)
+    ]
 
 
 def results(sweep: Path) -> list[dict[str, str]]:

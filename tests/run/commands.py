@@ -24,7 +24,9 @@ def evaluated(ckpt: Any, *overrides: str) -> dict[str, Any]:
     """Run ``triptych-evaluate`` in this process and return its output."""
     from triptych.cli.evaluate import evaluate_composed
 
-    return evaluate_composed(without_hydra(compose_command("evaluate", [f"ckpt='{ckpt}'", *overrides])))
+    return evaluate_composed(
+        without_hydra(compose_command("evaluate", [f"ckpt='{ckpt}'", *overrides]))
+    )
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:
@@ -41,10 +43,14 @@ def problems(stderr: str) -> list[str]:
 def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
     """Start such a command in the background; ``communicate`` returns its output."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True
+    )
 
 
-def end(line: list[str], root: Path, code: int | None = 0, **more: str) -> subprocess.CompletedProcess:
+def end(
+    line: list[str], root: Path, code: int | None = 0, **more: str
+) -> subprocess.CompletedProcess:
     """Run such a command to its end and check its exit code; None: any code."""
     surroundings = environment(root, **more)
     done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=800)
@@ -57,11 +63,17 @@ def at_work(root: Path) -> list[str]:
 
     The title of a process does not tell forks apart.
     """
-    listed = subprocess.run(["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True).stdout
-    return [row for row in listed.splitlines() if SERVE in row and f"TRIPTYCH_ROOT={root} " in f"{row} "]
+    listed = subprocess.run(
+        ["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True
+    ).stdout
+    return [
+        row for row in listed.splitlines() if SERVE in row and f"TRIPTYCH_ROOT={root} " in f"{row} "
+    ]
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 600.0) -> Any:
+def wait_for(
+    condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 600.0
+) -> Any:
     """Wait until ``condition`` is true and return its value.
 
     An error if the process ends before, or if time is up.

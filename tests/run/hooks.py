@@ -60,5 +60,7 @@ def traps(folder: Path) -> Path:
     """
     folder.mkdir()
     for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
-        (folder / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
+        (folder / f"{name}.py").write_text(
+            f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n"
+        )
     return folder

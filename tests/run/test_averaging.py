@@ -36,7 +36,9 @@ def test_every_ema_is_validated_and_only_reported_one_tested(prepared, monkeypat
         return elbo(self, batch, batch_idx)
 
     monkeypatch.setattr(BoundModel, "test_step", watched)
-    monkeypatch.setattr(DenoiserModel, "before_report", lambda self: fitted.append(1) or before(self))
+    monkeypatch.setattr(
+        DenoiserModel, "before_report", lambda self: fitted.append(1) or before(self)
+    )
     run = prepared(*LENGTHS, "samples.n=0")
     summary = execute(run)
     assert tested.count("test") == 1
@@ -72,7 +74,10 @@ def test_weights_chosen_before_choice_is_refused():
     for weights, words in (
         ("chosen", "has not chosen"),
         ("sigma_rel_0.07", r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.1"),
-        ("sigma_rel_9", r"weights=sigma_rel_9: .* ema, raw, chosen, sigma_rel_0\.05, sigma_rel_0\.1"),
+        (
+            "sigma_rel_9",
+            r"weights=sigma_rel_9: .* ema, raw, chosen, sigma_rel_0\.05, sigma_rel_0\.1",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             average_of({"callbacks": {"EMA": ema}, "triptych": {}, "global_step": 0}, weights)
@@ -85,7 +90,9 @@ def test_two_ema_callbacks_are_refused():
     """After a validation, the second one would restore the first one's average as the weights."""
     config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
     refused(
-        lambda: check_averaging(config, [EMA(), slow(0.2)], True), "callbacks: several average", "keep one"
+        lambda: check_averaging(config, [EMA(), slow(0.2)], True),
+        "callbacks: several average",
+        "keep one",
     )
     check_averaging(config | {"weights": "raw"}, [EMA(), slow(0.2)], True)
     check_averaging(config | {"trained": "a"}, [EMA(), slow(0.2)], True)
@@ -120,10 +127,16 @@ def test_post_hoc_ema_is_combination_of_snapshots(prepared):
     run = prepared("callbacks.ema.snapshots=3", "samples.n=0")
     execute(run)
     stored = [torch.load(path, weights_only=True) for path in sorted((run / "averages").iterdir())]
-    known = {(s["step"], s["sigma_rel"][name]): x for s in stored for name, x in s["averages"].items()}
+    known = {
+        (s["step"], s["sigma_rel"][name]): x for s in stored for name, x in s["averages"].items()
+    }
     assert [*known] == [(step, s) for step in (2, 4, 6) for s in (0.05, 0.1)]
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
-    for step in (4, 6, 6):  # of an earlier checkpoint, as the best may be: later snapshots are no part of it
+    for step in (
+        4,
+        6,
+        6,
+    ):  # of an earlier checkpoint, as the best may be: later snapshots are no part of it
         until = [of for of in known if of[0] <= step]
         found = average_of(checkpoint | {"global_step": step}, "sigma_rel_0.07", run.path)
         factors = dict(zip(until, combination(until, step, 0.07), strict=True))

@@ -18,7 +18,12 @@ from triptych.run.account import baselines
 
 def test_digits_baselines_match_count_from_file():
     """Compute (n_k + 1 / K) / (n + 1) in plain Python from scikit-learn's table."""
-    file = Path(find_spec("sklearn").submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    file = (
+        Path(find_spec("sklearn").submodule_search_locations[0])
+        / "datasets"
+        / "data"
+        / "digits.csv.gz"
+    )
     with gzip.open(file, "rt") as lines:
         rows = [[int(float(value)) for value in row[:64]] for row in csv.reader(lines)]
     order = np.random.RandomState(0).permutation(1797)
@@ -33,7 +38,11 @@ def test_digits_baselines_match_count_from_file():
     assert found["histogram"]["mean"] == pytest.approx(bits.mean(), rel=1e-12)
     assert found["histogram"]["stderr"] == pytest.approx(stats.sem(bits), rel=1e-9)
     assert found["histogram"]["n"] == 297
-    assert found["uniform"] == {"mean": pytest.approx(math.log2(17), rel=1e-12), "stderr": 0.0, "n": 297}
+    assert found["uniform"] == {
+        "mean": pytest.approx(math.log2(17), rel=1e-12),
+        "stderr": 0.0,
+        "n": 297,
+    }
 
 
 def test_data_with_density_have_no_baselines():

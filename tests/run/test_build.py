@@ -72,7 +72,9 @@ def test_user_classes_are_built_at_every_config_node(trusting, prepared):
     assert (model.bound.decoder.shape, model.bound.decoder.levels) == ((2,), None)
     kinds = [model.bound.variance, model.schedule, made.drawing.sampler]
     assert [type(kind).__name__ for kind in kinds] == ["Halved", "Schedule", "Sampler"]
-    assert model.objective.variance is model.bound.variance and model.bound.schedule is model.schedule
+    assert (
+        model.objective.variance is model.bound.variance and model.bound.schedule is model.schedule
+    )
     model.trainer = SimpleNamespace(max_steps=4, precision="32-true")
     scheduler = model.configure_optimizers()["lr_scheduler"]["scheduler"]
     assert type(scheduler).__name__ == "Rate" and scheduler.lr_lambdas[0](1) == 0.5
@@ -90,7 +92,9 @@ def test_unknown_variance_name_or_class_is_refused(prepared):
     with pytest.raises(UserError, match="bound.variance='betta': must be beta_tilde, beta"):
         prepared("bound.steps=3", "bound.variance=betta")
     config = prepared("bound.steps=3", "bound.variance=triptych.diffusion.loss.Elbo").config()
-    refused(lambda: build_model(config, build_data(config)), "bound.variance=", "use a class made from")
+    refused(
+        lambda: build_model(config, build_data(config)), "bound.variance=", "use a class made from"
+    )
 
 
 def test_parts_are_built_once_and_config_keys_override_dependencies(prepared):
@@ -102,7 +106,10 @@ def test_parts_are_built_once_and_config_keys_override_dependencies(prepared):
     assert build(network, "elsewhere", table, outputs=1).shape == (3,)
     # An argument that the program passes precedes the configuration and the table.
     assert build(network | {"outputs": 7}, "elsewhere", table, outputs=1).outputs == 1
-    assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {*PARTS, *table.facts}
+    assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {
+        *PARTS,
+        *table.facts,
+    }
 
 
 def test_every_checkpoint_is_opened_once_before_the_fit_and_after_it(prepared, monkeypatch):
@@ -110,12 +117,17 @@ def test_every_checkpoint_is_opened_once_before_the_fit_and_after_it(prepared, m
     execute(prepared("model=classifier", "model.noise=false", "measures.n=0", path="clean"))
     root = prepared("model=classifier", path="x").path.parent
     opened, reopen = [], guides.reopen
-    monkeypatch.setattr(guides, "reopen", lambda ckpt, **more: opened.append(ckpt) or reopen(ckpt, **more))
+    monkeypatch.setattr(
+        guides, "reopen", lambda ckpt, **more: opened.append(ckpt) or reopen(ckpt, **more)
+    )
     run = prepared(
         "guidance=classifier",
         f"guide='{root / 'noisy' / 'checkpoints' / 'last.ckpt'}'",
         f"measures.classifier='{root / 'clean' / 'checkpoints' / 'last.ckpt'}'",
-        *"measures.n=8 measures.repeats=1 measures.over=guidance.scale measures.values=[0.0,1.0,2.0]".split(),
+        *(
+            "measures.n=8 measures.repeats=1 measures.over=guidance.scale "
+            "measures.values=[0.0,1.0,2.0]"
+        ).split(),
         path="guided",
     )
     rows = execute(run)["measures_over"]["rows"]
@@ -125,21 +137,37 @@ def test_every_checkpoint_is_opened_once_before_the_fit_and_after_it(prepared, m
 
 @pytest.mark.parametrize("key", ["bound.steps", "data.seed", "seed", "sampler", "sampler.stops"])
 def test_measures_over_refuses_keys_other_than_sampling(prepared, key):
-    measures = ["measures.n=8", "measures.repeats=1", f"measures.over={key}", "measures.values=[1,2]"]
+    measures = [
+        "measures.n=8",
+        "measures.repeats=1",
+        f"measures.over={key}",
+        "measures.values=[1,2]",
+    ]
     config = prepared(*RING, *measures).config()
-    refused(lambda: build_experiment(config, download=False), f"measures.over={key}: ", "sampler.steps")
+    refused(
+        lambda: build_experiment(config, download=False), f"measures.over={key}: ", "sampler.steps"
+    )
 
 
 def test_obsolete_key_at_neutral_value_is_dropped():
-    recorded = {"model": {"beta_warmup": 0, "free_bits": 0.5}, "data": {"cache": True, "val_size": 9}}
-    assert copy_plain(recorded, "config.yaml") == {"model": {"free_bits": 0.5}, "data": {"val_size": 9}}
+    recorded = {
+        "model": {"beta_warmup": 0, "free_bits": 0.5},
+        "data": {"cache": True, "val_size": 9},
+    }
+    assert copy_plain(recorded, "config.yaml") == {
+        "model": {"free_bits": 0.5},
+        "data": {"val_size": 9},
+    }
 
 
 def pages_taken() -> list[int]:
     """Return the pages of memory taken in each of six rounds, which make and drop tensors."""
     set_up_torch(1)
     taken = []
-    for rounds in (2, *[10] * 5):  # the first ones take it; a loaded machine may take some back once
+    for rounds in (
+        2,
+        *[10] * 5,
+    ):  # the first ones take it; a loaded machine may take some back once
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
         for _ in range(rounds):
             [torch.ones(1_000_000) for _ in range(10)]

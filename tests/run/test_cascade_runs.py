@@ -29,7 +29,9 @@ SHAPES = (
     "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 samples.n=0 "
     "sampler=ddim objective=levels denoiser.network.blocks=1"
 ).split()
-QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
+QUICK = (
+    "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
+)
 BRIEF = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
 # The networks have few tensors, because their checkpoints are opened often.
 BASE = [
@@ -40,7 +42,13 @@ BASE = [
     "denoiser.network.width=8",
     "model.conditional=[text]",
 ]
-FINE = [*SHAPES, *BRIEF, "denoiser=unet", "denoiser.network.widths=[8]", "+denoiser.network.text_at=[16]"]
+FINE = [
+    *SHAPES,
+    *BRIEF,
+    "denoiser=unet",
+    "denoiser.network.widths=[8]",
+    "+denoiser.network.text_at=[16]",
+]
 FINE += ["model.conditional=[text,low]", "samples.n=2"]  # the end of a run, with its pictures
 FINE += ["augmentation=conditioning_noise", "model.label_dropout={text:0.1}"]
 
@@ -74,7 +82,9 @@ def opened(runs, *overrides, stages=("base", "fine")):
 
 
 def test_prompts_are_drawn_low_first_and_told_to_both(runs):
-    cascade, values = opened(runs, "prompt=[three red squares,a blue circle]", "n=5", "batch_size=3")
+    cascade, values = opened(
+        runs, "prompt=[three red squares,a blue circle]", "n=5", "batch_size=3"
+    )
     told = []
     for drawing in (cascade.stages["low"], cascade):
         network = drawing.model.denoiser.network
@@ -82,7 +92,9 @@ def test_prompts_are_drawn_low_first_and_told_to_both(runs):
     drawn = draw_all(cascade, values)
     sizes = {name: tuple(x.shape) for name, x in drawn.items()}
     assert sizes == {"low": (5, 3, 8, 8), "samples": (5, 3, 16, 16)}
-    prompts = cascade.data.encode_prompts(["three red squares", "a blue circle"]).parts["text"].value
+    prompts = (
+        cascade.data.encode_prompts(["three red squares", "a blue circle"]).parts["text"].value
+    )
     text = torch.cat([c.parts["text"].value for c in told if len(c) in (2, 3)][:1])
     assert text.equal(prompts[[0, 1, 0]])
     lows = [c.parts["low"].value for c in told if "low" in c.parts]
@@ -115,7 +127,10 @@ def test_noise_is_on_the_part_that_training_noised(runs, monkeypatch):
     told = {"embedding": Vectors(6), "low": Images((3, 8, 8))}
     whole = Condition(embedding=torch.ones(2, 6), low=torch.ones(2, 3, 8, 8))
     steps = [Flip(told=True), ConditioningNoise("low")]
-    model, data = SimpleNamespace(conditional=[*told]), SimpleNamespace(conditions=told, augmentations=steps)
+    model, data = (
+        SimpleNamespace(conditional=[*told]),
+        SimpleNamespace(conditions=told, augmentations=steps),
+    )
     prepare = _conditioning_noise(Drawing(model, data, None), 0.5)
     found = prepare(whole, torch.Generator().manual_seed(0)).parts
     assert found["embedding"].value.equal(torch.ones(2, 6)) and not found["low"].value.eq(1).any()
@@ -123,7 +138,9 @@ def test_noise_is_on_the_part_that_training_noised(runs, monkeypatch):
     data.augmentations = steps[:1]
     assert _conditioning_noise(Drawing(model, data, None), 0.5) is None
     monkeypatch.setattr("triptych.run.sample._conditioning_noise", lambda *_: None)
-    refused(lambda: opened(runs, "noise=0.5"), "noise=0.5: no stage", "augmentation=conditioning_noise")
+    refused(
+        lambda: opened(runs, "noise=0.5"), "noise=0.5: no stage", "augmentation=conditioning_noise"
+    )
 
 
 def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
@@ -147,12 +164,16 @@ def test_one_run_is_asked_a_prompt(runs):
     small = keys | {"batch_size": 3, "sampler": keys["sampler"] | {"steps": 1}}
     draw_all(drawing_of(run, small), small)
     text = torch.cat([one.parts["text"].value for one in told])
-    assert text.equal(run.data.splits["val"].condition.parts["text"].value[:4]), "in turn over batches"
+    assert text.equal(run.data.splits["val"].condition.parts["text"].value[:4]), (
+        "in turn over batches"
+    )
     unknown = keys | {"prompt": "one purple circle"}
     refused(lambda: drawing_of(run, unknown), "prompt='one purple circle'")
     refused(lambda: drawing_of(run, keys | {"prompt": "red", "label": 3}), "label=3", "prompt")
     run.model.conditional, run.model.label_dropout = ["text", "label"], {"text": 0.1}
-    refused(lambda: drawing_of(run, keys | {"prompt": "one red circle"}), "prompt=", "without label")
+    refused(
+        lambda: drawing_of(run, keys | {"prompt": "one red circle"}), "prompt=", "without label"
+    )
 
 
 def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
@@ -172,7 +193,11 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     x = again.data.splits["test"].batch(torch.arange(2)).x
     refused(lambda: triptych.load(run.path).bound(x), "bound(x): condition=None; pass condition=")
     nested = runs | {"both": run.path}
-    refused(lambda: opened(nested, stages=("both", "fine")), "cascade[0]=", "a cascade cannot be a stage")
+    refused(
+        lambda: opened(nested, stages=("both", "fine")),
+        "cascade[0]=",
+        "a cascade cannot be a stage",
+    )
     wrong = [o for o in data if o != "data.held_out=0"]
     other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)
     refused(lambda: execute(other), "model.stages[0]=", "items are not the 'low'")
@@ -181,7 +206,11 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
 def test_stages_that_do_not_fit_are_refused(runs):
     other = runs | {"gone": runs["base"] / "gone"}
     refused(lambda: opened(other, stages=("gone", "fine")), "cascade[0]=", "gone")
-    refused(lambda: opened(runs, "stages=[{trainer.max_steps:1}]"), "stages[0].trainer", "guidance.scale")
+    refused(
+        lambda: opened(runs, "stages=[{trainer.max_steps:1}]"),
+        "stages[0].trainer",
+        "guidance.scale",
+    )
     refused(lambda: opened(runs, "stages=[{sampler.step:1}]"), "stages[0].sampler.step")
 
 

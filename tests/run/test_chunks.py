@@ -55,7 +55,9 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_path, monkeypatch, world):
+def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(
+    small, tmp_path, monkeypatch, world
+):
     def items(rows, chunk):
         calls.append(chunk)
         generator = torch.Generator().manual_seed(chunk_seed(chunk, 1, 2))
@@ -70,7 +72,9 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_p
     assert sum(shares) == 5 + 1 + 1 + 3 and max(shares) - min(shares) <= 1
     expected = [torch.randn(16, 2, generator=torch.Generator().manual_seed(mix(1, 2)))]
     for chunk, size in enumerate((16, 16, 16, 6), 1):
-        expected.append(torch.randn(size, 2, generator=torch.Generator().manual_seed(mix(1, 2, chunk))))
+        expected.append(
+            torch.randn(size, 2, generator=torch.Generator().manual_seed(mix(1, 2, chunk)))
+        )
     whole = torch.cat(expected)
     assert torch.equal(sets[0]["x"], whole)
     some = torch.tensor([69, 3, 3, 17])
@@ -129,7 +133,9 @@ def test_chunks_of_other_weights_are_drawn_again(small, drawn, prepared, monkeyp
 
 def test_a_guide_of_any_value_and_the_embedder_are_among_those_weights():
     one, weak, other, embedder = (nn.Linear(1, 1) for _ in range(4))
-    measured = [(k, SimpleNamespace(model=one, denoiser=g, stages={})) for k, g in ((1, weak), (2, other))]
+    measured = [
+        (k, SimpleNamespace(model=one, denoiser=g, stages={})) for k, g in ((1, weak), (2, other))
+    ]
     reference = SimpleNamespace(judges=lambda: [embedder])
     experiment = SimpleNamespace(reference=reference, measured=measured)
     run = SimpleNamespace(provenance=Provenance())
@@ -145,10 +151,16 @@ def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
     seer = prepared("model=classifier", "model.noise=false", "model.network.width=8", path="seer")
     execute(seer)
     monkeypatch.setattr(ImageReference, "floor", lambda *_: 1 / 0)
-    run = prepared("measures.n=20", "measures.repeats=1", f"measures.classifier={seer.path}", path="run")
+    run = prepared(
+        "measures.n=20", "measures.repeats=1", f"measures.classifier={seer.path}", path="run"
+    )
     with pytest.raises(ZeroDivisionError):
         execute(run)
-    for name, sizes in (("samples_0_0", [7, 7, 6]), ("true", [7, 7, 6]), ("held_out", [7] * 5 + [5])):
+    for name, sizes in (
+        ("samples_0_0", [7, 7, 6]),
+        ("true", [7, 7, 6]),
+        ("held_out", [7] * 5 + [5]),
+    ):
         for chunk, size in enumerate(sizes):
             (path,) = (run / FOLDER).glob(f"*/{name}_{chunk}.pt")
             shapes = {key: tuple(x.shape) for key, x in chunks._read(path).items()}
@@ -157,8 +169,14 @@ def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
 
 def test_an_optimal_variance_is_measured_once_for_all_chunks(small, drawn, prepared, monkeypatch):
     calls, measure = [], Optimal.measure
-    monkeypatch.setattr(Optimal, "measure", lambda self, *a, **k: calls.append(1) or measure(self, *a, **k))
-    execute(prepared(*RING, "measures.n=50", "measures.repeats=2", "sampler.variance=optimal", path="once"))
+    monkeypatch.setattr(
+        Optimal, "measure", lambda self, *a, **k: calls.append(1) or measure(self, *a, **k)
+    )
+    execute(
+        prepared(
+            *RING, "measures.n=50", "measures.repeats=2", "sampler.variance=optimal", path="once"
+        )
+    )
     assert len(drawn) == 8 and len(calls) == 1 + 2  # and for the pictures at the end
 
 
@@ -221,7 +239,9 @@ def test_a_killed_process_loses_no_chunk(root, moment):
     line = training("one", 2)
     before = counted(root, "one", line, KILLS[moment], code=None)
     drawn = counted(root, "one", line)
-    assert len(drawn) == CHUNKS + (moment == "drawing"), "one was drawn, and not saved before the kill"
+    assert len(drawn) == CHUNKS + (moment == "drawing"), (
+        "one was drawn, and not saved before the kill"
+    )
     assert moment == "drawing" or drawn == before
     assert not (root / "logs" / "runs" / "one" / FOLDER).exists()
 
@@ -238,7 +258,9 @@ def test_samples_are_those_of_one_process(root):
         line = command(f"name=n{devices}", trained, *several, *SETS, "samples.n=0")
         drawn = counted(root, f"n{devices}", [o for o in line if not o.startswith(ours)])
         assert result(root, f"n{devices}") == known
-        assert {rank for rank, *_ in drawn} == {str(rank) for rank in range(devices)} and len(drawn) == CHUNKS
+        assert {rank for rank, *_ in drawn} == {str(rank) for rank in range(devices)} and len(
+            drawn
+        ) == CHUNKS
 
 
 @pytest.mark.slow
@@ -248,8 +270,16 @@ def test_memory_does_not_grow_with_the_number_of_samples(root):
     random = np.random.RandomState(0)
     for i in range(60):
         (folder := root / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.randint(0, 256, (64, 64, 3)).astype(np.uint8)).save(folder / f"{i}.png")
-    own = ["data=folder", f"data.root={root / 'photos'}", "data.size=64", "data.batch_size=8", "samples.n=0"]
+        Image.fromarray(random.randint(0, 256, (64, 64, 3)).astype(np.uint8)).save(
+            folder / f"{i}.png"
+        )
+    own = [
+        "data=folder",
+        f"data.root={root / 'photos'}",
+        "data.size=64",
+        "data.batch_size=8",
+        "samples.n=0",
+    ]
     own += ["trainer.max_steps=1", "trainer.val_check_interval=1"]
 
     def peak(name, *more):
@@ -264,7 +294,13 @@ def test_memory_does_not_grow_with_the_number_of_samples(root):
 
     peak("seer", "model=classifier", "model.noise=false", "model.network.width=4")
     judge = f"measures.classifier={root / 'logs' / 'runs' / 'seer'}"
-    small = ("denoiser.network.width=4", "sampler=ddim", "sampler.steps=1", "measures.repeats=1", judge)
+    small = (
+        "denoiser.network.width=4",
+        "sampler=ddim",
+        "sampler.steps=1",
+        "measures.repeats=1",
+        judge,
+    )
     few, many = (peak(f"n{n}", *small, f"measures.n={n}") for n in (170, 1700))
     print(f"{few:.0f} MB for 170 samples, {many:.0f} MB for 1700", file=sys.stderr)
     assert many < 2000 and many < few + 60

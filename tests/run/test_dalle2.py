@@ -21,7 +21,9 @@ STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.acceler
          "trainer.log_every_n_steps=1", "bound.repeats=1", "bound.val_repeats=1", "samples.n=4")  # fmt: skip
 OF_MODEL = {
     "shapes_classifier": ["model.network.width=8"],
-    "dalle2_contrastive": [f"model.network.{key}" for key in ("width=8", "embedding=6", "text_width=8")],
+    "dalle2_contrastive": [
+        f"model.network.{key}" for key in ("width=8", "embedding=6", "text_width=8")
+    ],
     "dalle2_prior": ["denoiser.network.width=8", "denoiser.network.depth=1", "sampler.steps=2"],
     "dalle2_decoder": ["denoiser.network.widths=[8,8]", "sampler.steps=2"],
 }
@@ -76,7 +78,9 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     small = ["n=3", f"stages=[{','.join(3 * ['{sampler.steps:2}'])}]", f"out={root}/drawn"]
 
     def drawn_of(*asked):
-        return torch.load(sample(without_hydra(compose_command("sample", asked))) / "samples.pt")["x"]
+        return torch.load(sample(without_hydra(compose_command("sample", asked))) / "samples.pt")[
+            "x"
+        ]
 
     x = drawn_of(stages, "prompt=two blue circles on the left", *small)
     assert x.shape == (3, 3, 16, 16)
@@ -110,7 +114,9 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
         with pytest.raises(UserError, match=words):
             build_drawing(config, opened.model, opened.data, OtherRuns(config))
     opened = reopen(str(upsampler.path))
-    config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
+    config = opened.config | {
+        "condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}
+    }
     drawing = build_drawing(config, opened.model, opened.data, OtherRuns(config))
     told = drawing.fill(drawing.condition(5), 5, drawing.generator(0))
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
@@ -118,7 +124,9 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     torch.testing.assert_close(told.parts["embedding"].value, texts)
 
     def low_pictures(**changes):
-        drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, OtherRuns(config))
+        drawing = build_drawing(
+            config | {"stages": changes}, opened.model, opened.data, OtherRuns(config)
+        )
         return drawing.fill(drawing.condition(5), 5, drawing.generator(0)).parts["low"].value
 
     as_it_is = low_pictures()
@@ -130,8 +138,14 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     torch.testing.assert_close(other, low_pictures(low={"sampler": {"steps": steps + 1}}))
     for changes, words in (
         ({"x": {}}, "stages.x: must be a part of condition_from="),
-        ({"embedding": {"sampler.steps": 2}}, "condition_from.embedding=text_embedding draws nothing"),
-        ({"low": {"sampler.stops": 2}}, "stages.low.sampler.stops=2: the stage's run has no such key"),
+        (
+            {"embedding": {"sampler.steps": 2}},
+            "condition_from.embedding=text_embedding draws nothing",
+        ),
+        (
+            {"low": {"sampler.stops": 2}},
+            "stages.low.sampler.stops=2: the stage's run has no such key",
+        ),
         (
             {"low": {"model.levels": 2}},
             "stages.low.model.levels=2: the stage's run has no such key; use one",
@@ -141,8 +155,12 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
             low_pictures(**changes)
 
     at = ["measures.over=[sampler.steps,stages.low.sampler.steps]", "measures.values=[1,2]"]
-    both = execute(prepared("experiment=dalle2", *DRAWN, *at, path="curve", tiny=False))["measures_over"]
+    both = execute(prepared("experiment=dalle2", *DRAWN, *at, path="curve", tiny=False))[
+        "measures_over"
+    ]
     assert both["key"] == "sampler.steps" and [row["value"] for row in both["rows"]] == [1, 2]
     at[0] = "measures.over=stages.low.sampler.steps"
-    one = execute(prepared("experiment=dalle2", *DRAWN, *at, path="one", tiny=False))["measures_over"]["rows"]
+    one = execute(prepared("experiment=dalle2", *DRAWN, *at, path="one", tiny=False))[
+        "measures_over"
+    ]["rows"]
     assert both["rows"][1]["measures"] == one[1]["measures"] != one[0]["measures"]

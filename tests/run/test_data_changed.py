@@ -48,7 +48,9 @@ def overrides(images, *more: str) -> list[str]:
 def test_resume_is_refused_if_trained_items_are_in_test(images, prepared):
     run = stopped(prepared(*overrides(images)))
     rename(images)
-    refused(lambda: execute(run), "are ones that this model was trained on", "force=true to start over")
+    refused(
+        lambda: execute(run), "are ones that this model was trained on", "force=true to start over"
+    )
     # With the original data it resumes, without retry=true.
     for file in sorted(images.iterdir()):
         file.rename(images / file.name[1:])
@@ -84,7 +86,9 @@ def test_moved_data_are_accepted_and_other_data_refused(images, prepared, root, 
     for name in ("moved", "other"):
         shutil.copytree(images, root / name, copy_function=shutil.copy)  # with times of its own
     save(root / "other", "03.png", 99)
-    with pytest.raises(UserError, match=r"holds another run \(data.root: .*/images' -> '.*/other'\)"):
+    with pytest.raises(
+        UserError, match=r"holds another run \(data.root: .*/images' -> '.*/other'\)"
+    ):
         prepared(*overrides(root / "other"))
     shutil.rmtree(images)
     again = prepared(*overrides(root / "moved"))
@@ -120,7 +124,9 @@ def test_commands_that_reopen_a_run_report_changed_data(images, prepared, root, 
     opened("sample", ckpt, f"data_root='{moved}'", *few)  # nothing is judged
     assert capsys.readouterr().err.count("data: not those that this model was trained on") == 1
     rename(images)
-    refused(lambda: execute(prepared(told, path="mixed")), "are ones that this model was trained on")
+    refused(
+        lambda: execute(prepared(told, path="mixed")), "are ones that this model was trained on"
+    )
 
 
 def test_checkpoint_without_data_fingerprint_is_accepted(images, prepared):

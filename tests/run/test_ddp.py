@@ -37,7 +37,9 @@ def test_ddp_loss_curve_matches_one_process(root, single, devices=4):
     one, many = (column(path, LOSS) for path in (single, folder))
     assert len(one) == len(many) == 50
     worst = max(relative(a, b) for a, b in zip(one, many, strict=True))
-    print(f"{devices} processes: largest relative difference of the loss {worst:.1e}", file=sys.stderr)
+    print(
+        f"{devices} processes: largest relative difference of the loss {worst:.1e}", file=sys.stderr
+    )
     assert worst < 1e-4
     first, second = (json.loads((p / "summary.json").read_text()) for p in (single, folder))
     assert (first["world_size"], second["world_size"]) == (1, devices)
@@ -50,7 +52,12 @@ def check_bound(folder, root, devices: int, precision: float) -> None:
     """297 items are divisible by 3, not by 2; batches have 500 or 64 items."""
     known = json.loads((folder / "summary.json").read_text())["test"]
     line = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={folder}/checkpoints/last.ckpt"]
-    more = [f"devices={devices}", "batch_size=64", f"out={root}/out.json", f"items={root}/items.npz"]
+    more = [
+        f"devices={devices}",
+        "batch_size=64",
+        f"out={root}/out.json",
+        f"items={root}/items.npz",
+    ]
     end([*line, *more], root)
     found = json.loads((root / "out.json").read_text())
     for key, figure in known.items():
@@ -89,7 +96,10 @@ def test_sweep_over_devices_trains_on_every_item(root):
     line = command("-m", "name=s", "trainer=ddp_sim", "trainer.devices=1,2", *epoch)
     (root / "counts").mkdir()
     end(line, root, COUNTS=str(root / "counts"), **hook(root, COUNT))
-    found = {path.parent.name: json.loads(path.read_text()) for path in (root / "logs").rglob("summary.json")}
+    found = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (root / "logs").rglob("summary.json")
+    }
     assert sorted(s["world_size"] for s in found.values()) == [1, 2] and len(found) == 2
     assert len(list((root / "logs" / "sweeps").iterdir())) == 1
     seen: dict[int, list[list[int]]] = {}  # {number of processes: the items that each has seen}
@@ -106,14 +116,24 @@ def test_sweep_over_devices_trains_on_every_item(root):
 
 @pytest.mark.slow
 def test_torchrun_makes_one_directory(root, single):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     line = [*torchrun, "-m", *command("name=many", "trainer=ddp_sim", *LONG)[2:]]
     done = end(line, root)
     assert done.stdout.count("test bound") == 1
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
     assert json.loads((folder / "summary.json").read_text())["world_size"] == 2
-    assert max(relative(a, b) for a, b in zip(column(single, LOSS), column(folder, LOSS), strict=True)) < 1e-4
+    assert (
+        max(relative(a, b) for a, b in zip(column(single, LOSS), column(folder, LOSS), strict=True))
+        < 1e-4
+    )
     again = end(line, root)
     assert "finished before" in again.stdout
     nameless = [*torchrun, "-m", *command("trainer=ddp_sim")[2:]]
@@ -159,7 +179,9 @@ def test_ddp_prints_only_the_result(root):
     done = end(command("name=many", "trainer=ddp_sim"), root)
     said = [*done.stdout.splitlines(), *problems(done.stderr)]
     data, bound, run = said
-    assert data.startswith("data: ") and bound.startswith("test bound") and run.startswith("run: "), said
+    assert (
+        data.startswith("data: ") and bound.startswith("test bound") and run.startswith("run: ")
+    ), said
 
 
 @pytest.mark.parametrize(
@@ -169,9 +191,14 @@ def test_ddp_prints_only_the_result(root):
         ("data.val_size=2", r"trainer\.devices: 3 processes, 2 val items; use fewer processes"),
     ],
 )
-def test_indivisible_batch_or_split_is_refused_before_ddp_launch(prepared, monkeypatch, override, match):
+def test_indivisible_batch_or_split_is_refused_before_ddp_launch(
+    prepared, monkeypatch, override, match
+):
     """A process without a validation batch would skip sums for which the others wait."""
-    run, launched = prepared("trainer=ddp_sim", "trainer.devices=3", "data.batch_size=63", override), []
+    run, launched = (
+        prepared("trainer=ddp_sim", "trainer.devices=3", "data.batch_size=63", override),
+        [],
+    )
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: launched.append(a))
     with pytest.raises(UserError, match=match):
         execute(run)

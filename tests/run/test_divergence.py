@@ -50,7 +50,9 @@ def is_finite(run) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("value", "extra"), [(math.nan, ()), (math.inf, ("data.val_size=0",))], ids=["validated", "not validated"]
+    ("value", "extra"),
+    [(math.nan, ()), (math.inf, ("data.val_size=0",))],
+    ids=["validated", "not validated"],
 )
 def test_non_finite_loss_stops_run_as_diverged(prepared, monkeypatch, value, extra):
     run = prepared("trainer.max_steps=50", *extra)
@@ -129,15 +131,25 @@ def test_repeated_command_of_diverged_run_suggests_force_or_retry(prepared, monk
         spoil(patch, "loss", 5)
         with pytest.raises(Diverged):
             execute(prepared())
-    with pytest.raises(Diverged, match=r"diverged before at step 5: the loss.*force=true.*retry=true"):
+    with pytest.raises(
+        Diverged, match=r"diverged before at step 5: the loss.*force=true.*retry=true"
+    ):
         prepared()
-    assert execute(prepared("retry=true"))["status"] == "finished"  # from step 3, this time undisturbed
+    assert (
+        execute(prepared("retry=true"))["status"] == "finished"
+    )  # from step 3, this time undisturbed
 
 
 def test_json_records_have_null_for_non_finite_values(tmp_path):
     run = RunDirectory(tmp_path)
-    run.write("summary.json", {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], "c": {"d": math.nan}})
-    assert strict(tmp_path / "summary.json") == {"a": None, "b": [None, [1.5, None]], "c": {"d": None}}
+    run.write(
+        "summary.json", {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], "c": {"d": math.nan}}
+    )
+    assert strict(tmp_path / "summary.json") == {
+        "a": None,
+        "b": [None, [1.5, None]],
+        "c": {"d": None},
+    }
 
 
 @pytest.mark.slow
@@ -161,7 +173,10 @@ def test_diverged_run_and_sweep_exit_with_code_3(root):
 def test_divergence_on_one_rank_stops_all_processes(root):
     spoil = 'if rank == 1: return original(self, batch, step, rank, world) * float("nan")'
     line = command("name=many", "trainer=ddp_sim", "trainer.devices=2", "trainer.max_steps=50")
-    assert "diverged at step 5: the loss" in end(line, root, code=3, **at_the_fifth_loss(root, spoil)).stderr
+    assert (
+        "diverged at step 5: the loss"
+        in end(line, root, code=3, **at_the_fifth_loss(root, spoil)).stderr
+    )
     run = RunDirectory(root / "logs" / "runs" / "many")
     assert (run.summary() or {})["step"] == 5 and is_finite(run)
 
@@ -174,7 +189,9 @@ def test_evaluate_and_sample_refuse_non_finite_checkpoint(finished, tmp_path):
             content["state_dict"][name] = torch.full_like(weight, value)
         torch.save(content, tmp_path / "last.ckpt")
         step = content["global_step"]
-        with pytest.raises(Diverged, match=f"diverged at step {step}: {what} is not finite") as told:
+        with pytest.raises(
+            Diverged, match=f"diverged at step {step}: {what} is not finite"
+        ) as told:
             evaluated(tmp_path / "last.ckpt", "weights=raw", "split=val")
         assert told.value.exit_code == 3
     refused(lambda: load(tmp_path / "last.ckpt", weights="raw").sample(2), "a sample is not finite")

@@ -31,7 +31,9 @@ def test_run_directory_holds_documented_files_and_figures(prepared):
         assert (run / name).is_file(), name
     assert json.loads((run / "summary.json").read_text()) == json.loads(json.dumps(summary.record))
     assert summary["status"] == "finished" and summary["schema"] == 1
-    assert summary["overrides"] == ["objective=v", "seed=3"] and summary["choices"]["objective"] == "v"
+    assert (
+        summary["overrides"] == ["objective=v", "seed=3"] and summary["choices"]["objective"] == "v"
+    )
     # Torch alone takes more than the lower limit, and no test more than the upper one.
     assert 50 * 2**20 < summary["cost"]["memory"] < 64 * 2**30
     sampler = run.config()["sampler"]
@@ -40,11 +42,17 @@ def test_run_directory_holds_documented_files_and_figures(prepared):
     for split, n in (("test", 297), ("val", 150), ("train", 297)):
         figures = summary[split]
         assert figures["bpd"]["n"] == n
-        parts = sum(figures[f"bpd_{term}"]["mean"] for term in ("prior", "reconstruction", "diffusion"))
+        parts = sum(
+            figures[f"bpd_{term}"]["mean"] for term in ("prior", "reconstruction", "diffusion")
+        )
         assert figures["bpd"]["mean"] == pytest.approx(parts, rel=1e-12)
-    assert len(summary["noise_levels"]["gamma"]) == len(summary["noise_levels"]["epsilon_mse"]) == 20
+    assert (
+        len(summary["noise_levels"]["gamma"]) == len(summary["noise_levels"]["epsilon_mse"]) == 20
+    )
     assert "tweedie" not in summary  # whose truth is not known
-    assert torch.full((1,), 1e-40).mul(1).item() == 0, "levels' small probabilities would slow a CPU down"
+    assert torch.full((1,), 1e-40).mul(1).item() == 0, (
+        "levels' small probabilities would slow a CPU down"
+    )
 
 
 def test_final_samples_are_drawn_on_training_device(prepared, monkeypatch):
@@ -53,7 +61,9 @@ def test_final_samples_are_drawn_on_training_device(prepared, monkeypatch):
     for name in ("to", "cpu"):
         moved = getattr(BoundModel, name)
         monkeypatch.setattr(BoundModel, name, lambda *a, n=name, f=moved: events.append(n) or f(*a))
-    monkeypatch.setattr(Drawing, "samples", lambda *a, **k: events.append("draw") or samples(*a, **k))
+    monkeypatch.setattr(
+        Drawing, "samples", lambda *a, **k: events.append("draw") or samples(*a, **k)
+    )
     execute(prepared("samples.pictures=0"))
     assert events[events.index("draw") - 1] == "to"
 
@@ -62,10 +72,14 @@ def test_density_data_report_nats_per_dim_entropy_and_gap(prepared):
     # The draws of the bound have control variates and those of the gap do not: with few draws the
     # two would differ by noise.
     sizes = ("data.train_size=2000", "data.test_size=2000", "data.val_size=50")
-    run = prepared("experiment=ring", "bound.repeats=8", *sizes, "callbacks.ema.others=[]", "samples.n=0")
+    run = prepared(
+        "experiment=ring", "bound.repeats=8", *sizes, "callbacks.ema.others=[]", "samples.n=0"
+    )
     test = execute(run)["test"]
     assert test["nats_per_dim"]["n"] == 2000 and "bpd" not in test
-    assert test["entropy"]["mean"] == pytest.approx(1.123 / 2, abs=0.01)  # separated modes, per dimension
+    assert test["entropy"]["mean"] == pytest.approx(
+        1.123 / 2, abs=0.01
+    )  # separated modes, per dimension
     # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy, up to
     # sampling.
     known = test["nats_per_dim"]["mean"] - test["gap"]["mean"]
@@ -93,7 +107,9 @@ def test_objectives_start_from_the_same_weights(prepared):
         states.append(build_model(config, build_data(config)).denoiser.network.state_dict())
     for state in states[1:]:
         for name, value in states[0].items():
-            if name.startswith("last."):  # one output a dimension or one a level: zero in either case
+            if name.startswith(
+                "last."
+            ):  # one output a dimension or one a level: zero in either case
                 assert not state[name].any() and not value.any()
             else:
                 assert torch.equal(state[name], value), name
@@ -133,7 +149,9 @@ def test_changed_configuration_needs_force_which_keeps_old_run(prepared, finishe
         (["denoiser.network.width=999999999"], "denoiser.network: "),
     ],
 )
-def test_a_run_refused_before_its_first_step_leaves_no_directory(root, tiny, monkeypatch, asked, words):
+def test_a_run_refused_before_its_first_step_leaves_no_directory(
+    root, tiny, monkeypatch, asked, words
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     keys = {one.split("=")[0] for one in asked}
     own = [one for one in tiny if one.split("=")[0] not in keys]
@@ -185,7 +203,9 @@ def test_checkpoint_best_without_validation_items_is_refused(prepared):
     config = run.config()
     config["data"]["val_size"] = 0
     run.write("config.yaml", config)  # JSON is YAML
-    refused(lambda: execute(run), "checkpoint=best: this run has no validation; pass checkpoint=last")
+    refused(
+        lambda: execute(run), "checkpoint=best: this run has no validation; pass checkpoint=last"
+    )
 
 
 def test_run_prints_warmup_validation_and_resume_messages(prepared, capfd, monkeypatch):
@@ -208,4 +228,6 @@ def test_run_prints_warmup_validation_and_resume_messages(prepared, capfd, monke
     assert str(stopped.value).endswith(f"; triptych-train resume={run.path} goes on")
     execute(run)
     log = (run / "train.log").read_text().splitlines()
-    assert "resumed at step 4" in log and "warm-up" not in "".join(log[log.index("resumed at step 4") :])
+    assert "resumed at step 4" in log and "warm-up" not in "".join(
+        log[log.index("resumed at step 4") :]
+    )

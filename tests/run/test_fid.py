@@ -22,11 +22,15 @@ def weights(tmp_path_factory):
     """Write a weights' file like the published one, with random numbers for the real network."""
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.torch.load", lambda *_, **__: {})
+        patch.setattr(
+            "torch_fidelity.feature_extractor_inceptionv3.torch.load", lambda *_, **__: {}
+        )
         patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
         path.touch()
         torch.manual_seed(0)
-        made = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        made = NoTrainInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        )
     torch.save(made.state_dict(), path)
     return path
 
@@ -44,7 +48,9 @@ def test_it_is_torchmetrics_fid(weights, tmp_path):
     assert frechet_distance(*features) == pytest.approx(metric.compute().item(), rel=1e-3)
     np.savez(path := tmp_path / "true.npz", **statistics(features[0]))
     published = read_statistics(str(path))
-    assert frechet_distance(published, features[1]) == pytest.approx(frechet_distance(*features), rel=1e-9)
+    assert frechet_distance(published, features[1]) == pytest.approx(
+        frechet_distance(*features), rel=1e-9
+    )
 
 
 @pytest.mark.slow
@@ -87,22 +93,34 @@ def test_a_run_reports_it_beside_its_floor(weights, prepared, tmp_path):
     """
     few = "measures.n=8", "measures.repeats=1", f"measures.inception={weights}"
     summary = execute(prepared(*few))
-    assert summary["measures"]["fid"]["mean"] > 0 and summary["measured"]["floor"]["fid"]["median"] > 0
+    assert (
+        summary["measures"]["fid"]["mean"] > 0 and summary["measured"]["floor"]["fid"]["median"] > 0
+    )
     assert summary["measured"]["files"] == {"inception": file_digest(weights)}
     x = torch.randn(40, 2048, generator=torch.Generator().manual_seed(0))
     np.savez_compressed(path := tmp_path / "true.npz", **statistics(x))
     other = execute(prepared(*few, f"measures.statistics={path}", path="other"))
     assert other["measures"]["fid"]["mean"] > 10 * summary["measures"]["fid"]["mean"]
-    assert other["measured"]["files"] == summary["measured"]["files"] | {"statistics": file_digest(path)}
+    assert other["measured"]["files"] == summary["measured"]["files"] | {
+        "statistics": file_digest(path)
+    }
 
 
 def test_statistics_that_are_not_there_or_are_none(tmp_path):
-    file, words = tmp_path / "true.npz", r"^measures.statistics=.*: not the statistics of FID; pass an .npz"
+    file, words = (
+        tmp_path / "true.npz",
+        r"^measures.statistics=.*: not the statistics of FID; pass an .npz",
+    )
     good = {"mu": np.zeros(2048), "sigma": np.eye(2048)}
     small = {"mu": np.zeros(64), "sigma": np.eye(64)}
     with pytest.raises(UserError, match=words):
         read_statistics(str(file))
-    for bad in (small, {"sigma": np.eye(2048)[:64]}, {"mu": np.array([{}])}, {"mu": np.full(2048, np.nan)}):
+    for bad in (
+        small,
+        {"sigma": np.eye(2048)[:64]},
+        {"mu": np.array([{}])},
+        {"mu": np.full(2048, np.nan)},
+    ):
         np.savez(file, **good | bad)
         with pytest.raises(UserError, match=words):
             read_statistics(str(file))
@@ -113,6 +131,8 @@ def test_weights_that_are_not_there_or_are_none(tmp_path):
     opener, other = pickle.dumps(Opener(tmp_path / "owned"), protocol=2), tmp_path / "other.pth"
     for content in (b"", b"no weights", opener, stranger.getvalue()):
         other.write_bytes(content)
-        with pytest.raises(UserError, match=f"^measures.inception={other}: not the weights of FID's "):
+        with pytest.raises(
+            UserError, match=f"^measures.inception={other}: not the weights of FID's "
+        ):
             open_inception(str(other))
     assert not (tmp_path / "owned").exists()

@@ -15,7 +15,9 @@ from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
 
-RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=30 denoiser=mlp samples.n=0".split()
+RING = (
+    "data=ring data.train_size=60 data.val_size=20 data.test_size=30 denoiser=mlp samples.n=0"
+).split()
 LAB = """
 import os
 import random
@@ -187,14 +189,20 @@ def choose(run, place: str, name: str) -> None:
     node = config
     for parent in parents:
         node = node[parent]
-    ends = {k: v for k, v in config["schedule"].items() if place == "schedule" and k.startswith("gamma_")}
+    ends = {
+        k: v
+        for k, v in config["schedule"].items()
+        if place == "schedule" and k.startswith("gamma_")
+    }
     node[key] = {"_target_": f"hidden_lab.{name}", **ends}
     if name == "Patches":
         config["denoiser"]["network"] = {"_target_": "hidden_lab.Net"}
     run.write("config.yaml", config)
 
 
-@pytest.mark.parametrize(("place", "name"), [(p, n) for p, names in PLACES.items() for n in names.split()])
+@pytest.mark.parametrize(
+    ("place", "name"), [(p, n) for p, names in PLACES.items() for n in names.split()]
+)
 def test_bound_of_run_with_user_state_matches_its_checkpoint(prepared, trusting, place, name):
     trusting("hidden_lab", LAB)
     run = prepared(*RING, path=name)

@@ -21,9 +21,19 @@ from triptych.run.initialization import initialise, read_other
 from triptych.run.leakage import remember
 from triptych.run.untrusted import read_checkpoint
 
-STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
+STILL = (
+    "optimizer.lr=1e-30",
+    "optimizer.weight_decay=0",
+)  # so small that no single precision weight moves
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=2", "bound.repeats=1", "samples.n=0")
-RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50", *FEW)
+RING = (
+    "data=ring",
+    "denoiser=mlp",
+    "data.test_size=50",
+    "data.train_size=500",
+    "data.val_size=50",
+    *FEW,
+)
 
 
 def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, capsys):
@@ -40,8 +50,14 @@ def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, caps
             self.shift = nn.Parameter(torch.tensor(value))
 
     def model(value, width, **more):
-        layers = {"a": nn.Linear(2, 3), "b": nn.Linear(3, width), "norm": nn.BatchNorm1d(3, affine=True)}
-        return nn.ModuleDict(layers | {"process": Constant(value), "schedule": Learned(value)} | more)
+        layers = {
+            "a": nn.Linear(2, 3),
+            "b": nn.Linear(3, width),
+            "norm": nn.BatchNorm1d(3, affine=True),
+        }
+        return nn.ModuleDict(
+            layers | {"process": Constant(value), "schedule": Learned(value)} | more
+        )
 
     theirs = model(1.0, 5, old=nn.Linear(1, 1))
     ours = model(2.0, 4, new=nn.Linear(1, 1), loss_module=Learned(2.0))
@@ -54,7 +70,9 @@ def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, caps
         "triptych": {"config": {"weights": "ema"}},
     }
     run = RunDirectory(tmp_path)
-    with pytest.raises(UserError, match=r"^init_from=/x: 7 of 11 tensors fit .*init_partial=true takes"):
+    with pytest.raises(
+        UserError, match=r"^init_from=/x: 7 of 11 tensors fit .*init_partial=true takes"
+    ):
         initialise(run, {"init_from": "/x"}, ours, found)
     assert not (ours["a"].weight == 9).any()
     initialise(run, {"init_from": "/x", "init_partial": True}, ours, found)
@@ -83,9 +101,14 @@ def test_init_from_uses_reported_weights_of_other_run(prepared, capsys):
     assert all(torch.equal(found[name], value) for name, value in average.items())
     n = len(average)
     line = capsys.readouterr().err.splitlines()[0]
-    assert line == f"init_from={source.path}: {n} of {n} tensors taken (step 4, weights sigma_rel_0.05)"
+    assert (
+        line
+        == f"init_from={source.path}: {n} of {n} tensors taken (step 4, weights sigma_rel_0.05)"
+    )
     # The checkpoint in init_from is part of a run's identity.
-    refused(lambda: prepared(*RING, *STILL, "seed=2", path="whole"), "holds another run ", "init_from: ")
+    refused(
+        lambda: prepared(*RING, *STILL, "seed=2", path="whole"), "holds another run ", "init_from: "
+    )
 
 
 def test_init_from_refuses_missing_foreign_or_unfinished_run(prepared, root):
@@ -108,7 +131,9 @@ def test_init_from_refuses_weights_trained_on_test_items(monkeypatch):
     theirs = data("x", train=[1, 2, 3], val=[4], test=[5])
     found = {"triptych": {"data": remember(theirs, None)}}
     monkeypatch.setattr("triptych.run.initialization.read_checkpoint", lambda *_: found)
-    with pytest.raises(UserError, match=r"data: 1 of the 2 items of split=test are ones that this model was"):
+    with pytest.raises(
+        UserError, match=r"data: 1 of the 2 items of split=test are ones that this model was"
+    ):
         read_other("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
     ours = data("z", train=[7, 8], val=[9], test=[10])
     assert read_other("init_from", "/x", ours, "")[0] is found
@@ -125,13 +150,16 @@ def test_resume_does_not_need_init_from_source(prepared):
     whole = execute(prepared(*asked, path="whole"))
     stop_after(prepared(*asked, path="stopped"), 3)
     shutil.rmtree(source.path)
-    assert execute(prepared(*asked, path="stopped"))["test"] == whole["test"]  # the same command typed again
+    assert (
+        execute(prepared(*asked, path="stopped"))["test"] == whole["test"]
+    )  # the same command typed again
 
 
 # trained=DIR: the model is never trained again.
 
 SOURCE = (
-    "data=ring denoiser=mlp objective=v schedule=cosine process=ve data.test_size=200 data.train_size=500 "
+    "data=ring denoiser=mlp objective=v schedule=cosine process=ve data.test_size=200 "
+    "data.train_size=500 "
     "data.val_size=50"
 ).split()
 
@@ -147,18 +175,31 @@ def test_trained_run_keeps_model_and_bound_and_uses_own_sampler(source, prepared
     run = prepared(f"trained='{source.path}'", *own, path="other")
     theirs, ours = source.summary(), execute(run)
     assert ours["test"] == theirs["test"] and ours["steps"] == theirs["steps"] == 6
-    said = [ours["choices"][group] for group in ("data", "objective", "schedule", "process", "sampler")]
+    said = [
+        ours["choices"][group] for group in ("data", "objective", "schedule", "process", "sampler")
+    ]
     assert said == ["ring", "v", "cosine", "ve", "heun"]
-    assert theirs["choices"]["sampler"] != "heun" and ours["measures"]["sliced_wasserstein"]["n"] == 50
-    assert not (run / "metrics.csv").exists() or "train/loss" not in (run / "metrics.csv").read_text()
+    assert (
+        theirs["choices"]["sampler"] != "heun" and ours["measures"]["sliced_wasserstein"]["n"] == 50
+    )
+    assert (
+        not (run / "metrics.csv").exists() or "train/loss" not in (run / "metrics.csv").read_text()
+    )
     again = torch.load(run / "samples" / "final.pt", weights_only=True)["x"]
-    assert not torch.equal(again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"])
+    assert not torch.equal(
+        again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"]
+    )
     # A start that was killed at its end resumes with the other run's model and fits nothing.
     (run / "summary.json").unlink()
-    assert execute(run)["test"] == ours["test"] and "train/loss" not in (run / "metrics.csv").read_text()
+    assert (
+        execute(run)["test"] == ours["test"]
+        and "train/loss" not in (run / "metrics.csv").read_text()
+    )
     # The run is independent: its own checkpoint gives its figures even if the other run is gone.
     source.path.rename(source.path.with_name("gone"))
-    done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
+    done = inside(
+        "triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((root / "e.json").read_text()) == ours["test"]
 
@@ -176,7 +217,10 @@ def test_cfg_shows_the_other_runs_model_beside_a_trained_model(source, capsys):
 def test_trained_refuses_training_keys_and_invalid_runs(source, prepared, root):
     told, other = f"trained='{source.path}'", prepared(path="unfinished")
     for typed, words in (
-        ([told, "objective=x0"], "objective=x0: the model is that of .*; beside it pass keys of sampler"),
+        (
+            [told, "objective=x0"],
+            "objective=x0: the model is that of .*; beside it pass keys of sampler",
+        ),
         ([told, "bound.repeats=3"], "bound.repeats=3: the model is that of trained="),
         (["trained=/nowhere"], "trained=/nowhere: no run; pass the directory of a finished run"),
         ([f"trained='{other.path}'"], "trained=.*unfinished: the run there is interrupted; "),

@@ -29,7 +29,9 @@ def test_items_npz_holds_bound_of_each_test_item(prepared):
     found = read(run / "items.npz")
     assert sorted(found) == sorted(NAMES)
     assert found["index"].dtype == np.int64 and (found["index"] == np.arange(297)).all()
-    assert all(found[name].dtype == np.float64 and found[name].shape == (297,) for name in NAMES[1:])
+    assert all(
+        found[name].dtype == np.float64 and found[name].shape == (297,) for name in NAMES[1:]
+    )
     test = summary["test"]
     for name in NAMES[1:5]:
         figure = test["bpd"] if name == "total" else test[f"bpd_{name}"]
@@ -58,7 +60,9 @@ def share(rank, world, folder):
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     accounting = Accounting(dims=3, discrete=True)
     accounting.expect(N)
-    for at in torch.arange(rank, N, world).flip(0).split(2):  # in an order of its own, in small batches
+    for at in (
+        torch.arange(rank, N, world).flip(0).split(2)
+    ):  # in an order of its own, in small batches
         prior, reconstruction, diffusion, variance = terms()[:, at]
         error = DrawError(variance, variance - 25)
         accounting.update(BoundTerms(prior, reconstruction, diffusion), index=at, error=error)
@@ -69,7 +73,9 @@ def share(rank, world, folder):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_per_item_bounds_are_independent_of_world_size(world, tmp_path):
-    multiprocessing.start_processes(share, (world, str(tmp_path)), nprocs=world, start_method="fork")
+    multiprocessing.start_processes(
+        share, (world, str(tmp_path)), nprocs=world, start_method="fork"
+    )
     prior, reconstruction, diffusion, variance = terms()
     alone = Accounting(dims=3, discrete=True)
     alone.expect(N)

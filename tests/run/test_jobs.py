@@ -27,9 +27,13 @@ def program(tmp_path, monkeypatch):
     """``program(code)``: a command that replaces triptych-train, and whose jobs run ``code``."""
 
     def write(code: str) -> None:
-        begin = "import os, sys, time\nfrom triptych.run import jobs\njobs.IMPORTS = ()\njobs.serve()\n"
+        begin = (
+            "import os, sys, time\nfrom triptych.run import jobs\njobs.IMPORTS = ()\njobs.serve()\n"
+        )
         (tmp_path / "program.py").write_text(begin + code)
-        monkeypatch.setattr(jobs, "PROGRAM", [sys.executable, str(tmp_path / "program.py"), jobs.SERVE])
+        monkeypatch.setattr(
+            jobs, "PROGRAM", [sys.executable, str(tmp_path / "program.py"), jobs.SERVE]
+        )
 
     monkeypatch.setattr(jobs, "_servers", [])
     yield write
@@ -47,7 +51,9 @@ def test_job_has_own_arguments_log_environment_and_exit_code(program, tmp_path, 
         assert jobs.run_job(str(code), tmp_path / f"{code}.log") == code
     (server,) = jobs._servers
     for code in (0, 3):
-        assert (tmp_path / f"{code}.log").read_text() == f"{server.process.pid} {code} of {code} None\n"
+        assert (
+            tmp_path / f"{code}.log"
+        ).read_text() == f"{server.process.pid} {code} of {code} None\n"
 
 
 def test_job_server_imports_logger_libraries_once(program, tmp_path, monkeypatch):
@@ -114,7 +120,9 @@ def test_job_started_during_interruption_is_stopped_and_awaited(program, tmp_pat
 
 def test_job_server_ends_with_killed_worker(program, tmp_path):
     program("time.sleep(60)")
-    slow = (tmp_path / "program.py").read_text().replace("jobs.serve()", "time.sleep(2)\njobs.serve()")
+    slow = (
+        (tmp_path / "program.py").read_text().replace("jobs.serve()", "time.sleep(2)\njobs.serve()")
+    )
     (tmp_path / "program.py").write_text(slow)
     process = subprocess.Popen(worker(tmp_path / "log"))
     wait_for(lambda: at_work(tmp_path), process)
@@ -125,4 +133,6 @@ def test_job_server_ends_with_killed_worker(program, tmp_path):
 
 def at_work(folder) -> list[str]:
     listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if line.endswith(f"{folder}/program.py {jobs.SERVE}")]
+    return [
+        line for line in listed.splitlines() if line.endswith(f"{folder}/program.py {jobs.SERVE}")
+    ]

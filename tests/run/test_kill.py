@@ -84,7 +84,9 @@ def strike(line, root, folder, moment: str, whom: str, delay: float, chance: ran
         if moment == "anywhere":
             return True
         begun = (folder.parent / "sweep.json").stat().st_mtime > began
-        return begun and (folder / "summary.json").exists()  # if finished before, the report is next
+        return (
+            begun and (folder / "summary.json").exists()
+        )  # if finished before, the report is next
 
     while not is_there() and process.poll() is None:
         time.sleep(0.01)
@@ -114,7 +116,11 @@ def test_sweep_killed_repeatedly_ends_like_undisturbed_one(root, processes):
     This happens in the fit, at any time, and during the report.
     """
     several = ["trainer=ddp_sim", f"trainer.devices={processes}"] if processes > 1 else []
-    line, whole, broken = command("-m", "name=s", "seed=1", *several, *LONG), root / "whole", root / "broken"
+    line, whole, broken = (
+        command("-m", "name=s", "seed=1", *several, *LONG),
+        root / "whole",
+        root / "broken",
+    )
     whole.mkdir()
     broken.mkdir()
     began = time.monotonic()
@@ -129,15 +135,21 @@ def test_sweep_killed_repeatedly_ends_like_undisturbed_one(root, processes):
         if len(kills) == KILLS:
             break
         done = len(kills) / KILLS
-        moment = "fit" if done < 0.4 else "anywhere" if done < 0.7 else "report"  # once through, it is
-        most = {"fit": 0.12 * first["seconds"]["fit"], "anywhere": took, "report": 0.1 * took}[moment]
+        moment = (
+            "fit" if done < 0.4 else "anywhere" if done < 0.7 else "report"
+        )  # once through, it is
+        most = {"fit": 0.12 * first["seconds"]["fit"], "anywhere": took, "report": 0.1 * took}[
+            moment
+        ]
         whom = chance.choice(["all", "one", "one", "sweep"])
         stage = strike(line, broken, folder, moment, whom, chance.uniform(0.0, most), chance)
         assert RunDirectory(folder).status in ("new", "interrupted", "finished"), kills
         if stage != "through":
             kills.append((stage, whom, last_step(folder)))
         if moment != "report" or chance.random() < 0.5:
-            (folder / "summary.json").unlink(missing_ok=True)  # it was through: its end is done again
+            (folder / "summary.json").unlink(
+                missing_ok=True
+            )  # it was through: its end is done again
     assert len(kills) == KILLS, kills
     end(line, broken)
     print(f"{processes} processes, killed in (stage, whom, last step):", kills, file=sys.stderr)
@@ -145,7 +157,10 @@ def test_sweep_killed_repeatedly_ends_like_undisturbed_one(root, processes):
     assert second["status"] == "finished"
     for key in ("train", "val", "test", "noise_levels", "steps", "checkpoint"):
         assert first[key] == second[key], key
-    states = [torch.load(p / "checkpoints" / "last.ckpt", weights_only=True) for p in (undisturbed, folder)]
+    states = [
+        torch.load(p / "checkpoints" / "last.ckpt", weights_only=True)
+        for p in (undisturbed, folder)
+    ]
     for name, value in states[0]["state_dict"].items():
         assert torch.equal(value, states[1]["state_dict"][name]), name
     assert table(undisturbed) == table(folder)
@@ -154,7 +169,9 @@ def test_sweep_killed_repeatedly_ends_like_undisturbed_one(root, processes):
     assert steps == sorted(set(steps)) and len(steps) == STEPS + 1
     assert not list(folder.rglob(".*.tmp"))
     assert len({step for stage, _, step in kills if stage == "fit"}) > min(3, KILLS // 4)
-    assert any(stage == "report" for stage, _, _ in kills), "some of the kills were to fall into the report"
+    assert any(stage == "report" for stage, _, _ in kills), (
+        "some of the kills were to fall into the report"
+    )
 
 
 def last_step(folder) -> int:

@@ -42,7 +42,9 @@ def no_flock(monkeypatch, request):
 
 def test_run_directory_lock_is_exclusive(tmp_path, no_flock):
     run = RunDirectory(tmp_path)
-    refused = pytest.raises(Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)")
+    refused = pytest.raises(
+        Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)"
+    )
     with run.lock():
         assert run.holder() == owner() and (tmp_path / INSTEAD).exists() == bool(no_flock)
         with refused, run.lock():
@@ -54,7 +56,10 @@ def test_run_directory_lock_is_exclusive(tmp_path, no_flock):
 
 @pytest.mark.parametrize("no_flock", NONE, indirect=True)
 def test_lock_of_killed_owner_is_released_without_flock(tmp_path, no_flock):
-    run, line = RunDirectory(tmp_path), [sys.executable, "-c", WITHOUT.format(number=no_flock), str(tmp_path)]
+    run, line = (
+        RunDirectory(tmp_path),
+        [sys.executable, "-c", WITHOUT.format(number=no_flock), str(tmp_path)],
+    )
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "held\n"
     with pytest.raises(Busy, match=f"pid {process.pid}"), run.lock():

@@ -68,7 +68,11 @@ def by_name(rows) -> dict[str, dict[int, float]]:
 def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
     """Check a logger's figures: the table's, and the summary's with errors in the last row."""
     rows, last = by_name(table(run.path)), max(table(run.path))
-    final = {k: float(v) for k, v in flat_figures(run.summary().record).items() if isinstance(v, int | float)}
+    final = {
+        k: float(v)
+        for k, v in flat_figures(run.summary().record).items()
+        if isinstance(v, int | float)
+    }
     assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
     assert set(theirs) == set(rows) | set(final)
     for name, row in rows.items():
@@ -77,7 +81,9 @@ def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
         if name not in TIMES:
             assert {step: told[step] for step in row} == pytest.approx(row, rel=precision), name
     for name, value in final.items():
-        rounded = SINGLE if last in rows.get(name, {}) else precision  # Lightning logs single precision
+        rounded = (
+            SINGLE if last in rows.get(name, {}) else precision
+        )  # Lightning logs single precision
         assert theirs[name][last] == pytest.approx(value, rel=rounded), name
 
 
@@ -103,8 +109,12 @@ def test_resumed_run_is_one_run_in_tensorboard_and_mlflow(prepared, root):
 
     client = MlflowClient(tracking_uri=f"sqlite:///{root}/logs/mlflow.db")
     [found] = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
-    points = {name: [(one.step, one.value) for one in history] for name, history in histories.items()}
+    histories = {
+        name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics
+    }
+    points = {
+        name: [(one.step, one.value) for one in history] for name, history in histories.items()
+    }
     check(run, {name: by_step(name, row) for name, row in points.items()}, 1e-12)
     assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
     assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
@@ -171,7 +181,10 @@ def test_user_logger_error_is_reported_with_file_and_line(trusting, prepared, ca
         for step in (0, 1):
             loggers[1].log_metrics({"train/loss": 1.0}, step)
     [line] = capsys.readouterr().err.splitlines()
-    said = f"logger.mine is left out (no disk ({file}:20, in log_metrics)): metrics.csv has the figures"
+    said = (
+        f"logger.mine is left out (no disk ({file}:20, in log_metrics)): metrics.csv has the "
+        "figures"
+    )
     assert line == said
 
 
@@ -196,15 +209,21 @@ def test_mlflow_tracking_uri_of_untrusted_run_is_ignored(prepared, monkeypatch, 
 
 def test_mlflow_tracking_uri_with_password_is_refused(prepared, root):
     address = "postgresql://me:secret@host/db"
-    with pytest.raises(UserError, match=r"tracking_uri=postgresql://\*\*\*@host/db: .*MLFLOW_TRACKING_URI"):
+    with pytest.raises(
+        UserError, match=r"tracking_uri=postgresql://\*\*\*@host/db: .*MLFLOW_TRACKING_URI"
+    ):
         prepared("logger=mlflow", f"logger.mlflow.tracking_uri={address}", csv=False)
     assert not (root / "logs").exists()
 
 
 def test_mlflow_tracking_uri_with_password_is_refused_in_sweep():
     """A sweep's logger is refused before there are runs, as its command is recorded."""
-    with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
-        read_command_line(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
+    with pytest.raises(
+        UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"
+    ):
+        read_command_line(
+            ["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train"
+        )
 
 
 def test_user_logger_receives_save_dir_if_it_accepts_it(prepared, trusting):

@@ -15,7 +15,12 @@ from triptych.errors import Interrupted
 from triptych.run.directory import RunDirectory
 from triptych.run.stopping import Peers, is_broken_connection
 
-LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=20", "data.batch_size=48")
+LONG = (
+    "trainer=ddp_sim",
+    "trainer.max_steps=400",
+    "trainer.val_check_interval=20",
+    "data.batch_size=48",
+)
 
 
 def lines(text: str) -> list[str]:
@@ -33,7 +38,9 @@ def test_killed_ddp_process_interrupts_run_with_one_line(root, moment):
     process = start(line, root)
     if moment == "in the fit":
         wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
-    started = wait_for(lambda: len(found := sorted(descendants(process.pid))) == 2 and found, process)
+    started = wait_for(
+        lambda: len(found := sorted(descendants(process.pid))) == 2 and found, process
+    )
     os.kill(started[1], signal.SIGKILL)
     _, said = process.communicate(timeout=150)
     assert process.returncode == 137, said
@@ -54,7 +61,9 @@ def test_error_of_other_rank_fails_the_run(root):
     folder = RunDirectory(root / "logs" / "runs" / "many")
     told = "process 1: ValueError: the second one stumbles"
     assert folder.status == "failed" and (folder.summary() or {})["error"].startswith(told)
-    assert len(lines(done.stderr)) == 1 and lines(done.stderr)[0].startswith(f"error: {told}"), done.stderr
+    assert len(lines(done.stderr)) == 1 and lines(done.stderr)[0].startswith(f"error: {told}"), (
+        done.stderr
+    )
     assert "the second one stumbles" in (folder / "train.log").read_text()
     assert "retry=true" in end(line, root, code=1).stderr
     end([*line, "retry=true"], root)
@@ -76,7 +85,10 @@ def test_rank_zero_waiting_in_library_is_ended_when_peer_dies(root):
 
 
 def test_is_broken_connection_recognizes_gloo_and_nccl_errors():
-    gloo = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"
+    gloo = (
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer "
+        "[127.0.0.1]:1"
+    )
     broken = (gloo, "NCCL error: remote process exited or there was a network error", "Broken pipe")
     for text in (*broken, "mat1 and mat2 shapes cannot be multiplied", "CUDA out of memory"):
         assert is_broken_connection(RuntimeError(text)) is (text in broken)
@@ -86,14 +98,24 @@ def test_is_broken_connection_recognizes_gloo_and_nccl_errors():
 def test_peers_reason_names_killed_process_and_signal(tmp_path):
     """The first process sees a broken connection; exit codes tell who was killed, and how."""
     peers = Peers(RunDirectory(tmp_path), lambda _: None)
-    peers.children = [SimpleNamespace(poll=lambda: None), SimpleNamespace(poll=lambda: -signal.SIGKILL)]
+    peers.children = [
+        SimpleNamespace(poll=lambda: None),
+        SimpleNamespace(poll=lambda: -signal.SIGKILL),
+    ]
     found = peers.reason(RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
-    assert isinstance(found, Interrupted) and (found.signal, found.lost) == (signal.SIGKILL, "process 2")
-    assert str(found) == "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
+    assert isinstance(found, Interrupted) and (found.signal, found.lost) == (
+        signal.SIGKILL,
+        "process 2",
+    )
+    assert (
+        str(found) == "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
+    )
 
 
 def test_peers_ignore_error_file_of_earlier_launch(tmp_path):
     (tmp_path / ".error-1.json").write_text(json.dumps({"token": "an earlier one", "error": "old"}))
     (tmp_path / ".error-2.json").write_text(json.dumps({"token": str(os.getpid()), "error": "new"}))
-    reason = Peers(RunDirectory(tmp_path), lambda _: None).reason(RuntimeError("gloo: connection closed"))
+    reason = Peers(RunDirectory(tmp_path), lambda _: None).reason(
+        RuntimeError("gloo: connection closed")
+    )
     assert str(reason).startswith("process 2: new")

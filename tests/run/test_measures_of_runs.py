@@ -32,13 +32,25 @@ def test_an_oracle_opens_again_and_its_trajectory_is_drawn(finished, inside, roo
 
 
 SETS = 100  # of samples, and pairs of true ones: a mean is known to a tenth of a spread
-UNEVEN = ("data=mixture", "data.weights=[.9,.1]", "data.means=[[-1,0],[1,0]]", "data.covariances=[.02,.02]")
+UNEVEN = (
+    "data=mixture",
+    "data.weights=[.9,.1]",
+    "data.means=[[-1,0],[1,0]]",
+    "data.covariances=[.02,.02]",
+)
 
 
 @pytest.mark.parametrize("conditional", ["true", "false"])
-def test_exact_samples_are_as_far_from_the_data_as_true_points_are(prepared, conditional, monkeypatch):
+def test_exact_samples_are_as_far_from_the_data_as_true_points_are(
+    prepared, conditional, monkeypatch
+):
     """Both distances are between two independent sets of true points, so their means are equal."""
-    exact = ("denoiser=none", f"model.conditional={conditional}", "sampler=heun", "sampler.steps=30")
+    exact = (
+        "denoiser=none",
+        f"model.conditional={conditional}",
+        "sampler=heun",
+        "sampler.steps=30",
+    )
     more = ("measures.n=100", f"measures.repeats={SETS}", "data.val_size=20", "samples.n=0")
     pairs: list[dict[str, float]] = []
     monkeypatch.setattr(reference, "PAIRS", SETS)
@@ -58,7 +70,11 @@ def test_a_measure_has_its_error_over_sets_and_a_floor_the_range_of_what_is_fini
 
     It is unknown for a single set.
     """
-    assert _figure([1.0, 2.0, 6.0], 9) == {"mean": 3.0, "stderr": pytest.approx(math.sqrt(7 / 3)), "n": 9}
+    assert _figure([1.0, 2.0, 6.0], 9) == {
+        "mean": 3.0,
+        "stderr": pytest.approx(math.sqrt(7 / 3)),
+        "n": 9,
+    }
     assert _figure([4.0], 9) == {"mean": 4.0, "stderr": None, "n": 9}
     sets = [{"a": a, "b": b} for a, b in ((5.0, 1.0), (1.0, math.nan), (2.0, 2.0))]
     assert _spread(sets) == {"a": {"median": 2.0, "low": 1.0, "high": 5.0}}
@@ -102,7 +118,9 @@ def test_points_of_ones_own_are_measured_against_training_items(prepared, trusti
 
 def test_its_trajectory_ends_with_the_first_of_the_samples(finished, inside, root, monkeypatch):
     ckpt, ends = finished(*RING, path="oracle") / "checkpoints" / "last.ckpt", []
-    monkeypatch.setattr(pictures, "_moments", lambda x, _: ends.append(x[-1]) or pictures.new_figure(1, 1))
+    monkeypatch.setattr(
+        pictures, "_moments", lambda x, _: ends.append(x[-1]) or pictures.new_figure(1, 1)
+    )
     asked = "n=20 batch_size=12 seed=3 sampler.steps=4 trajectory=strip out=same"
     result = inside("triptych.cli.sample", f"ckpt={ckpt}", *asked.split())
     assert result.returncode == 0, result.stderr

@@ -24,7 +24,10 @@ def table(path, every=0.0, step=0):
 def written(path) -> dict[int, dict[str, float]]:
     """Return {step: figures} of the file, without its time column."""
     with open(path, newline="") as file:
-        rows = [{k: float(v) for k, v in row.items() if v and k != "time"} for row in csv.DictReader(file)]
+        rows = [
+            {k: float(v) for k, v in row.items() if v and k != "time"}
+            for row in csv.DictReader(file)
+        ]
     steps = [int(row.pop("step")) for row in rows]
     assert steps == sorted(set(steps)), "each step stands once, in order"
     return dict(zip(steps, rows, strict=True))

@@ -53,9 +53,16 @@ def lab(trusting):
     return trusting("metric_lab", RADIUS)
 
 
-def test_it_is_taken_of_the_oracles_samples_which_are_at_the_floor_if_the_sampler_is_good(prepared, lab):
+def test_it_is_taken_of_the_oracles_samples_which_are_at_the_floor_if_the_sampler_is_good(
+    prepared, lab
+):
     """One step gives a wrong mean radius; pure noise has its own radius; true sets agree."""
-    more = ("sampler=dpm_solver", "measures.n=1000", "measures.over=evaluations", "measures.values=[1,40]")
+    more = (
+        "sampler=dpm_solver",
+        "measures.n=1000",
+        "measures.over=evaluations",
+        "measures.values=[1,40]",
+    )
     summary = execute(prepared(*RING, *MEASURED, *more, path="own"))
     assert summary["steps"] == 0 and summary["parameters"] == 0
     assert abs(summary["test"]["gap"]["mean"]) < 1e-3  # no denoiser has a better bound
@@ -81,9 +88,16 @@ def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
             bound = 1.9 + seed / 90 * len(objective)
             make_run(tmp_path, objective, seed, bound, measures=taken, measured=about)
     claim = {"says": "x0 is nearer.", "metric": "radius", "order": ["x0", "v"]}
-    node = {"cite": "A. Author (2020)", "where": "Table 1", "minutes": 1, "claims": {"nearer": claim}}
+    node = {
+        "cite": "A. Author (2020)",
+        "where": "Table 1",
+        "minutes": 1,
+        "claims": {"nearer": claim},
+    }
     axes = {"objective": ["x0", "v"], "seed": ["1", "2", "3"]}
-    (tmp_path / "sweep.json").write_text(json.dumps({"paper": node, "paper_axes": axes, "paper_name": "own"}))
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({"paper": node, "paper_axes": axes, "paper_name": "own"})
+    )
     report = write_report(tmp_path)
     ranked = "By error of the mean radius (lower is better): x0 is clear of v."
     assert ranked in report.html.read_text()
@@ -124,7 +138,10 @@ def test_a_mistake_is_refused_before_training(lab):
 def test_it_is_tried_on_classes_and_features_where_samples_will_have_them(lab):
     from metric_lab import Classified, Sorted
 
-    refused(SampleReference(SET, 64, 0, {"x": Sorted()}).try_own, "metrics.x: AttributeError: 'NoneType'")
+    refused(
+        SampleReference(SET, 64, 0, {"x": Sorted()}).try_own,
+        "metrics.x: AttributeError: 'NoneType'",
+    )
     reference = SampleReference(SET, 64, 0, {"x": Sorted(), "y": Classified()})
     reference.classifier = SimpleNamespace(read=lambda x: (x, x))
     assert not reference.try_own(labelled=True)
@@ -133,7 +150,9 @@ def test_it_is_tried_on_classes_and_features_where_samples_will_have_them(lab):
 def test_a_mean_over_a_set_without_a_value_is_none(prepared, lab, monkeypatch):
     import metric_lab
 
-    values = iter([*range(6), float("nan"), 1.0])  # of five true sets, of noise, of two sets of samples
+    values = iter(
+        [*range(6), float("nan"), 1.0]
+    )  # of five true sets, of noise, of two sets of samples
     monkeypatch.setattr(metric_lab.Radius, "figure", lambda *_: next(values))
     summary = execute(prepared(*RING, *MEASURED, "measures.n=8", "measures.repeats=2", path="own"))
     assert summary["measures"]["radius"]["mean"] is None
@@ -150,7 +169,9 @@ def test_what_is_no_figure_fails_the_run(prepared, lab, monkeypatch, figure, wor
     """The same is true of an exit, which would end the command as if the run had finished."""
     import metric_lab
 
-    monkeypatch.setattr(metric_lab.Radius, "figure", eval(f"lambda _, samples: {figure}", {"sys": sys}))
+    monkeypatch.setattr(
+        metric_lab.Radius, "figure", eval(f"lambda _, samples: {figure}", {"sys": sys})
+    )
     run = prepared(*RING, *MEASURED, path="own")
     with pytest.raises((ValueError, RuntimeError), match=words):
         execute(run)
@@ -163,11 +184,17 @@ SENSE = "metrics.radius: higher_is_better={}; must be True, False or None"
 @pytest.mark.parametrize(
     ("overrides", "sense", "words"),
     [
-        (["+metrics.fid._target_=metric_lab.Radius"], False, "metrics.fid: a built-in metric of samples"),
+        (
+            ["+metrics.fid._target_=metric_lab.Radius"],
+            False,
+            "metrics.fid: a built-in metric of samples",
+        ),
         ([], "lower", SENSE.format("'lower'")),
     ],
 )
-def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, monkeypatch, overrides, sense, words):
+def test_what_cannot_be_taken_is_refused_before_training(
+    prepared, lab, monkeypatch, overrides, sense, words
+):
     import metric_lab
 
     monkeypatch.setattr(metric_lab.Radius, "higher_is_better", sense)

@@ -52,12 +52,14 @@ def save(path: Path, size: int = 8, **scheduler) -> Path:
     return path
 
 
-def ddpm_bound(pipeline: DDPMPipeline, x: torch.Tensor, levels: int, eps: torch.Tensor) -> np.ndarray:
+def ddpm_bound(
+    pipeline: DDPMPipeline, x: torch.Tensor, levels: int, eps: torch.Tensor
+) -> np.ndarray:
     """Return L_T + ... + L_0 of Ho et al. 2020 (eqs. 5 to 8, 13), nats an item.
 
     One draw a term: eps (T, B, ...).
-    The model's mean is what ``DDPMScheduler.step`` gives without noise, its variance ``_get_variance``'s; of
-    L_0 it is beta tilde_2, as in their code.
+    The model's mean is what ``DDPMScheduler.step`` gives without noise, its variance
+    ``_get_variance``'s; of L_0 it is beta tilde_2, as in their code.
     """
     scheduler, unet = pipeline.scheduler, pipeline.unet.eval()
     scheduler.set_timesteps(T)
@@ -100,28 +102,38 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("predicts", "objective", "options"), KINDS)
-def test_diffusers_pipeline_bound_and_images_match_ddpm(predicts, objective, options, root, prepared):
+def test_diffusers_pipeline_bound_and_images_match_ddpm(
+    predicts, objective, options, root, prepared
+):
     """Bounds are equal term by term with equal noise, and in a run's result within both errors."""
     path = save(root / "theirs", prediction_type=predicts, **options)
     result = execute(run := prepared(f"trained='{path}'", "data=digits", "samples.n=0"))
     opened = reopen(str(run.path))
     bound, denoiser = opened.model.bound, opened.model.denoiser
     assert bound.steps == T - 1 and opened.config["weights"] == "raw"
-    pipeline, x = DDPMPipeline.from_pretrained(path), opened.data.splits["test"].batch(torch.arange(297)).x
+    pipeline, x = (
+        DDPMPipeline.from_pretrained(path),
+        opened.data.splits["test"].batch(torch.arange(297)).x,
+    )
     generator = torch.Generator().manual_seed(3)
     eps = [torch.randn(T, *x.shape, generator=generator) for _ in range(3)]
     theirs = np.stack([ddpm_bound(pipeline, x, opened.data.levels, one) for one in eps])
     with torch.no_grad():
         prior, reconstruction = bound.ends(denoiser, x, eps[0][0])
         times = [torch.full((297,), (t - 0.5) / (T - 1)) for t in range(1, T)]
-        steps = [bound.diffusion(denoiser, x, *one, None).nats for one in zip(times, eps[0][1:], strict=True)]
+        steps = [
+            bound.diffusion(denoiser, x, *one, None).nats
+            for one in zip(times, eps[0][1:], strict=True)
+        ]
     ours = (prior + reconstruction + torch.stack(steps).mean(0)).double().numpy()
     np.testing.assert_allclose(ours, theirs[0], rtol=1e-4)
 
     figure, bits = result["test"]["bpd"], theirs / (64 * np.log(2))
     error = np.hypot(figure["draw_stderr"], bits.mean(1).std(ddof=1) / 3**0.5)
     assert abs(figure["mean"] - bits.mean()) <= 4 * error + 1e-5 * bits.mean()
-    parts = [result["test"][f"bpd_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
+    parts = [
+        result["test"][f"bpd_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")
+    ]
     assert sum(parts) == pytest.approx(figure["mean"]) and figure["n"] == 297
     assert result["choices"]["objective"] == objective
     if "clip_sample" in options:
@@ -133,7 +145,10 @@ def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.register_to_config(timestep_spacing="trailing")
     theirs = pipeline(
-        batch_size=3, generator=torch.Generator().manual_seed(5), num_inference_steps=steps, output_type="np"
+        batch_size=3,
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=steps,
+        output_type="np",
     ).images
     model = reopen(str(run)).model
     ours = model.sample(3, DDIM(steps, grid="time"), torch.Generator().manual_seed(5))
@@ -169,19 +184,23 @@ def test_flat_pipeline_directory_equals_nested_one(root):
     ``predict_epsilon`` is the key before 0.9; diffusers 0.42 does not read it any more.
     """
     nested = {
-        kind: pipeline_config(str(save(root / kind, prediction_type=kind))) for kind in ("epsilon", "sample")
+        kind: pipeline_config(str(save(root / kind, prediction_type=kind)))
+        for kind in ("epsilon", "sample")
     }
     for kind, config in nested.items():
         path = flatten(root / kind, predict_epsilon=kind == "epsilon")
         assert pipeline_config(str(path)) == config
         theirs = DDPMPipeline.from_pretrained(path)
-        assert theirs.unet.config.sample_size == 8 and theirs.scheduler.config.num_train_timesteps == T
+        assert (
+            theirs.unet.config.sample_size == 8 and theirs.scheduler.config.num_train_timesteps == T
+        )
     theirs.save_pretrained(root / "again")  # which keeps the keys
     assert FIRST.items() <= json.loads((root / "again" / SCHEDULER).read_text()).items()
     assert pipeline_config(str(root / "again")) == nested["sample"]
     change("scheduler_config.json", cunning=1)(path)
     refused(
-        lambda: pipeline_config(str(path)), f"trained={path}: scheduler_config.json: cunning=1: unknown key"
+        lambda: pipeline_config(str(path)),
+        f"trained={path}: scheduler_config.json: cunning=1: unknown key",
     )
 
 
@@ -207,8 +226,10 @@ def test_flat_pipeline_with_old_weight_names_samples(root, prepared):
 
 
 TRAINED = (
-    "denoiser=unet2d schedule=betas schedule.num_train_timesteps=10 schedule.beta_end=0.6 objective=v "
-    "samples.n=0 denoiser.network.block_out_channels=[8,8] denoiser.network.norm_num_groups=4 bound.steps=9 "
+    "denoiser=unet2d schedule=betas schedule.num_train_timesteps=10 schedule.beta_end=0.6 "
+    "objective=v "
+    "samples.n=0 denoiser.network.block_out_channels=[8,8] denoiser.network.norm_num_groups=4 "
+    "bound.steps=9 "
     "bound.variance=beta bound.decoder=discretised_gaussian optimizer.lr=0.01"
 ).split()
 
@@ -226,10 +247,16 @@ def test_diffusers_export_round_trip_keeps_bound_and_images(root, prepared, insi
         assert again["test"][key]["mean"] == pytest.approx(entry["mean"], rel=1e-6, abs=1e-6), key
     continuous = ["bound.steps=null", "bound.variance=beta_tilde", "bound.decoder=categorical"]
     bound = prepared(f"trained='{root / 'out'}'", *continuous, path="other").config()["bound"]
-    assert (bound["steps"], bound["variance"], bound["decoder"]) == (None, "beta_tilde", "categorical")
+    assert (bound["steps"], bound["variance"], bound["decoder"]) == (
+        None,
+        "beta_tilde",
+        "categorical",
+    )
     for steps in (5, 10):
         same_images(DDIMPipeline.from_pretrained(root / "out"), run.path, steps)
-    assert DDPMPipeline.from_pretrained(root / "out").scheduler.config.variance_type == "fixed_large"
+    assert (
+        DDPMPipeline.from_pretrained(root / "out").scheduler.config.variance_type == "fixed_large"
+    )
 
     card = ModelCard.load(root / "out" / "README.md")
     assert card.data.license == "mit" and card.data.library_name == "diffusers"
@@ -246,15 +273,23 @@ def test_diffusers_export_round_trip_keeps_bound_and_images(root, prepared, insi
     "typed, line",
     [
         ("objective=score", "objective.output.space=score ... must be epsilon or v or x0"),
-        ("process=rectified bound.decoder=categorical", "process._target_=triptych.diffusion.process.Rect"),
+        (
+            "process=rectified bound.decoder=categorical",
+            "process._target_=triptych.diffusion.process.Rect",
+        ),
         ("bound.variance=optimal", "bound.variance=optimal ... must be beta_tilde or beta"),
-        ("denoiser=resnet schedule=linear", "denoiser.network._target_=triptych.networks.resnet.ResNet"),
+        (
+            "denoiser=resnet schedule=linear",
+            "denoiser.network._target_=triptych.networks.resnet.ResNet",
+        ),
     ],
 )
 def test_export_refuses_run_without_diffusers_equivalent(typed, line, prepared, monkeypatch):
     run = prepared(*([] if "resnet" in typed else TRAINED), *typed.split())
     monkeypatch.setattr(type(run), "summary", lambda self: SimpleNamespace(status="finished"))
-    refused(lambda: check_expressible(run), f"{run.path}: ", "cannot be expressed", *line.split(" ... "))
+    refused(
+        lambda: check_expressible(run), f"{run.path}: ", "cannot be expressed", *line.split(" ... ")
+    )
 
 
 def change(name: str, **entries):
@@ -275,18 +310,45 @@ def only_a_pickle(path: Path) -> None:
 
 
 BAD = {
-    "no scheduler": (lambda p: shutil.rmtree(p / "scheduler"), "no scheduler/scheduler_config.json; pass a"),
+    "no scheduler": (
+        lambda p: shutil.rmtree(p / "scheduler"),
+        "no scheduler/scheduler_config.json; pass a",
+    ),
     "no unet": (lambda p: (p / UNET).unlink(), "no unet/config.json; pass a directory"),
     "not JSON": (lambda p: (p / UNET).write_text("{"), f"{UNET}: not JSON"),
-    "a list": (lambda p: (p / UNET).write_text("[1]"), f"{UNET}: _class_name=None: must be UNet2DModel"),
-    "pipeline class": (change(INDEX, _class_name="Mine"), "_class_name=Mine: must be DDPMPipeline or"),
+    "a list": (
+        lambda p: (p / UNET).write_text("[1]"),
+        f"{UNET}: _class_name=None: must be UNet2DModel",
+    ),
+    "pipeline class": (
+        change(INDEX, _class_name="Mine"),
+        "_class_name=Mine: must be DDPMPipeline or",
+    ),
     "latent": (change(INDEX, vae=["diffusers", "VQModel"]), "vae=.*: unknown key"),
-    "code": (change(INDEX, unet=["mine", "UNet"]), r"unet=.*: must be \['diffusers', 'UNet2DModel'\]"),
-    "learned": (change(SCHEDULER, variance_type="learned"), "variance_type=learned: must be fixed_small"),
-    "betas": (change(SCHEDULER, beta_schedule="laplace"), "beta_schedule='laplace': must be linear, "),
-    "beta": (change(SCHEDULER, beta_end=float("nan")), "beta_end=nan: must be a number above 0, below 1"),
-    "last step": (change(SCHEDULER, set_alpha_to_one=False), "set_alpha_to_one=False: must be True"),
-    "timesteps": (change(SCHEDULER, timestep_values=[9, 1]), r"timestep_values=\[9, 1\]: must be None"),
+    "code": (
+        change(INDEX, unet=["mine", "UNet"]),
+        r"unet=.*: must be \['diffusers', 'UNet2DModel'\]",
+    ),
+    "learned": (
+        change(SCHEDULER, variance_type="learned"),
+        "variance_type=learned: must be fixed_small",
+    ),
+    "betas": (
+        change(SCHEDULER, beta_schedule="laplace"),
+        "beta_schedule='laplace': must be linear, ",
+    ),
+    "beta": (
+        change(SCHEDULER, beta_end=float("nan")),
+        "beta_end=nan: must be a number above 0, below 1",
+    ),
+    "last step": (
+        change(SCHEDULER, set_alpha_to_one=False),
+        "set_alpha_to_one=False: must be True",
+    ),
+    "timesteps": (
+        change(SCHEDULER, timestep_values=[9, 1]),
+        r"timestep_values=\[9, 1\]: must be None",
+    ),
     "unknown key": (change(SCHEDULER, cunning=1), f"{SCHEDULER}: cunning=1: unknown key"),
     "unet key": (change(UNET, hook="os.system"), f"{UNET}: hook=os.system: unknown key"),
     "classes": (change(UNET, num_class_embeds=10), "num_class_embeds=10: must be None"),
@@ -322,12 +384,27 @@ def claim_much(path: Path) -> None:
 DEEP = {"block_out_channels": [8] * 5}
 DEEP |= {"down_block_types": ["DownBlock2D"] * 5, "up_block_types": ["UpBlock2D"] * 5}
 WRONG = {
-    "size": (lambda p: shutil.rmtree(p) or save(p, size=16), "in_channels=1, sample_size=16: the data are "),
-    "channels": (change(UNET, in_channels=3, out_channels=3), r"in_channels=3, sample_size=8: the data "),
-    "widths": (change(UNET, block_out_channels=[8, 16]), "of another network than unet/config.json"),
-    "damaged": (lambda p: (p / WEIGHTS).write_bytes(b"PK\x03\x04" * 9), "safetensors: damaged; copy it"),
+    "size": (
+        lambda p: shutil.rmtree(p) or save(p, size=16),
+        "in_channels=1, sample_size=16: the data are ",
+    ),
+    "channels": (
+        change(UNET, in_channels=3, out_channels=3),
+        r"in_channels=3, sample_size=8: the data ",
+    ),
+    "widths": (
+        change(UNET, block_out_channels=[8, 16]),
+        "of another network than unet/config.json",
+    ),
+    "damaged": (
+        lambda p: (p / WEIGHTS).write_bytes(b"PK\x03\x04" * 9),
+        "safetensors: damaged; copy it",
+    ),
     "bomb": (claim_much, "larger than the network of unet/config.json can be"),
-    "resolutions": (change(UNET, **DEEP), r"height and width must be multiples of 16, these are \[8, 8\]"),
+    "resolutions": (
+        change(UNET, **DEEP),
+        r"height and width must be multiples of 16, these are \[8, 8\]",
+    ),
 }
 
 
@@ -354,7 +431,10 @@ def test_pipeline_directory_code_does_not_run(root, prepared, inside, capsys):
         prepared(f"trained='{path}'", "objective=x0", path="x")
     shutil.move(path / WEIGHTS, root / "elsewhere")
     (path / WEIGHTS).symlink_to(root / "elsewhere")
-    refused(lambda: prepared(f"trained='{path}'", path="x"), "a link that leads out of the run's directory")
+    refused(
+        lambda: prepared(f"trained='{path}'", path="x"),
+        "a link that leads out of the run's directory",
+    )
     assert not (root / "logs" / "runs" / "x").exists()
     for command in ("evaluate", "sample"):
         done = inside(f"triptych.cli.{command}", f"ckpt={path}")

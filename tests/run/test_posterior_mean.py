@@ -14,7 +14,13 @@ from triptych.study.curves import posterior_mean_error
 from triptych.study.panels import colours
 from triptych.study.style import styled, to_svg
 
-SMALL = ("data=ring", "denoiser=mlp", "data.test_size=300", "data.val_size=100", "data.train_size=500")
+SMALL = (
+    "data=ring",
+    "denoiser=mlp",
+    "data.test_size=300",
+    "data.val_size=100",
+    "data.train_size=500",
+)
 
 
 def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
@@ -28,7 +34,9 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
     run = make_run(tmp_path / "sweep", "v", 1, 2.0, tweedie=found)
     (comparison,) = compare([read_run(run)])
     with styled():
-        figure = posterior_mean_error(comparison, colours({c.label: c.label for c in comparison.cells}))
+        figure = posterior_mean_error(
+            comparison, colours({c.label: c.label for c in comparison.cells})
+        )
     # SVG has its text as text: a tick in TeX would be shown with its dollars
     assert "0.001<" in to_svg(figure, "t") and "$" not in to_svg(figure, "t")
 

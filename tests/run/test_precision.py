@@ -28,9 +28,13 @@ def test_bf16_mixed_trains_and_bound_is_computed_in_float32(prepared, monkeypatc
     monkeypatch.setattr(Diffusion, "loss", watched)
     run = prepared("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1e-3", *FEW)
     summary = execute(run)
-    assert seen == [(torch.bfloat16, torch.float32, False)] * 3  # what the network gives, what is summed
+    assert (
+        seen == [(torch.bfloat16, torch.float32, False)] * 3
+    )  # what the network gives, what is summed
     steps = [row for row in rows(run) if row["train/loss"]]
-    assert all(float(r["train/clipped"]) == 1.0 and float(r["train/grad_norm"]) > 1e-3 for r in steps)
+    assert all(
+        float(r["train/clipped"]) == 1.0 and float(r["train/grad_norm"]) > 1e-3 for r in steps
+    )
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
     for precision in ("32-true", "bf16-mixed"):
         opened.config["trainer"]["precision"] = precision
@@ -62,12 +66,16 @@ def test_compile_applies_to_training_only_and_keeps_weight_names(prepared, monke
     execute(run)
     assert len(calls) == in_the_fit and run.config()["compile"] is False
     names = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
-    assert "denoiser.network.first.weight" in names and not any("_orig_mod" in name for name in names)
+    assert "denoiser.network.first.weight" in names and not any(
+        "_orig_mod" in name for name in names
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("model", [("denoiser=mlp", "data=ring", "data.train_size=500"), ("model=vae_mlp",)])
+@pytest.mark.parametrize(
+    "model", [("denoiser=mlp", "data=ring", "data.train_size=500"), ("model=vae_mlp",)]
+)
 def test_a_compiled_network_trains_alike(prepared, model):
     """The real compiler is used, and losses are those of the plain network."""
     losses = {}

@@ -30,7 +30,9 @@ def test_recorded_run_accepts_key_added_later_at_default(prepared, new):
     assert prepared("seed=5").path == run.path
 
 
-@pytest.mark.parametrize("typed", "bound.variance=optimal data.seed=7 likelihood=ode_images".split())
+@pytest.mark.parametrize(
+    "typed", "bound.variance=optimal data.seed=7 likelihood=ode_images".split()
+)
 def test_recorded_run_refuses_key_added_later_at_other_value(prepared, typed):
     run = prepared()
     key = typed.split("=")[0]
@@ -76,8 +78,13 @@ def test_resume_accepts_other_threads_and_devices(prepared, finished, capsys):
 def test_finished_run_with_more_steps_suggests_init_from(finished, prepared):
     run = finished(path="ended")
     begin = f"init_from={run.path}"
-    refused(lambda: prepared("trainer.max_steps=7", path="ended"), f"another name, with {begin} to begin")
-    assert prepared("trainer.max_steps=7", begin, path="more").config()["init_from"] == str(run.path)
+    refused(
+        lambda: prepared("trainer.max_steps=7", path="ended"),
+        f"another name, with {begin} to begin",
+    )
+    assert prepared("trainer.max_steps=7", begin, path="more").config()["init_from"] == str(
+        run.path
+    )
     with pytest.raises(UserError) as other:
         prepared("trainer.max_steps=7", "seed=2", path="ended")
     assert str(other.value).endswith("; choose another name, or force=true to start over")
@@ -87,13 +94,25 @@ def test_override_dirname_excludes_execution_keys(prepared):
     register_resolvers()
     config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")
     excluded = set(config.job.config.override_dirname.exclude_keys)
-    assert excluded == set(with_roles(*NOT_IN_NAMES)) - {"seed", "experiment"}  # these tell cells apart
+    assert excluded == set(with_roles(*NOT_IN_NAMES)) - {
+        "seed",
+        "experiment",
+    }  # these tell cells apart
     assert {"name", "ablation", "force", "retry", "until", "paths.log_dir"} <= excluded
 
 
 def test_every_declared_key_exists_in_configurations(prepared):
     """Any other key would be a spelling mistake, or an old name."""
-    known = {"tags", "hydra", "ablation", "paper", "experiment", "hparams_search", "local", "resume"}
+    known = {
+        "tags",
+        "hydra",
+        "ablation",
+        "paper",
+        "experiment",
+        "hparams_search",
+        "local",
+        "resume",
+    }
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
     config = prepared("optimizer.weight_decay=0.1", csv=False).config()
     found = {key for key, _ in leaves(config)}
@@ -127,8 +146,16 @@ def test_refused_run_with_force_restores_old_run(root, door, tiny):
     """``force=true`` with the same run's checkpoint: it has been moved aside when it is read."""
     assert door("triptych.cli.train", "name=a", *tiny).returncode == 0
     runs = root / "logs" / "runs"
-    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = {
+        path: path.read_bytes()
+        for path in runs.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     done = door("triptych.cli.train", "name=a", *tiny, f"init_from={runs / 'a'}", "force=true")
     assert done.returncode == 1 and "init_from=" in done.stderr
-    after = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file() and path.name != ".lock"}
+    after = {
+        path: path.read_bytes()
+        for path in runs.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     assert after == before

@@ -49,7 +49,11 @@ def test_prompt_accuracy_counts_attributes_named_in_caption(data, name):
 
 
 def test_prompt_accuracy_skips_captions_without_class(data):
-    prompts, items, labels = Prompts(data, None), torch.arange(90), data.splits["val"].labels.clone()
+    prompts, items, labels = (
+        Prompts(data, None),
+        torch.arange(90),
+        data.splits["val"].labels.clone(),
+    )
     prompts.meaning[:60] = -1
     labels[60:75] = torch.tensor([changed(label, "shape") for label in labels[60:75].tolist()])
     assert prompts.compare(None, logits(labels), items)["prompt_accuracy"] == 0.5

@@ -52,7 +52,11 @@ def test_git_state_omits_ignored_hidden_and_secret_files(root):
         if content == "old\n":
             commit(root / "repository")
     state = provenance.git_state(root / "repository", "src")
-    assert "hunter2" not in state["diff"] and state["diff"].count("+new") == len(code) and state["dirty"]
+    assert (
+        "hunter2" not in state["diff"]
+        and state["diff"].count("+new") == len(code)
+        and state["dirty"]
+    )
 
 
 def test_a_password_in_a_url_is_masked(root, monkeypatch):
@@ -60,8 +64,12 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
     assert mask_password(text) == "a=postgresql://***@host/db?x=1 http://host/@here"
     url = "https://me:hun%40ter2@host:5000/x?a=b@c"
     monkeypatch.setattr("sys.argv", ["triptych-train", "x"])
-    monkeypatch.setattr("sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"])
-    record = provenance.provenance(RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {})
+    monkeypatch.setattr(
+        "sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"]
+    )
+    record = provenance.provenance(
+        RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {}
+    )
     assert record["overrides"] == ["logger.mlflow.tracking_uri=https://***@host:5000/x?a=b@c"]
     assert record["command"][1] == "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'"
 
@@ -84,7 +92,11 @@ def test_provenance_command_is_the_typed_one(words, program, monkeypatch):
 
 def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
     """A package outside a repository, or ignored by git, has no commit."""
-    kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
+    kept, loose, hidden = (
+        root / "kept" / "lab_kept",
+        root / "lab_loose.py",
+        root / "kept" / "lab_hidden",
+    )
     for file in (kept / "net.py", loose, root / "kept" / "lab_file.py"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("class Net: ...\n")
@@ -98,10 +110,14 @@ def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
     (kept / "net.py").write_text("class Net: pass\n")
     for folder in (root, root / "kept"):
         monkeypatch.syspath_prepend(str(folder))
-    names = "lab_kept.net.Net lab_loose.Net lab_hidden.net.Net lab_file.Net triptych.networks.mlp.MLP"
+    names = (
+        "lab_kept.net.Net lab_loose.Net lab_hidden.net.Net lab_file.Net triptych.networks.mlp.MLP"
+    )
     config = {"parts": [{"_target_": name} for name in (*names.split(), "torch.optim.AdamW")]}
     own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout
     assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden", "lab_file"}
     assert own["lab_file"]["commit"] == own["lab_kept"]["commit"] == head.strip()
     assert "+class Net: pass" in own["lab_kept"]["diff"] and own["lab_kept"]["dirty"]

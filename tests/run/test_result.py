@@ -66,6 +66,8 @@ def test_check_seal_refuses_bound_without_terms():
     assert parse_estimates("test", BOUND)["bpd"].mean == 1.5
     for part in ("prior", "diffusion"):
         with pytest.raises(ValueError, match="is missing"):
-            parse_estimates("test", {key: value for key, value in BOUND.items() if key != f"bpd_{part}"})
+            parse_estimates(
+                "test", {key: value for key, value in BOUND.items() if key != f"bpd_{part}"}
+            )
     with pytest.raises(ValueError, match="is missing"):
         parse_estimates("val", BOUND | {"bpd": {"mean": 1.5}})

@@ -18,16 +18,26 @@ from triptych.run.result import Result
 from triptych.run.untrusted import read_checkpoint
 
 BASE = (
-    "denoiser.network.dropout=0.3 trainer.val_check_interval=2 samples.n=0 callbacks.ema.others=[0.1] "
+    "denoiser.network.dropout=0.3 trainer.val_check_interval=2 samples.n=0 "
+    "callbacks.ema.others=[0.1] "
     "bound.repeats=1"
 ).split()
 VARIANTS = {
     "plain": BASE,
     "accumulating": (*BASE, "trainer.accumulate_grad_batches=3"),
     "no validation": (*BASE, "data.val_size=0"),
-    "best": (*BASE, "checkpoint=best", "optimizer.lr=0.5"),  # gets worse, so that the best is an early one
+    "best": (
+        *BASE,
+        "checkpoint=best",
+        "optimizer.lr=0.5",
+    ),  # gets worse, so that the best is an early one
     "ending between validations": (*BASE, "trainer.max_steps=7", "trainer.val_check_interval=3"),
-    "importance": (*BASE, "objective/times=importance", "objective.steps=3", "objective.times.history=2"),
+    "importance": (
+        *BASE,
+        "objective/times=importance",
+        "objective.steps=3",
+        "objective.times.history=2",
+    ),
     "adaptive": (*BASE, "objective/times=adaptive", "objective.times.bins=3"),
 }
 LEARNED = {"importance": "losses", "adaptive": "means"}  # of the losses, by the times of training
@@ -61,7 +71,9 @@ ACCIDENTS = [
 
 
 @pytest.mark.parametrize(("variant", "method", "at"), ACCIDENTS)
-def test_resume_after_error_matches_uninterrupted_run(prepared, finished, monkeypatch, variant, method, at):
+def test_resume_after_error_matches_uninterrupted_run(
+    prepared, finished, monkeypatch, variant, method, at
+):
     extra = VARIANTS[variant]
     whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     with monkeypatch.context() as patch:
@@ -86,12 +98,16 @@ def test_resume_after_error_matches_uninterrupted_run(prepared, finished, monkey
         pytest.param(signal.SIGTERM, "no validation", 5, marks=pytest.mark.slow),
     ],
 )
-def test_signal_saves_checkpoint_and_resumes_exactly(prepared, finished, capsys, number, variant, at):
+def test_signal_saves_checkpoint_and_resumes_exactly(
+    prepared, finished, capsys, number, variant, at
+):
     extra = VARIANTS[variant]
     whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     stopped(broken, at, number)
     assert broken.status == "interrupted"
-    saved = {3: 3, 4: 2, 8: 3, 5: 5}[at]  # the step under way is finished; a validation under way is not
+    saved = {3: 3, 4: 2, 8: 3, 5: 5}[
+        at
+    ]  # the step under way is finished; a validation under way is not
     assert read_checkpoint(broken / "checkpoints" / "last.ckpt")["global_step"] == saved
     reopen(str(broken.path))
     assert f"{broken.path}: unfinished, at step {saved}\n" in capsys.readouterr().err
@@ -100,7 +116,9 @@ def test_signal_saves_checkpoint_and_resumes_exactly(prepared, finished, capsys,
     assert "unfinished" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("writing", [2, 5, *(pytest.param(w, marks=pytest.mark.slow) for w in (1, 8))])
+@pytest.mark.parametrize(
+    "writing", [2, 5, *(pytest.param(w, marks=pytest.mark.slow) for w in (1, 8))]
+)
 def test_interrupted_write_keeps_previous_file(prepared, finished, monkeypatch, writing):
     """After a SIGKILL during a write, the temporary file is half-written and the old file whole."""
     whole, broken = finished(*BASE, path="whole"), prepared(*BASE, path="broken")
@@ -141,7 +159,9 @@ def test_newest_readable_checkpoint_is_chosen_by_step_not_mtime(finished):
         os.utime(early, (1e9, 1e9))
         os.utime(late, (2e9, 2e9))
         assert newest_readable(run.checkpoints()) == last
-    torch.save(read_checkpoint(last), best)  # of one step: "last" is saved again if a callback ends the fit
+    torch.save(
+        read_checkpoint(last), best
+    )  # of one step: "last" is saved again if a callback ends the fit
     assert newest_readable(run.checkpoints()) == last
     last.write_bytes(last.read_bytes()[:-100])
     assert newest_readable(run.checkpoints()) == best

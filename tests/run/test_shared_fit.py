@@ -19,7 +19,13 @@ from triptych.study.rounds import fits_first
 BASE = ("callbacks.ema.others=[0.1]", "callbacks.ema.snapshots=2", "checkpoint=best")
 DDIM = (*BASE, "sampler=ddim", "sampler.steps=3", "samples.pictures=1")
 SMALL = (
-    *("experiment=ring", "data.train_size=64", "data.val_size=10", "data.test_size=10", "data.batch_size=32"),
+    *(
+        "experiment=ring",
+        "data.train_size=64",
+        "data.val_size=10",
+        "data.test_size=10",
+        "data.batch_size=32",
+    ),
     *("samples.n=0", "bound.repeats=1", "denoiser.network.width=8"),
 )  # enough to see whether a run trains
 TIMES = {"seconds", "cost", "ended", "started", "id", "digests", "checksum"}
@@ -62,9 +68,13 @@ def test_shared_fit_gives_same_result_as_training(sweep, root):
     assert table(here) == table(there)
     for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         ours, theirs = read_checkpoint(here / name), read_checkpoint(there / name)
-        assert ours["triptych"]["config"] == theirs["triptych"]["config"], "it is sampled from by its own"
+        assert ours["triptych"]["config"] == theirs["triptych"]["config"], (
+            "it is sampled from by its own"
+        )
         assert all(torch.equal(v, theirs["state_dict"][k]) for k, v in ours["state_dict"].items())
-    drawn = [torch.load(run / "samples" / "final.pt", weights_only=True)["x"] for run in (here, there)]
+    drawn = [
+        torch.load(run / "samples" / "final.pt", weights_only=True)["x"] for run in (here, there)
+    ]
     assert torch.equal(*drawn)
     assert len([*(here / "averages").iterdir()]) == len([*(there / "averages").iterdir()]) > 0
 
@@ -120,7 +130,9 @@ def test_other_data_or_init_from_do_not_share_fit(sweep, finished, monkeypatch):
     assert sweep("second", begin, "sampler=ddim")[2] == 6, "what lies there may be another by now"
     sweep("third")
     known = initialization.fingerprint
-    monkeypatch.setattr(initialization, "fingerprint", lambda data: replace(known(data), data="others"))
+    monkeypatch.setattr(
+        initialization, "fingerprint", lambda data: replace(known(data), data="others")
+    )
     assert sweep("fourth", "sampler=ddim")[2] == 6
 
 
@@ -130,7 +142,9 @@ def test_fit_resumed_with_changed_data_is_not_shared(sweep, monkeypatch):
         at_call(patch, "training_step", 5, stumble)  # after a checkpoint
         execute(first)
     known = initialization.fingerprint
-    monkeypatch.setattr(initialization, "fingerprint", lambda data: replace(known(data), data="others"))
+    monkeypatch.setattr(
+        initialization, "fingerprint", lambda data: replace(known(data), data="others")
+    )
     assert execute(first).data_changed
     assert sweep("second", "sampler=ddim")[2] == 6
 
@@ -192,7 +206,11 @@ def test_shared_fit_is_used_only_in_own_sweep(sweep, prepared, monkeypatch):
 
 
 def test_fits_first_orders_one_run_per_fit_first():
-    jobs = [[f"sampler={s}", "model.width=3", f"seed={n}"] for n in (1, 2) for s in ("ddim", "heun", "edm")]
+    jobs = [
+        [f"sampler={s}", "model.width=3", f"seed={n}"]
+        for n in (1, 2)
+        for s in ("ddim", "heun", "edm")
+    ]
     assert fits_first(jobs) == ([jobs[0], jobs[3]], [*jobs[1:3], *jobs[4:]])
     named = [[f"setting={name}", *brought, "seed=1"] for name, brought in (
         ("a", ["threshold=none", "+sampler.eta=1"]), ("b", ["measures.n=9"]), ("c", ["objective=v"])

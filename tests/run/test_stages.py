@@ -16,7 +16,11 @@ def run(known_as=None, shape=(3, 16, 16), told=(), conditions=None, encoder=("wo
     """Return the part of an opened run that the checks read."""
     model = SimpleNamespace(conditional=list(told))
     data = SimpleNamespace(
-        known_as=known_as, shape=shape, conditions=conditions or TEXT | LOW, name="shapes", encoders=encoder
+        known_as=known_as,
+        shape=shape,
+        conditions=conditions or TEXT | LOW,
+        name="shapes",
+        encoders=encoder,
     )
     return SimpleNamespace(model=model, data=data, config={})
 

@@ -86,7 +86,9 @@ def test_run_does_not_write_after_directory_moved_or_deleted(tmp_path, again):
             run.path.mkdir()  # by whoever types the name again
             (run / ".lock").touch()
         for name in ("summary.json", "checkpoints/last.ckpt"):
-            with pytest.raises(StorageError, match=r"run: moved or deleted while the run was at work there"):
+            with pytest.raises(
+                StorageError, match=r"run: moved or deleted while the run was at work there"
+            ):
                 write_atomic(run / name, "")
     assert [p.name for p in run.path.iterdir()] == [".lock"] if again else not run.path.exists()
     with run.lock():  # the next process
@@ -94,7 +96,9 @@ def test_run_does_not_write_after_directory_moved_or_deleted(tmp_path, again):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leave", [250_000, 20_000], ids=["no room for a checkpoint", "nor for a row"])
+@pytest.mark.parametrize(
+    "leave", [250_000, 20_000], ids=["no room for a checkpoint", "nor for a row"]
+)
 def test_run_on_full_disk_stops_in_one_line_and_resumes(small, root, leave):
     long = ["trainer.max_steps=400", "trainer.val_check_interval=20"]
     line = command("name=mine", *long, f"paths.log_dir={small}")
@@ -111,7 +115,9 @@ def test_run_on_full_disk_stops_in_one_line_and_resumes(small, root, leave):
     (small / "ballast").unlink()
     for again in (line, command("name=twin", *long)):
         end(again, root)
-    ours, theirs = (json.loads((p / "summary.json").read_text()) for p in (folder, root / "logs/runs/twin"))
+    ours, theirs = (
+        json.loads((p / "summary.json").read_text()) for p in (folder, root / "logs/runs/twin")
+    )
     assert ours["test"] == theirs["test"]
 
 
@@ -136,7 +142,13 @@ def test_corrupt_data_file_is_named_and_run_can_be_retried(prepared, root):
     images.mkdir()
     for i in range(40):
         Image.new("L", (8, 8), 30 * i % 256).save(images / f"{i}.png")
-    data = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=4")
+    data = (
+        "data=folder",
+        f"data.root={images}",
+        "data.size=8",
+        "data.channels=1",
+        "data.batch_size=4",
+    )
     whole = broken.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         at_call(patch, "training_step", 2, lambda: broken.write_bytes(whole[:20]))

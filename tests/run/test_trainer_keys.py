@@ -69,13 +69,23 @@ def test_steps_of_converts_max_epochs_to_steps(keys, steps):
 
 def test_sanity_steps_and_lightning_callbacks_do_not_change_figures(root, tiny):
     """A run with these options under another name reports the same figures as without them."""
-    small = [*tiny, "logger=csv", "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
-    few = ["trainer.val_check_interval=1", "optimizer.lr=1e-9"]  # the average falls behind: it stops early
+    small = [
+        *tiny,
+        "logger=csv",
+        "callbacks=[default,early_stopping]",
+        "callbacks.early_stopping.patience=1",
+    ]
+    few = [
+        "trainer.val_check_interval=1",
+        "optimizer.lr=1e-9",
+    ]  # the average falls behind: it stops early
     plain = triptych.train(["name=plain", *small, *few])
     callbacks = [
         "LearningRateMonitor", "ModelSummary", "EarlyStopping +callbacks.EarlyStopping.monitor=val/bound"
     ]  # fmt: skip
-    own = " ".join(f"+callbacks.{c.split()[0]}._target_=pytorch_lightning.callbacks.{c}" for c in callbacks)
+    own = " ".join(
+        f"+callbacks.{c.split()[0]}._target_=pytorch_lightning.callbacks.{c}" for c in callbacks
+    )
     more = "trainer.num_sanity_val_steps=2 trainer.deterministic=true trainer.max_time=01:00:00:00"
     try:
         checked = triptych.train(["name=checked", *small, *few, *own.split(), *more.split()])
@@ -88,7 +98,10 @@ def test_sanity_steps_and_lightning_callbacks_do_not_change_figures(root, tiny):
 def test_torch_lr_scheduler_resumes_from_checkpoint(root, tiny):
     """The rate is multiplied by gamma at each milestone, in steps; checkpoints keep its state."""
     line = ["name=one", *tiny, "logger=csv"]
-    line += ["lr_schedule._target_=torch.optim.lr_scheduler.MultiStepLR", "lr_schedule.milestones=[2,4]"]
+    line += [
+        "lr_schedule._target_=torch.optim.lr_scheduler.MultiStepLR",
+        "lr_schedule.milestones=[2,4]",
+    ]
     line += ["optimizer=sgd", "optimizer.lr=0.01"]
     run = triptych.train(line)
     steps, rates = run.history("train/lr")
@@ -100,7 +113,11 @@ def test_torch_lr_scheduler_resumes_from_checkpoint(root, tiny):
 def test_max_epochs_determines_number_of_steps(root, tiny):
     """A tenth of two epochs of 1347 training digits in batches of 64 is 4.2 batches."""
     line = [one for one in tiny if "max_steps" not in one and "val_check" not in one]
-    epochs = ["trainer.max_epochs=2", "trainer.limit_train_batches=0.1", "trainer.limit_val_batches=1"]
+    epochs = [
+        "trainer.max_epochs=2",
+        "trainer.limit_train_batches=0.1",
+        "trainer.limit_val_batches=1",
+    ]
     run = triptych.train(["name=epochs", *line, "logger=csv", *epochs])
     assert run.status == "finished" and run.steps == 5
     assert run.val["bpd"].n == 150, "the reported figures are of the whole split"
@@ -122,9 +139,15 @@ def test_overfit_batches_with_accumulation_makes_full_steps(prepared, monkeypatc
     """
     seen, loss = [], Diffusion.loss
     monkeypatch.setattr(
-        Diffusion, "loss", lambda model, batch, *rest: seen.append(batch.index) or loss(model, batch, *rest)
+        Diffusion,
+        "loss",
+        lambda model, batch, *rest: seen.append(batch.index) or loss(model, batch, *rest),
     )
-    two = ("trainer.overfit_batches=3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2")
+    two = (
+        "trainer.overfit_batches=3",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.val_check_interval=2",
+    )
     run = prepared(*two, "trainer.max_steps=4", "samples.n=0", "test=false")
     execute(run)
     assert len(seen) == 8 and all(map(torch.equal, seen[:5], seen[3:]))
@@ -141,7 +164,11 @@ def test_images_per_second_counts_all_batches_since_resume(prepared, monkeypatch
 
     monkeypatch.setattr(Diffusion, "loss", counted)
     monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: seen[0]))
-    often = ("trainer.max_steps=8", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=2")
+    often = (
+        "trainer.max_steps=8",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.log_every_n_steps=2",
+    )
     run = prepared(*often, "samples.n=0", "test=false")
     stop_after(run, 5)
     execute(run)

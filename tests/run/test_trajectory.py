@@ -47,7 +47,9 @@ def test_the_moments_lie_on_the_sampler_s_own_path(monkeypatch):
     assert len(trajectory(drawing, None, 3, generator(), 3)[0]) == 9
 
 
-@pytest.mark.parametrize("schedule", [Linear(-8.0, 5.0), Betas(num_train_timesteps=20, beta_end=0.3)])
+@pytest.mark.parametrize(
+    "schedule", [Linear(-8.0, 5.0), Betas(num_train_timesteps=20, beta_end=0.3)]
+)
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_it_ends_with_the_first_of_the_samples(schedule, steps):
     """The last frame is the sample, for each sampler and in chunks.
@@ -75,10 +77,16 @@ def test_the_strip_is_told_what_the_sampler_is_told(tmp_path, monkeypatch):
     """In a cascade's stage, the condition is noised before sampling from it."""
     told, mode = [], lambda *_: None
     denoiser, drawing = of(DDIM(3), Linear(-8.0, 5.0), (2,))
-    denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2].parts["low"].value))
-    model = SimpleNamespace(**vars(drawing.model), device="cpu", training=False, eval=mode, train=mode)
+    denoiser.network.register_forward_pre_hook(
+        lambda _, args: told.append(args[2].parts["low"].value)
+    )
+    model = SimpleNamespace(
+        **vars(drawing.model), device="cpu", training=False, eval=mode, train=mode
+    )
     model.to_picture = lambda x: x
-    noised = Drawing(model, SimpleNamespace(shape=(2,)), DDIM(3), prepare=lambda c, _: c.map(lambda x: x + 1))
+    noised = Drawing(
+        model, SimpleNamespace(shape=(2,)), DDIM(3), prepare=lambda c, _: c.map(lambda x: x + 1)
+    )
     monkeypatch.setattr(pictures, "_moments", lambda *_: pictures.new_figure(1, 1))
     pictures.save_trajectory(noised, Condition(low=torch.zeros(4, 2)), 3, 0, tmp_path)
     assert len(told) == 3 and all(one.equal(torch.ones(3, 2)) for one in told)
@@ -99,7 +107,9 @@ def test_a_cell_without_an_image_is_grey(tmp_path):
     data = SimpleNamespace(shape=(1, 8, 8), levels=256)
     pictures.save_picture(-torch.ones(7, 1, 8, 8), data, tmp_path / "real.png")
     picture = Image.open(tmp_path / "real.png")
-    black, empty = (picture.getpixel((picture.width * at // 6, picture.height * 5 // 6)) for at in (1, 5))
+    black, empty = (
+        picture.getpixel((picture.width * at // 6, picture.height * 5 // 6)) for at in (1, 5)
+    )
     assert (black, empty) == (0, pictures.GREY)
 
 

@@ -25,8 +25,16 @@ from triptych.study.study import read_study
 RESULT = {"schema": 1, "status": "finished"}
 RECORDS = {
     "schema": ("summary.json", RESULT | {"schema": 99}, "schema 99, this reader knows 1"),
-    "layout": ("summary.json", {"schema": 1, "result": {"state": "finished"}}, "status None is none of"),
-    "figure": ("summary.json", RESULT | {"test": {"accuracy": {"mean": "x"}}}, "test.accuracy.mean is 'x'"),
+    "layout": (
+        "summary.json",
+        {"schema": 1, "result": {"state": "finished"}},
+        "status None is none of",
+    ),
+    "figure": (
+        "summary.json",
+        RESULT | {"test": {"accuracy": {"mean": "x"}}},
+        "test.accuracy.mean is 'x'",
+    ),
     "ended": ("summary.json", RESULT | {"ended": "yesterday"}, "yesterday"),
     "list": ("summary.json", [1], "not a JSON object"),
     "cut": ("summary.json", '{"schema": 1, "sta', "cannot be read (Unterminated string"),
@@ -38,8 +46,16 @@ RECORDS = {
     "choices": ("provenance.json", {"choices": [1]}, "choices=[1]: must be a group"),
     "data": ("provenance.json", {"data": [1]}, "data=[1]: must be a group"),
     "executions": ("provenance.json", {"executions": ["x"]}, "executions=['x']: must be a list"),
-    "versions": ("provenance.json", {"executions": [{"versions": 5}]}, "versions=5: must be a group"),
-    "memory": ("provenance.json", {"fit_of": {"memory": "x"}}, "fit_of.memory='x': must be a number"),
+    "versions": (
+        "provenance.json",
+        {"executions": [{"versions": 5}]},
+        "versions=5: must be a group",
+    ),
+    "memory": (
+        "provenance.json",
+        {"fit_of": {"memory": "x"}},
+        "fit_of.memory='x': must be a number",
+    ),
     "id": ("provenance.json", {"id": "../x"}, "id=../x: must be letters, digits, - and _"),
     "started": ("provenance.json", {"started": "yesterday"}, "yesterday"),
 }
@@ -57,7 +73,9 @@ def plant(file: Path, content: object) -> None:
 
 def state(folder: Path) -> dict[str, str | None]:
     """Return every path in a directory with its content's digest, except the lock."""
-    return {str(path): file_digest(path) for path in sorted(folder.rglob("*")) if path.name != ".lock"}
+    return {
+        str(path): file_digest(path) for path in sorted(folder.rglob("*")) if path.name != ".lock"
+    }
 
 
 @pytest.mark.parametrize(("name", "content", "reason"), RECORDS.values(), ids=RECORDS)
@@ -70,7 +88,9 @@ def test_unreadable_record_is_refused_and_kept(prepared, name, content, reason):
         assert line.endswith("; restore it, or move it aside")
     assert state(run.path) == before
     read = read_run(run.path)
-    assert read.status == "unreadable" and read.error.startswith(f"{name}: ") and reason in read.error
+    assert (
+        read.status == "unreadable" and read.error.startswith(f"{name}: ") and reason in read.error
+    )
 
 
 @pytest.mark.parametrize("name", ["summary.json", "provenance.json"])
@@ -149,7 +169,9 @@ def test_run_directory_without_permission_is_unreadable(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse(scandir))
     monkeypatch.setattr(files, "open_regular", refuse(open_regular))
-    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and access(path, mode))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "closed" not in str(path) and access(path, mode)
+    )
     assert find_runs(tmp_path) == [tmp_path / "closed"] and is_run(tmp_path / "closed")
     run = read_run(tmp_path / "closed")
     assert (run.status, run.error.partition(";")[0]) == (
@@ -172,11 +194,15 @@ def test_train_from_python_refuses_name_of_other_run(finished):
     line = ["name=tiny", "callbacks.ema.others=[]", "logger=csv", *TINY]
     finished(path="tiny")
     for other in ("optimizer=sgd", "callbacks=early_stopping"):
-        refused(lambda other=other: triptych.train([*line, other]), "holds another run", "force=true")
+        refused(
+            lambda other=other: triptych.train([*line, other]), "holds another run", "force=true"
+        )
 
 
 def test_trained_run_without_likelihood_group_is_adopted(finished, monkeypatch):
-    monkeypatch.setattr(untrusted, "check_checkpoint", lambda *_: None)  # which has that group, here
+    monkeypatch.setattr(
+        untrusted, "check_checkpoint", lambda *_: None
+    )  # which has that group, here
     run = finished()
     result, config = run.summary(), run.config()
     del config["likelihood"]
@@ -190,5 +216,7 @@ def test_trained_run_without_likelihood_group_is_adopted(finished, monkeypatch):
 def test_config_yaml_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
     refused(
-        RunDirectory(tmp_path).config, f"{tmp_path / 'config.yaml'}: cannot be read", "not a regular file"
+        RunDirectory(tmp_path).config,
+        f"{tmp_path / 'config.yaml'}: cannot be read",
+        "not a regular file",
     )

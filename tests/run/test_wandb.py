@@ -47,24 +47,36 @@ def merged(rows: list[dict]) -> dict[int, dict]:
     for row in rows:
         into = steps.setdefault(row["trainer/global_step"], {})
         for name in {*row} & {*into} - TIMES:
-            assert row[name] == into[name] or name[0] == "_" or ("/" in name and "samples" in name), name
+            assert (
+                row[name] == into[name] or name[0] == "_" or ("/" in name and "samples" in name)
+            ), name
         into.update(row)
     return dict(sorted(steps.items()))
 
 
-def check_same(ours: dict[int, dict[str, float]], theirs: list[dict], kills: tuple[int, ...] = ()) -> None:
+def check_same(
+    ours: dict[int, dict[str, float]], theirs: list[dict], kills: tuple[int, ...] = ()
+) -> None:
     """Check that W&B has the steps and values of metrics.csv, and no other steps.
 
     Figures that a run has once are no curves.
-    ``kills``: steps from which killed runs went on. Of the last two seconds before, W&B may lack rows.
+    ``kills``: steps from which killed runs went on. Of the last two seconds before, W&B may lack
+    rows.
     """
     steps = merged(theirs)
-    late = {step for at in kills for step in ours if step <= at and ours[at]["time"] - ours[step]["time"] < 2}
+    late = {
+        step
+        for at in kills
+        for step in ours
+        if step <= at and ours[at]["time"] - ours[step]["time"] < 2
+    }
     assert {*ours} - late <= {*steps} <= {*ours}
     for step, row in ours.items():
         if step not in steps or step in late:
             continue
-        curves = {k: v for k, v in row.items() if not k.startswith(("test/", "final/")) and k not in TIMES}
+        curves = {
+            k: v for k, v in row.items() if not k.startswith(("test/", "final/")) and k not in TIMES
+        }
         assert {k: steps[step][k] for k in curves} == pytest.approx(curves, rel=1e-12)
         assert steps[step]["time"] >= 0
     assert not [name for row in theirs for name in row if name.startswith(("test/", "final/"))]
@@ -101,7 +113,9 @@ def test_wandb_history_is_complete_after_failure_and_resume(prepared):
     check_same(table(run.path), rows(*both))
     assert len(table(run.path)) == 13
     links = [path.readlink() for path in run.path.rglob("*") if path.is_symlink()]
-    assert links and not any(link.is_absolute() for link in links)  # so that it can be moved, and resumed
+    assert links and not any(
+        link.is_absolute() for link in links
+    )  # so that it can be moved, and resumed
 
 
 def test_wandb_history_has_no_gap_after_signal(prepared):
@@ -226,12 +240,16 @@ def test_wandb_writes_nothing_outside_run_directory(root):
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()
-    environ = environment(root, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(root / "mpl"))
+    environ = environment(
+        root, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(root / "mpl")
+    )
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         environ.pop(name, None)
     subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
     assert not [p for p in home.rglob("*") if "wandb" in str(p.relative_to(home))]
-    assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {"torchinductor_root"}
+    assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {
+        "torchinductor_root"
+    }
 
 
 def test_wandb_receives_figures_panels_choices_and_artifact(prepared, monkeypatch):
@@ -261,7 +279,9 @@ def test_wandb_receives_figures_panels_choices_and_artifact(prepared, monkeypatc
     figures = flat_figures(summary.record)
     assert {name: told.get(name) for name in figures} == figures
     assert {"test/nats_per_dim_draw_stderr", "measures/sliced_wasserstein_stderr"} <= {*figures}
-    bounds = [row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row]
+    bounds = [
+        row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row
+    ]
     assert len(bounds) == 2 and told["val/nats_per_dim"] == {"min": min(bounds), "last": bounds[-1]}
     final = summary["val"]["nats_per_dim"]["stderr"]  # of other draws than those of validation
     assert table(run.path)[6]["val/bound_stderr"] == pytest.approx(final, 0.5)
@@ -273,7 +293,11 @@ def test_wandb_receives_figures_panels_choices_and_artifact(prepared, monkeypatc
     }
     assert axes.pop("trainer/global_step") == "" and {*axes.values()} == {"trainer/global_step"}
     assert "*" in axes
-    assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
+    assert (
+        registered.run_group == ""
+        and registered.job_type == "run"
+        and "data=ring" in registered.tags
+    )
     for name in ("noise_levels", "weighting", "schedule", "tweedie"):
         [path] = only(run.path).glob(f"files/media/table/panels/{name}_table_*.json")
         shown = json.loads(path.read_text())
@@ -322,7 +346,11 @@ def test_wandb_groups_cells_of_a_sweep(tmp_path):
     run.provenance = Provenance(id="x", choices=choices, command=tuple(command))
     found = describe_run({"tags": ["mine"]}, {}, run)
     assert found["notes"] == "triptych-train logger.mlflow.tracking_uri=http://***@host/"
-    assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
+    assert (
+        found["group"] == "ours"
+        and found["name"] == "objective=v,seed=1"
+        and found["job_type"] == "cell"
+    )
     assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
     asked = {"name": "n", "group": "other", "job_type": "j", "notes": "why", "tags": "one"}
     run.provenance = Provenance(id="x")
@@ -354,7 +382,12 @@ def test_flat_figures_flattens_summary():
 
 
 def test_wandb_config_has_flat_keys_for_overrides():
-    config = {"seed": 1, "optimizer": {"lr": 0.1, "eps": 1}, "model": {"n": [1, 2]}, "logger": {"x": 1}}
+    config = {
+        "seed": 1,
+        "optimizer": {"lr": 0.1, "eps": 1},
+        "model": {"n": [1, 2]},
+        "logger": {"x": 1},
+    }
     typed = ["optimizer.lr=0.1", "+model.n=[1,2]", "seed=1", "logger.x=1", "objective=v"]
     flat = {"objective": "v", "seed": 1, "optimizer/lr": 0.1, "model/n": [1, 2]}
     assert comparable({"objective": "v"}, config, typed) == flat

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BLOCK, HEADER = 32768, 7  # of LevelDB's log format, which W&B's files are in; its own header is 7 bytes too
+BLOCK, HEADER = (
+    32768,
+    7,
+)  # of LevelDB's log format, which W&B's files are in; its own header is 7 bytes too
 FULL, FIRST, LAST = 1, 2, 4
 
 

@@ -13,7 +13,9 @@ ALWAYS = {  # answers that depend on nothing
     "ServerFeaturesQuery": {"serverInfo": {"features": []}},
     "CreateAgent": {"createAgent": {"agent": {"id": "agent"}}},
     "ArtifactType": {"project": {"artifact": None}},
-    "CreateArtifact": {"createArtifact": {"artifact": ARTIFACT}},  # of a table: as if it were there already
+    "CreateArtifact": {
+        "createArtifact": {"artifact": ARTIFACT}
+    },  # of a table: as if it were there already
 }
 
 
@@ -21,8 +23,8 @@ class Server:
     """``with Server() as server``: a server at ``server.url``, for WANDB_BASE_URL.
 
     ``server.history(id)``: a run's rows.
-    A line of a run's history is kept under its number: sending the number again replaces it. ``dead`` hangs
-    up on every caller, as a network that is gone.
+    A line of a run's history is kept under its number: sending the number again replaces it.
+    ``dead`` hangs up on every caller, as a network that is gone.
     """
 
     def __init__(self) -> None:
@@ -63,7 +65,12 @@ class Server:
             project = {"id": "p", "name": "triptych", "entity": {"id": "e", "name": "us"}}
             lines = len(self.lines.get(name, {}))
             bucket = {"id": f"id-{name}", "name": name, "displayName": name, "description": ""}
-            bucket |= {"config": "{}", "sweepName": "", "project": project, "historyLineCount": lines}
+            bucket |= {
+                "config": "{}",
+                "sweepName": "",
+                "project": project,
+                "historyLineCount": lines,
+            }
             return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
         if operation == "RunResumeStatus":
             return {"model": self._resume(given["name"])}
@@ -92,7 +99,12 @@ class Server:
         bucket |= {"summaryMetrics": json.dumps(self.summaries.get(name, {}))}
         bucket |= {"eventsLineCount": 0, "logLineCount": 0}
         bucket |= {"config": json.dumps(self.configs[name]), "wandbConfig": json.dumps({"t": 1})}
-        return {"id": "m", "name": "triptych", "entity": {"id": "e", "name": "us"}, "bucket": bucket}
+        return {
+            "id": "m",
+            "name": "triptych",
+            "entity": {"id": "e", "name": "us"},
+            "bucket": bucket,
+        }
 
     def stream(self, run: str, sent: dict) -> None:
         """Receive a post to a run's file stream."""

@@ -1,7 +1,8 @@
 """Try every name that a configuration can have, and each accepted class with hostile arguments.
 
-``python -m tests.security.fuzz FOLDER {fast,all}`` writes found.json: how many names were tried, which were
-accepted, how many objects were requested and built, and other events meanwhile (see watch.py).
+``python -m tests.security.fuzz FOLDER {fast,all}`` writes found.json: how many names were tried,
+which were accepted, how many objects were requested and built, and other events meanwhile (see
+watch.py).
 """
 
 import difflib
@@ -50,7 +51,9 @@ def _below(owner: object, path: str, depth: int) -> Iterator[str]:
                 value = getattr(owner, name)
             except Exception:
                 continue
-            if isinstance(value, types.ModuleType | type) and not isinstance(value, types.GenericAlias):
+            if isinstance(value, types.ModuleType | type) and not isinstance(
+                value, types.GenericAlias
+            ):
                 yield from _below(value, f"{path}.{name}", depth - 1)
 
 
@@ -76,7 +79,9 @@ def _required(made: type) -> list[str]:
         parameters = inspect.signature(made).parameters.values()
     except ValueError:  # a typed dict
         return []
-    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
 
 
 def main() -> None:
@@ -149,7 +154,13 @@ def main() -> None:
             pass
         finally:
             watch.on = False
-    found = {"tried": tried, "accepted": accepted, "asked": asked, "made": made, "seen": watch.seen[:50]}
+    found = {
+        "tried": tried,
+        "accepted": accepted,
+        "asked": asked,
+        "made": made,
+        "seen": watch.seen[:50],
+    }
     found["marks"] = sorted(p.name for p in outside.iterdir() if p.name != "load.pkl")
     Path(folder, "found.json").write_text(json.dumps(found))
 

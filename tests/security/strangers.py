@@ -17,7 +17,8 @@ TINY = (
     "bound.repeats=1 bound.val_repeats=1 samples.n=0 sampler.steps=2 callbacks.ema=null weights=raw"
 ).split()
 RING = (
-    "data=ring denoiser=mlp denoiser.network.width=8 data.train_size=64 data.val_size=16 data.test_size=16"
+    "data=ring denoiser=mlp denoiser.network.width=8 data.train_size=64 data.val_size=16 "
+    "data.test_size=16"
 ).split()
 
 

@@ -51,7 +51,9 @@ def test_commands_refuse_unsafe_target_in_config(door, root, config, line):
     command, *typed = line.format(run=run, ckpt=ckpt).split()
     path = os.pathsep.join([str(root / "first"), *sys.path])
     result = door(f"triptych.cli.{command}", *typed, timeout=60, fresh=True, PYTHONPATH=path)
-    refused_command(result, "data", "_target_=triptych.", "not a class that a configuration may name")
+    refused_command(
+        result, "data", "_target_=triptych.", "not a class that a configuration may name"
+    )
     assert not marks(root) and sorted(run.rglob("*")) == before
 
 
@@ -85,7 +87,13 @@ sampler callbacks.x callbacks.ema metrics metrics.x logger.x schedule.gamma_min 
 def test_check_config_refuses_unsafe_target_at_any_depth(root, config, place):
     """Also inside a list, a group, and below Hydra's other keys."""
     for node in attacks(root).values():
-        forms = [node, [node], [[{"deep": node}]], {"_partial_": True} | node, {"_convert_": "all"} | node]
+        forms = [
+            node,
+            [node],
+            [[{"deep": node}]],
+            {"_partial_": True} | node,
+            {"_convert_": "all"} | node,
+        ]
         for form in forms:
             with pytest.raises(UserError, match=f"{place}.*_target_=triptych.*: not a class"):
                 check_config(put(config, place, form), "x")
@@ -111,7 +119,10 @@ ELSEWHERE = [  # classes that may be named, in the place of others
 REFUSED = [
     *((f"trainer.{key}", "pytorch", key) for key in OF_TRAINER),
     *((f"trainer.{key}", MLP, key) for key in ("strategy", "profiler")),
-    *((place, {"_target_": name}, f"{place}._target_={name}: use a class made") for place, name in ELSEWHERE),
+    *(
+        (place, {"_target_": name}, f"{place}._target_={name}: use a class made")
+        for place, name in ELSEWHERE
+    ),
 ]
 
 
@@ -178,10 +189,13 @@ def test_trusted_package_allows_its_own_classes_only(root, config, monkeypatch, 
     """Its classes may be named, but not its functions or what it imports."""
     package = root / "lab_nets"
     package.mkdir()
-    (package / "__init__.py").write_text("from subprocess import Popen\nfrom lab_nets.net import Net\n")
+    (package / "__init__.py").write_text(
+        "from subprocess import Popen\nfrom lab_nets.net import Net\n"
+    )
     (package / "net.py").write_text(
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, width=1):\n"
-        "        super().__init__()\n        self.width = width\ndef run(width=1):\n    raise SystemExit\n"
+        "        super().__init__()\n        self.width = width\ndef run(width=1):\n    raise "
+        "SystemExit\n"
     )
     monkeypatch.syspath_prepend(str(root))
     nets = [{"_target_": name, "width": 3} for name in ("lab_nets.Net", "lab_nets.net.Net")]
@@ -218,11 +232,24 @@ def test_commands_on_valid_checkpoint_write_only_to_its_folder(root, config, whi
     path = save_checkpoint(root / "x.ckpt", config, state)
     arguments = {
         "evaluate": ["triptych.cli.evaluate", f"ckpt={path}", f"out={theirs}/figures.json"],
-        "sample": ["triptych.cli.sample", f"ckpt={path}", "n=4", "sampler.steps=2", f"out={theirs}/samples"],
+        "sample": [
+            "triptych.cli.sample",
+            f"ckpt={path}",
+            "n=4",
+            "sampler.steps=2",
+            f"out={theirs}/samples",
+        ],
         "resume": ["triptych.cli.train", f"resume={theirs}"],
     }[which]
     result = subprocess.run(
-        [sys.executable, "-B", Path(__file__).with_name("watch.py"), theirs, root / "log", *arguments],
+        [
+            sys.executable,
+            "-B",
+            Path(__file__).with_name("watch.py"),
+            theirs,
+            root / "log",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         cwd=theirs,
@@ -232,5 +259,7 @@ def test_commands_on_valid_checkpoint_write_only_to_its_folder(root, config, whi
     assert result.returncode == 0, result.stderr
     # Programs that read the commit (ours), the fonts (matplotlib) and the machine (torch).
     usual = ("git", "fc-list", "nvidia-smi", "uname", "lscpu")
-    seen = [s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in usual)]
+    seen = [
+        s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in usual)
+    ]
     assert seen == [], "\n".join(seen)

@@ -105,7 +105,16 @@ def test_malicious_yaml_config_is_refused(tmp_path, name):
 
 def test_valid_config_round_trips(tmp_path):
     odd = [1e-3, 8e-3, 1e22, float("inf"), -3, "1e3", "yes", "null", "~", "2024-01-01"]
-    more = {"a": None, "b": True, "c": "x: y", "d": "", "e": "-", "f": "1:30", "g": "ü\n", "h": "0o7"}
+    more = {
+        "a": None,
+        "b": True,
+        "c": "x: y",
+        "d": "",
+        "e": "-",
+        "f": "1:30",
+        "g": "ü\n",
+        "h": "0o7",
+    }
     config = configuration() | {"odd": odd, "more": more}
     file = tmp_path / "config.yaml"
     file.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -161,7 +170,12 @@ def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED):
     text = io.BytesIO()
     about = {"triptych": {"schema": SCHEMA, "config": {}}, "global_step": 0, "callbacks": {}}
     Writer(text, 2).dump(about | {"state_dict": {"w": weights}})
-    records = {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n", "data/0": record}
+    records = {
+        "data.pkl": text.getvalue(),
+        "byteorder": b"little",
+        "version": b"3\n",
+        "data/0": record,
+    }
     return packed(records, method)
 
 
@@ -174,7 +188,9 @@ def packed(records, method=zipfile.ZIP_STORED):
 
 
 FILES = {
-    "compressed": lambda: archive(tensor((2**22,), (1,), numel=2**22), b"\0" * 2**24, zipfile.ZIP_DEFLATED),
+    "compressed": lambda: archive(
+        tensor((2**22,), (1,), numel=2**22), b"\0" * 2**24, zipfile.ZIP_DEFLATED
+    ),
     "storage": lambda: archive(tensor((4,), (1,), numel=2**30)),
     "negative": lambda: archive(tensor((-4,), (1,))),
     "a call": lambda: archive(Made(bytearray, 2**40)),
@@ -219,14 +235,25 @@ def test_a_cycle_in_a_checkpoints_configuration(tmp_path):
 
 
 def test_read_checkpoint_supports_every_tensor_dtype(tmp_path):
-    kinds = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
+    kinds = (
+        "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128"
+    ).split()
     state = {kind: torch.arange(6).reshape(2, 3).to(getattr(torch, kind)) for kind in kinds}
     tied = torch.randn(5, 7)
-    state |= {"tied": tied, "again": tied, "view": tied.T, "part": tied[1:3], "none": torch.empty(0, 3)}
+    state |= {
+        "tied": tied,
+        "again": tied,
+        "view": tied.T,
+        "part": tied[1:3],
+        "none": torch.empty(0, 3),
+    }
     state |= {"scalar": torch.tensor(3.0), "parameter": torch.nn.Parameter(torch.randn(3))}
     path = save_checkpoint(tmp_path / "x.ckpt", {"a": 1}, OrderedDict(state))
     found = read_checkpoint(path)["state_dict"]
-    assert all(found[name].equal(value) and found[name].dtype == value.dtype for name, value in state.items())
+    assert all(
+        found[name].equal(value) and found[name].dtype == value.dtype
+        for name, value in state.items()
+    )
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
@@ -310,7 +337,11 @@ def test_oversized_or_deep_json_is_unreadable(tmp_path, monkeypatch):
 
 def test_samples_path_outside_run_is_ignored(tmp_path):
     (tmp_path / "run").mkdir()
-    for name, shown in (("samples/final.png", True), ("../x.png", False), (str(tmp_path / "x.png"), False)):
+    for name, shown in (
+        ("samples/final.png", True),
+        ("../x.png", False),
+        (str(tmp_path / "x.png"), False),
+    ):
         record = {"schema": 1, "status": "finished", "samples": name}
         (tmp_path / "run" / "summary.json").write_text(json.dumps(record))
         assert (read_run(tmp_path / "run").samples is not None) == shown
@@ -337,7 +368,9 @@ def test_read_arrays_refuses_malformed_npz(tmp_path, monkeypatch):
         save(file, index=index, total=total, other=np.array(["x"]))
         found = read_arrays(file, ["index", "total"])
         assert np.array_equal(found["index"], index) and np.array_equal(found["total"], total)
-        assert found["total"].dtype == np.float64 and read_arrays(file, ["index", "missing"]) is None
+        assert (
+            found["total"].dtype == np.float64 and read_arrays(file, ["index", "missing"]) is None
+        )
     objects = npy(np.array([Opener(tmp_path / "mark")], dtype=object), allow_pickle=True)
     shapes = [npy(total, shape) for shape in ("(1099511627776,)", "(-5,)", "(4,)")]
     others = [npy(total.reshape(5, 1)), npy(np.array(["x"] * 5)), npy(total[:3])]
@@ -350,12 +383,16 @@ def test_read_arrays_refuses_malformed_npz(tmp_path, monkeypatch):
     assert read_arrays(file, ["index"]) is None
 
 
-@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "＝1"])
+@pytest.mark.parametrize(
+    "text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "＝1"]
+)
 def test_results_csv_escapes_spreadsheet_formulas(tmp_path, text):
     record = {"schema": 1, "status": "failed", "error": f"x{text}", "overrides": [f"{text}={text}"]}
     record |= {"device": text, "choices": {"data": text}, "seconds": {text: 1.5}}
     (tmp_path / "summary.json").write_text(json.dumps(record))
-    (tmp_path / "provenance.json").write_text(json.dumps({"git": {"commit": text}, "started": text}))
+    (tmp_path / "provenance.json").write_text(
+        json.dumps({"git": {"commit": text}, "started": text})
+    )
     rows = list(csv.reader(io.StringIO(results_csv([read_run(tmp_path)], tmp_path))))
     starts = {cell[:1] for row in rows for cell in row if cell not in ("-2+3",)}
     assert not starts & set("=+-@\t\r＝"), rows

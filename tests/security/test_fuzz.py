@@ -22,8 +22,12 @@ model_summary.ModelSummary timer.Timer
 """.split()
 LIGHTNING = {"pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer.Trainer"}
 for home in CALLBACKS:
-    LIGHTNING[f"pytorch_lightning.callbacks.{home.split('.')[1]}"] = f"pytorch_lightning.callbacks.{home}"
-ROOMS = tuple(f"triptych.{room}." for room in ("data", "networks", "diffusion", "models", "callbacks"))
+    LIGHTNING[f"pytorch_lightning.callbacks.{home.split('.')[1]}"] = (
+        f"pytorch_lightning.callbacks.{home}"
+    )
+ROOMS = tuple(
+    f"triptych.{room}." for room in ("data", "networks", "diffusion", "models", "callbacks")
+)
 
 
 def fuzz(folder: Path, how: str) -> dict:
@@ -36,7 +40,10 @@ def fuzz(folder: Path, how: str) -> dict:
 
 @pytest.mark.parametrize(
     ("how", "least"),
-    [("fast", 15_000), pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+    [
+        ("fast", 15_000),
+        pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_fuzzed_targets_build_only_allowed_classes(tmp_path, how, least):
     found = fuzz(tmp_path, how)
@@ -68,18 +75,32 @@ def test_audit_hook_records_attacks(tmp_path):
         f"open({str(tmp_path / 'a')!r}, 'w').close()\n"
         f"os.close(os.open({str(tmp_path / 'b')!r}, os.O_CREAT | os.O_WRONLY))\n"
         "subprocess.run(['true']); os.system('true'); pickle.loads(pickle.dumps(Opener()))\n"
-        f"os.rename({str(tmp_path / 'a')!r}, {str(tmp_path / 'c')!r}); os.mkdir({str(tmp_path / 'd')!r})\n"
+        f"os.rename({str(tmp_path / 'a')!r}, {str(tmp_path / 'c')!r}); "
+        f"os.mkdir({str(tmp_path / 'd')!r})\n"
         "try: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass\n"
         "w.on = False\nprint(' '.join(s.split()[0] for s in w.seen))\n"
     )
-    seen = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.split()
-    wanted = "subprocess.Popen os.system pickle.find_class os.rename os.mkdir socket.connect".split()
+    seen = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    wanted = (
+        "subprocess.Popen os.system pickle.find_class os.rename os.mkdir socket.connect".split()
+    )
     assert seen.count("open") == 2 and set(wanted) <= set(seen)
 
 
 STRANGE: list = [None, 3, True, 1.5, [], {}, ["triptych.networks.mlp.MLP"], b"x", "x" * 10**6]
-STRANGE += [{"_target_": "triptych.networks.mlp.MLP"}, "", "triptych.networks.mlp.MLP ", " triptych.data.x.Y"]
-STRANGE += ["triptych.networks.mlp.MLP\n", "triptych.networks.mlp.MLP\0", "triptych/networks/mlp.MLP"]
+STRANGE += [
+    {"_target_": "triptych.networks.mlp.MLP"},
+    "",
+    "triptych.networks.mlp.MLP ",
+    " triptych.data.x.Y",
+]
+STRANGE += [
+    "triptych.networks.mlp.MLP\n",
+    "triptych.networks.mlp.MLP\0",
+    "triptych/networks/mlp.MLP",
+]
 STRANGE += ["triptych.networks.mlp.\uff2d\uff2c\uff30", "triptych.n\u0435tworks.mlp.MLP"]
 STRANGE += """
 . .. triptych MLP triptych.networks.mlp triptych.networks.mlp. .triptych.networks.mlp.MLP
@@ -109,7 +130,9 @@ def test_import_class_refuses_malformed_names(name):
 @settings(deadline=None)
 @given(
     st.text(max_size=60)
-    | st.lists(st.sampled_from("triptych networks mlp MLP data .. __class__ \u0430".split())).map(".".join)
+    | st.lists(st.sampled_from("triptych networks mlp MLP data .. __class__ \u0430".split())).map(
+        ".".join
+    )
 )
 def test_check_name_refuses_arbitrary_text(name):
     try:
@@ -132,7 +155,9 @@ def test_check_names_finds_target_in_nested_nodes(node):
     """A name is found anywhere in a tree of groups and lists."""
 
     def holds(value):
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        inner = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
         return (isinstance(value, dict) and "_target_" in value) or any(map(holds, inner))
 
     try:

@@ -86,12 +86,17 @@ def test_flipped_bit_in_checkpoint_tensor_is_detected(run):
 
 def test_zip_bomb_checkpoint_is_skipped_without_loading(run, monkeypatch, capsys):
     bomb = run / "checkpoints" / "zz.ckpt"
-    with zipfile.ZipFile(last(run)) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as out:
+    with (
+        zipfile.ZipFile(last(run)) as source,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as out,
+    ):
         for entry in source.infolist():
             out.writestr(entry.filename, source.read(entry))
         out.writestr("archive/zeros", bytes(2**24))
     loaded, load = [], torch.load
-    monkeypatch.setattr(torch, "load", lambda file, **more: loaded.append(file.name) or load(file, **more))
+    monkeypatch.setattr(
+        torch, "load", lambda file, **more: loaded.append(file.name) or load(file, **more)
+    )
     assert newest_readable(RunDirectory(run).checkpoints()) == last(run)
     assert "zz.ckpt" in capsys.readouterr().err and str(bomb) not in loaded
 
@@ -102,7 +107,9 @@ def test_checkpoint_of_other_run_is_refused(run, finished):
         read_checkpoint(last(run))
     for name in ("best.ckpt", "last.ckpt"):
         shutil.copy(last(finished(2)), run / "checkpoints" / name)
-    with pytest.raises(UserError, match="another run.*seed: 1 -> 2"):  # a start over would overwrite them
+    with pytest.raises(
+        UserError, match="another run.*seed: 1 -> 2"
+    ):  # a start over would overwrite them
         newest_readable(RunDirectory(run).checkpoints())
 
 
@@ -125,7 +132,9 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
     refused(lambda: check_reference("guide", str(run)), damaged)
     refused(lambda: adopt({"trained": str(run)}, {}, []), damaged)
     (run / "summary.json").unlink()  # then either may be wrong
-    assert "remove" not in refused(lambda: read_checkpoint(last(run)), "restore the one that is wrong")
+    assert "remove" not in refused(
+        lambda: read_checkpoint(last(run)), "restore the one that is wrong"
+    )
 
 
 def test_finished_run_without_config_is_not_restarted(run):
@@ -135,7 +144,9 @@ def test_finished_run_without_config_is_not_restarted(run):
     assert (run / "summary.json").exists()
 
 
-@pytest.mark.parametrize("change", ["compile=true", "threads=2", "paths.root_dir=/x", "data.root=/x"])
+@pytest.mark.parametrize(
+    "change", ["compile=true", "threads=2", "paths.root_dir=/x", "data.root=/x"]
+)
 def test_checkpoint_matches_run_with_other_machine_keys(run, change):
     """This holds wherever its data are."""
     config = OmegaConf.load(run / "config.yaml")
@@ -191,13 +202,17 @@ DOORS = {
 def test_every_command_refuses_pipes_and_outside_links_in_run(run, root, door):
     (root / "mine.txt").write_text("precious")
     for name in ("config.yaml", "metrics.csv", "checkpoints/x.ckpt", "train.log"):
-        shutil.move(run / name, root / "aside") if (run / name).exists() else (root / "aside").touch()
+        shutil.move(run / name, root / "aside") if (run / name).exists() else (
+            root / "aside"
+        ).touch()
         os.mkfifo(run / name)
         with pytest.raises(UserError, match=f"{name}: not a regular file"):
             door(run)
         (run / name).unlink()
         (run / name).symlink_to(root / "mine.txt")
-        with pytest.raises(UserError, match=f"{name}: a link that leads out of the run's directory"):
+        with pytest.raises(
+            UserError, match=f"{name}: a link that leads out of the run's directory"
+        ):
             door(run)
         (run / name).unlink()
         shutil.move(root / "aside", run / name)
@@ -223,7 +238,10 @@ def test_a_lock_is_not_taken_through_a_link(root):
     (root / "mine.txt").write_text("precious")
     (root / "run").mkdir()
     (root / "run" / ".lock").symlink_to(root / "mine.txt")
-    with pytest.raises(UserError, match="run: cannot be written"), RunDirectory(root / "run").lock():
+    with (
+        pytest.raises(UserError, match="run: cannot be written"),
+        RunDirectory(root / "run").lock(),
+    ):
         pass
     assert (root / "mine.txt").read_text() == "precious"
 
@@ -261,7 +279,9 @@ def test_control_characters_are_escaped_in_report_and_log(root, capsys):
     names = ("report.html", "results.csv", f"{run.name}/train.log")
     pages = [(root / "sweep" / name).read_bytes().decode() for name in names]
     for text in (line, *pages, str(RunDirectory(run).summary())):
-        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text) and "\r" not in text.replace("\r\n", "")
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text) and "\r" not in text.replace(
+            "\r\n", ""
+        )
     assert "\\x1b" in line and "\\x1b" in pages[0]
 
 
@@ -433,7 +453,9 @@ def weights(run):
     return tensors, *(repr(found.get(key)) for key in rest)
 
 
-@pytest.mark.parametrize("name", ["summary.json", "items.npz", "metrics.csv", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["summary.json", "items.npz", "metrics.csv", "checkpoints/last.ckpt"]
+)
 def test_a_changed_byte_is_refused_or_harmless(run, name):
     look = weights if name.endswith("ckpt") else figures
     before, whole = look(run), (run / name).read_bytes()

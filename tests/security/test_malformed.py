@@ -20,7 +20,13 @@ from triptych.run.untrusted import read_checkpoint
 from triptych.study.results_page import find_papers
 
 WEIGHT = "denoiser.network.last.weight"
-RING = ("data=ring", "denoiser=mlp", "denoiser.network.width=8", "data.val_size=20", "data.test_size=20")
+RING = (
+    "data=ring",
+    "denoiser=mlp",
+    "denoiser.network.width=8",
+    "data.val_size=20",
+    "data.test_size=20",
+)
 # where in a checkpoint, and what stands there instead; None: nothing
 # Parts that only the weights' reader needs.
 OPENED = [
@@ -32,7 +38,11 @@ OPENED = [
 ]
 RESUMED = [
     ("state_dict", WEIGHT, None),
-    ("state_dict", "denoiser.network.added.weight", torch.zeros(2)),  # a layer that the code has no more
+    (
+        "state_dict",
+        "denoiser.network.added.weight",
+        torch.zeros(2),
+    ),  # a layer that the code has no more
     ("state_dict", WEIGHT, torch.zeros(3, 3)),
     ("loops", "fit_loop", None),
     ("optimizer_states", [{"state": "x", "param_groups": 3}]),
@@ -105,7 +115,9 @@ def test_init_from_malformed_checkpoint_fails_only_with_user_error(prepared, end
 def test_read_checkpoint_refuses_malformed_structure(ended, changed, capsys):
     change(ended, *changed)
     refused(lambda: read_checkpoint(ended, "guide"), f"guide={ended}: not as a run writes it")
-    refused(lambda: newest_readable([ended]), "as a run writes it")  # to begin anew would overwrite it
+    refused(
+        lambda: newest_readable([ended]), "as a run writes it"
+    )  # to begin anew would overwrite it
     assert not capsys.readouterr().err
 
 

@@ -38,7 +38,9 @@ def test_summary_numbers_with_overflowing_squares_are_ignored(root):
 
 def test_one_line_prints_result_of_single_item_without_stderr(root):
     figures = {name: figure | {"stderr": None, "n": 1} for name, figure in metrics(2.0).items()}
-    line = one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary())
+    line = one_line(
+        RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary()
+    )
     assert line.startswith("test bound 2.0000 bits/dim") and "n = 1" in line
 
 
@@ -103,12 +105,24 @@ def test_report_recommends_only_triptych_commands(root):
         ("sweep.json", {"title": 3}, "title=3: must be"),
         ("sweep.json", {"command": 3}, "command=3: must be"),
         ("sweep.json", {"shared": 1}, "shared=1: must be a list"),
-        ("sweep.json", {"equal_within": True}, "equal_within=True: must be null or a number above 0"),
+        (
+            "sweep.json",
+            {"equal_within": True},
+            "equal_within=True: must be null or a number above 0",
+        ),
         ("sweep.json", {"until": "x"}, "until='x': must be a group"),
         ("sweep.json", {"until": {"looks": HUGE}}, "looks="),
         ("sweep.json", {"tuning": 1}, "tuning=1: must be a group"),
-        ("sweep.json", {"tuning": {"keys": ["lr"], "best": {"x": ["lr=1"]}}}, "must be one of tuning.points"),
-        ("sweep.json", {"tuning": {"points": [[]]}}, "tuning.points: [] must have a value of each of"),
+        (
+            "sweep.json",
+            {"tuning": {"keys": ["lr"], "best": {"x": ["lr=1"]}}},
+            "must be one of tuning.points",
+        ),
+        (
+            "sweep.json",
+            {"tuning": {"points": [[]]}},
+            "tuning.points: [] must have a value of each of",
+        ),
         ("sweep.json", {"paper": 3}, "paper=3: must be a group"),
         ("sweep.json", {"scale": "../x"}, "scale='../x': must be small or paper"),
         ("looks.json", {"seeds": 3}, "seeds=3: must be a list"),
@@ -125,7 +139,11 @@ def test_malformed_sweep_record_is_refused_and_kept(root, inside, name, record, 
     story = read_study([folder])
     assert "Clear of" not in story.answer and f"{name}: " in story.banner and reason in story.banner
     done = inside("triptych.cli.train", "-m", "name=s", "objective=x0", "seed=1")
-    assert done.returncode == 1 and f"error: {folder / name}: " in done.stderr and reason in done.stderr
+    assert (
+        done.returncode == 1
+        and f"error: {folder / name}: " in done.stderr
+        and reason in done.stderr
+    )
     assert (folder / name).read_text() == text and not (folder / "report.html").exists()
 
 

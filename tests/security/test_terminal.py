@@ -35,7 +35,9 @@ def dressed(value, evil: str):
     if isinstance(value, list):
         return [dressed(one, evil) for one in value]
     if isinstance(value, dict):
-        return {key: dressed(one, evil) for key, one in value.items()} | {f"key{evil}": f"value{evil}"}
+        return {key: dressed(one, evil) for key, one in value.items()} | {
+            f"key{evil}": f"value{evil}"
+        }
     return value
 
 
@@ -43,21 +45,50 @@ def hostile(root: Path, evil: str) -> Path:
     """Make a sweep of four settings whose keys and values end in ``evil``, and a failed run."""
     sweep = root / "sweeps" / f"mine{evil}"
     for seed, (objective, own) in enumerate(itertools.product(("v", "x0"), ("a", "b")), 1):
-        overrides = [f"seed={seed}", f"objective={objective}{evil}", f"model.key{evil}={objective}{evil}"]
-        choices = {"objective": objective + evil, f"group{evil}": objective + evil, "data": f"digits{evil}"}
-        run = make_run(sweep, f"{objective}{evil}{own}", seed, 2.0, overrides=overrides, choices=choices)
+        overrides = [
+            f"seed={seed}",
+            f"objective={objective}{evil}",
+            f"model.key{evil}={objective}{evil}",
+        ]
+        choices = {
+            "objective": objective + evil,
+            f"group{evil}": objective + evil,
+            "data": f"digits{evil}",
+        }
+        run = make_run(
+            sweep, f"{objective}{evil}{own}", seed, 2.0, overrides=overrides, choices=choices
+        )
         config = configuration() | {"seed": seed, f"own{evil}": {f"key{evil}": own + evil}}
         (run / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=False))
-        (run / "metrics.csv").write_text(f"step,train/loss,val/{evil!r},x{evil}\n0,1,2,3\n".replace("\r", ""))
+        (run / "metrics.csv").write_text(
+            f"step,train/loss,val/{evil!r},x{evil}\n0,1,2,3\n".replace("\r", "")
+        )
         record = json.loads((run / "summary.json").read_text())
-        record |= {"name": evil, "device": evil, "error": "", "measures": {f"own{evil}": {"mean": 1.0}}}
+        record |= {
+            "name": evil,
+            "device": evil,
+            "error": "",
+            "measures": {f"own{evil}": {"mean": 1.0}},
+        }
         (run / "summary.json").write_text(json.dumps(record))
     failed = sweep / f"failed{evil}"
     save_run(failed, configuration())
-    record = {"schema": 1, "status": "failed", "error": f"why{evil}", "overrides": [f"a{evil}=b{evil}"]}
+    record = {
+        "schema": 1,
+        "status": "failed",
+        "error": f"why{evil}",
+        "overrides": [f"a{evil}=b{evil}"],
+    }
     (failed / "summary.json").write_text(json.dumps(record))
-    sweep_record = {"title": evil, "question": evil, "command": f"triptych-train {evil}", "expected": 6}
-    (sweep / "sweep.json").write_text(json.dumps(dressed(sweep_record | {"refused": {"x": "y"}}, evil)))
+    sweep_record = {
+        "title": evil,
+        "question": evil,
+        "command": f"triptych-train {evil}",
+        "expected": 6,
+    }
+    (sweep / "sweep.json").write_text(
+        json.dumps(dressed(sweep_record | {"refused": {"x": "y"}}, evil))
+    )
     return sweep
 
 
@@ -92,7 +123,9 @@ def test_report_of_hostile_sweep_prints_no_control_characters(root, door):
 
 def test_commands_on_hostile_run_print_no_control_characters(root, door):
     run = save_run(root / f"run{EVIL}", configuration() | {f"own{EVIL}": EVIL}, "finished")
-    save_checkpoint(run / "checkpoints" / "last.ckpt", configuration() | {f"own{EVIL}": {EVIL: EVIL}})
+    save_checkpoint(
+        run / "checkpoints" / "last.ckpt", configuration() | {f"own{EVIL}": {EVIL: EVIL}}
+    )
     commands = {
         "train": [f"resume={run}"],
         "evaluate": [f"ckpt={run}"],
@@ -101,7 +134,10 @@ def test_commands_on_hostile_run_print_no_control_characters(root, door):
     }
     commands = {name: [words] for name, words in commands.items()}
     commands["train"] += [[f"{key}={run}", "logger=csv"] for key in ("init_from", "trained")]
-    commands["train"] += [["-m", f"trained={run}", "name=sweep", "seed=1,2"], [f"resume={run}{EVIL}"]]
+    commands["train"] += [
+        ["-m", f"trained={run}", "name=sweep", "seed=1,2"],
+        [f"resume={run}{EVIL}"],
+    ]
     for name, lines in commands.items():
         for line in lines:
             done = door(f"triptych.cli.{name}", *line)
@@ -113,7 +149,9 @@ def test_hostile_class_folder_names_print_no_control_characters(root, door):
         for i in range(20):
             (root / "images" / name).mkdir(parents=True, exist_ok=True)
             colour = (12 * i, 255 - 12 * i, 9)
-            Image.new("RGB", (8, 8), colour).save(root / "images" / name / f"{i}{EVIL}.png".replace("/", ""))
+            Image.new("RGB", (8, 8), colour).save(
+                root / "images" / name / f"{i}{EVIL}.png".replace("/", "")
+            )
     data = ["data=folder", f"data.root={root / 'images'}", "data.size=8", "model.conditional=true"]
     data += ["data.val_fraction=0.3", "data.test_fraction=0.3"]
     for line in (data, ["-m", "name=folders", *data]):
@@ -147,7 +185,11 @@ def test_monitor_table_of_hostile_cells_adds_no_escape_sequences(tmp_path):
         console.print(Monitor(tmp_path, [cell.path.name]).table())
         drawn[text] = console.file.getvalue()
     clean, evil = (SEQUENCE.findall(text.encode()) for text in drawn.values())
-    assert clean and {*evil} <= {*clean} and not {"\x07", "\r", "\u202e"} & {*drawn[EVIL.replace("/", "")]}
+    assert (
+        clean
+        and {*evil} <= {*clean}
+        and not {"\x07", "\r", "\u202e"} & {*drawn[EVIL.replace("/", "")]}
+    )
 
 
 def test_plain_stream_escapes_control_characters_except_progress_bar():

@@ -9,13 +9,30 @@ import sys
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 COMMANDS = (
-    *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty"),
+    *(
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.fork",
+        "os.forkpty",
+    ),
     *("pty.spawn", "os.startfile"),
 )
 CODE = ("pickle.find_class", "cpython.run_file")
 NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
 FILES = (
-    *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
+    *(
+        "os.remove",
+        "os.rename",
+        "os.mkdir",
+        "os.rmdir",
+        "os.link",
+        "os.symlink",
+        "os.truncate",
+        "os.chmod",
+    ),
     *("os.chown", "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.unpack_archive"),
 )
 
@@ -36,7 +53,9 @@ class Watch:
             if not writing or self._inside(path):
                 return
         elif name in FILES:
-            if all(self._inside(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)):
+            if all(
+                self._inside(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)
+            ):
                 return
         elif name not in COMMANDS and name not in CODE and name not in NETWORK:
             return

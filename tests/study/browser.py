@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
@@ -48,7 +50,9 @@ class Browser:
         self._buffer, self._count, self._session = b"", 0, None
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        target = next(t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        target = next(
+            t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"
+        )
         attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -82,16 +86,31 @@ class Browser:
     def _note(self, event: str, about: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown":
             details = about["exceptionDetails"]
-            self.complaints.append(details.get("exception", {}).get("description") or details["text"])
-        elif event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
+            self.complaints.append(
+                details.get("exception", {}).get("description") or details["text"]
+            )
+        elif event == "Runtime.consoleAPICalled" and about["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.complaints.append(str([one.get("value") for one in about["args"]]))
         elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
             self.complaints.append(about["entry"]["text"])
         elif event == "Network.requestWillBeSent":
-            if not (url := about["request"]["url"]).startswith(("data:", "blob:")):  # of the page itself
+            if not (url := about["request"]["url"]).startswith(
+                ("data:", "blob:")
+            ):  # of the page itself
                 self.requests.append(url)
 
-    def open(self, page: Path, fragment: str = "", width: int = 1200, height: int = 900, dark: bool = False):
+    def open(
+        self,
+        page: Path,
+        fragment: str = "",
+        width: int = 1200,
+        height: int = 900,
+        dark: bool = False,
+    ):
         """Load a file's page anew, in a window of that size."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 500)  # fmt: skip
@@ -122,7 +141,9 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """Return the value of an expression in the page."""
-        done = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        done = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
@@ -146,7 +167,9 @@ class Browser:
 
     def rest(self) -> None:
         """Wait until the page has finished its work and is drawn."""
-        self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0))).then(() => 1)")
+        self.run(
+            "new Promise(done => requestAnimationFrame(() => setTimeout(done, 0))).then(() => 1)"
+        )
 
     def move(self, x: float, y: float) -> None:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
@@ -159,7 +182,9 @@ class Browser:
             self.send("Input.insertText", text=text)
         else:
             for kind in ("keyDown", "keyUp"):
-                self.send("Input.dispatchKeyEvent", type=kind, key="Delete", windowsVirtualKeyCode=46)
+                self.send(
+                    "Input.dispatchKeyEvent", type=kind, key="Delete", windowsVirtualKeyCode=46
+                )
 
     def choose(self, selector: str, value: str) -> None:
         """Choose an option of a list, and send the page its change event."""

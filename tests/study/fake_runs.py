@@ -62,12 +62,18 @@ def edit(file: Path, **keys: Any) -> None:
 
 def write_items(run: Path, total: np.ndarray, index: np.ndarray | None = None) -> None:
     """Write items.npz as a run does at its end: the bound of each test item and its parts."""
-    parts = {"prior": 0 * total + 0.002, "reconstruction": 0.11 * total, "diffusion": 0.89 * total - 0.002}
+    parts = {
+        "prior": 0 * total + 0.002,
+        "reconstruction": 0.11 * total,
+        "diffusion": 0.89 * total - 0.002,
+    }
     index = np.arange(len(total)) if index is None else index
     np.savez(run / "items.npz", index=index, total=total, draw_variance=0 * total + 1e-4, **parts)
 
 
-def start_run(root: Path, objective: str, seed: int, overrides: list[str], choices: dict[str, str]) -> Path:
+def start_run(
+    root: Path, objective: str, seed: int, overrides: list[str], choices: dict[str, str]
+) -> Path:
     """Make a run that has started, with config and provenance alone."""
     run = Path(root) / ",".join(overrides).replace("/", "-")[:80]
     (run / "samples").mkdir(parents=True)
@@ -84,7 +90,12 @@ def start_run(root: Path, objective: str, seed: int, overrides: list[str], choic
 
 
 def running(
-    root: Path, objective: str, seed: int, step: int = 120, updated: float | None = None, **choices: str
+    root: Path,
+    objective: str,
+    seed: int,
+    step: int = 120,
+    updated: float | None = None,
+    **choices: str,
 ) -> Path:
     """Make a run under way, with its progress but without a summary."""
     choices = {"data": "digits", "objective": objective} | choices
@@ -107,7 +118,13 @@ def failed(root: Path, objective: str, seed: int, error: str) -> Path:
     """Make a run that ended in an error."""
     overrides = [f"objective={objective}", f"seed={seed}"]
     run = start_run(root, objective, seed, overrides, {"data": "digits", "objective": objective})
-    summary = {"schema": 1, "status": "failed", "overrides": overrides, "seed": seed, "error": error}
+    summary = {
+        "schema": 1,
+        "status": "failed",
+        "overrides": overrides,
+        "seed": seed,
+        "error": error,
+    }
     (run / "summary.json").write_text(json.dumps(summary))
     return run
 
@@ -121,7 +138,12 @@ def diverged(root: Path, objective: str, seed: int) -> Path:
 
 def metrics(bound: float, measure: str = "bpd", n: int = 297) -> dict[str, dict[str, float]]:
     """Return a bound with parts that sum to it."""
-    parts = {"": bound, "_prior": 0.002, "_reconstruction": 0.11 * bound, "_diffusion": 0.89 * bound - 0.002}
+    parts = {
+        "": bound,
+        "_prior": 0.002,
+        "_reconstruction": 0.11 * bound,
+        "_diffusion": 0.89 * bound - 0.002,
+    }
     return {measure + part: {"mean": mean, "stderr": 0.018, "n": n} for part, mean in parts.items()}
 
 

@@ -45,7 +45,9 @@ class Firefox(Browser):
         while not (port.exists() and port.read_text().strip()):
             assert time.monotonic() < end and self._process.poll() is None, "Firefox does not start"
             time.sleep(0.05)
-        self._stream = socket.create_connection(("127.0.0.1", int(port.read_text())), timeout).makefile("rwb")
+        self._stream = socket.create_connection(
+            ("127.0.0.1", int(port.read_text())), timeout
+        ).makefile("rwb")
         self._receive()  # a greeting
         self.send("WebDriver:NewSession")
 
@@ -70,7 +72,9 @@ class Firefox(Browser):
         """Return the value of a privileged script."""
         self.send("Marionette:SetContext", value="chrome")
         try:
-            return self.send("WebDriver:ExecuteScript", script=script, args=list(arguments))["value"]
+            return self.send("WebDriver:ExecuteScript", script=script, args=list(arguments))[
+                "value"
+            ]
         finally:
             self.send("Marionette:SetContext", value="content")
 
@@ -95,7 +99,14 @@ class Firefox(Browser):
             ".filter(name => !/^(data|blob):/.test(name))]"
         )
 
-    def open(self, page: Path, fragment: str = "", width: int = 1200, height: int = 900, dark: bool = False):
+    def open(
+        self,
+        page: Path,
+        fragment: str = "",
+        width: int = 1200,
+        height: int = 900,
+        dark: bool = False,
+    ):
         """Load a file's page anew, in a window of that size."""
         self._privileged(
             f"Services.prefs.setIntPref('{DARK}', arguments[0]); Services.console.reset();"
@@ -123,7 +134,8 @@ class Firefox(Browser):
         actions: list[Any] = [{"type": "pointerMove", "x": round(x), "y": round(y), "duration": 0}]
         actions += [{"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp")]
         self.send(
-            "WebDriver:PerformActions", actions=[{"type": "pointer", "id": "mouse", "actions": actions}]
+            "WebDriver:PerformActions",
+            actions=[{"type": "pointer", "id": "mouse", "actions": actions}],
         )
         self.rest()
 
@@ -131,8 +143,14 @@ class Firefox(Browser):
         """Click into a field, and replace its text."""
         self.click(selector)
         self.run(f"document.querySelector({json.dumps(selector)}).select()")
-        keys = [{"type": kind, "value": key} for key in text or "\ue017" for kind in ("keyDown", "keyUp")]
-        self.send("WebDriver:PerformActions", actions=[{"type": "key", "id": "keys", "actions": keys}])
+        keys = [
+            {"type": kind, "value": key}
+            for key in text or "\ue017"
+            for kind in ("keyDown", "keyUp")
+        ]
+        self.send(
+            "WebDriver:PerformActions", actions=[{"type": "key", "id": "keys", "actions": keys}]
+        )
 
     def close(self) -> None:
         self._stream.close()

@@ -1,7 +1,7 @@
 """Whole reports on random figures in memory, compared with the known truth.
 
-Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all cells
-share, and a share of their own.
+Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all
+cells share, and a share of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from triptych.study.cells import Comparison
 from triptych.study.tables import table_rows
 from triptych.study.verdict import verdict
 
-RATIOS = (0.03, 0.3, 3.0, 30.0, 1e6)  # variance of a mean over seeds through seeds, over that through items
+RATIOS = (
+    0.03,
+    0.3,
+    3.0,
+    30.0,
+    1e6,
+)  # variance of a mean over seeds through seeds, over that through items
 RARE = 1e-4  # how often a promise that holds fails by chance
 _run = itertools.count()
 
@@ -81,12 +87,16 @@ class Memory:
 
     def read(self) -> AbstractContextManager:
         """In the block, read_items reads from memory."""
-        return mock.patch.object(cells, "read_items", lambda directory, bound: self._items[directory])
+        return mock.patch.object(
+            cells, "read_items", lambda directory, bound: self._items[directory]
+        )
 
     def compare(self, rule=None, seeds: Sequence[int] | None = None) -> Comparison:
         """Compare the runs of these seeds, by default of all."""
         with self.read():
-            (found,) = compare.compare([run for run in self.runs if seeds is None or run.seed in seeds], rule)
+            (found,) = compare.compare(
+                [run for run in self.runs if seeds is None or run.seed in seeds], rule
+            )
         return found
 
 
@@ -96,11 +106,15 @@ def _measured(values: np.ndarray) -> SampleMeasures:
         {"energy_distance": float(d), "precision": float(p)}
         for d, p in zip(values[:half], values[half:], strict=True)
     )
-    return SampleMeasures("evaluations", tuple(range(1, half + 1)), found, n=100, reference="points")
+    return SampleMeasures(
+        "evaluations", tuple(range(1, half + 1)), found, n=100, reference="points"
+    )
 
 
 def claims_in_words(comparison: Comparison) -> list[str]:
     """Return all printed claims of a difference: in sentences, table rows and measures."""
     said = verdict(comparison)
     told = [text for text in (said.headline, *said.lines) if "lear of" in text]
-    return told + [row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))]
+    return told + [
+        row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))
+    ]

@@ -30,11 +30,23 @@ def name_of(*overrides: str) -> str:
         (["objective=v", "denoiser=unet"], ["objective=v,x0"], True),
         # A short try does not count as a cell of the other sweep.
         (["objective=v"], ["objective=v", "trainer.max_steps=9"], False),
-        (["ablation=objectives"], ["ablation=objectives", "data=mnist"], False),  # a fixed design, changed
+        (
+            ["ablation=objectives"],
+            ["ablation=objectives", "data=mnist"],
+            False,
+        ),  # a fixed design, changed
         (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
-        (["experiment=ring", "schedule=cosine"], ["experiment=ring", "schedule=cosine,linear"], False),
+        (
+            ["experiment=ring", "schedule=cosine"],
+            ["experiment=ring", "schedule=cosine,linear"],
+            False,
+        ),
         (["name=a", "objective=v"], ["name=b", "objective=v"], False),
-        (["name=a", "objective=v", "trainer.max_steps=9"], ["name=a", "data=mnist", "seed=1,2"], True),
+        (
+            ["name=a", "objective=v", "trainer.max_steps=9"],
+            ["name=a", "data=mnist", "seed=1,2"],
+            True,
+        ),
     ],
 )
 def test_sweep_name_treats_single_value_as_axis(one, other, same):
@@ -42,7 +54,9 @@ def test_sweep_name_treats_single_value_as_axis(one, other, same):
 
 
 def test_sweep_name_is_given_name():
-    assert name_of("name=mine", "objective=v,x0", "trainer.max_steps=9", "bound.repeats=2") == "mine"
+    assert (
+        name_of("name=mine", "objective=v,x0", "trainer.max_steps=9", "bound.repeats=2") == "mine"
+    )
 
 
 def test_sweep_name_with_many_shared_overrides_is_short():
@@ -61,12 +75,19 @@ def test_single_value_is_named_like_earlier_cells_of_axis(root, prepared, door, 
     No run counts as missing.
     """
     for schedule in ("linear", "cosine"):
-        prepared("name=s", f"schedule={schedule}", "seed=1", path=f"../sweeps/s/schedule={schedule},seed=1")
+        prepared(
+            "name=s",
+            f"schedule={schedule}",
+            "seed=1",
+            path=f"../sweeps/s/schedule={schedule},seed=1",
+        )
     sweep = root / "logs" / "sweeps" / "s"
     (sweep / "sweep.json").write_text('{"named": ["schedule"]}')
     done = door("triptych.cli.train", "-m", "name=s", "schedule=sigmoid", "seed=1,2", *tiny)
     assert done.returncode == 0, done.stderr
-    assert (sweep / "schedule=sigmoid,seed=1" / "summary.json").exists() and not (sweep / "seed=1").exists()
+    assert (sweep / "schedule=sigmoid,seed=1" / "summary.json").exists() and not (
+        sweep / "seed=1"
+    ).exists()
     assert read_study([sweep]).expected == 4
     assert SweepRecord.read(sweep).named == ["schedule", "seed"]
 
@@ -91,4 +112,7 @@ def test_root_with_interpolation_in_name_is_refused(root):
     for more in ("-m", "name=s"):
         done = forked.run(command("seed=1", more), environment(place))
         assert done.returncode == 1 and not place.exists()
-        assert done.stderr.startswith(f"error: TRIPTYCH_ROOT={place}: ") and done.stderr.count("\n") == 1
+        assert (
+            done.stderr.startswith(f"error: TRIPTYCH_ROOT={place}: ")
+            and done.stderr.count("\n") == 1
+        )

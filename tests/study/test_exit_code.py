@@ -139,7 +139,11 @@ def test_finished_sweep_with_failed_report_exits_with_1(hook, capsys):
     [
         (Diverged("the loss", 5), 3, "error: diverged at step 5: the loss is not finite"),
         (StorageError("x: cannot be written"), 74, "error: x: cannot be written"),
-        (Busy("x: another process is at work here"), 75, "error: x: another process is at work here"),
+        (
+            Busy("x: another process is at work here"),
+            75,
+            "error: x: another process is at work here",
+        ),
         (UserError("x=1: 2 is accepted"), 1, "error: x=1: 2 is accepted"),
         # Another user's runs raise such an error.
         (PermissionError(13, "No", "/x.yaml"), 74, "error: /x.yaml: cannot be opened (No)"),
@@ -164,7 +168,9 @@ def test_job_without_result_is_reported_by_slurm_id(hook, capsys):
         "the same command goes on with it\n"
     )
     add(hook, "finished")
-    assert hook.job_without_result("17_1", ["objective=x0", "seed=2"], "completed") == pytest.approx(1.99)
+    assert hook.job_without_result(
+        "17_1", ["objective=x0", "seed=2"], "completed"
+    ) == pytest.approx(1.99)
     assert capsys.readouterr().err == ""
 
 

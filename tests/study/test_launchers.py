@@ -28,7 +28,9 @@ def test_local_launcher_runs_one_job_per_core_with_one_thread(inside, monkeypatc
     monkeypatch.setattr(joblib.Parallel, "__call__", lambda _, jobs: launched.append(jobs) or [])
     inside("triptych.cli.train", "-m", "hydra/launcher=local", "cores=6", "name=s", "seed=1")
     GlobalHydra.instance().clear()
-    assert launched and launcher("cores=6")[0].threads == 1  # by what the launcher's jobs are handed
+    assert (
+        launched and launcher("cores=6")[0].threads == 1
+    )  # by what the launcher's jobs are handed
 
 
 def test_slurm_launcher_requests_task_per_trainer_process():
@@ -39,9 +41,13 @@ def test_slurm_launcher_requests_task_per_trainer_process():
 
 
 def test_ray_launcher_requests_gpus_and_sets_threads():
-    _, launcher_ = launcher("hydra/launcher=ray_tasks", "trainer.accelerator=gpu", "trainer.devices=2")
+    _, launcher_ = launcher(
+        "hydra/launcher=ray_tasks", "trainer.accelerator=gpu", "trainer.devices=2"
+    )
     assert (launcher_.ray.remote.num_cpus, launcher_.ray.remote.num_gpus) == (1, 2)
-    _, launcher_ = launcher("hydra/launcher=ray_tasks", "hydra.launcher.ray.remote.num_cpus=4", "trainer=cpu")
+    _, launcher_ = launcher(
+        "hydra/launcher=ray_tasks", "hydra.launcher.ray.remote.num_cpus=4", "trainer=cpu"
+    )
     assert launcher_.ray.remote.num_gpus is None
     assert int(launcher_.ray.remote.runtime_env.env_vars.TRIPTYCH_THREADS) == 4
 
@@ -71,13 +77,18 @@ def test_missing_launcher_package_names_pip_extra(root):
     done = end([sys.executable, "-c", WITHOUT, *needs], root)
     assert not list(root.rglob("config.yaml"))
     assert done.stderr.splitlines() == [
-        f"error: {what}: not installed; pip install 'triptych[{extra}]'" for what, extra in needs.values()
+        f"error: {what}: not installed; pip install 'triptych[{extra}]'"
+        for what, extra in needs.values()
     ]
 
 
 def test_jobs_of_a_slurm_sweep_have_the_same_devices():
     typed = ["trainer.devices=1,2"]
-    node = {"launcher": {"_target_": "x.SlurmLauncher"}, "sweeper": {}, "overrides": {"task": typed}}
+    node = {
+        "launcher": {"_target_": "x.SlurmLauncher"},
+        "sweeper": {},
+        "overrides": {"task": typed},
+    }
     with pytest.raises(UserError, match="^trainer.devices: cannot vary within a SLURM sweep"):
         check_launcher(OmegaConf.create({"hydra": node}))
 

@@ -58,7 +58,9 @@ def test_steps_per_second_is_of_last_minute(tmp_path, monkeypatch):
             step += rate
         progress.write("fit", step, 10_000, bound=math.pi)
         found = json.loads((run / "progress.json").read_text())
-        assert found["steps_per_second"] == pytest.approx(rate, rel=0.2) and found["bound"] == math.pi
+        assert (
+            found["steps_per_second"] == pytest.approx(rate, rel=0.2) and found["bound"] == math.pi
+        )
 
 
 def test_progress_json_records_speed_and_validation_bound(prepared, monkeypatch):
@@ -90,7 +92,9 @@ def test_monitor_table_lists_state_of_each_cell(tmp_path):
     console.print(monitor.table())
     lines = console.export_text().splitlines()
     assert "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left" in lines[1]
-    assert lines[0].rstrip() == tmp_path.name and lines[1].strip().startswith("epsilon / lr=0.01 / seed=1 ")
+    assert lines[0].rstrip() == tmp_path.name and lines[1].strip().startswith(
+        "epsilon / lr=0.01 / seed=1 "
+    )
     assert " finished  " in lines[2] and "waiting" in lines[3] and " finished before " in lines[4]
     assert "± is over test items" in lines[5]
 
@@ -102,7 +106,9 @@ def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatc
     for i in (2, 3):
         finished(tmp_path, f"cell={i}")
     damaged = RunDirectory(tmp_path / "cell=3")
-    damaged.write("summary.json", {"schema": 1, "status": "finished", "digests": {"metrics.csv": "0"}})
+    damaged.write(
+        "summary.json", {"schema": 1, "status": "finished", "digests": {"metrics.csv": "0"}}
+    )
     (damaged / "metrics.csv").touch()
     cells = [f"cell={i}" for i in range(4)]
     monitor = Monitor(tmp_path, cells, done={*cells[2:]}, every=0.1)

@@ -54,7 +54,9 @@ def runs(tmp_path):
         for seed in (1, 2):
             own = {"sharp": {"mean": 10 * base + seed, "stderr": 0.5, "n": 297}}
             test = metrics(base + seed / 100, "bpd") | own
-            make_run(tmp_path / "runs", objective, seed, base, test=test, metrics={"sharp": "higher"})
+            make_run(
+                tmp_path / "runs", objective, seed, base, test=test, metrics={"sharp": "higher"}
+            )
     return tmp_path / "runs"
 
 
@@ -62,7 +64,9 @@ def test_user_metric_is_column_in_report_csv_and_terminal(runs, capsys):
     report = write_report(runs)
     html = report.html.read_text()
     assert "test sharp (higher is better)" in html
-    assert "21.500 ± 0.500" in html and "23.500 ± 0.500" in html  # over seeds 1, 2: half their difference
+    assert (
+        "21.500 ± 0.500" in html and "23.500 ± 0.500" in html
+    )  # over seeds 1, 2: half their difference
     assert "test/sharp" in report.csv.read_text().splitlines()[0]
     print_table(report)
     assert "test sharp" in capsys.readouterr().out
@@ -75,7 +79,9 @@ def test_report_notes_user_metric_with_different_keys(tmp_path, gammas, told):
         with (run / "config.yaml").open("a") as file:
             file.write(f"metrics: {{sharp: {{_target_: lab.Sharp, gamma: {gamma}}}}}\n")
     (comparison,) = compare(read_runs(tmp_path))
-    assert comparison.subject == "configuration" and len(comparison.cells[0].runs) == 2  # of one setting
+    assert (
+        comparison.subject == "configuration" and len(comparison.cells[0].runs) == 2
+    )  # of one setting
     said = "the metric sharp with different definitions: do not compare it"
     assert any(said in note for note in comparison.notes) == told
 
@@ -85,7 +91,10 @@ def test_report_notes_user_metric_with_different_keys(tmp_path, gammas, told):
     [
         (["sharp"], {}),
         ("sharp", {}),
-        ({"<b>x</b>": "higher", "a b": "", "": 1, "sharp": ["higher"]}, {"sharp": ""}),  # no direction
+        (
+            {"<b>x</b>": "higher", "a b": "", "": 1, "sharp": ["higher"]},
+            {"sharp": ""},
+        ),  # no direction
         ({f"m{i}": "" for i in range(1000)}, {f"m{i}": "" for i in range(32)}),
     ],
 )

@@ -47,7 +47,9 @@ def test_network_cost_matches_real_step(overrides):
         return tensor
 
     item = torch.zeros(batch, 1, 8, 8), torch.zeros(batch), condition
-    with sdpa_kernel(SDPBackend.MATH):  # torch's counter cannot take apart the backward pass of the CPU's own
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # torch's counter cannot take apart the backward pass of the CPU's own
         with FlopCounterMode(display=False) as counter:
             network(*item).sum().backward()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -91,7 +93,10 @@ def test_plan_hours_follow_from_flop_and_stated_rate():
     lines = plan([("a", 3, 3, config), ("b", 2, 1, config)])
     assert lines[0] == "5 runs, nothing is started" and len(lines) == 7, "one line for one network"
     total = 4 * 1000 * 64 * cost.operations
-    assert f"4 fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
+    assert (
+        f"4 fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100"
+        in lines[2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,9 @@ def test_large_numbers_are_written_in_full():
 
 def test_plan_prints_assumed_number_of_classes(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
-    assumed = [line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line]
+    assumed = [
+        line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line
+    ]
     assert assumed == ["assumed: 1,000 classes, as data=folder is not read"]
     assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
 
@@ -172,7 +179,10 @@ def test_plan_starts_nothing_and_prints_no_errors(root):
     "overrides, message",
     [
         (["model=vae", "denoiser=none", "schedule=none", "objective=none"], "for model=diffusion"),
-        (["model=oracle", "data=ring", "denoiser=mlp"], "for model=diffusion with a network to train"),
+        (
+            ["model=oracle", "data=ring", "denoiser=mlp"],
+            "for model=diffusion with a network to train",
+        ),
         (["data=digits_captioned", "model.conditional=true"], "conditions other than labels"),
         (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],

@@ -42,7 +42,9 @@ class Sweep(Memory):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
         node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
         with self.read():
-            return judge_claims(SweepRecord(paper=node, paper_axes=self.axes, paper_name="it"), self.runs)
+            return judge_claims(
+                SweepRecord(paper=node, paper_axes=self.axes, paper_name="it"), self.runs
+            )
 
     def word(self, **claim: Any) -> str:
         (judgement,) = self.judged(one=claim).judgements
@@ -89,14 +91,18 @@ def test_over_all_claims_of_a_file():
 def test_a_conjunction_is_only_as_good_as_its_weakest_part():
     """a < b is certain and b < c at its limit: the whole order is reproduced in 5% at most."""
     n = 400
-    hits = sum(drawn(seed, 0.0, 1.0, 1.0).word(order=["a", "b", "c"]) == "reproduced" for seed in range(n))
+    hits = sum(
+        drawn(seed, 0.0, 1.0, 1.0).word(order=["a", "b", "c"]) == "reproduced" for seed in range(n)
+    )
     assert at_most(hits, n, 0.05), hits / n
 
 
 def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
     """a is below each of five, all at the limit: one of five tests would reject in over 5%."""
     n, claim = 400, {"order": ["a", ["b", "c", "d", "e", "f"]]}
-    hits = sum(drawn(seed, *(0.0,) * 6, ratio=1e6).word(**claim) == "contradicted" for seed in range(n))
+    hits = sum(
+        drawn(seed, *(0.0,) * 6, ratio=1e6).word(**claim) == "contradicted" for seed in range(n)
+    )
     assert at_most(hits, n, 0.05), hits / n
 
 
@@ -106,7 +112,10 @@ def test_an_interval_says_what_the_word_says(ratio):
     words = set()
     for seed in range(30):
         sweep = drawn(seed, 0.0, 0.1, 0.25, 0.26, ratio=ratio)
-        claims = {"low": {"order": ["a", "b", "c"]}, "tie": {"same": ["a", "b", "d"], "within": 0.3}}
+        claims = {
+            "low": {"order": ["a", "b", "c"]},
+            "tie": {"same": ["a", "b", "d"], "within": 0.3},
+        }
         more = {"far": {"order": ["a", "c"], "by": 0.2}, "back": {"order": ["d", "a"]}}
         figure = {"one": {"value": {"b": 0.12}, "within": 0.1}}
         for j in sweep.judged(**claims, **more, **figure).judgements:
@@ -155,9 +164,19 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
         finding={"order": ["a", "b"], "kind": "exact"},
         large={"order": ["b", "a"], "kind": "trained", "untestable": "Ten steps cannot tell."},
     )
-    assert [j.word for j in judgements.judgements] == ["holds", "fails", "reproduced", "not testable here"]
-    assert judgements.judgements[3].why == "Ten steps cannot tell." and judgements.judgements[3].p == 1
-    assert judgements.answer == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities hold."
+    assert [j.word for j in judgements.judgements] == [
+        "holds",
+        "fails",
+        "reproduced",
+        "not testable here",
+    ]
+    assert (
+        judgements.judgements[3].why == "Ten steps cannot tell." and judgements.judgements[3].p == 1
+    )
+    assert (
+        judgements.answer
+        == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities hold."
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +187,12 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
         # .2.
         ((1.0, 1.1, 1.2), {"within_factor": 1.5}, {}, "cannot tell"),
         ((1.0, 1.1, 1.2), {"within": 0.3}, {"by_factor": 1.01}, "cannot tell"),
-        ((10.0, 10.1, 30.0), {"within": 5.0}, {"by_factor": 1.5}, "reproduced"),  # below 20, above log 3
+        (
+            (10.0, 10.1, 30.0),
+            {"within": 5.0},
+            {"by_factor": 1.5},
+            "reproduced",
+        ),  # below 20, above log 3
     ],
 )
 def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows(means, tie, effect, word):
@@ -181,7 +205,9 @@ def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows(means, tie,
 
 def test_no_margin_is_wider_than_half_of_the_smaller_figure():
     rng = np.random.default_rng(3)
-    table = np.exp(np.log([[0.06], [0.08]]) + 0.01 * rng.normal(size=(2, 5)))[:, :, None].repeat(9, 2)
+    table = np.exp(np.log([[0.06], [0.08]]) + 0.01 * rng.normal(size=(2, 5)))[:, :, None].repeat(
+        9, 2
+    )
     sweep = Sweep(table, unit="distance")
     assert sweep.word(metric="distance", same=["a", "b"], within=0.029) == "reproduced"
     assert sweep.word(metric="distance", same=["a", "b"], within=0.035) == "cannot tell"
@@ -206,7 +232,11 @@ def test_a_failed_run_of_a_setting_that_had_ended_takes_nothing_back():
     sweep = drawn(1, 0.0, 0.2, seeds=6)
     assert sweep.word(order=["a", "b"]) == "reproduced"
     again = replace(
-        sweep.runs[0], dir=Path("/nowhere/again"), status="failed", started=BEGIN + timedelta(9), test={}
+        sweep.runs[0],
+        dir=Path("/nowhere/again"),
+        status="failed",
+        started=BEGIN + timedelta(9),
+        test={},
     )
     sweep.runs.append(again)
     assert sweep.word(order=["a", "b"]) == "reproduced"
@@ -228,7 +258,10 @@ def changed(change: Callable[[list[Run]], list[Run]]) -> Sweep:
     [
         (drawn(1, 0.0, 0.2, seeds=1), "one seed"),
         (changed(lambda runs: runs[:-1]), "2 of 3 runs of b ended"),
-        (Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), ("b",)), "b diverged with 3 of 3"),
+        (
+            Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), ("b",)),
+            "b diverged with 3 of 3",
+        ),
         (
             changed(lambda runs: [replace(r, fingerprint=r.overrides["objective"]) for r in runs]),
             "not on the same data",
@@ -253,7 +286,12 @@ def test_figures_that_cannot_be_compared_cannot_tell(sweep, why):
 
 @pytest.mark.parametrize(
     "seeds, diverged, word",
-    [(3, ("b",), "cannot tell"), (5, ("b",), "reproduced"), (5, (), "contradicted"), (4, (), "cannot tell")],
+    [
+        (3, ("b",), "cannot tell"),
+        (5, ("b",), "reproduced"),
+        (5, (), "contradicted"),
+        (4, (), "cannot tell"),
+    ],
 )
 def test_most_seeds_diverge_by_the_sign_test(seeds, diverged, word):
     """p = 2^-n if all n seeds diverge, or none: .125, .0625 and .031 for three, four and five."""

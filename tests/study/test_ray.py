@@ -46,7 +46,9 @@ def test_ray_sweep_resumes_after_kill_or_ctrl_c(root, how):
     process = start(sweep(), root)
     wait_for(lambda: is_at_work(root), process)
     assert at_work(root)
-    (os.kill if how == "kill" else os.killpg)(process.pid, signal.SIGKILL if how == "kill" else signal.SIGINT)
+    (os.kill if how == "kill" else os.killpg)(
+        process.pid, signal.SIGKILL if how == "kill" else signal.SIGINT
+    )
     assert process.wait(60) == (-signal.SIGKILL if how == "kill" else 130)
     until = time.monotonic() + 40
     while at_work(root) and time.monotonic() < until:
@@ -73,7 +75,9 @@ def test_sweep_runs_on_existing_ray_cluster(root):
         (root / f"{name}.py").write_text(f"open({str(root / 'mark')!r}, 'w')")
     ray = os.path.join(os.path.dirname(sys.executable), "ray")
     alone = {k: v for k, v in os.environ.items() if not k.startswith(("TRIPTYCH", "OMP"))}
-    trusting = {"RAY_AUTH_MODE": "disabled"}  # by address, Ray does not find the token that it made itself
+    trusting = {
+        "RAY_AUTH_MODE": "disabled"
+    }  # by address, Ray does not find the token that it made itself
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -83,10 +87,21 @@ def test_sweep_runs_on_existing_ray_cluster(root):
         cluster = subprocess.Popen(line, stdout=log, stderr=log, cwd=root, env=alone | trusting)
     try:
         wait_for(lambda: "Ray runtime started" in (root / "cluster").read_text(), cluster)
-        place = [f"hydra.launcher.ray.init.address='{address}'", "hydra.launcher.ray.remote.num_cpus=2"]
-        asked = [a for a in command("-m", "hydra/launcher=ray_tasks", *place, "seed=1,2") if a != "threads=1"]
-        surroundings = environment(root, **trusting, PYTHONSAFEPATH="1")  # as the installed command has it
-        done = subprocess.run(asked, capture_output=True, text=True, env=surroundings, cwd=root, timeout=200)
+        place = [
+            f"hydra.launcher.ray.init.address='{address}'",
+            "hydra.launcher.ray.remote.num_cpus=2",
+        ]
+        asked = [
+            a
+            for a in command("-m", "hydra/launcher=ray_tasks", *place, "seed=1,2")
+            if a != "threads=1"
+        ]
+        surroundings = environment(
+            root, **trusting, PYTHONSAFEPATH="1"
+        )  # as the installed command has it
+        done = subprocess.run(
+            asked, capture_output=True, text=True, env=surroundings, cwd=root, timeout=200
+        )
         assert done.returncode == 0, done.stderr
         assert len(list(root.rglob("summary.json"))) == 2 and not (root / "mark").exists()
         assert all("\nthreads: 2\n" in p.read_text() for p in root.rglob("config.yaml"))

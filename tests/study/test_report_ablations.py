@@ -18,7 +18,9 @@ NAMES = sorted(file.stem for file in (CONFIGS / "ablation").glob("*.yaml"))
 
 def composed(name: str, *overrides: str):
     cfg = compose_command("train", [f"ablation={name}", *overrides])
-    choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra/")}
+    choices = {
+        g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra/")
+    }
     return to_plain(without_hydra(cfg)), choices, to_plain(cfg.hydra.sweeper)
 
 

@@ -23,7 +23,9 @@ from .firefox import FIREFOX, Firefox
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH"
+    ),
 ]
 RUNS = ".tools:has(+ .table [data-name=runs])"  # the tools of the table of runs
 FIELD = f"{RUNS} input[type=search]"
@@ -162,7 +164,9 @@ def test_report_table_matches_summaries(page, small):
     rows = {row["setting"]: row for row in table(page, "t0")}
     for name, row in rows.items():
         values = list(known[name].values())
-        assert numbers(row["bound"]) == pytest.approx([np.mean(values), stats.sem(values)], abs=5.1e-4)
+        assert numbers(row["bound"]) == pytest.approx(
+            [np.mean(values), stats.sem(values)], abs=5.1e-4
+        )
         if name != order[0]:
             assert float(row["p"].strip("<")) == pytest.approx(p[order[0], name], rel=0.06)
     for a, b in itertools.permutations(order, 2):
@@ -183,7 +187,9 @@ def test_report_table_matches_summaries(page, small):
 
 
 def test_report_table_sorting_and_filtering_keep_values(page, small):
-    known = {f"objective={o},seed={s}": v for o, seeds in bounds(small).items() for s, v in seeds.items()}
+    known = {
+        f"objective={o},seed={s}": v for o, seeds in bounds(small).items() for s, v in seeds.items()
+    }
     before = {row["run"]: row for row in table(page, "runs")}
     assert set(before) == set(known)
     head = "table[data-name=runs] th[data-key=bound] button"
@@ -231,11 +237,16 @@ def test_report_hover_and_run_page_show_run(page, small):
     page.move(*page.place(dot))
     said = page.run("document.querySelector('.hover').textContent")
     name = re.search(r"objective=(\w+?),seed=(\d)", said)
-    assert f"test bound {known[name[1]][int(name[2])]:.3f} ± 0.018" in said and "objective=" + name[1] in said
+    assert (
+        f"test bound {known[name[1]][int(name[2])]:.3f} ± 0.018" in said
+        and "objective=" + name[1] in said
+    )
     page.click(dot)
     run = "document.querySelector('article.run')"
     assert page.run(f"{run}.querySelector('h2').textContent") == name[0]
-    assert page.run("document.querySelector('main').hidden") and name[0] in page.run("document.title")
+    assert page.run("document.querySelector('main').hidden") and name[0] in page.run(
+        "document.title"
+    )
     text = page.run(f"{run}.textContent")
     for told in ("800", "train/loss", "triptych-train -m ablation=objectives", "0123456789abcdef"):
         assert told in text, told
@@ -257,7 +268,11 @@ def test_report_link_restores_selection(chrome, small):
     fragment, rows, cells = chrome.run("location.hash"), table(chrome, "runs"), table(chrome, "t0")
     title = chrome.run("document.title")
     chrome.open(small.html, fragment)
-    assert (table(chrome, "runs"), table(chrome, "t0"), chrome.run("document.title")) == (rows, cells, title)
+    assert (table(chrome, "runs"), table(chrome, "t0"), chrome.run("document.title")) == (
+        rows,
+        cells,
+        title,
+    )
     assert chrome.run("document.querySelectorAll('article.run').length") == 1 and len(rows) == 8
     chrome.click("article.run .back")
     assert table(chrome, "runs") == rows
@@ -305,7 +320,9 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     assert page.run(path) != before
     against = "document.querySelector('select[name=x]').closest('label').hidden"
     page.choose("select[name=name]", "squared error of ε by noise level")
-    assert page.run(against) and "γ = −log SNR" in page.run(axis), "no curve against steps or seconds"
+    assert page.run(against) and "γ = −log SNR" in page.run(axis), (
+        "no curve against steps or seconds"
+    )
     page.choose("select[name=name]", "train/loss")
     assert not page.run(against)
     page.run("document.querySelector('input[name=smooth]').value = '0.9'")
@@ -322,7 +339,9 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
 
 
 def test_report_copy_button_copies_command(page):
-    page.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.send(
+        "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+    )
     page.click("code.copy + .exports button")
     command = page.run("document.querySelector('code.copy').textContent")
     assert command.startswith("triptych-train ")
@@ -371,7 +390,9 @@ def test_report_escapes_names_of_runs(chrome, tmp_path):
     chrome.open(report.html)
     labels = {row["setting"] for row in table(chrome, "t0")}
     assert {text for text in NASTY if text.isprintable()} <= labels and len(labels) == len(NASTY)
-    options = chrome.run("[...document.querySelectorAll('#runs-settings option')].map(e => e.value)")
+    options = chrome.run(
+        "[...document.querySelectorAll('#runs-settings option')].map(e => e.value)"
+    )
     own = [option for option in options if option.startswith("extra=")]
     assert len(own) == len(NASTY)
     for value in own:

@@ -73,7 +73,11 @@ def test_compare_pairs_common_seeds_only(tmp_path):
     table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
     comparison = runs_of(tmp_path, table)
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
-    assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (2, 0, 1)
+    assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (
+        2,
+        0,
+        1,
+    )
     said = verdict(comparison)
     # a has the lower mean, but b is better wherever both ran.
     assert "Where both have a seed, it is worse than b." in said.headline
@@ -97,7 +101,9 @@ def test_report_notes_confounded_settings(tmp_path):
     make_runs(tmp_path, {"x0": {1: 2.02, 2: 2.04}}, choices={"schedule": "linear"})
     comparison = runs_of(tmp_path, {"v": {1: 2.13, 2: 2.17}}, choices={"schedule": "cosine"})
     assert [cell.label for cell in comparison.cells] == ["x0", "v"]
-    assert "schedule (cosine and linear) changes together with objective" in " ".join(comparison.notes)
+    assert "schedule (cosine and linear) changes together with objective" in " ".join(
+        comparison.notes
+    )
 
 
 def test_same_setting_in_two_sweeps_is_labelled_by_sweep(tmp_path):
@@ -127,7 +133,10 @@ def test_report_notes_uncontrolled_differences(tmp_path):
     assert "Parameters: x0 123,456; v 9,876." in notes
     assert read_study([tmp_path]).question == "Which objective gives the lowest test bound?"
     run = make_run(tmp_path, "score", 1, 2.2, parameters=77, test=metrics(2.2, n=300))
-    edit(run / "provenance.json", git={"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True})
+    edit(
+        run / "provenance.json",
+        git={"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True},
+    )
     notes = " ".join(one(tmp_path).notes)
     assert "Parameters: x0 123,456; v 9,876; score 77." in notes
     assert "uncommitted changes" in notes
@@ -153,7 +162,9 @@ def test_stages_that_differ_only_in_seed_are_one_setting(tmp_path):
                 told = [f"setting={setting}", stages, f"seed={seed}"]
                 make_run(tmp_path / where, setting, seed, 1.9 + seed, overrides=told)
     (axis,) = one(tmp_path / "own").axes
-    assert axis.key == "setting" and [set(c.runs) for c in one(tmp_path / "own").cells] == [{1, 2}] * 2
+    assert (
+        axis.key == "setting" and [set(c.runs) for c in one(tmp_path / "own").cells] == [{1, 2}] * 2
+    )
     (axis,) = one(tmp_path / "mixed").axes  # one model for both seeds
     assert axis.key == "setting"
     told = ["setting=one", "model.stages=[/elsewhere,seed=3]", "seed=3"]
@@ -200,7 +211,9 @@ def test_copied_results_under_other_seeds_count_once(tmp_path):
     """Three runs and their copies count as three; six would narrow intervals by 1 / sqrt(2)."""
     bounds = {1: 2.0, 2: 2.03, 3: 2.01}
     others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
-    comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
+    comparison = runs_of(
+        tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others}
+    )
     (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
     assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.claim(0, 1).pair.n == 3
     assert table_rows(comparison)[0].seeds == "3 (3 copied)"
@@ -221,7 +234,9 @@ def test_interval_excludes_zero_exactly_if_corrected_test_holds(tmp_path):
     claims = [comparison.claim(i, j) for j in range(5) for i in range(j)]
     assert all((low > 0 or high < 0) == c.holds for c in claims for low, high in [c.interval])
     assert any(claim.holds for claim in claims)
-    assert all(claim.interval[0] <= claim.pair.interval(0.05)[0] for claim in claims), "wider, as corrected"
+    assert all(claim.interval[0] <= claim.pair.interval(0.05)[0] for claim in claims), (
+        "wider, as corrected"
+    )
     assert any(claim.interval[0] < claim.pair.interval(0.05)[0] for claim in claims)
 
 

@@ -74,7 +74,10 @@ def test_details_curves_are_thinned_recorded_points(objectives):
 def test_a_constant_is_no_curve_and_the_bound_comes_first(tmp_path):
     """A bound and its parts have the bound's unit."""
     run = make_run(tmp_path, "x0", 1, 2.0)
-    head = [f"train/{name}" for name in ("loss", "loss_variance", "lr", "images_per_second", "grad_norm")]
+    head = [
+        f"train/{name}"
+        for name in ("loss", "loss_variance", "lr", "images_per_second", "grad_norm")
+    ]
     head += "val/bound_stderr val/bpd val/bpd_prior val/bpd_diffusion val/mine train/norm".split()
     rows = [["step", "val/bpd_reconstruction", *head], *([k, 0.11, *[k] * 11] for k in range(9))]
     (run / "metrics.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
@@ -121,7 +124,9 @@ def test_report_shows_only_png_files_within_run(tmp_path):
     (comparison,) = read_study([tmp_path / "a"]).comparisons
     own = run / "samples" / "final.png"
     own.unlink()
-    own.symlink_to(tmp_path / "elsewhere.png")  # after the run was read, which refuses such a directory
+    own.symlink_to(
+        tmp_path / "elsewhere.png"
+    )  # after the run was read, which refuses such a directory
     assert sample_pictures(comparison) == []
 
 

@@ -61,7 +61,11 @@ def test_training_time_mean_ends_with_its_seeds(tmp_path):
         history(tmp_path, "a", seed, [2.4, 2.2, 2.1, 2.0 + seed / 1000], 80.0)
         history(tmp_path, "b", seed, [2.5, 2.3, 2.2, 2.1 + seed / 1000], 40.0)
     comparison, palette = compared(tmp_path)
-    thick = [line for line in training_time(comparison, palette).axes[0].lines if line.get_linewidth() == 2]
+    thick = [
+        line
+        for line in training_time(comparison, palette).axes[0].lines
+        if line.get_linewidth() == 2
+    ]
     assert sorted(line.get_xdata()[-1] for line in thick) == [40, 80]
 
 
@@ -132,13 +136,17 @@ def grid(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key="
 
 def additive(objective, rate, seed):
     """Bounds without interaction: .1 an objective, .01 a doubled rate; seeds shift all alike."""
-    return 2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
+    return (
+        2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
+    )
 
 
 def test_crossing_of_two_categorical_axes_is_a_grid(tmp_path):
     two = {"rates": ("linear", "cosine"), "key": "schedule"}
     found = crossing(grid(tmp_path, lambda o, r, s: 2 + 0.01 * s, **two))
-    assert found.numbers is None and found.along.key == "objective" and found.lines.key == "schedule"
+    assert (
+        found.numbers is None and found.along.key == "objective" and found.lines.key == "schedule"
+    )
 
 
 def test_crossing_of_incomplete_grid_is_none(tmp_path):

@@ -41,10 +41,19 @@ def run(root, seed, bound, objective="x0", fingerprint="f0", split="s0", typed=(
     groups["objective"] = {"output": objective}
     groups["data"] = {"seed": seed, **groups["data"]}
     told = [f"seed={seed}", *typed] + ([f"objective={objective}"] if objective != "x0" else [])
-    extra = {"overrides": told, "choices": more.pop("choices", {}), "measure": more.pop("measure", "bpd")}
-    made = make_run(root, objective, seed, bound, data=more.pop("dataset", "digits"), **extra, **more)
+    extra = {
+        "overrides": told,
+        "choices": more.pop("choices", {}),
+        "measure": more.pop("measure", "bpd"),
+    }
+    made = make_run(
+        root, objective, seed, bound, data=more.pop("dataset", "digits"), **extra, **more
+    )
     if fingerprint:
-        edit(made / "summary.json", data={"fingerprint": fingerprint, "split": split, "n": {"test": 297}})
+        edit(
+            made / "summary.json",
+            data={"fingerprint": fingerprint, "split": split, "n": {"test": 297}},
+        )
     config = resolved(**groups) | {"seed": seed}
     (made / "config.yaml").write_text(yaml.safe_dump(config))
     return made
@@ -76,7 +85,11 @@ BARE = {"objective": "none", "choices": {"data": "digits", "objective": "none", 
     "settings, key, labels",
     [
         ([{}, NO_EMA], "callbacks.ema", "none, ema=null"),
-        ([{"typed": [f"bound.steps={n}"]} for n in ("null", 10)], "bound.steps", "continuous time, steps=10"),
+        (
+            [{"typed": [f"bound.steps={n}"]} for n in ("null", 10)],
+            "bound.steps",
+            "continuous time, steps=10",
+        ),
         ([BARE], None, "vae"),  # named by itself, as it has no objective
         (DEVICES, "trainer.devices", "devices=1, devices=2"),  # a key of the machine that was typed
     ],
@@ -124,19 +137,31 @@ def test_differing_key_of_two_sweeps_is_the_axis(tmp_path):
         pair(root, 2 + 10 * rate, optimizer={"lr": rate})
     (comparison,) = read_study(roots).comparisons
     assert comparison.subject == "optimizer.lr"
-    assert {cell.label: len(cell.runs) for cell in comparison.cells} == {"lr=0.002": 2, "lr=0.004": 2}
+    assert {cell.label: len(cell.runs) for cell in comparison.cells} == {
+        "lr=0.002": 2,
+        "lr=0.004": 2,
+    }
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_train_size_is_an_axis_and_test_set_separates_comparisons(tmp_path, known):
     for n in (100, 1000):
         data = {"train_size": n, "test_size": 50}
-        told = {"fingerprint": "f" if known else "", "split": str(n), "data": data, "dataset": "ring"}
+        told = {
+            "fingerprint": "f" if known else "",
+            "split": str(n),
+            "data": data,
+            "dataset": "ring",
+        }
         pair(tmp_path / str(n), 2.0, **told)
     comparison = one(tmp_path)
     assert [axis.key for axis in comparison.axes] == ["data.train_size"]
     assert not any("splits" in note for note in comparison.notes)
-    told = {"fingerprint": "g" if known else "", "data": data | {"test_size": 60}, "dataset": "ring"}
+    told = {
+        "fingerprint": "g" if known else "",
+        "data": data | {"test_size": 60},
+        "dataset": "ring",
+    }
     run(tmp_path / "other", 1, 2.0, **told)
     assert len(compare(read_runs(tmp_path))) == 2
 
@@ -155,7 +180,8 @@ def test_paths_and_machine_keys_are_not_axes(tmp_path):
         {"paths": {"root_dir": "/b"}}, {"logger": {}}, {"threads": 4}, {"name": "other"},
         {"trainer": {"devices": 2, "accelerator": "gpu", "log_every_n_steps": 1}},
         {"typed": ("retry=true", "force=true")}, {"choices": {"trainer": "gpu", "logger": "csv"}},
-        {"choices": {"callbacks": "default"}}, {"choices": {"callbacks": "mine"}},  # of the same keys
+        # of the same keys
+        {"choices": {"callbacks": "default"}}, {"choices": {"callbacks": "mine"}},
         {"data": {"num_workers": 3, "pin_memory": True, "eval_batch_size": 7}},
     ]  # fmt: skip
     for seed, other in enumerate(others):
@@ -190,13 +216,19 @@ def test_key_missing_in_old_run_counts_as_default(tmp_path):
     for seed, keys in ((1, old), (2, new), (3, new)):
         set_keys(run(tmp_path, seed, 2.0 + seed / 50), **keys)
     comparison = one(tmp_path)
-    assert comparison.axes == () and not [note for note in comparison.notes if "init_partial" in note]
+    assert comparison.axes == () and not [
+        note for note in comparison.notes if "init_partial" in note
+    ]
 
 
-@pytest.mark.parametrize("target", ["torch./{at}/evil.X", "torch.evil.X", "/{at}/evil.X", "a" * 8000])
+@pytest.mark.parametrize(
+    "target", ["torch./{at}/evil.X", "torch.evil.X", "/{at}/evil.X", "a" * 8000]
+)
 def test_report_does_not_evaluate_sources_named_by_run(tmp_path, monkeypatch, target):
     """Looking up a declaration evaluates its annotation."""
-    lines = f'class X:\n    def __init__(self, b: open({str(tmp_path / "mark")!r}, "w") = 3): pass\n'
+    lines = (
+        f'class X:\n    def __init__(self, b: open({str(tmp_path / "mark")!r}, "w") = 3): pass\n'
+    )
     (tmp_path / "evil.py").write_text(lines)
     monkeypatch.chdir(tmp_path)
     made = target.format(at=str(tmp_path).strip("/"))
@@ -232,13 +264,19 @@ def test_report_notes_data_changed_during_run(tmp_path):
     assert any("went on after the data had changed" in note for note in one(tmp_path).notes)
 
 
-@pytest.mark.parametrize("content", ["a: !!python/object/apply:os.system [false]", "a: " + "[" * 5000, "- 1"])
+@pytest.mark.parametrize(
+    "content", ["a: !!python/object/apply:os.system [false]", "a: " + "[" * 5000, "- 1"]
+)
 def test_malformed_config_makes_run_unreadable(tmp_path, content):
     """A run with unknown settings is compared with no other."""
     made = run(tmp_path, 1, 2.0)
     (made / "config.yaml").write_text(content)
     read = read_run(made)
-    assert read.status == "unreadable" and read.error.startswith("config.yaml: ") and "\n" not in read.error
+    assert (
+        read.status == "unreadable"
+        and read.error.startswith("config.yaml: ")
+        and "\n" not in read.error
+    )
 
 
 def test_runs_that_differ_in_hundreds_of_settings_are_compared_in_seconds(tmp_path):

@@ -23,7 +23,13 @@ def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002)
     for cell, mean in cells:
         for seed in seeds:
             random = np.random.default_rng([seed, ord(cell)])
-            make_run(root, cell, seed, mean + noise * random.normal(), items=0.05 * random.normal(size=50))
+            make_run(
+                root,
+                cell,
+                seed,
+                mean + noise * random.normal(),
+                items=0.05 * random.normal(size=50),
+            )
 
 
 def until(root, look, looks, margin=None):
@@ -38,8 +44,12 @@ def test_decide_reports_pairs_as_open_separated_or_same(tmp_path):
     add(tmp_path, range(4, 13))
     sentence, last = decide(tmp_path, 2, 4, equal_within=0.004)
     assert last == {("a", "b"): "same", ("a", "c"): "separated", ("b", "c"): "separated"}
-    assert sentence == "look 2 of 4, 12 seeds: of 3 pairs 2 separated, 1 the same within 0.004, 0 open"
-    assert decide(tmp_path, 3, 4)[1] == last | {("a", "b"): "open"}  # without a margin nothing is the same
+    assert (
+        sentence == "look 2 of 4, 12 seeds: of 3 pairs 2 separated, 1 the same within 0.004, 0 open"
+    )
+    assert decide(tmp_path, 3, 4)[1] == last | {
+        ("a", "b"): "open"
+    }  # without a margin nothing is the same
 
 
 def test_recorded_look_is_not_repeated_with_more_seeds(tmp_path):
@@ -89,7 +99,10 @@ def test_report_claims_follow_recorded_looks(tmp_path):
         make_run(tmp_path, "a", seed, 2.0 + seed / 100)
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
     assert "lear of" not in read_study([tmp_path]).answer
-    assert "open" not in decide(tmp_path, 2, 4)[1].values() and "Clear of b" in read_study([tmp_path]).answer
+    assert (
+        "open" not in decide(tmp_path, 2, 4)[1].values()
+        and "Clear of b" in read_study([tmp_path]).answer
+    )
     edit(tmp_path / "sweep.json", expected=30)  # a further round takes nothing back
     assert "Clear of b" in read_study([tmp_path]).answer
 
@@ -125,11 +138,15 @@ def test_joint_report_applies_rule_of_each_sweep(tmp_path):
     until(first, 1, 4)
     decide(first, 1, 4)
     assert "lear of" not in read_study(alone).answer
-    assert all("This is look 1 of 4" in footnote(read_study(roots).comparisons[0]) for roots in both)
+    assert all(
+        "This is look 1 of 4" in footnote(read_study(roots).comparisons[0]) for roots in both
+    )
     assert all(c.rule.looks == 4 for c in read_study([tmp_path]).comparisons)
     assert all("lear of" in read_study(roots).answer for roots in both)
     edit(first / "sweep.json", expected=20)
-    assert all("lear of" not in read_study(roots).answer for roots in both), "in the middle of a round"
+    assert all("lear of" not in read_study(roots).answer for roots in both), (
+        "in the middle of a round"
+    )
     (first / "sweep.json").unlink()
     (first / "looks.json").unlink()
     edit(second / "sweep.json", expected=30, equal_within=0.5)
@@ -153,9 +170,16 @@ def test_report_notes_seeds_added_to_sweep(tmp_path, first, later, added):
     add(tmp_path, range(1, 5))
     for run in tmp_path.glob("*seed=*"):
         new = "seed=4" in run.name
-        command = ["triptych-train", "-m", "ablation=objectives", *filter(None, [later if new else first])]
+        command = [
+            "triptych-train",
+            "-m",
+            "ablation=objectives",
+            *filter(None, [later if new else first]),
+        ]
         edit(run / "provenance.json", command=command, started=f"2026-01-0{1 + new}T00:00:00+0000")
-    notes = [note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note]
+    notes = [
+        note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note
+    ]
     assert len(notes) == added
     assert all('"clear of" errs more often than 5% of the time; until=' in note for note in notes)
 
@@ -173,10 +197,15 @@ def test_report_of_part_of_sweep_expects_no_other_runs(tmp_path):
     nested = tmp_path / "nested"
     add(nested / "runs", range(1, 9))
     edit(nested / "sweep.json", expected=24, equal_within=0.5)
-    assert read_study([nested]).comparisons[0].rule.equal_within == 0.5 and read_study([nested]).complete
+    assert (
+        read_study([nested]).comparisons[0].rule.equal_within == 0.5
+        and read_study([nested]).complete
+    )
 
 
-@pytest.mark.parametrize("record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}', '{"seeds": [[1e999]]}'])
+@pytest.mark.parametrize(
+    "record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}', '{"seeds": [[1e999]]}']
+)
 def test_a_broken_record_of_looks_is_no_report(tmp_path, record):
     add(tmp_path, range(1, 9))
     until(tmp_path, 2, 4)

@@ -28,7 +28,12 @@ def measured(values, key="evaluations"):
     floor = {"sliced_wasserstein": {"median": 0.02, "low": 0.01, "high": 0.03}}
     return {
         "measures_over": {"key": key, "rows": rows},
-        "measured": {"n": 100, "repeats": 3, "reference": "100 fresh points of ring", "floor": floor},
+        "measured": {
+            "n": 100,
+            "repeats": 3,
+            "reference": "100 fresh points of ring",
+            "floor": floor,
+        },
     }
 
 
@@ -55,7 +60,9 @@ def test_measure_panel_caption_describes_figure(comparison, tmp_path):
               for marker in ("o", "None")}  # fmt: skip
     assert across == {"o": [[0.25], [0.5]], "None": [[0.97, 0.97], [0.375, 0.375]]}
     (floor,) = ax.patches
-    assert floor.get_extents().transformed(ax.transData.inverted()).intervalx == pytest.approx([0.96, 0.99])
+    assert floor.get_extents().transformed(ax.transData.inverted()).intervalx == pytest.approx(
+        [0.96, 0.99]
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,14 +141,21 @@ def test_settings_of_one_model_are_ranked_by_samples(drawn):
     assert shown == ["0.493 ± 0.018", "0.297 ± 0.009"]
     report = write_report(drawn)
     text = report.html.read_text()
-    assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
+    assert (
+        "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
+    )
     assert "p (Holm)" not in text and "Error by noise level" not in text
     assert "samples/precision@evaluations=5" in report.csv.read_text()
 
 
 @pytest.mark.parametrize(
     "broken",
-    [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}, {"measured": {"n": math.inf}}],
+    [
+        {"measures": 3},
+        {"measures_over": {"rows": 1}},
+        {"measures": {"x": {}}},
+        {"measured": {"n": math.inf}},
+    ],
 )
 def test_malformed_measures_are_ignored(tmp_path, broken):
     make_run(tmp_path, "x0", 1, 1.9, **broken)
@@ -152,19 +166,36 @@ def test_malformed_measures_are_ignored(tmp_path, broken):
 @pytest.mark.parametrize(
     "first, second, drawing",
     [
-        ("setting=prior condition_from.embedding=DIR", "setting=text condition_from.embedding=text", True),
-        ("setting=a guidance.scale=1 optimizer.lr=1", "setting=b guidance.scale=2 optimizer.lr=2", False),
+        (
+            "setting=prior condition_from.embedding=DIR",
+            "setting=text condition_from.embedding=text",
+            True,
+        ),
+        (
+            "setting=a guidance.scale=1 optimizer.lr=1",
+            "setting=b guidance.scale=2 optimizer.lr=2",
+            False,
+        ),
         ("sampler=ddim denoiser=resnet", "sampler=ancestral denoiser=unet", False),
     ],
 )
 def test_settings_that_differ_in_sampling_are_ranked_by_samples(tmp_path, first, second, drawing):
     """In ablation=dalle2 a setting conditions the samples, and the bound is always the same."""
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
-        for line, values in ((first, (0.3 + noise, 0.1 + noise)), (second, (0.5 + 2 * noise, 0.4 - noise))):
+        for line, values in (
+            (first, (0.3 + noise, 0.1 + noise)),
+            (second, (0.5 + 2 * noise, 0.4 - noise)),
+        ):
             told = [*line.split(), f"seed={seed}"]
             choices = dict(o.split("=") for o in told if o.startswith(("sampler", "denoiser")))
             make_run(
-                tmp_path, "levels", seed, 1.9 + seed, overrides=told, choices=choices, **measured(values)
+                tmp_path,
+                "levels",
+                seed,
+                1.9 + seed,
+                overrides=told,
+                choices=choices,
+                **measured(values),
             )
     found, story = one(tmp_path), read_study([tmp_path])
     assert found.of_drawing == drawing
@@ -179,7 +210,9 @@ def test_setting_with_nan_measure_is_not_ranked_best(tmp_path):
     """If one seed's samples have no figure, the setting has no mean and comes last."""
     for seed in (1, 2, 3):
         draw_run(tmp_path, "ddim", seed, **measured((0.5, 0.30 + seed / 100)))
-        draw_run(tmp_path, "heun", seed, **measured((0.5 + seed / 100, 0.1 if seed != 2 else math.nan)))
+        draw_run(
+            tmp_path, "heun", seed, **measured((0.5 + seed / 100, 0.1 if seed != 2 else math.nan))
+        )
     found = one(tmp_path)
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("ddim", "best mean at 5 and 10"), ("heun", "")]  # fmt: skip

@@ -59,10 +59,14 @@ def check(html: str) -> Checker:
     """Check what holds for every page."""
     page = Checker(html)
     assert page.scripts == 2
-    json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+    json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1]
+    )
     assert len(page.ids) == len(set(page.ids))
     assert all(a.startswith(("#", "data:image/png;base64,")) for a in page.addresses)
-    named = re.sub(r'xmlns(:\w+)?="[^"]*"|"http://www.w3.org/2000/svg"', "", html)  # names, no addresses
+    named = re.sub(
+        r'xmlns(:\w+)?="[^"]*"|"http://www.w3.org/2000/svg"', "", html
+    )  # names, no addresses
     assert not re.search(r"https?:", named)
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
     return page
@@ -78,7 +82,14 @@ def test_report_shows_answer_before_details(full):
     page = check(html)
     body = html[html.index("<body>") :]
     order = [full.study.question, "levels is lowest", "Clear of v, epsilon, x0 and score.", "<svg"]
-    order += ["bits/dim more than levels", "<table", "What is measured", "Samples", ">Runs<", "Reproduce"]
+    order += [
+        "bits/dim more than levels",
+        "<table",
+        "What is measured",
+        "Samples",
+        ">Runs<",
+        "Reproduce",
+    ]
     places = [body.index(text) for text in order]
     assert places == sorted(places)
     assert page.images == len(TARGETS)
@@ -98,7 +109,11 @@ def test_csv_has_every_run_in_full_precision(full):
     for row in rows:
         run = runs[row["objective"], int(row["seed"])]
         assert float(row["test/bpd"]) == run.test["bpd"].mean and row["test/bpd_n"] == "297"
-        assert (row["train/bpd_stderr"], row["seconds/fit"], row["parameters"]) == ("0.018", "41.2", "123456")
+        assert (row["train/bpd_stderr"], row["seconds/fit"], row["parameters"]) == (
+            "0.018",
+            "41.2",
+            "123456",
+        )
 
 
 def test_write_report_is_deterministic_and_leaves_no_other_files(full):
@@ -110,7 +125,12 @@ def test_write_report_is_deterministic_and_leaves_no_other_files(full):
 
 
 def test_report_escapes_markup_in_names(tmp_path):
-    nasty = ["<script>alert(1)</script>", "a|b `c` $\\frac$ & \"q\" 'r'", "{{ 7 * 7 }}", "bell\x07 \u202e名"]
+    nasty = [
+        "<script>alert(1)</script>",
+        "a|b `c` $\\frac$ & \"q\" 'r'",
+        "{{ 7 * 7 }}",
+        "bell\x07 \u202e名",
+    ]
     for place, text in enumerate(nasty):
         for seed in (1, 2):
             told = {"overrides": [f"seed={seed}"], "name": text}
@@ -133,11 +153,20 @@ def test_report_of_unfinished_sweep_shows_progress_and_failures(tmp_path):
     report = write_report(tmp_path)
     html = report.html.read_text()
     check(html)
-    assert "6 of 15 runs finished, 1 running, 1 interrupted (the same command resumes it), 1 failed" in html
+    assert (
+        "6 of 15 runs finished, 1 running, 1 interrupted (the same command resumes it), 1 failed"
+        in html
+    )
     assert report.study.answer.startswith("So far: ") and "fit 120 of 800" in html
-    for text in ("Runs that failed or diverged", "ValueError: &lt;b&gt;loss&lt;/b&gt; is nan", "train.log"):
+    for text in (
+        "Runs that failed or diverged",
+        "ValueError: &lt;b&gt;loss&lt;/b&gt; is nan",
+        "train.log",
+    ):
         assert text in html
-    assert re.search(r"0 \(1 running, 1 interrupted\)</td>\s*(<td></td>\s*)+<td[^>]*>no result yet", html)
+    assert re.search(
+        r"0 \(1 running, 1 interrupted\)</td>\s*(<td></td>\s*)+<td[^>]*>no result yet", html
+    )
     edit(tmp_path / "sweep.json", expected=12, title="T", command="make ablation")
     story = read_study([tmp_path])
     assert (story.expected, story.title, story.command) == (12, "T", "make ablation")
@@ -175,10 +204,18 @@ def test_report_separates_bits_and_nats(tmp_path):
     html = report.html.read_text()
     check(html)
     assert "digits, bits/dim" in html and "ring, nats/dim" in html and "section of its own" in html
-    for place in (r'data-name="t(\d)"', r'data-of="cells:(\d)"', r'data-seeds="(\d):', r'data-ink="(\d):'):
+    for place in (
+        r'data-name="t(\d)"',
+        r'data-of="cells:(\d)"',
+        r'data-seeds="(\d):',
+        r'data-ink="(\d):',
+    ):
         assert re.findall(place, html) == ["0", "1"], place
     assert "gap to entropy" in html
-    assert "On digits (bits/dim)" in report.study.answer and "On ring (nats/dim)" in report.study.answer
+    assert (
+        "On digits (bits/dim)" in report.study.answer
+        and "On ring (nats/dim)" in report.study.answer
+    )
     render.print_table(report)
 
 
@@ -189,7 +226,9 @@ def test_figures_are_encoded_per_comparison_to_limit_memory(tmp_path, monkeypatc
     order: list[str] = []
     for name in ("headline_panels", "to_svg"):
         whole = getattr(render, name)
-        monkeypatch.setattr(render, name, lambda *a, of=whole, name=name: order.append(name) or of(*a))
+        monkeypatch.setattr(
+            render, name, lambda *a, of=whole, name=name: order.append(name) or of(*a)
+        )
     write_report(tmp_path)
     assert [name for name, _ in itertools.groupby(order)] == ["headline_panels", "to_svg"] * 2
 
@@ -213,12 +252,19 @@ def test_print_table_shows_same_numbers_at_each_width(tmp_path, capsys, monkeypa
         assert "; 297 test items" in text
         assert max(map(len, text.splitlines()[:8])) <= width
         assert "verdict" in text and text.count("worse") == 2 and "3 (1" in text
-        assert ("to best [interval]" in text) == (width > 80), "a heading is text, not rich's markup"
+        assert ("to best [interval]" in text) == (width > 80), (
+            "a heading is text, not rich's markup"
+        )
 
 
 def test_report_command_writes_joint_report_and_prints(tmp_path, capsys):
-    first, second = sweep(tmp_path / "a", {"x0": 2.0}), sweep(tmp_path / "b", {"v": 2.4}, noise=0.01)
-    edit(first / "sweep.json", title="mine", command=["triptych-train", "-m", "name=a", "seed=1,2,3"])
+    first, second = (
+        sweep(tmp_path / "a", {"x0": 2.0}),
+        sweep(tmp_path / "b", {"v": 2.4}, noise=0.01),
+    )
+    edit(
+        first / "sweep.json", title="mine", command=["triptych-train", "-m", "name=a", "seed=1,2,3"]
+    )
     own = write_report(first)
     before = {path: path.read_bytes() for path in (own.html, own.csv)}
     capsys.readouterr()
@@ -227,7 +273,9 @@ def test_report_command_writes_joint_report_and_prints(tmp_path, capsys):
     assert "Clear of v." in " ".join(out.split()) and "a + b" in out and "mine" not in out
     assert read_study([first, second]).command == "", "the first one's makes not the runs of both"
     assert (first / "joint_report.html").exists() and (first / "joint_results.csv").exists()
-    assert {path: path.read_bytes() for path in before} == before and not (second / "report.html").exists()
+    assert {path: path.read_bytes() for path in before} == before and not (
+        second / "report.html"
+    ).exists()
 
 
 def test_report_imports_no_heavy_modules_and_is_fast(tmp_path):
@@ -252,18 +300,25 @@ def test_report_labels_ode_likelihood_and_its_items(tmp_path):
     part = {"stderr": 0.02, "n": 64, "draw_stderr": 0.006}
     ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
     ode |= {"bpd_iw": {"mean": 1.87, **part}}
-    report = write_report(make_runs(tmp_path, {"x0": {1: 1.89}, "v": {1: 1.89}}, test=metrics(1.89) | ode))
+    report = write_report(
+        make_runs(tmp_path, {"x0": {1: 1.89}, "v": {1: 1.89}}, test=metrics(1.89) | ode)
+    )
     text = report.html.read_text()
     for head in ("importance-weighted", "by the ODE, its own items", "bound of those items"):
         assert head in text, head
     assert "2.580" in text and "1.910" in text
     with open(report.csv, newline="") as file:
-        own = [(row["test/bpd_ode_n"], row["test/bpd_ode_draw_stderr"]) for row in csv.DictReader(file)]
+        own = [
+            (row["test/bpd_ode_n"], row["test/bpd_ode_draw_stderr"]) for row in csv.DictReader(file)
+        ]
     assert own == [("64", "0.006")] * 2
 
 
 def test_figures_option_writes_figures_and_results_csv(tmp_path, capsys):
-    root, out = sweep(tmp_path / "runs", {"levels": 1.9, "v": 2.1}, (1, 2)), tmp_path / "paper" / "figures"
+    root, out = (
+        sweep(tmp_path / "runs", {"levels": 1.9, "v": 2.1}, (1, 2)),
+        tmp_path / "paper" / "figures",
+    )
     assert cli.main([str(root), "--figures", str(out)]) == 0
     run = next(root.rglob("summary.json")).parent
     there = {*run.iterdir()}
@@ -293,7 +348,9 @@ def test_figures_option_writes_figures_and_results_csv(tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     assert cli.main([str(root), "--figures", str(file)]) == 1
-    assert capsys.readouterr().err == f"error: --figures={file}: cannot be written (Not a directory)\n"
+    assert (
+        capsys.readouterr().err == f"error: --figures={file}: cannot be written (Not a directory)\n"
+    )
 
 
 def test_to_latex_escapes_special_characters(tmp_path):
@@ -304,7 +361,9 @@ def test_to_latex_escapes_special_characters(tmp_path):
     assert re.search(r"begin\{tabular\}\{lr\}", text)
     if latex := shutil.which("pdflatex"):
         (tmp_path / "a.tex").write_text(
-            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+            + text
+            + "\\end{document}\n"
         )
         done = subprocess.run([latex, "-halt-on-error", "a.tex"], cwd=tmp_path, capture_output=True)
         assert done.returncode == 0, done.stdout[-2000:]

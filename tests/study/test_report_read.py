@@ -77,7 +77,11 @@ def test_malformed_summary_is_unreadable(tmp_path, text):
     path = make_run(tmp_path, "x0", 1, 2.0)
     (path / "summary.json").write_bytes(text.encode(errors="surrogateescape"))
     run = read_run(path)
-    assert run.status == "unreadable" and run.error.startswith("summary.json: ") and "\n" not in run.error
+    assert (
+        run.status == "unreadable"
+        and run.error.startswith("summary.json: ")
+        and "\n" not in run.error
+    )
     assert run.overrides["objective"] == "x0"
 
 
@@ -103,7 +107,11 @@ def test_find_runs_does_not_descend_into_runs(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         if "empty" not in name:
             (tmp_path / name / "config.yaml").touch()
-    assert [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)] == ["a/seed=2", "a/seed=10", "b"]
+    assert [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)] == [
+        "a/seed=2",
+        "a/seed=10",
+        "b",
+    ]
     assert find_runs(tmp_path / "b") == [tmp_path / "b"]
     assert {run.sweep for run in read_runs(tmp_path / "a")} == {"a"}
 

@@ -21,7 +21,9 @@ def at_least(hits: int, n: int, share: float) -> bool:
     return hits >= stats.binom.ppf(RARE, n, share)
 
 
-def crossed_effects(random, n: int, seeds: int, items: int, by_seed: float, by_item: float) -> np.ndarray:
+def crossed_effects(
+    random, n: int, seeds: int, items: int, by_seed: float, by_item: float
+) -> np.ndarray:
     of_seeds, of_items = random.normal(size=(n, seeds, 1)), random.normal(size=(n, 1, items))
     return np.sqrt(by_seed) * of_seeds + np.sqrt(by_item) * of_items
 
@@ -51,7 +53,9 @@ def test_crossed_error_reduces_to_student_t(df):
         assert error.p(error.critical(alpha)) == pytest.approx(alpha, rel=1e-6)
     # A vanishing share of the items still goes through the quadrature.
     assert Error(1.0, df, 1e-12, 10**9).p(x) == pytest.approx(2 * stats.t.sf(x, df), rel=1e-3)
-    assert Error(1e-14, df, 1.0, 297).p(x[:2]) == pytest.approx(2 * stats.t.sf(x[:2], 296), rel=1e-6)
+    assert Error(1e-14, df, 1.0, 297).p(x[:2]) == pytest.approx(
+        2 * stats.t.sf(x[:2], 296), rel=1e-6
+    )
     assert Error(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
 
 
@@ -161,7 +165,12 @@ def test_seeds_needed_is_smallest_sufficient_number():
 
 def test_seeds_next_settles_each_pair_that_seeds_can_settle():
     """By the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
-    above = {"b": [0.02, 0.05, 0.11], "c": [0.01, 0.2, 0.09], "d": [1.0, 1.01, 0.99], "e": [-0.9, 0.0, 0.91]}
+    above = {
+        "b": [0.02, 0.05, 0.11],
+        "c": [0.01, 0.2, 0.09],
+        "d": [1.0, 1.01, 0.99],
+        "e": [-0.9, 0.0, 0.91],
+    }
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, *above.values()])  # the luck of each seed
 
     def needed(differences) -> int:
@@ -184,7 +193,9 @@ def test_seeds_next_settles_each_pair_that_seeds_can_settle():
     assert seeds_next(found) == max(needed(above["b"]), needed(above["c"]))
     assert seeds_next(compared(table[[0, 3, 4]])) == 0, "one is settled, the other never will be"
     assert seeds_next(compared(table[:, :1])) == 3, "of one seed nothing is known"
-    assert seeds_next(compared(table, Rule(looks=3))) == 0, "which says itself how many there will be"
+    assert seeds_next(compared(table, Rule(looks=3))) == 0, (
+        "which says itself how many there will be"
+    )
 
 
 def test_items_widen_paired_interval():

@@ -107,7 +107,10 @@ def test_plus_minus_rounds_mean_to_its_error(mean, stderr, said):
     "figures, said",
     [
         ((0.12, 0.1, 0.14), "+0.120 [0.100, 0.140]"),
-        ((0.046596, 0.046492, 0.0467), "+0.04660 [0.04649, 0.04670]"),  # three decimals would show no width
+        (
+            (0.046596, 0.046492, 0.0467),
+            "+0.04660 [0.04649, 0.04670]",
+        ),  # three decimals would show no width
         ((-0.5, -0.5 - 6e-8, -0.5 + 6e-8), "−0.500 [−0.500, −0.500]"),
         ((0.12, math.nan, math.nan), "+0.120"),
     ],
@@ -123,18 +126,30 @@ def test_with_interval_rounds_to_interval_width(figures, said):
         ({"a": [1.9], "b": [2.1], "c": [2.3], "d": [9.0], "e": [1e6]}, {"d", "e"}),
         ({"a": [1.9], "b": [2.1], "c": [2.9]}, set()),  # five times the others' span
         ({"a": [1.9], "b": [9.0]}, set()),  # two settings: there are no others
-        ({"a": [1.9], "b": [2.1], "c": [9.0], "d": [9.1], "e": [9.2]}, set()),  # the others are most
+        (
+            {"a": [1.9], "b": [2.1], "c": [9.0], "d": [9.1], "e": [9.2]},
+            set(),
+        ),  # the others are most
         ({"a": [1.9], "b": [1.9], "c": [2.0]}, set()),
         ({}, set()),
     ],
 )
 def test_far_finds_outlier_settings(values, bad):
     assert far(values) == bad
-    assert far({label: [-value for value in several] for label, several in values.items()}, -1) == bad
+    assert (
+        far({label: [-value for value in several] for label, several in values.items()}, -1) == bad
+    )
 
 
 def test_three_digits_uses_no_exponent():
-    shown = {0.012345: "0.0123", 12.04: "12", 999.4: "999", 999.6: "1,000", 1066: "1,070", 2.0e6: "2,000,000"}
+    shown = {
+        0.012345: "0.0123",
+        12.04: "12",
+        999.4: "999",
+        999.6: "1,000",
+        1066: "1,070",
+        2.0e6: "2,000,000",
+    }
     assert {x: three_digits(x) for x in shown} == shown
 
 

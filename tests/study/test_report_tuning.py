@@ -37,10 +37,22 @@ def runs(tmp_path):
     for objective in ("x0", "v"):
         for lr in LRS:
             for seed in (101, 102):
-                add(tmp_path, objective, lr, seed, 2.0 + abs(LRS.index(lr) - LRS.index(BEST_OF[objective])))
+                add(
+                    tmp_path,
+                    objective,
+                    lr,
+                    seed,
+                    2.0 + abs(LRS.index(lr) - LRS.index(BEST_OF[objective])),
+                )
         for lr in {"0.2", BEST_OF[objective]}:
             for seed in (1, 2, 3):
-                add(tmp_path, objective, lr, seed, 2.0 + (lr == "0.2") * 0.1 + (objective == "x0") * 0.05)
+                add(
+                    tmp_path,
+                    objective,
+                    lr,
+                    seed,
+                    2.0 + (lr == "0.2") * 0.1 + (objective == "x0") * 0.05,
+                )
     return read_runs(tmp_path)
 
 
@@ -74,7 +86,9 @@ def test_report_of_tuned_sweep_shows_both_stages_under_one_correction(runs, tmp_
     page = report.html.read_text()
     assert "Tuning" in page and "6 trials for each setting" in page
     assert page.index("Each at its best</h2>") < page.index("Equal settings</h2>")
-    assert "seed=101" not in " ".join(cell.label for c in report.study.comparisons for cell in c.cells)
+    assert "seed=101" not in " ".join(
+        cell.label for c in report.study.comparisons for cell in c.cells
+    )
     assert "On digits" not in report.study.answer and "Each at its best: " in report.study.answer
 
 
@@ -84,13 +98,21 @@ def test_next_step_after_tuning_avoids_tuning_seeds(tmp_path):
         for seed in (101, 102):
             add(tmp_path, objective, "0.1", seed, 2.0)
         for seed, noise in ((1, 0.01), (2, -0.02), (3, 0.013)):
-            add(tmp_path, objective, "0.1", seed, 2.0 + seed / 10 + edge + noise * (objective == "x0"))
+            add(
+                tmp_path,
+                objective,
+                "0.1",
+                seed,
+                2.0 + seed / 10 + edge + noise * (objective == "x0"),
+            )
     tuning = {
         "keys": ["optimizer.lr"], "seeds": [101, 102], "points": [["optimizer.lr=0.1"]],
         "equal": ["optimizer.lr=0.1"], "best": {f"objective={o}": ["optimizer.lr=0.1"] for o in ("x0", "v")},
     }  # fmt: skip
     command = ["triptych-train", "-m", "ablation=objectives_tuned", "seed=1,2,3"]
-    (tmp_path / "sweep.json").write_text(json.dumps({"expected": 10, "command": command, "tuning": tuning}))
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({"expected": 10, "command": command, "tuning": tuning})
+    )
     step = str(read_study([tmp_path]).next_step)
     assert "seed=1,2,3,4" in step
 
@@ -111,7 +133,9 @@ def test_setting_values_with_commas_are_one_setting():
     assert [setting_label(name) for name in best] == ["x0 / [24,32]"]
     told = {"objective": "x0", "denoiser.network.widths": "[24,32]", "optimizer.lr": "0.1"}
     run = Run(dir=Path("/none"), status="finished", overrides=told)
-    tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, [1, 2])
+    tuning = Tuning(
+        ("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, [1, 2]
+    )
     assert [len(part) for _, part in stages([run], tuning)] == [1, 1]
 
 

@@ -55,7 +55,10 @@ def test_a_report_opens_with_the_claims(paper):
     checked = Checker(html)
     assert html.index("A. &lt;b&gt;Author&lt;/b&gt; 2020") < html.index('class="answer"')
     assert "x0 beats &lt;i&gt;v&lt;/i&gt;." in html and "<i>v</i>" not in html
-    found = [html.index(f'class="verdict {word}"') for word in ("contradicted", "reproduced", "cannot-tell")]
+    found = [
+        html.index(f'class="verdict {word}"')
+        for word in ("contradicted", "reproduced", "cannot-tell")
+    ]
     assert found == sorted(found), "one look for all, in the order of the file"
     assert "x0: 1.0" in html and "2.0 ± .1" in html and "arXiv:2001.00001" in html
     assert {a for a in checked.addresses if a.startswith("objective")} == {
@@ -78,8 +81,12 @@ def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
     assert "claims changed during the runs" in page(paper, paper)
 
 
-def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
-    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE, "other": NODE | {"minutes": 90}})
+def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(
+    paper, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        results_page, "read_papers", lambda *_: {"it": NODE, "other": NODE | {"minutes": 90}}
+    )
     file = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(file), str(tmp_path)]) == 0
     text = file.read_text()
@@ -94,10 +101,14 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     assert "commit 0123456789" in details and "x86, 2 cores" in details and "2025-01-01" in details
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
     (tmp_path / "none").mkdir()
-    assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 0 and file.read_text() == text
+    assert (
+        cli.main(["--results", str(file), str(tmp_path / "none")]) == 0 and file.read_text() == text
+    )
     for other in (b"\xff\xfe\x00", b'{"schema": 1}'):  # as a run's record
         file.write_bytes(other)
-        assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 1, "it is no page of ours"
+        assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 1, (
+            "it is no page of ours"
+        )
         assert file.read_bytes() == other
 
 
@@ -142,7 +153,12 @@ def test_a_digest_of_a_papers_settings_is_of_its_scale_and_not_of_its_words():
 
 @pytest.mark.parametrize(
     "settings, ratio",
-    [((1.0, 2.0), 0.5), (("≤ 3.70", "3.75"), 3.7 / 3.75), (("diverges", 2.0), None), ((1.0,), None)],
+    [
+        ((1.0, 2.0), 0.5),
+        (("≤ 3.70", "3.75"), 3.7 / 3.75),
+        (("diverges", 2.0), None),
+        ((1.0,), None),
+    ],
 )
 def test_a_published_ratio_is_of_the_settings_that_decide(settings, ratio):
     claim = Claim("it", "It.", "bound", "", tuple(zip("ab", map(str, settings), strict=False)), ())
@@ -173,31 +189,51 @@ def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
         ends = 'case "$*" in *heun) exit 1;; *_steps) exit 3;; esac'
         script.write_text(f'#!/bin/sh\necho "$*" >> {root}/log\n{ends}\n')
         script.chmod(0o755)
-    line = ["make", "-f", str(CONFIGS.parent / "Makefile"), "-o", "install", f"BIN={root}/bin", "papers"]
+    line = [
+        "make",
+        "-f",
+        str(CONFIGS.parent / "Makefile"),
+        "-o",
+        "install",
+        f"BIN={root}/bin",
+        "papers",
+    ]
     for papers, code in (("edm_heun vdm_steps sit_paths", 2), ("vdm_steps sit_paths", 0)):
         (root / "log").unlink(missing_ok=True)
-        done = subprocess.run([*line, f"PAPERS={papers}"], cwd=root, capture_output=True, timeout=60)
+        done = subprocess.run(
+            [*line, f"PAPERS={papers}"], cwd=root, capture_output=True, timeout=60
+        )
         assert done.returncode == code, done.stderr
         asked = [text for text in (root / "log").read_text().splitlines() if text.startswith("-")]
         wanted = [f"-m paper={name}" for name in papers.split()]
         assert asked == [*wanted, "--results docs/results.md logs/sweeps"]
 
 
-def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, tmp_path, monkeypatch):
+def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(
+    paper, tmp_path, monkeypatch
+):
     why = "the figures are made up"
-    node = NODE | {"claims": NODE["claims"] | {"right": NODE["claims"]["right"] | {"untestable": why}}}
+    node = NODE | {
+        "claims": NODE["claims"] | {"right": NODE["claims"]["right"] | {"untestable": why}}
+    }
     monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": node})
     edit(paper / "sweep.json", paper=node)
     page(tmp_path, tmp_path)
     text = (tmp_path / "results" / "it.md").read_text()
-    assert re.search(rf"testable here\*\*\. {why}\. x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|", text)
+    assert re.search(
+        rf"testable here\*\*\. {why}\. x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|", text
+    )
 
 
 def test_a_setting_no_better_than_a_trivial_model_is_named_beside_the_verdict(paper):
     for file in paper.glob("objective=*/summary.json"):
         edit(file, baselines={"histogram": {"mean": 2.4, "n": 297}})
     rows = page(paper, paper).splitlines()
-    marks = [row for row in rows if "**reproduced**, but x0 is no better than the per-pixel histogram" in row]
+    marks = [
+        row
+        for row in rows
+        if "**reproduced**, but x0 is no better than the per-pixel histogram" in row
+    ]
     assert len(marks) == 1 and "v beats x0" in marks[0]
 
 
@@ -230,14 +266,23 @@ def test_a_sweep_of_a_strangers_writes_into_the_folder_alone(paper, tmp_path, fa
     edit(paper / "sweep.json", **facts)
     (tmp_path / "docs" / "results" / "it_").mkdir(parents=True)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert cli.main(["--results", str(tmp_path / "docs" / "results.md"), str(tmp_path / "sweeps")]) == 0
+    assert (
+        cli.main(["--results", str(tmp_path / "docs" / "results.md"), str(tmp_path / "sweeps")])
+        == 0
+    )
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(tmp_path / "docs") for path in new)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_figure_of_few_claims_has_room_for_them(n):
-    claim = {"name": "soft", "kind": "trained", "word": "reproduced", "is_tie": False, "published_ratio": 1.5}
+    claim = {
+        "name": "soft",
+        "kind": "trained",
+        "word": "reproduced",
+        "is_tie": False,
+        "published_ratio": 1.5,
+    }
     claims = [claim | {"ratio": [1.2, 1.0, 1.4]}] * n
     with warnings.catch_warnings(action="error"):  # else of axes without a size
         png = claims_figure([({"title": f"Author {i}"}, claim) for i, claim in enumerate(claims)])

@@ -10,13 +10,23 @@ from tests.run.commands import command, end
 from tests.study.fake_runs import metrics, sweep_hook
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.rounds import check_rounds, choose_point, grid, names, seeds_after, settings_and_seeds
+from triptych.study.rounds import (
+    check_rounds,
+    choose_point,
+    grid,
+    names,
+    seeds_after,
+    settings_and_seeds,
+)
 
 GRID = [[f"objective={o}", f"seed={s}"] for o in ("x0", "v") for s in (1, 2, 3)]
 
 
 def trials(figures: dict[tuple[str, str], list[float]]) -> dict:
-    return {((f"objective={o}",), (f"optimizer.lr={lr}",)): values for (o, lr), values in figures.items()}
+    return {
+        ((f"objective={o}",), (f"optimizer.lr={lr}",)): values
+        for (o, lr), values in figures.items()
+    }
 
 
 def test_choose_point_gives_best_value_per_setting_and_common_value():
@@ -32,7 +42,12 @@ def test_choose_point_gives_best_value_per_setting_and_common_value():
 def test_choose_point_excludes_values_with_diverged_seed():
     nan = float("nan")
     found = trials(
-        {("x0", ".1"): [1.0, nan], ("x0", ".2"): [2.0, 2.0], ("v", ".1"): [1, 1], ("v", ".2"): [2, 2]}
+        {
+            ("x0", ".1"): [1.0, nan],
+            ("x0", ".2"): [2.0, 2.0],
+            ("v", ".1"): [1, 1],
+            ("v", ".2"): [2, 2],
+        }
     )
     equal, best = choose_point(found)
     assert best[("objective=x0",)] == ("optimizer.lr=.2",) and equal == ("optimizer.lr=.2",)
@@ -42,7 +57,11 @@ def test_choose_point_excludes_values_with_diverged_seed():
 
 def test_seeds_after_ends_at_max_seeds():
     assert [len(r) for r in seeds_after([1, 2, 3], 12)] == [3, 5, 8, 12]
-    assert seeds_after([11, 12, 13], 6) == [[11, 12, 13], [11, 12, 13, 14, 15], [11, 12, 13, 14, 15, 16]]
+    assert seeds_after([11, 12, 13], 6) == [
+        [11, 12, 13],
+        [11, 12, 13, 14, 15],
+        [11, 12, 13, 14, 15, 16],
+    ]
     assert seeds_after([1, 2, 3], 3) == [[1, 2, 3]]
     for first, most in (([1], 12), ([1, 2, 3], 2)):
         with pytest.raises(UserError, match="max_seeds"):
@@ -67,7 +86,9 @@ def test_grid_applies_setting_overrides_unless_typed():
     assert grid(added, ["seed=1", "setting=small", "+model.heads=4", "model.depth=3"]) == [
         ["setting=small", "model.width=4", "seed=1", "+model.heads=4", "model.depth=3"]
     ]
-    with pytest.raises(UserError, match="setting=huge: no such setting; settings here: small, large"):
+    with pytest.raises(
+        UserError, match="setting=huge: no such setting; settings here: small, large"
+    ):
         grid(sweeper, ["setting=small,huge"])
     with pytest.raises(UserError, match="setting=small: no such setting; settings here: none"):
         grid({}, ["setting=small,large"])
@@ -119,14 +140,20 @@ class Offline(RoundsSweeper):
             figure = metrics(self.bound(told), n=1)
             figures = {"val": figure} | ({} if told.get("test") == "false" else {"test": figure})
             (folder / "config.yaml").write_text("seed: 1\n")
-            (folder / "summary.json").write_text(json.dumps({"schema": 1, "status": "finished", **figures}))
+            (folder / "summary.json").write_text(
+                json.dumps({"schema": 1, "status": "finished", **figures})
+            )
 
 
 def test_tuning_uses_equal_budget_test_false_and_fresh_seeds(root):
     own = {"x0": "0.1", "v": "0.4"}
 
     def bound(told):
-        return 2.0 + (told["optimizer.lr"] != own[told["objective"]]) + (told["optimizer.lr"] == "0.4") * 0.1
+        return (
+            2.0
+            + (told["optimizer.lr"] != own[told["objective"]])
+            + (told["optimizer.lr"] == "0.4") * 0.1
+        )
 
     sweep = Offline(root, bound, tune={"optimizer.lr": "0.1,0.2,0.4"}, tuning_seeds="101,102")
     sweep._tuned(GRID)
@@ -137,7 +164,9 @@ def test_tuning_uses_equal_budget_test_false_and_fresh_seeds(root):
     assert not any("test=false" in job or "seed=101" in job or "seed=102" in job for job in final)
     record = json.loads((root / "sweep.json").read_text())
     assert record["tuning"]["equal"] == ["optimizer.lr=0.1"]
-    assert record["tuning"]["best"] == {f"objective={o}": [f"optimizer.lr={lr}"] for o, lr in own.items()}
+    assert record["tuning"]["best"] == {
+        f"objective={o}": [f"optimizer.lr={lr}"] for o, lr in own.items()
+    }
     # x0 is run once, because its own best point is the common one; v is run at both.
     assert len(final) == 3 * 3 and record["expected"] == len(tuning) + len(final)
 
@@ -148,7 +177,9 @@ def test_recorded_tuning_choice_is_kept_during_rerun(root, monkeypatch):
     Offline(root, lambda told: float(told["optimizer.lr"]), **options)._tuned(GRID)
     chosen = json.loads((root / "sweep.json").read_text())["tuning"]
     again = Offline(root, lambda told: 1.0, **options)
-    again.hook.record = lambda **facts: facts.get("tuning") and again.batches.append(facts["tuning"])
+    again.hook.record = lambda **facts: (
+        facts.get("tuning") and again.batches.append(facts["tuning"])
+    )
     monkeypatch.setattr(again, "_launch", lambda jobs: again.batches.append("launched"))
     again._tuned(GRID)
     assert again.batches[:2] == [chosen, "launched"]
@@ -159,7 +190,10 @@ def test_names_of_settings_omit_execution_keys():
     assert names([("objective=x0", "plan=true", "threads=2", "name=s")]) == {
         ("objective=x0", "plan=true", "threads=2", "name=s"): "objective=x0"
     }
-    assert [*names([("setting=3", "a=1"), ("setting=4", "a=1")]).values()] == ["setting=3", "setting=4"]
+    assert [*names([("setting=3", "a=1"), ("setting=4", "a=1")]).values()] == [
+        "setting=3",
+        "setting=4",
+    ]
 
 
 @pytest.mark.parametrize("seeds", [None, "1,102", "", "-1", "4294967296", "a,b"])

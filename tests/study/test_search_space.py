@@ -48,7 +48,9 @@ def search(tmp_path, monkeypatch):
     """``search(figures, *typed, metric=...)``: a search whose trials give these values of psnr."""
 
     def run(figures, *typed: str, metric: str = "val.bound.mean", first: int = 0):
-        sweeper = OptunaSweeper(len(figures), 1, 1, False, 0, 0, {"optimizer.lr": "interval(0.1,0.2)"})
+        sweeper = OptunaSweeper(
+            len(figures), 1, 1, False, 0, 0, {"optimizer.lr": "interval(0.1,0.2)"}
+        )
         sweeper.config = OmegaConf.create(
             {"optimized_metric": metric, "hydra": {"sweep": {"dir": str(tmp_path)}}}
         )
@@ -59,13 +61,17 @@ def search(tmp_path, monkeypatch):
             make_run(tmp_path, "v", 1, 2.0, overrides=[str(len(asked))], metrics={"psnr": "higher"})
             return [SimpleNamespace(return_value=figures[len(asked) - 1])]
 
-        hook = SimpleNamespace(reserve=lambda cells: None, plan=lambda jobs: {}, expect=lambda jobs: None)
+        hook = SimpleNamespace(
+            reserve=lambda cells: None, plan=lambda jobs: {}, expect=lambda jobs: None
+        )
         hook.root, hook.cell = tmp_path, lambda job: str(len(asked) + 1)
         monkeypatch.setattr(sweep, "current_hook", lambda: hook)
         sweeper.launcher = SimpleNamespace(launch=launch)
         monkeypatch.setattr(sweeper, "validate_batch_is_legal", lambda batch: None)
         sweeper._search([*typed])
-        return asked, optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+        return asked, optuna.load_study(
+            study_name="search", storage=f"sqlite:///{tmp_path}/study.db"
+        )
 
     return run
 
@@ -109,17 +115,24 @@ def test_resumed_search_refuses_other_optimized_metric(search):
     ],
 )
 def test_unknown_optimized_metric_is_refused_before_writing(root, inside, metric, problem):
-    done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", f"optimized_metric={metric}")
+    done = inside(
+        "triptych.cli.train", "-m", "hparams_search=optuna", "name=s", f"optimized_metric={metric}"
+    )
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith(f"error: optimized_metric={metric}: no such figure is measured; {problem}")
+    assert line.startswith(
+        f"error: optimized_metric={metric}: no such figure is measured; {problem}"
+    )
     assert not (root / "logs").exists()
 
 
 def test_optimized_metric_of_test_with_test_false_is_refused(root, inside):
     typed = ["optimized_metric=test.bpd.mean", "test=false"]
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", *typed)
-    assert done.returncode == 1 and "no such figure is measured; did you mean val.bpd.mean?" in done.stderr
+    assert (
+        done.returncode == 1
+        and "no such figure is measured; did you mean val.bpd.mean?" in done.stderr
+    )
     assert not (root / "logs").exists()
 
 
@@ -185,24 +198,36 @@ def test_pruning_writes_prune_file_into_run_directory(tmp_path):
 @pytest.mark.parametrize("measure", ["bpd", "nats_per_dim"])
 def test_figure_test_bound_mean_is_in_unit_of_data(tmp_path, measure):
     run = RunDirectory(make_run(tmp_path, "v", 1, 2.0, measure=measure))
-    assert run.summary().figure("test.bound.mean") == 2.0 and run.summary().figure("test.none.mean") is None
+    assert (
+        run.summary().figure("test.bound.mean") == 2.0
+        and run.summary().figure("test.none.mean") is None
+    )
 
 
-def test_a_study_of_an_earlier_version_goes_on_with_the_figure_that_it_began_with(search, tmp_path, capsys):
+def test_a_study_of_an_earlier_version_goes_on_with_the_figure_that_it_began_with(
+    search, tmp_path, capsys
+):
     study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
     search([2.0, 2.5])
     assert "best of 2 trials: 1.5000" in capsys.readouterr().out
-    refused(lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "optimises val.bound.mean")
+    refused(
+        lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "optimises val.bound.mean"
+    )
 
 
 def test_resumed_search_refuses_other_kind_of_values(search, tmp_path):
     search([1.0])
     known = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     for other in ("interval(0.1,0.2)", "choice(0.1,0.2)"):
-        typed = f"optimizer.lr=tag(log,{other})" if other.startswith("interval") else f"optimizer.lr={other}"
+        typed = (
+            f"optimizer.lr=tag(log,{other})"
+            if other.startswith("interval")
+            else f"optimizer.lr={other}"
+        )
         refused(
-            lambda typed=typed: search([1.0, 1.0], typed, first=1), "optimizer.lr: not the kind of values"
+            lambda typed=typed: search([1.0, 1.0], typed, first=1),
+            "optimizer.lr: not the kind of values",
         )
     again = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     assert len(again.trials) == len(known.trials) == 1

@@ -21,7 +21,10 @@ from triptych.study import slurm
         (["OUT_OF_MEMORY", "OUT_OF_MEMORY", "OUT_OF_MEMORY", "OUT_OF_MEMORY"], "out of memory"),
         (["RUNNING", "COMPLETING", "PENDING", "PENDING"], None),  # requeued
         (["RUNNING", "PREEMPTED", "PENDING", "RUNNING"], None),
-        (["CANCELLED", "CANCELLED", "PENDING", "CANCELLED"], None),  # and queued again: time starts anew
+        (
+            ["CANCELLED", "CANCELLED", "PENDING", "CANCELLED"],
+            None,
+        ),  # and queued again: time starts anew
         (["", "RUNNING", "RUNNING", ""], None),  # gone at one look is not gone
         (["REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING"], None),
         (["", "", "", ""], None),  # never seen: of a cluster that squeue does not show
@@ -100,7 +103,9 @@ def test_outcome_is_reported_once_and_written_when_disk_has_room(submitted, monk
     job, write = submitted.jobs[0], slurm.write_atomic
     assert not job.done(force_check=True)
     submitted.queue["7_0"] = "NODE_FAIL"
-    monkeypatch.setattr(slurm, "write_atomic", mock.Mock(side_effect=StorageError("cannot be written")))
+    monkeypatch.setattr(
+        slurm, "write_atomic", mock.Mock(side_effect=StorageError("cannot be written"))
+    )
     look(4)
     assert not job.done() and submitted.told == [("7_0", ["seed=0"], "node fail")]
     monkeypatch.setattr(slurm, "write_atomic", write)
@@ -112,9 +117,15 @@ def test_outcome_is_reported_once_and_written_when_disk_has_room(submitted, monk
     "script, queue",
     [
         # The output of SLURM 24.11 for -o "%i %T"; the header is that of several clusters.
-        ("printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 FAILED\\n'", {"17_1": "CANCELLED", "18": "FAILED"}),
+        (
+            "printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 FAILED\\n'",
+            {"17_1": "CANCELLED", "18": "FAILED"},
+        ),
         ("true", {}),
-        ("echo 7_0 RUNNING; exit 1", None),  # slurm_load_jobs error: Unable to contact slurm controller
+        (
+            "echo 7_0 RUNNING; exit 1",
+            None,
+        ),  # slurm_load_jobs error: Unable to contact slurm controller
         ("echo 7_0 $SQUEUE_PARTITION", {}),  # the user's filters hide nothing
     ],
 )

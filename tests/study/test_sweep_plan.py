@@ -51,7 +51,11 @@ def composed() -> DictConfig:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 @pytest.mark.parametrize("more", [[], ["plan=true"]], ids=str)
@@ -59,9 +63,13 @@ def test_sweep_with_other_run_in_cell_is_refused_before_writing(folder, cell, do
     """Report, table and record stay, and the other cell does not start."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder.parent)
-    done = door(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", "callbacks.ema.others=[]", *tiny, *more)
+    done = door(
+        TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", "callbacks.ema.others=[]", *tiny, *more
+    )
     fix = "choose another name, or force=true to start over"
-    refused_command(done, f"{folder}: has other runs in 1 of its cells (trainer.max_steps: 5 -> 6); {fix}")
+    refused_command(
+        done, f"{folder}: has other runs in 1 of its cells (trainer.max_steps: 5 -> 6); {fix}"
+    )
     assert contents(folder.parent) == before
 
 
@@ -103,13 +111,20 @@ def test_linked_sweep_record_is_refused(folder, name):
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(outside)
     read = {"sweep.json": SweepRecord.read, "looks.json": Looks.read}[name]
-    refused(lambda: read(folder), f"{folder / name}: a link; put the file itself there", error=Unreadable)
+    refused(
+        lambda: read(folder),
+        f"{folder / name}: a link; put the file itself there",
+        error=Unreadable,
+    )
 
 
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [
-        (["objective=x0,nonsense", "hydra.sweeper.tune={optimizer.lr: '0.01'}"], "objective=nonsense"),
+        (
+            ["objective=x0,nonsense", "hydra.sweeper.tune={optimizer.lr: '0.01'}"],
+            "objective=nonsense",
+        ),
         (["objective=x0", "hydra.sweeper.tune={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
         (["until=decided"], "until=decided: not for a sweep that tunes; use until=null"),
     ],
@@ -123,9 +138,18 @@ def test_tuned_sweep_with_invalid_value_is_refused_before_writing(root, inside, 
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [
-        (["objective=x0,v", "hydra.sweeper.tune={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
-        (["objective=x0,v", "hydra.sweeper.params={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
-        (["hydra/sweeper=search", "hydra.sweeper.params={objective: 'choice(x0,x1)'}"], "objective=x1"),
+        (
+            ["objective=x0,v", "hydra.sweeper.tune={optimizer.lr: '0.01,fast'}"],
+            "optimizer.lr='fast'",
+        ),
+        (
+            ["objective=x0,v", "hydra.sweeper.params={optimizer.lr: '0.01,fast'}"],
+            "optimizer.lr='fast'",
+        ),
+        (
+            ["hydra/sweeper=search", "hydra.sweeper.params={objective: 'choice(x0,x1)'}"],
+            "objective=x1",
+        ),
     ],
 )
 def test_sweeper_params_keys_need_no_plus(inside, typed, problem):
@@ -144,14 +168,25 @@ def test_expected_includes_cells_reserved_by_other_command(folder, monkeypatch):
 
 
 def test_tuned_sweep_with_other_trial_is_refused_before_writing(folder, cell, door, tiny):
-    trial = ["ablation=objectives_tuned", "objective=x0", "optimizer.lr=0.01", "seed=101", "test=false"]
+    trial = [
+        "ablation=objectives_tuned",
+        "objective=x0",
+        "optimizer.lr=0.01",
+        "seed=101",
+        "test=false",
+    ]
     cell("objective=x0,optimizer.lr=0.01,seed=101,test=false", *trial, "trainer.max_steps=5")
     before = contents(folder.parent)
     tuning = ["hydra.sweeper.tuning_seeds='101'", "hydra.sweeper.tune={optimizer.lr: '0.01'}"]
     grid = ["ablation=objectives_tuned", "objective=x0", "seed=1,2"]
-    done = door(TRAIN, "-m", "name=s", *grid, *tuning, "logger=csv", "callbacks.ema.others=[]", *tiny)
+    done = door(
+        TRAIN, "-m", "name=s", *grid, *tuning, "logger=csv", "callbacks.ema.others=[]", *tiny
+    )
     assert done.returncode == 1
-    assert "has other runs in 1 of its cells (trainer.max_steps: 5 -> 6)" in done.stderr.splitlines()[-1]
+    assert (
+        "has other runs in 1 of its cells (trainer.max_steps: 5 -> 6)"
+        in done.stderr.splitlines()[-1]
+    )
     assert contents(folder.parent) == before
 
 
@@ -167,7 +202,10 @@ TUNED = {
     [
         (["hydra.sweeper.tune={optimizer.lr: '0.01'}"], "hydra.sweeper.tune: "),
         (["hydra.sweeper.tune={optimizer.lr: '0.01,0.02,0.04'}"], "hydra.sweeper.tune: "),
-        (["hydra.sweeper.tuning_seeds='101,102'"], "hydra.sweeper.tuning_seeds: [101] -> [101, 102]"),
+        (
+            ["hydra.sweeper.tuning_seeds='101,102'"],
+            "hydra.sweeper.tuning_seeds: [101] -> [101, 102]",
+        ),
         (["objective=x0"], "settings: ['objective=v', 'objective=x0'] -> "),
         (["hydra.sweeper.tune=null"], "hydra.sweeper.tune: "),
         (["test=false"], "test: set by this sweep's tuning; leave it out"),
@@ -179,8 +217,13 @@ def test_tuned_sweep_refuses_changed_tuning_keys(folder, inside, tiny, overrides
     before = contents(folder.parent)
     line = ["hydra.sweeper.tune={optimizer.lr: '0.01,0.02'}", "hydra.sweeper.tuning_seeds='101'"]
     keys = {one.partition("=")[0] for one in overrides}
-    typed = [*(one for one in [*line, "objective=x0,v"] if one.partition("=")[0] not in keys), *overrides]
-    done = inside(TRAIN, "-m", "ablation=objectives_tuned", "name=s", "seed=1", "logger=csv", *tiny, *typed)
+    typed = [
+        *(one for one in [*line, "objective=x0,v"] if one.partition("=")[0] not in keys),
+        *overrides,
+    ]
+    done = inside(
+        TRAIN, "-m", "ablation=objectives_tuned", "name=s", "seed=1", "logger=csv", *tiny, *typed
+    )
     assert done.returncode == 1 and problem in done.stderr.splitlines()[-1]
     assert contents(folder.parent) == before
 
@@ -203,12 +246,16 @@ def test_reserved_cells_refuse_other_settings(folder, door):
     before = contents(folder.parent)
     done = door(TRAIN, "-m", "name=s", "seed=1,2", "trainer.max_steps=7")
     refused_command(
-        done, f"{folder}: ", " runs with other settings 2 of its cells (trainer.max_steps: '5' -> '7')"
+        done,
+        f"{folder}: ",
+        " runs with other settings 2 of its cells (trainer.max_steps: '5' -> '7')",
     )
     assert contents(folder.parent) == before
     again = ["-m", "name=s", "seed=1,2", "trainer.max_steps=5"]
     done = door(TRAIN, *again, "force=true")
-    assert done.returncode == Busy.exit_code and "is at work in this sweep; wait for it" in done.stderr
+    assert (
+        done.returncode == Busy.exit_code and "is at work in this sweep; wait for it" in done.stderr
+    )
     assert contents(folder.parent) == before
     apart = Reservation(folder)
     shared = {name: [*job, "threads=2", "retry=true"] for name, job in GRID.items()}
@@ -252,7 +299,9 @@ def test_concurrent_reservations_of_same_cells_refuse_one(folder):
             except UserError as error:
                 refusals.append(str(error))
 
-        both = [threading.Thread(target=begin, args=one) for one in zip(pair, (20, 400), strict=True)]
+        both = [
+            threading.Thread(target=begin, args=one) for one in zip(pair, (20, 400), strict=True)
+        ]
         for thread in both:
             thread.start()
         for thread in both:
@@ -263,7 +312,9 @@ def test_concurrent_reservations_of_same_cells_refuse_one(folder):
         assert {*there} == {*GRID}
 
 
-def test_run_started_meanwhile_by_other_command_stops_sweep(folder, cell, inside, monkeypatch, tiny):
+def test_run_started_meanwhile_by_other_command_stops_sweep(
+    folder, cell, inside, monkeypatch, tiny
+):
     """A SLURM job may go on after its command was killed; its result is not this command's."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder / "seed=1")
@@ -294,7 +345,9 @@ def test_concurrent_sweeps_with_other_steps_refuse_one(root, apart):
     refusal = said[codes.index(1)].strip()
     assert refusal.startswith("error: ") and refusal.count("\n") == 0
     assert "runs with other settings 2 of its cells" in refusal or "has other runs in" in refusal
-    steps = {path.parent.name: path.read_text() for path in root.glob("logs/sweeps/s/*/summary.json")}
+    steps = {
+        path.parent.name: path.read_text() for path in root.glob("logs/sweeps/s/*/summary.json")
+    }
     kept = '"steps": 20' if codes[0] == 0 else '"steps": 40'
     assert len(steps) == 2 and all(kept in text for text in steps.values())
 
@@ -302,7 +355,10 @@ def test_concurrent_sweeps_with_other_steps_refuse_one(root, apart):
 @pytest.mark.parametrize(
     "typed",
     [
-        ["hydra/launcher=local", "hydra.launcher.n_jobs=0"],  # joblib refuses it once the records are written
+        [
+            "hydra/launcher=local",
+            "hydra.launcher.n_jobs=0",
+        ],  # joblib refuses it once the records are written
         ["until=decided", "max_seeds=1"],
     ],
 )
@@ -323,5 +379,8 @@ def test_linked_cell_is_refused(folder, inside, tiny, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (folder / "seed=1").symlink_to(tmp_path / "elsewhere")
     done = inside("triptych.cli.train", "-m", "name=s", "seed=1,2", *tiny)
-    assert done.returncode == 1 and "a link or a file in the place of a cell's directory" in done.stderr
+    assert (
+        done.returncode == 1
+        and "a link or a file in the place of a cell's directory" in done.stderr
+    )
     assert not [*(tmp_path / "elsewhere").iterdir()]

@@ -24,7 +24,9 @@ def sweep(*arguments: str, launcher: str = "local") -> list[str]:
 def start(line: list[str], root) -> subprocess.Popen:
     """Start a command in its own process group, as a shell would."""
     with open(root / "output", "ab") as log:
-        return subprocess.Popen(line, stdout=log, stderr=log, env=environment(root), start_new_session=True)
+        return subprocess.Popen(
+            line, stdout=log, stderr=log, env=environment(root), start_new_session=True
+        )
 
 
 def summaries(root) -> dict:
@@ -38,8 +40,8 @@ def summaries(root) -> dict:
 def killed_twice(line: list[str], root, at_least: tuple[int, int], rest) -> tuple[dict, dict, dict]:
     """Kill the sweep's parent alone, and then its whole process group; repeat the command.
 
-    ``rest(folder)`` is the pause after each kill, in which its jobs notice. Returns the summaries of an
-    undisturbed sweep, those of this one, and those that were there when it was killed.
+    ``rest(folder)`` is the pause after each kill, in which its jobs notice. Returns the summaries
+    of an undisturbed sweep, those of this one, and those that were there when it was killed.
     """
     quiet, noisy = root / "quiet", root / "noisy"
     for folder in (quiet, noisy):
@@ -86,7 +88,9 @@ def test_same_sweep_started_twice_shares_cells(root):
     found = summaries(root)
     assert len(found) == 2 and all(s["status"] == "finished" for _, s in found.values()), said
     assert codes in ([0, 0], [0, 75]), said  # 75: the other one was still at work when it ended
-    assert any(f"@{os.uname().nodename} pid " in text and "is running it" in text for text in said), said
+    assert any(
+        f"@{os.uname().nodename} pid " in text and "is running it" in text for text in said
+    ), said
     assert len(list((root / "logs" / "sweeps").iterdir())) == 1
 
 
@@ -96,7 +100,9 @@ def test_same_sweep_started_twice_shares_cells(root):
 )
 def test_interrupted_sweep_prints_one_line_and_saves_checkpoint(root, asked, launcher):
     """Ctrl-C reaches the terminal's whole process group, kill a single process."""
-    line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
+    line = sweep(
+        "seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher
+    )
     process = start(line, root)
 
     def fitting():

@@ -18,7 +18,11 @@ from triptych.study.verdict import verdict
 from .fake_runs import edit, failed, make_run, make_runs, metrics
 from .test_report_compare import HINTS, one, runs_of
 
-CLEAR = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
+CLEAR = {
+    "a": {1: 1.0, 2: 1.1, 3: 1.05},
+    "b": {1: 1.1, 2: 1.0, 3: 1.06},
+    "c": {1: 2.0, 2: 2.1, 3: 2.06},
+}
 COMMAND = ["triptych-train", "-m", "ablation=objectives"]
 
 
@@ -70,9 +74,14 @@ def test_next_step_replaces_typed_seeds(tmp_path):
 
 
 def test_verdict_summarizes_seeds_needed_for_many_settings(tmp_path):
-    table = {f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k**2 / 6000 for s in (1, 2, 3)} for k in range(7)}
+    table = {
+        f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k**2 / 6000 for s in (1, 2, 3)}
+        for k in range(7)
+    }
     said = verdict(runs_of(tmp_path, table)).headline
-    assert re.search(r"Not settled against 6 settings: about \d+ seeds per setting would settle", said)
+    assert re.search(
+        r"Not settled against 6 settings: about \d+ seeds per setting would settle", said
+    )
 
 
 def test_next_step_is_empty_if_settled_planned_or_unfinished(tmp_path):
@@ -113,7 +122,13 @@ def test_verdict_names_settings_no_better_than_baseline(tmp_path, bounds, said):
     simple = {"uniform": {"mean": 8.0, "n": 297}, "histogram": {"mean": 7.1, "n": 297}}
     for objective, bound in bounds.items():
         for seed in (1, 2, 3):
-            make_run(tmp_path, objective, seed, bound + seed / 50 * (1 + len(objective)), baselines=simple)
+            make_run(
+                tmp_path,
+                objective,
+                seed,
+                bound + seed / 50 * (1 + len(objective)),
+                baselines=simple,
+            )
     headline = verdict(one(tmp_path)).headline
     if said:
         assert said in headline
@@ -135,7 +150,10 @@ def test_next_step_is_empty_if_no_setting_beats_baseline(tmp_path):
 
 def measured(values, **about):
     figures = {name: {"mean": v, "n": 100} for name, v in values.items()}
-    return {"measures": figures, "measured": {"n": 100, "reference": "100 fresh points", "floor": {}} | about}
+    return {
+        "measures": figures,
+        "measured": {"n": 100, "reference": "100 fresh points", "floor": {}} | about,
+    }
 
 
 def test_samples_no_better_than_noise_are_named(tmp_path):
@@ -177,7 +195,10 @@ def test_next_step_omits_force_and_is_empty_for_papers_and_searches(tmp_path):
 def test_settings_of_one_model_without_measures_have_no_verdict(tmp_path):
     for sampler in ("ddim", "heun"):
         for seed in (1, 2):
-            own = {"overrides": [f"sampler={sampler}", f"seed={seed}"], "choices": {"sampler": sampler}}
+            own = {
+                "overrides": [f"sampler={sampler}", f"seed={seed}"],
+                "choices": {"sampler": sampler},
+            }
             make_run(tmp_path, "v", seed, 2.0 + seed / 100, **own)
     story = read_study([tmp_path])
     assert "measures.n=1000 compares their samples" in story.answer and "lowest" not in story.answer
@@ -205,13 +226,17 @@ def test_table_states_number_of_seeds_with_metric(tmp_path):
     assert row.entry("metric/psnr").text.endswith("(2 seeds)")
 
 
-@pytest.mark.parametrize(("metric", "best"), [("val.bound.mean", "lr=0.2"), ("val.accuracy.mean", "lr=0.1")])
+@pytest.mark.parametrize(
+    ("metric", "best"), [("val.bound.mean", "lr=0.2"), ("val.accuracy.mean", "lr=0.1")]
+)
 def test_search_with_test_false_names_best_by_optimized_metric(tmp_path, metric, best):
     """The best has the lowest bound or the highest accuracy, never by test or training figures."""
     for rate, bound in (("0.1", 3.0), ("0.2", 2.0), ("0.3", 2.5)):
         val = metrics(bound) | {"accuracy": {"mean": bound / 4, "stderr": 0.01, "n": 32}}
         overrides = [f"lr={rate}", "test=false"]
-        run = make_run(tmp_path, "v", 1, bound, overrides=overrides, test={}, val=val, train=metrics(-bound))
+        run = make_run(
+            tmp_path, "v", 1, bound, overrides=overrides, test={}, val=val, train=metrics(-bound)
+        )
         with (run / "config.yaml").open("a") as file:
             file.write(f"optimized_metric: {metric}\n")
     figure = {"lr=0.1": "0.750", "lr=0.2": "2.000"}[best]

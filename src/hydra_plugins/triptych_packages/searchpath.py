@@ -14,7 +14,9 @@ class Packages(SearchPathPlugin):
         from triptych.config.source import CONFIGS, check_apart, of_packages
 
         packages = of_packages()
-        if not packages or not any(str(CONFIGS) in str(part.path) for part in search_path.get_path()):
+        if not packages or not any(
+            str(CONFIGS) in str(part.path) for part in search_path.get_path()
+        ):
             return
         check_apart()
         for package, folder in packages.items():

@@ -1,13 +1,15 @@
 """Run a grid as Hydra's own sweeper does, or in rounds that depend on the results so far.
 
-``tune``: each setting of the grid at each value of what is tuned, on seeds of their own, judged by the
-validation bound; then the grid on fresh seeds, each setting at the value that was best for all together
-("equal settings") and at its own best. Every setting gets the same number of trials (Dahl et al. 2023).
+``tune``: each setting of the grid at each value of what is tuned, on seeds of their own, judged by
+the validation bound; then the grid on fresh seeds, each setting at the value that was best for all
+together ("equal settings") and at its own best. Every setting gets the same number of trials (Dahl
+et al. 2023).
 
-``until=decided``: more seeds, the same for all settings, until no pair is open or ``max_seeds`` is reached.
+``until=decided``: more seeds, the same for all settings, until no pair is open or ``max_seeds`` is
+reached.
 
-What was decided stands in ``sweep.json``; runs lie in directories that follow from their overrides, so typing
-the same command goes on where it was.
+What was decided stands in ``sweep.json``; runs lie in directories that follow from their overrides,
+so typing the same command goes on where it was.
 """
 
 import itertools
@@ -35,7 +37,8 @@ class RoundsSweeper(BasicSweeper):
         max_batch_size: jobs that are handed to the launcher at a time; null: all.
         params: {key: "a,b,c"}, the grid, beside what the command line adds.
         settings: {name: [overrides]}: what each value of an axis ``setting`` stands for.
-        scales: {paper: {key: "a,b,c"}}: what ``scale=paper`` sets in place of ``params``, or beside them; a
+        scales: {paper: {key: "a,b,c"}}: what ``scale=paper`` sets in place of ``params``, or beside
+        them; a
             text in place of the keys says why there is no such scale.
         tune: {key: "a,b,c"}: what each setting has tuned.
         tuning_seeds: "101,102": of the trials; no seed of the grid.
@@ -81,7 +84,9 @@ class RoundsSweeper(BasicSweeper):
         from triptych.run.directory import write_atomic
         from triptych.study.rounds import fits_first
 
-        first, later = fits_first([job for job in jobs if self.hook.cell(job) not in self.hook.done])
+        first, later = fits_first(
+            [job for job in jobs if self.hook.cell(job) not in self.hook.done]
+        )
         if not first:
             return []
         write_atomic(Path(self.config.hydra.sweep.dir) / MULTIRUN, OmegaConf.to_yaml(self.config))
@@ -93,7 +98,8 @@ class RoundsSweeper(BasicSweeper):
             returns += [result.return_value for result in results]  # raises a job's error
         return returns
 
-    # until decided ----------------------------------------------------------------------------------
+    # until decided
+    # ----------------------------------------------------------------------------------
 
     def _until_decided(self, jobs: list[Job]) -> None:
         from triptych.study.compare import decide
@@ -104,7 +110,9 @@ class RoundsSweeper(BasicSweeper):
         facts = {"looks": len(rounds), "equal_within": self.config.equal_within}
         look = self.hook.look(facts)  # the look that an earlier start reached
         while True:
-            batch = [[*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings]
+            batch = [
+                [*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings
+            ]
             self.hook.expect(batch, until=facts | {"look": look})
             self._launch(batch)
             if not self.hook.all_finished(batch):
@@ -115,7 +123,8 @@ class RoundsSweeper(BasicSweeper):
                 return
             look += 1
 
-    # tuned ------------------------------------------------------------------------------------------
+    # tuned
+    # ------------------------------------------------------------------------------------------
 
     def _tuned(self, jobs: list[Job]) -> None:
         """Tune each setting, and run the grid with the points that were best."""
@@ -131,7 +140,9 @@ class RoundsSweeper(BasicSweeper):
         self._launch(batch)
         if not self.hook.all_finished(batch):
             return
-        bounds = {cell: list(map(self.hook.validation_bound, jobs)) for cell, jobs in trials.items()}
+        bounds = {
+            cell: list(map(self.hook.validation_bound, jobs)) for cell, jobs in trials.items()
+        }
         equal, best = choose_point(bounds)
         chosen = {named[setting]: list(point) for setting, point in best.items()}
         self.hook.record(tuning=facts | {"equal": list(equal), "best": chosen})
@@ -160,7 +171,9 @@ class RoundsSweeper(BasicSweeper):
 
         return [tuple(point) for point in grid({"params": self.tune}, [])]
 
-    def _planned_tuning(self, seeds: list[int], points: list[Point], names: list[str]) -> dict[str, Any]:
+    def _planned_tuning(
+        self, seeds: list[int], points: list[Point], names: list[str]
+    ) -> dict[str, Any]:
         """Return the entries of ``sweep.json`` about the tuning.
 
         UserError: the tuning began with other settings.
@@ -185,5 +198,7 @@ def trials_of(
     trials = {}
     for setting in settings:
         for point in points:
-            trials[setting, point] = [[*setting, *point, f"seed={seed}", "test=false"] for seed in seeds]
+            trials[setting, point] = [
+                [*setting, *point, f"seed={seed}", "test=false"] for seed in seeds
+            ]
     return trials

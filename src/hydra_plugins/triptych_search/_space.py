@@ -1,6 +1,7 @@
 """The space of a search: fixed keys, the values that are drawn, and jobs that try each of them.
 
-The underscore keeps it from Hydra's search for plugins, which would import Optuna for every command.
+The underscore keeps it from Hydra's search for plugins, which would import Optuna for every
+command.
 """
 
 from collections.abc import Mapping, Sequence

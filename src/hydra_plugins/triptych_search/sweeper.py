@@ -1,9 +1,9 @@
 """A search by Optuna as a sweep of Hydra's, in batches of trials.
 
-The study is a SQLite file in the sweep's directory and each trial is a run in a directory that follows from
-its values, so typing the same command goes on: trials under way first, then as many as are missing. While
-runs train, this process reads their validation bounds and stops those that Optuna prunes: no run imports
-Optuna, and every launcher works.
+The study is a SQLite file in the sweep's directory and each trial is a run in a directory that
+follows from its values, so typing the same command goes on: trials under way first, then as many as
+are missing. While runs train, this process reads their validation bounds and stops those that
+Optuna prunes: no run imports Optuna, and every launcher works.
 """
 
 import math
@@ -53,7 +53,12 @@ class OptunaSweeper(BasicSweeper):
         prune_after_step: Annotated[Whole, Unit("steps")],
         params: dict[str, str] | None = None,
     ):
-        self.n_trials, self.n_jobs, self.seed, self.params = n_trials, n_jobs, seed, dict(params or {})
+        self.n_trials, self.n_jobs, self.seed, self.params = (
+            n_trials,
+            n_jobs,
+            seed,
+            dict(params or {}),
+        )
         self.prune, self.after_trials, self.after_step = prune, prune_after_trials, prune_after_step
 
     def sweep(self, arguments: list[str]) -> None:
@@ -94,7 +99,9 @@ class OptunaSweeper(BasicSweeper):
         except Exception as error:  # an error of Optuna, SQLAlchemy or SQLite
             why = " ".join(str(error).split())[:200]
             fix = "move it away to begin anew"
-            raise UserError(f"{file}: cannot be opened as the search's study ({why}); {fix}") from error
+            raise UserError(
+                f"{file}: cannot be opened as the search's study ({why}); {fix}"
+            ) from error
 
     def _run_trials(self, study: Any) -> None:
         """Run trials in batches until there are ``n_trials``, or until one was interrupted."""
@@ -140,7 +147,9 @@ def check_metric(study: Any, metric: str) -> None:
     """Refuse to continue a study of another metric."""
     known = study.user_attrs.get(METRIC, metric)
     if known != metric:
-        raise UserError(f"optimized_metric={metric}: this search optimises {known}; choose another name")
+        raise UserError(
+            f"optimized_metric={metric}: this search optimises {known}; choose another name"
+        )
 
 
 def print_best(study: Any) -> None:
@@ -170,7 +179,9 @@ class _Watch(threading.Thread):
 
     def __init__(self, trials: list[Any], folders: list[Path]):
         super().__init__(daemon=True)
-        self.running = [(trial, folder, set[int]()) for trial, folder in zip(trials, folders, strict=False)]
+        self.running = [
+            (trial, folder, set[int]()) for trial, folder in zip(trials, folders, strict=False)
+        ]
         self._halt = threading.Event()
 
     def __enter__(self) -> None:
@@ -218,7 +229,9 @@ def report_trial(study: Any, trial: Any, folder: Path, value: float | None, metr
         trial.set_user_attr(FIGURE, value)
         study.tell(trial, -value if higher else value)
     elif run.status == "finished" and value is None:
-        raise UserError(f"optimized_metric={metric}: {folder.name} has no such figure; use val.bound.mean")
+        raise UserError(
+            f"optimized_metric={metric}: {folder.name} has no such figure; use val.bound.mean"
+        )
     elif run.status in ("finished", "failed", "diverged"):
         study.tell(trial, state=TrialState.FAIL)
     elif (folder / PRUNE).exists():

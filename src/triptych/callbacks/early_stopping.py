@@ -24,7 +24,9 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         patience: Annotated[Count, Unit("validations")] = 5,
         min_delta: Annotated[NonNegative, Unit("the figure's unit")] = 0.0,
     ):
-        super().__init__(monitor, min_delta, patience, check_finite=False, check_on_train_epoch_end=False)
+        super().__init__(
+            monitor, min_delta, patience, check_finite=False, check_on_train_epoch_end=False
+        )
 
     @property
     def state_key(self) -> str:
@@ -42,6 +44,8 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         better = {"accuracy": "higher"} | metrics_of(trainer).better
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
-            raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
+            raise UserError(
+                f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound"
+            )
         # Checkpoints of an earlier version do not say that the run had stopped.
         trainer.should_stop |= self.wait_count >= self.patience

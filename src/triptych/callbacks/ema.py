@@ -105,7 +105,9 @@ class EMA(pl.Callback):
         with torch.no_grad():
             for length, beta in self._beta.items():
                 torch._foreach_lerp_(self._lists[length], self._weights, 1 - beta(self.updates))
-        times = (round(k * trainer.max_steps / self.snapshots) for k in range(1, self.snapshots + 1))
+        times = (
+            round(k * trainer.max_steps / self.snapshots) for k in range(1, self.snapshots + 1)
+        )
         if self.updates in times and trainer.is_global_zero:
             averages = {name: self.averages[name] for name in self._powers}
             stored = {"step": self.updates, "sigma_rel": dict(self._powers), "averages": averages}
@@ -123,15 +125,24 @@ class EMA(pl.Callback):
             _copy(_parameters(pl_module), self._raw)
             self._raw = None
 
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.on_validation_end(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
         others = {name: average for name, average in self.averages.items() if name != self.name}
-        return {"average": self.average, "name": self.name, "others": others, "updates": self.updates}
+        return {
+            "average": self.average,
+            "name": self.name,
+            "others": others,
+            "updates": self.updates,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.averages = {state_dict["name"]: dict(state_dict["average"])} | dict(state_dict["others"])
+        self.averages = {state_dict["name"]: dict(state_dict["average"])} | dict(
+            state_dict["others"]
+        )
         self.updates = int(state_dict["updates"])
 
 

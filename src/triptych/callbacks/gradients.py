@@ -19,7 +19,9 @@ class Gradients(pl.Callback):
         self.clip, self.by_value = clip or 0.0, by_value
         self.clipped = torch.zeros((), dtype=torch.long)
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
+    ) -> None:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         steps = trainer.global_step + 1
         logged = steps % every == 0

@@ -37,7 +37,9 @@ class Metrics(pl.Callback):
     @property
     def better(self) -> dict[str, str]:
         """The better direction of each metric: "higher", "lower" or ""."""
-        better = {name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()}
+        better = {
+            name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()
+        }
         return {name: BETTER[higher] for name, higher in better.items()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -54,7 +56,13 @@ class Metrics(pl.Callback):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         seeds = [pl_module.seed, Stream.METRICS, batch_idx]
@@ -79,7 +87,9 @@ class Metrics(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         # This is our own data loader, which has ``items``.
         self._compute(trainer.val_dataloaders.items)  # type: ignore[union-attr]
-        module.log_dict({f"val/{name}": logged_mean(figure) for name, figure in self.figures.items()})
+        module.log_dict(
+            {f"val/{name}": logged_mean(figure) for name, figure in self.figures.items()}
+        )
 
     def on_test_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._compute(module.tested.items)
@@ -107,7 +117,11 @@ def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:
     """Return the callback of the item metrics that ``config`` names, or [] if there are none."""
-    of_items = {n: metric for n, metric in named_metrics(config).items() if not isinstance(metric, OfSamples)}
+    of_items = {
+        n: metric
+        for n, metric in named_metrics(config).items()
+        if not isinstance(metric, OfSamples)
+    }
     return [Metrics(of_items)] if of_items else []
 
 
@@ -120,7 +134,9 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have left it
-    accounts = [part for part in model.modules() if isinstance(part, Accounting)]  # a cascade's stages', too
+    accounts = [
+        part for part in model.modules() if isinstance(part, Accounting)
+    ]  # a cascade's stages', too
     try:
         for account in accounts:
             account.paused = True

@@ -167,5 +167,7 @@ def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
         return OmegaConf.create(check_single(cfg))
     job = without_hydra(cfg)
     if command != "train":
-        check_values({key: value for key, value in to_plain(job).items() if value != "???"}, command)
+        check_values(
+            {key: value for key, value in to_plain(job).items() if value != "???"}, command
+        )
     return job

@@ -1,6 +1,7 @@
 """`triptych-export RUN to=diffusers DIR [license=mit]`: write a finished run's model for diffusers.
 
-The run has `denoiser=unet2d schedule=betas`; anything else is refused. DIR must not exist or be empty.
+The run has `denoiser=unet2d schedule=betas`; anything else is refused. DIR must not exist or be
+empty.
 """
 
 import sys

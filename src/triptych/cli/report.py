@@ -24,7 +24,8 @@ DIRS = "a sweep's directory, or a single run's; of several the first gets joint_
 WITHIN = "call settings the same where a test puts their difference within M, in the unit shown"
 FIGURES = "every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory"
 RESULTS = (
-    "write the published claims of all sweeps beneath the directories into one page, and no report; "
+    "write the published claims of all sweeps beneath the directories into one page, and no "
+    "report; "
     "what it has of other papers stays"
 )
 
@@ -64,11 +65,17 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("triptych-report", description=__doc__)
-    parser.add_argument("dirs", nargs="+", type=partial(typed_path, key="DIR"), metavar="DIR", help=DIRS)
+    parser.add_argument(
+        "dirs", nargs="+", type=partial(typed_path, key="DIR"), metavar="DIR", help=DIRS
+    )
     parser.add_argument("--equal-within", type=margin, metavar="M", help=WITHIN)
     outputs = parser.add_mutually_exclusive_group()
-    outputs.add_argument("--figures", type=partial(typed_path, key="--figures"), metavar="OUT", help=FIGURES)
-    outputs.add_argument("--results", type=partial(typed_path, key="--results"), metavar="FILE", help=RESULTS)
+    outputs.add_argument(
+        "--figures", type=partial(typed_path, key="--figures"), metavar="OUT", help=FIGURES
+    )
+    outputs.add_argument(
+        "--results", type=partial(typed_path, key="--results"), metavar="FILE", help=RESULTS
+    )
     return parser
 
 
@@ -93,7 +100,9 @@ def check_options(options: argparse.Namespace) -> None:
     if options.figures:
         check_folder("--figures", options.figures)
         if any((options.figures / name).exists() for name in REPORT):
-            raise UserError(f"--figures={options.figures}: holds a report; choose another directory")
+            raise UserError(
+                f"--figures={options.figures}: holds a report; choose another directory"
+            )
 
 
 def write_pages(options: argparse.Namespace) -> None:
@@ -109,7 +118,10 @@ def write_pages(options: argparse.Namespace) -> None:
     report = write_report(*options.dirs, equal_within=options.equal_within)
     print_table(report)
     if options.figures:
-        print(f"Figures: {len(write_figures(report.study, options.figures))} files in {options.figures}")
+        print(
+            f"Figures: {len(write_figures(report.study, options.figures))} files in "
+            f"{options.figures}"
+        )
 
 
 def write_claims(file: Path, roots: Sequence[Path]) -> None:

@@ -47,7 +47,9 @@ def sample(cfg: DictConfig) -> Path:
     save_picture(samples[:PICTURED], drawing.data, folder / "samples.png")
     for index, name in enumerate(drawing.sources):
         if name in drawing.stages:
-            save_picture(drawn[name][:PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png")
+            save_picture(
+                drawn[name][:PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png"
+            )
     if values["trajectory"] is not None:
         condition = sampling.condition_of(drawing, values, cfg.n)
         seed, few = sampling.seed_of(values, 0), min(cfg.n, cfg.batch_size)

@@ -76,7 +76,9 @@ def replace_process(command: list[str]) -> None:
 
 
 def _end(number: int, _: Any) -> None:
-    if all(os.environ.get(name) in (None, "", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    if all(
+        os.environ.get(name) in (None, "", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    ):
         line = f"interrupted ({signal.Signals(number).name}); type the same command to go on\n"
         with suppress(OSError):
             os.write(2, line.encode())
@@ -99,7 +101,10 @@ class _Output(io.FileIO):
 def _stream(number: int, stream: TextIO | None) -> TextIO:
     """Reopen standard stream ``number``; escape characters that its encoding lacks."""
     raw = io.BufferedWriter(_Output(number, "w", closefd=False))
-    encoding, by_line = getattr(stream, "encoding", "utf-8"), getattr(stream, "line_buffering", False)
+    encoding, by_line = (
+        getattr(stream, "encoding", "utf-8"),
+        getattr(stream, "line_buffering", False),
+    )
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=by_line)
 
 
@@ -112,5 +117,9 @@ def _finish(output: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
     output.flush()
     if (lost := output.buffer.raw.lost) not in (0, errno.EPIPE):
-        print(f"error: standard output: cannot be written ({os.strerror(lost)})", file=sys.stderr, flush=True)
+        print(
+            f"error: standard output: cannot be written ({os.strerror(lost)})",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(74)

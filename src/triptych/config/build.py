@@ -119,11 +119,14 @@ def check_arguments(node: dict[str, Any], place: str) -> None:
 class Dependencies:
     """Dependencies that are injected by argument name and built once.
 
-    ``config``: all of it, resolved; its ``PARTS`` are built on first use. ``facts``: values by name, which
-    take precedence over ``PARTS``. ``built``: objects that exist already, by place in ``config``.
+    ``config``: all of it, resolved; its ``PARTS`` are built on first use. ``facts``: values by
+    name, which take precedence over ``PARTS``. ``built``: objects that exist already, by place in
+    ``config``.
     """
 
-    def __init__(self, config: dict[str, Any], facts: dict[str, Any], built: dict[str, Any] | None = None):
+    def __init__(
+        self, config: dict[str, Any], facts: dict[str, Any], built: dict[str, Any] | None = None
+    ):
         self.config, self.facts = config, facts
         self.built: dict[str, Any] = {} if built is None else built
 
@@ -171,8 +174,8 @@ NO_TABLE = Dependencies({}, {})  # injects nothing
 def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) -> Any:
     """Build the object that ``config`` describes; ``path`` is its dotted key, for messages.
 
-    Arguments that neither ``config`` nor ``extra`` gives come from ``table``, by name. Text is not resolved,
-    unless the argument's class has short names. UserError for whatever cannot be built.
+    Arguments that neither ``config`` nor ``extra`` gives come from ``table``, by name. Text is not
+    resolved, unless the argument's class has short names. UserError for whatever cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
         raise UserError(f"{path}: names no class; must be a group with _target_")
@@ -193,7 +196,9 @@ def _build_value(node: Any, place: str, table: Dependencies) -> Any:
     return {key: _build_value(value, f"{place}.{key}", table) for key, value in node.items()}
 
 
-def _build_object(node: dict[str, Any], place: str, table: Dependencies, extra: dict[str, Any]) -> Any:
+def _build_object(
+    node: dict[str, Any], place: str, table: Dependencies, extra: dict[str, Any]
+) -> Any:
     """Build an object: injected dependencies first, then nested ones, then itself."""
     owner = import_class(node["_target_"], place)
     needs_optimizer = any(base.__module__ == "torch.optim.lr_scheduler" for base in owner.__mro__)

@@ -53,7 +53,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     swept = _swept(hydra)
     for key, line in chain(_undeclared(plain, group, command), unfit(plain, group)):
         if key.startswith(swept):
-            continue  # A file's sweep chooses another class there in each cell, and cells are checked.
+            # A file's sweep chooses another class there in each cell, and cells are checked.
+            continue
         if key not in typed:
             line = line.replace(": ", f"{_origin(hydra.runtime.choices)}: ", 1)
         raise UserError(line)

@@ -62,7 +62,9 @@ def typed(value: Any) -> str:
         return f"[{','.join(map(typed, value))}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{typed(inner)}" for key, inner in value.items()) + "}"
-    raise UserError(f"{value!r}: must be a number, text, boolean, null, or a list or mapping of them")
+    raise UserError(
+        f"{value!r}: must be a number, text, boolean, null, or a list or mapping of them"
+    )
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:

@@ -34,7 +34,10 @@ class Explanation(NamedTuple):
 def explain(error: Exception, command: str) -> str:
     """Explain an error in a command's overrides; if no row matches, return the error's own text."""
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: must be KEY=VALUE; quote special characters, as in {QUOTED[command]}"
+        return (
+            f"{error.override}: must be KEY=VALUE; quote special characters, as in "
+            f"{QUOTED[command]}"
+        )
     text = str(error)
     for row in EXPLANATIONS:
         match = re.search(row.pattern, text)
@@ -86,7 +89,10 @@ def names(command: str) -> list[str]:
     """Return the names of a command's groups and keys, including those of all choices."""
     known = command_groups(command)
     for group in [*known]:
-        if group.split("/")[0] not in (*FREE_GROUPS, "hydra"):  # their files have keys of other groups
+        if group.split("/")[0] not in (
+            *FREE_GROUPS,
+            "hydra",
+        ):  # their files have keys of other groups
             place = group.removesuffix("/base").replace("/", ".")
             for file in files_of(group):
                 known += [f"{place}.{key}" for key, _ in leaves(read_yaml(file))]
@@ -110,7 +116,10 @@ EXPLANATIONS = (
     Explanation(
         rf"{NO_CHOICE}data/(?P<path>[^']*/[^']*)'",
         "data=/x/y.npz",
-        "data={path}: no such choice; type data=folder data.root=FOLDER for images; see docs/own-code.md",
+        (
+            "data={path}: no such choice; type data=folder data.root=FOLDER for images; see "
+            "docs/own-code.md"
+        ),
     ),
     Explanation(
         rf"{NO_CHOICE}(?P<group>[^']+)/(?P<choice>[^/']*)'",
@@ -138,12 +147,18 @@ EXPLANATIONS = (
     Explanation(
         r"Could not append to config[^']*'(?P<key>[^']+)'",
         "+seed=2",
-        "+{key}: is there already; leave out the plus, and type a group's choice as objective/loss=elbo",
+        (
+            "+{key}: is there already; leave out the plus, and type a group's choice as "
+            "objective/loss=elbo"
+        ),
     ),
     Explanation(
         r"(?:Ambiguous value for argument|Sweep parameters) '(?P<typed>.+)'",
         "seed=1,2",
-        "{typed}: several values; type one, or sweep with triptych-train -m; a list is typed as KEY=[A,B]",
+        (
+            "{typed}: several values; type one, or sweep with triptych-train -m; a list is typed "
+            "as KEY=[A,B]"
+        ),
     ),
     Explanation(
         r"Error merging override \+*(?P<typed>(?P<key>\S+?)=.*)",
@@ -166,7 +181,10 @@ EXPLANATIONS = (
         "+{group}={choice}: has a choice already; type {group}={choice} without the plus",
     ),
     Explanation(
-        r"^(?:In '\S+': )?(?:.*raised while [^:]*: )?\"?(?P<problem>.+?)\"?\s+full_key: (?P<key>\S+)",
+        (
+            r"^(?:In '\S+': )?(?:.*raised while [^:]*: )?\"?(?P<problem>.+?)\"?\s+full_key: "
+            r"(?P<key>\S+)"
+        ),
         "seed=${nowhere}",
         "{key}: {problem}; type {key}=VALUE",
     ),

@@ -57,8 +57,8 @@ def copy_plain(value: Any, what: str) -> Any:
     """Copy ``value`` as None, bool, int, float, str, list and dict alone.
 
     UserError: it holds other values; ``what`` begins the message.
-    Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs that is gone
-    is left out at the value that changed nothing (`REMOVED`).
+    Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs
+    that is gone is left out at the value that changed nothing (`REMOVED`).
     """
     try:
         copied = _copy(value, "", what)

@@ -160,7 +160,9 @@ def answer(key: str, value: str, command: str = "train") -> str:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Suggest a name: the same name in a group, or the ``closest``; otherwise list the names."""
-    keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))  # groups are no keys
+    keys = sorted(
+        known for known in set(names) if not known.startswith(f"{name}.")
+    )  # groups are no keys
     inside = [known for known in keys if known.rpartition(".")[2] == name]
     if inside:  # typed without its group
         return f"did you mean {' or '.join(inside[:3])}?"

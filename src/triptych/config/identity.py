@@ -29,7 +29,15 @@ BUNDLES = ("experiment", "setting", "debug")  # each names several settings that
 # Keys of these roles set how to run: they do not change a run's directory.
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
 # Keys of these roles do not change a run's figures, so its checkpoint may have other values.
-SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
+SAME_FIGURES = {
+    Role.PATH,
+    Role.START,
+    Role.LOADING,
+    Role.MACHINE,
+    Role.REPORTING,
+    Role.OUTPUT,
+    Role.LABEL,
+}
 SIMULATED = 8  # processes or threads that fewer cores may still run, slowly
 SWEEP = 48  # most characters in the name of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
@@ -202,7 +210,9 @@ def sweep_name(cfg: DictConfig) -> str:
     """
     if any(override.startswith("name=") for override in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
-    return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
+    return slug(
+        ",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP
+    )
 
 
 def own_name(cfg: DictConfig) -> str | None:

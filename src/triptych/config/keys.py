@@ -12,10 +12,26 @@ from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
 from triptych.config.signatures import REQUIRED, UNKNOWN, Arguments, arguments
 from triptych.config.source import folders
 from triptych.config.trust import check_name, trusted
-from triptych.declare import Role, alternatives, fits, is_declaration, literal_values, marks, refusal, unwrap
+from triptych.declare import (
+    Role,
+    alternatives,
+    fits,
+    is_declaration,
+    literal_values,
+    marks,
+    refusal,
+    unwrap,
+)
 from triptych.errors import UserError
 
-FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
+FREE_GROUPS = (
+    "experiment",
+    "ablation",
+    "paper",
+    "debug",
+    "local",
+    "hparams_search",
+)  # may set any key
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # all of Hydra's own keys that are used
@@ -225,7 +241,9 @@ def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
             yield from entries(value, entry.key, entry.place)
 
 
-def unfit(config: Any, group: Key, path: str = "", command: str = "train") -> Iterator[tuple[str, str]]:
+def unfit(
+    config: Any, group: Key, path: str = "", command: str = "train"
+) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key at or below ``path`` with a value not allowed."""
     for entry in entries(config, group, path):
         line = _refusal(entry.place, entry.key, entry.value, command)

@@ -15,8 +15,8 @@ class Metric:
     """A figure of a set of samples and its direction; one without direction is never ranked.
 
     ``better`` is the direction: a figure of NEITHER is drawn but not ranked.
-    ``of``: "points", "images", "captions" of images, or "" for a user's own. ``version``: changed with the
-    definition, as figures of two definitions are not to be compared.
+    ``of``: "points", "images", "captions" of images, or "" for a user's own. ``version``: changed
+    with the definition, as figures of two definitions are not to be compared.
     """
 
     name: str
@@ -45,9 +45,14 @@ SAMPLE_METRICS = {
         Metric("mode_1", "share of mode 1", NEITHER, "points"),
         Metric("prompt_accuracy", "share of samples that match their caption", HIGHER, "captions"),
         Metric(
-            "prompt_accuracy_held_out", "share that match captions kept from training", HIGHER, "captions"
+            "prompt_accuracy_held_out",
+            "share that match captions kept from training",
+            HIGHER,
+            "captions",
         ),
-        Metric("retrieval", "share whose caption the contrastive model retrieves", HIGHER, "captions"),
+        Metric(
+            "retrieval", "share whose caption the contrastive model retrieves", HIGHER, "captions"
+        ),
         Metric("fid", "FID", LOWER, "images"),
         Metric("frechet_distance", "Fréchet distance of features", LOWER, "images"),
         Metric("precision", "precision", HIGHER, "images"),

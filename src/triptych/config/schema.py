@@ -1,6 +1,7 @@
 """Declare the top-level keys of each command; defaults and comments are in ``configs/``.
 
-A group with a ``_target_`` is described by that class; here stand its ``Base`` and a role for its keys.
+A group with a ``_target_`` is described by that class; here stand its ``Base`` and a role for its
+keys.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,18 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from triptych.declare import ClassName, Count, FilePath, NonNegative, Positive, Role, Seed, Steps, Unit, Whole
+from triptych.declare import (
+    ClassName,
+    Count,
+    FilePath,
+    NonNegative,
+    Positive,
+    Role,
+    Seed,
+    Steps,
+    Unit,
+    Whole,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,9 @@ Variances = Literal["beta_tilde", "beta", "optimal", "learned"] | ClassName
 
 class _Bound(TypedDict):
     decoder: Decoders | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
-    variance: Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
+    variance: (
+        Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
+    )
     repeats: Repeats
     val_repeats: Repeats
 
@@ -112,9 +126,13 @@ class Trainer(TypedDict):
     val_check_interval: Annotated[Count, Unit("steps")]
     log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
-    devices: Annotated[Count | Literal[-1] | str | Annotated[Sequence[int], MinLen(1)], Role.MACHINE]
+    devices: Annotated[
+        Count | Literal[-1] | str | Annotated[Sequence[int], MinLen(1)], Role.MACHINE
+    ]
     num_nodes: Annotated[Count, Role.MACHINE]
-    strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE]
+    strategy: Annotated[
+        Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE
+    ]
     precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
     gradient_clip_val: Positive | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
@@ -159,8 +177,12 @@ class DrawingKeys(TypedDict):
     """Keys of sampling; runs of earlier versions lack guidance and threshold."""
 
     sampler: Annotated[Group, Base("triptych.diffusion.sampler.base.Sampler"), Role.DRAWING]
-    guidance: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
-    threshold: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
+    guidance: NotRequired[
+        Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]
+    ]
+    threshold: NotRequired[
+        Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]
+    ]
     guide: Annotated[FilePath | None, Role.DRAWING]
     condition_from: NotRequired[Annotated[dict[str, str], Role.DRAWING]]
 
@@ -175,7 +197,9 @@ class ModelKeys(TypedDict):
     objective: Annotated[_Objective, Base("triptych.diffusion.objective.Objective")]
     model: Annotated[_Network, Base("triptych.models.base.BoundModel")]
     bound: Annotated[_Bound, Base("triptych.diffusion.bound.Bound")]
-    likelihood: NotRequired[Annotated[_Likelihood, Base("triptych.diffusion.likelihood.Likelihood")]]
+    likelihood: NotRequired[
+        Annotated[_Likelihood, Base("triptych.diffusion.likelihood.Likelihood")]
+    ]
     optimizer: Annotated[Group, Base("torch.optim.Optimizer")]
     lr_schedule: Annotated[
         Group, Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler")
@@ -231,14 +255,18 @@ class Train(ModelKeys, DrawingKeys):
     """Keys of ``triptych-train``; a run that resumes must have recorded each required group."""
 
     stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
-    augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
+    augmentation: NotRequired[
+        dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]
+    ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
     callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
     metrics: NotRequired[
         Annotated[dict[str, Annotated[Group | None, Base("torchmetrics.Metric")]], Role.REPORTING]
     ]
-    logger: Annotated[_Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
+    logger: Annotated[
+        _Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING
+    ]
     paths: NotRequired[Annotated[_Paths, Role.PATH]]
     name: Annotated[str | int | None, Role.LABEL]
     setting: str | int | float | None

@@ -1,10 +1,10 @@
 """Decide which classes a configuration, which may be untrusted, may name and import.
 
-Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
-optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer and the
-callbacks listed, with plain arguments; and any class defined in a package that the owner of this clone
-trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust = ["a", "b"]``). No functions,
-nested names, or what a module merely imports.
+Accepted is a class that is *defined* in one of the rooms below, under the name that its own file
+gives it; an optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's
+Trainer and the callbacks listed, with plain arguments; and any class defined in a package that the
+owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust =
+["a", "b"]``). No functions, nested names, or what a module merely imports.
 
 ``check_name`` reads the table of signatures and imports nothing. ``import_class`` imports one
 module, and checks that the object is the class of that name.
@@ -51,7 +51,9 @@ REASONS = {  # why a class of torch or Lightning cannot be named
     "torch.optim.lr_scheduler.LRScheduler": BASE,
     "torch.optim.Optimizer": BASE,
     "torch.optim.LBFGS": LBFGS,
-    "torch.optim.SparseAdam": "needs sparse gradients, which no network here has; choose adamw or sgd",
+    "torch.optim.SparseAdam": (
+        "needs sparse gradients, which no network here has; choose adamw or sgd"
+    ),
     **{f"{LIGHTNINGS}{name}": reason for name, reason in CALLBACKS.items()},
     **{f"lightning.pytorch.callbacks.{name}": reason for name, reason in CALLBACKS.items()},
 }

@@ -1,7 +1,8 @@
 """Augment training images, anew at every step; validation and test images stay as they are.
 
-The bound that a run reports is of the images as they are. What is drawn follows from the seed, the step and
-the place in the *global* batch, so a resumed run and another number of processes change the same images.
+The bound that a run reports is of the images as they are. What is drawn follows from the seed, the
+step and the place in the *global* batch, so a resumed run and another number of processes change
+the same images.
 
 A model would also draw changed images. It does not if its condition describes what was done to each
 item (``told``), and if it draws items to which nothing was done (Karras et al. 2020, 2022:
@@ -115,7 +116,9 @@ class ConditioningNoise(Augmentation):
 
     told, numbers = True, 1
 
-    def __init__(self, part: str = "low", p: Share = 0.5, most: Annotated[float, Gt(0), Le(1)] = 0.5) -> None:
+    def __init__(
+        self, part: str = "low", p: Share = 0.5, most: Annotated[float, Gt(0), Le(1)] = 0.5
+    ) -> None:
         self.part, self.p, self.most = part, p, most
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
@@ -177,7 +180,9 @@ def augment(
     """
     if x.ndim != 4:
         shape = tuple(x.shape[1:])
-        raise UserError(f"augmentation: is for images (C, H, W), not {shape}; set augmentation=none")
+        raise UserError(
+            f"augmentation: is for images (C, H, W), not {shape}; set augmentation=none"
+        )
     generator = seeded(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
     uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731

@@ -25,7 +25,9 @@ def select(
     values: Tensor, labels: Tensor, parts: Mapping[str, np.ndarray], levels: int | None
 ) -> dict[str, Split]:
     """Return {name: Split} with the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
-    return {n: Split(values[rows], Condition(label=labels[rows]), levels) for n, rows in parts.items()}
+    return {
+        n: Split(values[rows], Condition(label=labels[rows]), levels) for n, rows in parts.items()
+    }
 
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,12 +44,12 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
 class DataModule(pl.LightningDataModule, ABC):
     """Fixed splits, batches in an order that follows from (seed, step).
 
-    A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`;
-    one with conditions other than labels gives `conditions` too. largest: how far from 0 values of a density
-    may lie, as noise schedules are made for about 1.
-    batch_size is global, shared among the processes; eval_batch_size is each process's own;
-    num_workers: threads that decode image files in setup, and so many training batches are prepared ahead;
-    0: in the thread that trains. pin_memory: batches in page-locked memory, where there is a GPU to copy to.
+    A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and
+    defines `load`; one with conditions other than labels gives `conditions` too. largest: how far
+    from 0 values of a density may lie, as noise schedules are made for about 1. batch_size is
+    global, shared among the processes; eval_batch_size is each process's own; num_workers: threads
+    that decode image files in setup, and so many training batches are prepared ahead; 0: in the
+    thread that trains. pin_memory: batches in page-locked memory, where there is a GPU to copy to.
     class_names may be set in `load`. DataError on bad sizes.
     """
 

@@ -118,7 +118,8 @@ def _check_numbers(data: DataModule, place: str, value: Tensor | Mapped, largest
             _refuse(
                 data,
                 f"{place} up to {size:.4g}; must be at most {largest:g} in absolute value, as "
-                "noise schedules are made for about 1; a class whose data are larger says `largest`",
+                "noise schedules are made for about 1; a class whose data are larger says "
+                "`largest`",
             )
 
 
@@ -155,7 +156,9 @@ def fingerprint(data: DataModule) -> Fingerprint:
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
-        return Fingerprint(_hex(facts, drawn, judged), _hex(facts, drawn, judged, n), n, about=about)
+        return Fingerprint(
+            _hex(facts, drawn, judged), _hex(facts, drawn, judged, n), n, about=about
+        )
     items = {name: _item_numbers(split) for name, split in data.splits.items()}
     shared = _shared(items)
     if shared:
@@ -231,7 +234,10 @@ def leakage(facts: Entries) -> list[str]:
     ``facts``: as ``Fingerprint.record`` returns.
     """
     return [
-        f"data: {k} of the {facts['n'][name]} {name} items are identical to items in train (leakage)"
+        (
+            f"data: {k} of the {facts['n'][name]} {name} items are identical to items in train "
+            "(leakage)"
+        )
         for name, k in facts.get("shared", {}).items()
     ]
 
@@ -239,7 +245,9 @@ def leakage(facts: Entries) -> list[str]:
 def _numbers(values: Tensor | Mapped) -> Tensor:
     """Return a number for each item, (n,) int64."""
     n = len(values)
-    parts = (values[start : start + DIGESTED].contiguous().numpy() for start in range(0, n, DIGESTED))
+    parts = (
+        values[start : start + DIGESTED].contiguous().numpy() for start in range(0, n, DIGESTED)
+    )
     return torch.tensor([item_number(item) for part in parts for item in part], dtype=torch.int64)
 
 

@@ -54,7 +54,9 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
 
     It changes if a file is changed or moved.
     """
-    name = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
+    name = hashlib.blake2b(
+        json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12
+    )
     for file in files:
         facts = (top / file).stat()  # ctime cannot be set, unlike mtime by tar and rsync
         line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n"
@@ -88,7 +90,9 @@ def cached_images(
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
 
 
-def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+def cached_arrays(
+    folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]
+) -> list[np.ndarray]:
     """Return the arrays that ``folder`` caches under ``name``; without them call ``make`` first.
 
     StorageError: they cannot be written.

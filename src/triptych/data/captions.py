@@ -1,7 +1,7 @@
 """Data with captions, and embeddings of images and captions by a contrastive run.
 
-An embedding here is sqrt(d) times a unit vector of d dimensions, so that its entries are of size about
-one, as noise schedules and networks expect.
+An embedding here is sqrt(d) times a unit vector of d dimensions, so that its entries are of size
+about one, as noise schedules and networks expect.
 """
 
 import hashlib
@@ -52,9 +52,16 @@ class Embedder:
         fix = "needs the directory of a finished run of model=contrastive"
         try:
             about = load_tensors(file)
-            if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
+            if (
+                sum(t.numel() * t.element_size() for t in about["state"].values())
+                > file.stat().st_size
+            ):
                 raise ValueError("larger than its file")
-            kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
+            kind, shape, text = (
+                import_class(about["_target_"]),
+                tuple(about["shape"]),
+                Tokens(*about["text"]),
+            )
             if not issubclass(kind, ContrastiveNetwork):
                 raise TypeError(about["_target_"])
             with torch.device("meta"):  # no memory beyond the file's own tensors
@@ -85,7 +92,9 @@ class Embedder:
     @torch.no_grad()
     def texts(self, text: Part) -> Tensor:
         """Return embeddings (n, d) of texts."""
-        return self._scaled([self.network.texts(c.parts["text"]) for c in Condition(text=text).split(ROWS)])
+        return self._scaled(
+            [self.network.texts(c.parts["text"]) for c in Condition(text=text).split(ROWS)]
+        )
 
     def _scaled(self, parts: list[Tensor]) -> Tensor:
         return torch.cat([torch.zeros(0, self.width), *parts]) * self.width**0.5
@@ -110,8 +119,8 @@ def on_sphere(embedding: Tensor) -> Tensor:
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """Interpolate spherically between embeddings a and b, (n, d) each, with the shares t (n,) of b.
 
-    sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022, sec. 3.2),
-    for a and b of one length; the straight line where they point the same way.
+    sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022,
+    sec. 3.2), for a and b of one length; the straight line where they point the same way.
     """
     angle = torch.cosine_similarity(a, b, dim=1).clamp(-1, 1).arccos().unsqueeze(1)
     share = share.unsqueeze(1)
@@ -130,7 +139,8 @@ class Captioned(DataModule):
 
     Args:
         encoder: of captions and prompts.
-        embeddings: a run of model=contrastive: conditions then have the vectors "embedding", of the image,
+        embeddings: a run of model=contrastive: conditions then have the vectors "embedding", of the
+        image,
             and "text_embedding", of the caption.
 
     Attributes:
@@ -283,5 +293,7 @@ def read_caption(image: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
     if not 0 < len(text) <= MOST:
-        raise DataError(f"data.root: {file} has {len(text)} characters; needs a caption of 1 to {MOST}")
+        raise DataError(
+            f"data.root: {file} has {len(text)} characters; needs a caption of 1 to {MOST}"
+        )
     return text

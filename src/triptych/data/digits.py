@@ -22,7 +22,9 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     # The file is read directly, because the import of sklearn.datasets takes seconds.
     files = places("sklearn.datasets.data")
     if not files:
-        raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")
+        raise DataError(
+            "data=digits: needs scikit-learn, which ships the images: pip install scikit-learn"
+        )
     with gzip.open(files[0] / "digits.csv.gz", "rt") as lines:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
@@ -32,7 +34,8 @@ class Digits(DataModule):
     """Handwritten digits of 8 x 8 pixels, with 17 grey levels and 10 classes.
 
     In the order of RandomState(0): 1350 train, 150 validation, 297 test.
-    val_size (0 .. 1499) is taken from the end of the first 1500; 0 trains on all of them. The test set stays.
+    val_size (0 .. 1499) is taken from the end of the first 1500; 0 trains on all of them. The test
+    set stays.
     """
 
     name = "digits"
@@ -41,7 +44,9 @@ class Digits(DataModule):
     num_classes = 10
 
     def __init__(
-        self, val_size: Annotated[int, Ge(0), Le(1499), Role.SPLIT, Unit("items")] = 150, **loading: Any
+        self,
+        val_size: Annotated[int, Ge(0), Le(1499), Role.SPLIT, Unit("items")] = 150,
+        **loading: Any,
     ) -> None:
         super().__init__(**loading)
         self.val_size = val_size

@@ -74,7 +74,8 @@ def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image
         return image
     if background is None:
         raise DataError(
-            f"data.background=null: {file} is transparent in part; needs a grey level to lay it over, from 0"
+            f"data.background=null: {file} is transparent in part; needs a grey level to lay "
+            "it over, from 0"
             " (black) to 255 (white)"
         )
     return Image.alpha_composite(Image.new("RGBA", image.size, (*(background,) * 3, 255)), image)
@@ -152,9 +153,13 @@ class ImageFolder(DataModule):
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
                 with progress_bar(desc="images", total=len(files), disable=quiet) as bar:
-                    for start in range(0, len(files), AHEAD):  # not all at once: they would wait in memory
+                    for start in range(
+                        0, len(files), AHEAD
+                    ):  # not all at once: they would wait in memory
                         some = files[start : start + AHEAD]
-                        for image in pool.map(lambda f: read_image(f, size, channels, self.background), some):
+                        for image in pool.map(
+                            lambda f: read_image(f, size, channels, self.background), some
+                        ):
                             bar.update()
                             yield image
             finally:

@@ -19,17 +19,21 @@ from triptych.diffusion.condition import Condition, Kind
 class ImageEmbeddings(DataModule):
     """x (d,): the embedding, sqrt(d) times a unit vector, of each image of ``base``.
 
-    Items, splits, order and conditions are those of the captioned ``base`` with the same ``embeddings``, a
-    run of model=contrastive; "embedding" is no condition here.
+    Items, splits, order and conditions are those of the captioned ``base`` with the same
+    ``embeddings``, a run of model=contrastive; "embedding" is no condition here.
     """
 
     name = "image_embeddings"
     known_as = IMAGE
 
-    def __init__(self, base: Annotated[Any, Role.DATA], embeddings: FilePath, **loading: Any) -> None:
+    def __init__(
+        self, base: Annotated[Any, Role.DATA], embeddings: FilePath, **loading: Any
+    ) -> None:
         super().__init__(**loading)
         if not isinstance(base, Captioned):
-            raise DataError(f"data.base: a {type(base).__name__}; needs data with captions, as shapes")
+            raise DataError(
+                f"data.base: a {type(base).__name__}; needs data with captions, as shapes"
+            )
         base.embed(embeddings)
         assert base.embedder is not None
         self.base, self.shape, self.num_classes = base, (base.embedder.width,), base.num_classes

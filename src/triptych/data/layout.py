@@ -1,8 +1,9 @@
 """List an image folder: its splits, its classes and files that cannot be used, without torch.
 
-Top folders that are named as splits are splits, in the words of Hugging Face's imagefolder (datasets,
-``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else two or more top folders
-are classes, and a hash of each image's path splits them.
+Top folders that are named as splits are splits, in the words of Hugging Face's imagefolder
+(datasets,
+``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else two or more
+top folders are classes, and a hash of each image's path splits them.
 """
 
 import hashlib
@@ -33,9 +34,9 @@ class Layout:
 
     Attributes:
         files: relative to the root, sorted.
-        splits: of each file, "train", "val" or "test" by its top folder; "" where a hash is to decide.
-        classes: sorted names, over all splits; empty: no labels.
-        labels: of each file, its place in ``classes``; empty without classes.
+        splits: of each file, "train", "val" or "test" by its top folder; "" where a hash is to
+        decide. classes: sorted names, over all splits; empty: no labels. labels: of each file, its
+        place in ``classes``; empty without classes.
     """
 
     files: list[Path]
@@ -77,8 +78,8 @@ def check_folder(root: Path) -> None:
 def read_layout(root: Path) -> Layout:
     """Return the images under ``root`` with their splits and classes, by the names of folders.
 
-    DataError: no images; a folder named as a split beside others that are none, or without a train; images
-    both in class folders and beside them.
+    DataError: no images; a folder named as a split beside others that are none, or without a train;
+    images both in class folders and beside them.
     """
     check_folder(root)
     key = f"data.root={str(root)!r}"
@@ -118,7 +119,9 @@ def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str])
             raise DataError(f"{key}: {file} lies beside folders of splits; {fix}")
     if "train" not in splits:
         top = files[0].parts[0]
-        raise DataError(f"{key}: {top}/ is there, but no train/; add it, or name {top} as data.root")
+        raise DataError(
+            f"{key}: {top}/ is there, but no train/; add it, or name {top} as data.root"
+        )
 
 
 def place(file: Path, data_seed: int) -> float:

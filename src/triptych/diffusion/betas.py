@@ -54,12 +54,16 @@ class Betas(Linear):
         elif beta_schedule == "scaled_linear":
             betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
         else:
-            ends = [math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(steps + 1)]
+            ends = [
+                math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(steps + 1)
+            ]
             betas = torch.tensor([min(1 - ends[k + 1] / ends[k], 0.999) for k in range(steps)])
         kept = torch.cumprod(1.0 - betas, dim=0).double()
         table = torch.log((1 - kept) / kept)
         if not (table.isfinite().all() and (table.diff() > 0).all()):
-            problem = "each beta must lower alphas_cumprod in float32, and the last leave some signal"
+            problem = (
+                "each beta must lower alphas_cumprod in float32, and the last leave some signal"
+            )
             raise ValueError(f"schedule: {problem}")
         super().__init__(table[0].item(), table[-1].item())
         self.last = steps - 1
@@ -85,7 +89,9 @@ class Betas(Linear):
         wanted = gamma.double().contiguous()
         upper = torch.searchsorted(self.table, wanted).clamp(1, self.last)
         low, high = self.table[upper - 1], self.table[upper]
-        return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
+        return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(
+            gamma.dtype
+        )
 
     def stops(self, steps: int) -> Tensor:
         """Return a sampler's times, spaced like diffusers' ``timestep_spacing="trailing"``.

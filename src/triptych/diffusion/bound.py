@@ -15,7 +15,15 @@ from .condition import Condition
 from .decoder import Decoder
 from .draws import Draw
 from .protocol import AnyDenoiser
-from .reverse_variance import NODES, BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
+from .reverse_variance import (
+    NODES,
+    BetaTilde,
+    Optimal,
+    ReverseVariance,
+    as_variance,
+    step_kl,
+    step_of,
+)
 from .schedule import Schedule
 
 Continuous = Annotated[None, "continuous time"]  # reports write this for null
@@ -74,7 +82,9 @@ class Bound:
         if steps is None and not isinstance(self.variance, BetaTilde):
             names = {kind: name for name, kind in ReverseVariance.named.items()}
             name = names.get(type(self.variance), type(self.variance).__name__)
-            raise ValueError(f"bound.variance={name}: is of a step; set bound.steps=T, or beta_tilde")
+            raise ValueError(
+                f"bound.variance={name}: is of a step; set bound.steps=T, or beta_tilde"
+            )
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
 
     def __call__(
@@ -97,10 +107,17 @@ class Bound:
         They measure what is lost of x at t = 1 and at t = 0.
         """
         low, high = self.schedule.ends(x.device)
-        return denoiser.process.prior_kl(x, high), self.decoder.draw(denoiser, x, eps_0, low, condition)
+        return denoiser.process.prior_kl(x, high), self.decoder.draw(
+            denoiser, x, eps_0, low, condition
+        )
 
     def diffusion(
-        self, denoiser: AnyDenoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        condition: Condition | None = None,
     ) -> DiffusionTerm:
         """Return a one-sample estimate of the diffusion term.
 
@@ -146,5 +163,9 @@ class Bound:
         """
         if self.steps is not None and isinstance(self.variance, Optimal):
             few = self.steps <= NODES
-            t = torch.arange(1, self.steps + 1) / self.steps if few else torch.linspace(0, 1, NODES + 1)
+            t = (
+                torch.arange(1, self.steps + 1) / self.steps
+                if few
+                else torch.linspace(0, 1, NODES + 1)
+            )
             self.variance.measure(denoiser, self.schedule.gamma(t.to(x)), x, seed, condition)

@@ -157,7 +157,9 @@ class Condition:
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
     def without(self, *names: str) -> Condition | None:
-        return Condition.of(**{name: part for name, part in self.parts.items() if name not in names})
+        return Condition.of(
+            **{name: part for name, part in self.parts.items() if name not in names}
+        )
 
     def only(self, *names: str) -> Condition | None:
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
@@ -170,7 +172,9 @@ class Condition:
         parts = dict(self.parts)
         for name, dropped in gone.items():
             part = parts[name]
-            parts[name] = Part(part.value, part.presence() & ~dropped.to(part.value.device), part.mask)
+            parts[name] = Part(
+                part.value, part.presence() & ~dropped.to(part.value.device), part.mask
+            )
         return Condition(**parts)
 
 

@@ -78,7 +78,9 @@ class Control:
         self.density = Piecewise(self._spread(x[:32], t).double(), UNIFORM)
         rows, targets = [], []
         for repeat in range(REPEATS):
-            draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, Stream.CONTROL), repeat, REPEATS)
+            draw = evaluation_draw(
+                tuple(x.shape[1:]), index, mix(seed, Stream.CONTROL), repeat, REPEATS
+            )
             at, weight = self.times(draw.t.double())
             eps = draw.eps.to(device)
             term = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
@@ -87,7 +89,9 @@ class Control:
             targets.append(term.nats.double().cpu() * weight)
         a, b = torch.cat(rows), torch.cat(targets)
         square = a.T @ a
-        self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(NODES, -1)
+        self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(
+            NODES, -1
+        )
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Map uniform u (B,) in [0, 1) to t and w = 1 / density at t, (B,) each, in double."""
@@ -142,7 +146,9 @@ def _roughness(weight: Tensor) -> Tensor:
     """
     difference = torch.eye(NODES, dtype=torch.float64).diff(dim=0)
     scale = weight.reshape(NODES, -1).mean(0)
-    penalty = torch.cat([scale.new_full((1,), 1e-6), scale.new_full((len(scale) - 1,), STIFF)]) * scale
+    penalty = (
+        torch.cat([scale.new_full((1,), 1e-6), scale.new_full((len(scale) - 1,), STIFF)]) * scale
+    )
     rough = torch.kron(difference.T @ difference, penalty.diag())
     return rough + 1e-9 * weight.mean() * torch.eye(len(weight), dtype=torch.float64)
 
@@ -168,7 +174,9 @@ def controlled_error(
         unknown = torch.full_like(totals[0], torch.nan)
         return DrawError(unknown, unknown)
     places = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
-    trends = [torch.stack([c.trend(*c.times(u)) for u in places]) for c in controls if c is not None]
+    trends = [
+        torch.stack([c.trend(*c.times(u)) for u in places]) for c in controls if c is not None
+    ]
     trend = torch.stack(trends).sum(0)
     return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(places)), trend.mean(0))
 

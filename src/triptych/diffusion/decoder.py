@@ -38,12 +38,22 @@ class Decoder(ABC):
 
     @abstractmethod
     def nats(
-        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        z: Tensor,
+        gamma: Tensor,
+        condition: Condition | None = None,
     ) -> Tensor:
         """Return -log p(x | z), nats (B,), for x, z (B, *event) and gamma (B,) or ()."""
 
     def draw(
-        self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        eps: Tensor,
+        gamma: Tensor,
+        condition: Condition | None = None,
     ) -> Tensor:
         return self.nats(denoiser, x, denoiser.process.diffuse(x, gamma, eps), gamma, condition)
 
@@ -61,7 +71,12 @@ class Categorical(Decoder):
         self.centres = level_centres(levels)
 
     def nats(
-        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        z: Tensor,
+        gamma: Tensor,
+        condition: Condition | None = None,
     ) -> Tensor:
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         precision = torch.exp(-expand(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
@@ -93,7 +108,12 @@ class DiscretisedGaussian(Decoder):
             self.share = (-torch.expm1(schedule.table[0] - schedule.table[1])).sqrt().item()
 
     def nats(
-        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        z: Tensor,
+        gamma: Tensor,
+        condition: Condition | None = None,
     ) -> Tensor:
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
@@ -110,7 +130,9 @@ class DiscretisedGaussian(Decoder):
         log_prob: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
         # That difference is lost for a cell much narrower than the noise, whose density is not.
         width, middle = 2 * self.half * precision, (offset * precision).square()
-        density = torch.log(width) - 0.5 * (math.log(2 * math.pi) + middle) + width**2 * (middle - 1) / 24
+        density = (
+            torch.log(width) - 0.5 * (math.log(2 * math.pi) + middle) + width**2 * (middle - 1) / 24
+        )
         narrow = (width < 0.01) & (width**2 * middle < 0.01) & ~first & ~last
         log_prob = torch.where(narrow, density, log_prob)
         return -log_prob.flatten(1).sum(1)
@@ -124,14 +146,24 @@ class GaussianDensity(Decoder):
     """
 
     def nats(
-        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        z: Tensor,
+        gamma: Tensor,
+        condition: Condition | None = None,
     ) -> Tensor:
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         variance = torch.exp(expand(gamma, z))
         return self._density((x - z / alpha).square() / variance, variance)
 
     def draw(
-        self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        eps: Tensor,
+        gamma: Tensor,
+        condition: Condition | None = None,
     ) -> Tensor:
         exact = self._density(eps.square(), torch.exp(expand(gamma, x)).expand_as(x))
         return torch.where(gamma < LOW, exact, super().draw(denoiser, x, eps, gamma, condition))

@@ -35,7 +35,8 @@ class Output(nn.Module):
 
     def __init__(
         self,
-        space: Literal["x0", "epsilon", "score", "v", "velocity", "edm"] | Annotated[Space, IsClass()],
+        space: Literal["x0", "epsilon", "score", "v", "velocity", "edm"]
+        | Annotated[Space, IsClass()],
         clip: Positive | None = None,
     ):
         super().__init__()
@@ -76,10 +77,13 @@ class MuTildeOutput(Output):
 
     def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
         if objective_steps is None:
-            raise ValueError("objective=mu_tilde: its mean is that of a step; set objective.steps=T")
+            raise ValueError(
+                "objective=mu_tilde: its mean is that of a step; set objective.steps=T"
+            )
         if objective_steps > 10_000:
             raise ValueError(
-                f"objective.steps={objective_steps}: objective=mu_tilde has at most 10000, as the mean of a "
+                f"objective.steps={objective_steps}: objective=mu_tilde has at most 10000, as "
+                "the mean of a "
                 "shorter step is z in float32; use fewer steps, or objective=x0, epsilon, v"
             )
 
@@ -140,7 +144,11 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, output: nn.Module, process: Process, variance: ReverseVariance | None = None
+        self,
+        network: nn.Module,
+        output: nn.Module,
+        process: Process,
+        variance: ReverseVariance | None = None,
     ):
         super().__init__()
         self.network, self.process = network, process

@@ -112,7 +112,9 @@ def training_draw(
     return t[part], eps[part]
 
 
-def training_members(members: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
+def training_members(
+    members: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1
+) -> Tensor:
     """Assign the items of a step's global batch at random to ``members`` in equal shares.
 
     Returns the member of each item in the process's slice, (B / W,). If ``members`` does not divide
@@ -128,10 +130,14 @@ def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Ten
     t = (golden * index + u(seed) + repeat / repeats) mod 1 with the golden ratio. The draws of an
     item are spread evenly over [0, 1), and so are the items; over seeds each time is uniform.
     """
-    return (index.double() * _GOLDEN + mix(seed, Stream.EVALUATION_TIMES) / 2**63 + repeat / repeats) % 1
+    return (
+        index.double() * _GOLDEN + mix(seed, Stream.EVALUATION_TIMES) / 2**63 + repeat / repeats
+    ) % 1
 
 
-def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int) -> Draw:
+def evaluation_draw(
+    shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int
+) -> Draw:
     """Return the ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on the CPU.
 
     Times are ``evaluation_times``; the noise of any two (item, repeat) is independent.
@@ -159,7 +165,9 @@ def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise
 
     def draw(shape: Sequence[int]) -> Tensor:
         batch = shape[0]
-        return torch.randn(batch * world, *shape[1:], generator=generator)[rank * batch : (rank + 1) * batch]
+        return torch.randn(batch * world, *shape[1:], generator=generator)[
+            rank * batch : (rank + 1) * batch
+        ]
 
     return draw
 
@@ -172,6 +180,8 @@ def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
     generators = [seeded(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()]
 
     def draw(shape: Sequence[int]) -> Tensor:
-        return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
+        return torch.stack(
+            [torch.randn(tuple(shape[1:]), generator=generator) for generator in generators]
+        )
 
     return draw

@@ -50,5 +50,7 @@ def excess_gap(
     prior = -0.5 * ((z / std).square() + torch.log(2 * math.pi * std.square())).flatten(1).sum(1)
     noisy = mixture.log_prob(z, alpha, sigma) - prior
     alpha, sigma = (value.double() for value in process.alpha_sigma(expand(low, x)))
-    blurred = mixture.log_prob(alpha * x + sigma * eps, alpha, sigma) + x[0].numel() * torch.log(alpha)
+    blurred = mixture.log_prob(alpha * x + sigma * eps, alpha, sigma) + x[0].numel() * torch.log(
+        alpha
+    )
     return unlearnt.double() + noisy + mixture.log_prob(x) - blurred

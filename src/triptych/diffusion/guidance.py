@@ -62,9 +62,13 @@ class ClassifierFree(Wrapper):
         for name in parts or ():
             if name not in denoiser.conditions:
                 known = ", ".join(denoiser.conditions)
-                raise ValueError(f"guidance.parts: {name!r} is no part of the condition; use {known}")
+                raise ValueError(
+                    f"guidance.parts: {name!r} is no part of the condition; use {known}"
+                )
         if interval is not None and not interval[0] < interval[1]:
-            raise ValueError(f"guidance.interval={interval}: must be null or two gammas [low, high]")
+            raise ValueError(
+                f"guidance.interval={interval}: must be null or two gammas [low, high]"
+            )
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
@@ -77,7 +81,9 @@ class ClassifierFree(Wrapper):
         inside = (gamma > self.interval[0]) & (gamma <= self.interval[1])
         if not inside.any():
             return self.denoiser(z, gamma, condition)
-        return self._guided(z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z))
+        return self._guided(
+            z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z)
+        )
 
     def left_out(self, parts: Sequence[str]) -> Sequence[str]:
         if self.scale == 1:
@@ -89,14 +95,18 @@ class ClassifierFree(Wrapper):
             return None
         return condition.without(*self.parts)
 
-    def _guided(self, z: Tensor, gamma: Tensor, condition: Condition, scale: Tensor | float) -> Prediction:
+    def _guided(
+        self, z: Tensor, gamma: Tensor, condition: Condition, scale: Tensor | float
+    ) -> Prediction:
         target = self.denoiser(z, gamma, condition)
         guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
         target_std = expand(target.value.flatten(1).std(1), z)
         guess_std = expand(guess.value.flatten(1).std(1), z)
-        return guess.moved(guess.own, guess.value * (1 + self.rescale * (target_std / guess_std - 1)))
+        return guess.moved(
+            guess.own, guess.value * (1 + self.rescale * (target_std / guess_std - 1))
+        )
 
 
 class Classifier(Wrapper):

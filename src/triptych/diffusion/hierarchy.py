@@ -85,7 +85,9 @@ class Hierarchy:
 
     def log_weight(self, x: Tensor, path: Sequence[Tensor]) -> Tensor:
         """Return the importance log-weight log p(x, z) / q(z | x) of one path, nats (B,)."""
-        return -self.reconstruction(x, path[0]) - torch.stack(self.ratios(x, path, analytic_top=False)).sum(0)
+        return -self.reconstruction(x, path[0]) - torch.stack(
+            self.ratios(x, path, analytic_top=False)
+        ).sum(0)
 
     def sample(self, top: Tensor, noise: Noise) -> Tensor:
         """Draw z_1 by ancestral sampling from z_L = ``top`` (B, *event)."""

@@ -35,7 +35,9 @@ class LearnedEndpoints(Linear):
             by nats where weights move by hundredths.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: Positive = 10.0):
+    def __init__(
+        self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: Positive = 10.0
+    ):
         super().__init__(gamma_min, gamma_max)
         self.pinned, self.speed = pinned, speed
         width = torch.tensor(gamma_max - gamma_min, dtype=torch.float64)

@@ -80,9 +80,16 @@ class Likelihood:
         if dequantisation == "uniform" and (levels is None or levels < 2):
             raise ValueError("likelihood.dequantisation=uniform: needs data with levels; set none")
         if dequantisation == "lossless" and decoder is None:
-            raise ValueError("likelihood.dequantisation=lossless: needs a decoder p(x | z_0); set uniform")
+            raise ValueError(
+                "likelihood.dequantisation=lossless: needs a decoder p(x | z_0); set uniform"
+            )
         self.schedule, self.tolerance, self.probes = schedule, tolerance, probes
-        self.dequantisation, self.decoder, self.levels, self.seed = dequantisation, decoder, levels, seed
+        self.dequantisation, self.decoder, self.levels, self.seed = (
+            dequantisation,
+            decoder,
+            levels,
+            seed,
+        )
 
     def __call__(
         self,
@@ -99,7 +106,8 @@ class Likelihood:
         """
         if not denoiser.has_likelihood:
             raise ValueError(
-                f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is not the score "
+                f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is "
+                "not the score "
                 "of any density; use the denoiser without it"
             )
         index = torch.arange(len(x)) if index is None else index.cpu()
@@ -117,7 +125,9 @@ class Likelihood:
             reconstruction = torch.zeros_like(density)
             if self.decoder is not None and self.dequantisation == "lossless":
                 gamma = torch.tensor(low, dtype=x.dtype, device=x.device)
-                reconstruction = self.decoder.draw(denoiser, x, noise.to(x), gamma, condition).double()
+                reconstruction = self.decoder.draw(
+                    denoiser, x, noise.to(x), gamma, condition
+                ).double()
         return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
 
     def _noise(self, x: Tensor, index: Tensor) -> Tensor:
@@ -170,9 +180,18 @@ class Flow:
     """
 
     def __init__(
-        self, denoiser: AnyDenoiser, condition: Condition | None, probes: Tensor | None, tolerance: float
+        self,
+        denoiser: AnyDenoiser,
+        condition: Condition | None,
+        probes: Tensor | None,
+        tolerance: float,
     ):
-        self.denoiser, self.condition, self.probes, self.tolerance = denoiser, condition, probes, tolerance
+        self.denoiser, self.condition, self.probes, self.tolerance = (
+            denoiser,
+            condition,
+            probes,
+            tolerance,
+        )
         first = next(iter(denoiser.parameters()), None)
         self.dtype = torch.float64 if first is None else first.dtype
 
@@ -193,7 +212,9 @@ class Flow:
             points, nats = state[:, :d], state[:, d:]
             return torch.maximum(points.square().mean(1).sqrt(), nats.abs().mean(1)).max()
 
-        path = odeint(rate, start, gamma, rtol=self.tolerance, atol=self.tolerance, options={"norm": norm})
+        path = odeint(
+            rate, start, gamma, rtol=self.tolerance, atol=self.tolerance, options={"norm": norm}
+        )
         end, traces = path[-1][:, :d], d * path[-1][:, d:]
         alpha, sigma = self.denoiser.process.alpha_sigma(gamma[1])
         std = self.denoiser.process.prior_std(gamma[1]) / torch.hypot(alpha, sigma)
@@ -228,7 +249,8 @@ class Flow:
                 total += row.flatten(1)[:, k]
             return total.unsqueeze(0)
         pulled = [
-            torch.autograd.grad(drift, u, v.view_as(u), retain_graph=True)[0] for v in self.probes.to(u)
+            torch.autograd.grad(drift, u, v.view_as(u), retain_graph=True)[0]
+            for v in self.probes.to(u)
         ]
         return torch.stack(
             [(g.flatten(1) * v).sum(1) for g, v in zip(pulled, self.probes.to(u), strict=True)]

@@ -60,7 +60,10 @@ class Level(NamedTuple):
         if self.steps is None or self.lower is None or isinstance(over, Stratified):
             return over.per_gamma(self.gamma.clamp(max=most), self.dgamma, self.t)
         back = torch.linspace(1 / 32, 31 / 32, 16).to(self.gamma).view(-1, *(1,) * self.gamma.ndim)
-        gamma, t = self.gamma - back * (self.gamma - self.lower), (self.t - back / self.steps).clamp(min=0)
+        gamma, t = (
+            self.gamma - back * (self.gamma - self.lower),
+            (self.t - back / self.steps).clamp(min=0),
+        )
         within = over.per_gamma(gamma.clamp(max=most), self.slope.expand_as(gamma), t).mean(0)
         return within * self.slope / self.dgamma
 
@@ -125,7 +128,9 @@ class Squared(Loss):
 
     def __init__(
         self,
-        space: Literal["x0", "epsilon", "score", "v", "velocity"] | Annotated[Output, IsClass()] | None,
+        space: Literal["x0", "epsilon", "score", "v", "velocity"]
+        | Annotated[Output, IsClass()]
+        | None,
         over: Density | None = None,
     ):
         own = space.space if isinstance(space, Output) else space
@@ -157,7 +162,9 @@ class PathVelocity(Loss):
     """
 
     def weight(self, at: Level) -> Tensor:
-        return 0.5 * at.process.alpha_sigma(at.gamma)[1].square() * at.slope * (at.slope / at.dgamma)
+        return (
+            0.5 * at.process.alpha_sigma(at.gamma)[1].square() * at.slope * (at.slope / at.dgamma)
+        )
 
 
 class MuTilde(Loss):
@@ -260,7 +267,11 @@ class EDM(Loss):
     """
 
     def __init__(
-        self, mean: float = -1.2, std: Positive = 1.2, sigma_data: Positive = 0.5, monotonic: bool = False
+        self,
+        mean: float = -1.2,
+        std: Positive = 1.2,
+        sigma_data: Positive = 0.5,
+        monotonic: bool = False,
     ):
         self.over, self.sigma_data = LogNormal(mean, std), sigma_data
         self.peak = _peak(2 * mean, 2 * std, sigma_data**2) if monotonic else math.inf
@@ -284,7 +295,11 @@ class EDM2(EDM, nn.Module):
     phase: Tensor
 
     def __init__(
-        self, mean: float = -0.4, std: Positive = 1.0, sigma_data: Positive = 0.5, channels: Count = 128
+        self,
+        mean: float = -0.4,
+        std: Positive = 1.0,
+        sigma_data: Positive = 0.5,
+        channels: Count = 128,
     ):
         nn.Module.__init__(self)
         super().__init__(mean, std, sigma_data)
@@ -296,7 +311,9 @@ class EDM2(EDM, nn.Module):
 
     def uncertainty(self, gamma: Tensor) -> Tensor:
         """Return u at ``gamma``, of the same shape; only the direction of ``row`` matters."""
-        waves = math.sqrt(2) * torch.cos(gamma.to(self.row).unsqueeze(-1) / 8 * self.frequency + self.phase)
+        waves = math.sqrt(2) * torch.cos(
+            gamma.to(self.row).unsqueeze(-1) / 8 * self.frequency + self.phase
+        )
         # Not a matrix product, which autocast would round to half precision.
         return (waves * (self.row / self.row.norm())).sum(-1)
 

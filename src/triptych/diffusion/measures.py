@@ -55,7 +55,9 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _sum_of_distances(a: Tensor, b: Tensor) -> float:
-    return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b))))
+    return float(
+        sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b)))
+    )
 
 
 def _rows(b: Tensor) -> int:
@@ -107,7 +109,9 @@ def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
     """
     a, b = (Moments.of([one]) if isinstance(one, Tensor) else one for one in (a, b))
     if min(a.n, b.n) < 2:
-        raise ValueError(f"frechet_distance: {a.n} and {b.n} samples, at least two of each are needed")
+        raise ValueError(
+            f"frechet_distance: {a.n} and {b.n} samples, at least two of each are needed"
+        )
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
@@ -124,7 +128,9 @@ def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
     """
     by, rows = by.double(), _rows(by)
     # The nearest of all is the point itself.
-    radius = torch.cat([torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)])
+    radius = torch.cat(
+        [torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)]
+    )
     inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]
     return torch.cat(inside).double().mean().item()
 

@@ -80,7 +80,9 @@ class GaussianMixture(nn.Module):
         offset = torch.einsum("nij,nj->ni", self.bases[label], self.scales[label].sqrt() * white)
         return (self.means[label] + offset).float(), label
 
-    def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+    def log_prob(
+        self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0
+    ) -> Tensor:
         """Return the log density of z = alpha x + sigma eps at the points ``x`` (B, d), nats (B,).
 
         By default it is the density of the data.
@@ -92,7 +94,9 @@ class GaussianMixture(nn.Module):
         log_joint, pull = self._parts(z, alpha, sigma)
         return -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
 
-    def log_joint(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+    def log_joint(
+        self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0
+    ) -> Tensor:
         """Return log w_k N(z; alpha m_k, S_k) of each component at z (B, d), (B, K)."""
         return self._parts(z, alpha, sigma)[0]
 
@@ -102,16 +106,21 @@ class GaussianMixture(nn.Module):
         It is exact for one component, otherwise the mean of -log p over n draws.
         """
         if len(self.weights) == 1:
-            exact = 0.5 * (self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item())
+            exact = 0.5 * (
+                self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item()
+            )
             return MonteCarlo(exact, 0.0)
         x, _ = self.sample(n, torch.Generator().manual_seed(seed))
         nats = -self.log_prob(x.double())
         return MonteCarlo(nats.mean().item(), nats.std().item() / math.sqrt(n))
 
-    def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+    def _parts(
+        self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
         """Return log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
         alpha, sigma = (
-            torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1) for a in (alpha, sigma)
+            torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1)
+            for a in (alpha, sigma)
         )
         means, scales, bases = self.means.to(z), self.scales.to(z), self.bases.to(z)
         variance = alpha.square() * scales + sigma.square()  # (B or 1, K, d)
@@ -155,12 +164,17 @@ class EmbeddedMixture(GaussianMixture):
 
     def entropy(self, n: int = 100_000, seed: int = 0) -> MonteCarlo:
         inner, rest = self.inner.entropy(n, seed), self.dim - self.inner.dim
-        return inner._replace(mean=inner.mean + 0.5 * rest * math.log(2 * math.pi * math.e * self.std**2))
+        return inner._replace(
+            mean=inner.mean + 0.5 * rest * math.log(2 * math.pi * math.e * self.std**2)
+        )
 
-    def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+    def _parts(
+        self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
         log_joint, pull = self.inner._parts(z @ self.plane.to(z), alpha, sigma)
         alpha, sigma = (
-            torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1) for a in (alpha, sigma)
+            torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1)
+            for a in (alpha, sigma)
         )
         # Shapes: (B or 1, 1) and (B, d).
         variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)

@@ -24,7 +24,9 @@ from .schedule import Schedule
 from .times import Density, Stratified, Times
 
 CELLS = 4096  # gammas, each in the middle of a cell of the schedule's range
-IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
+IDDPM = 1e-3 / math.log(
+    2
+)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
 
 
 @declared("objective")
@@ -184,6 +186,7 @@ def _natural(loss: Loss) -> float:
         return 1.0
     name = type(loss).__name__
     raise ValueError(
-        f"objective.vlb_weight=null: must be a positive number with {name} as the loss; null goes with "
+        f"objective.vlb_weight=null: must be a positive number with {name} as the loss; null "
+        "goes with "
         "objective/loss=elbo, sigmoid, simple, epsilon and other plain squared errors"
     )

@@ -58,7 +58,9 @@ def edm(sigma_data: float = 0.5) -> Space:
         raise ValueError(f"sigma_data={sigma_data}: must be above 0")
 
     def row(alpha: Tensor, sigma: Tensor) -> Row:
-        return Row(sigma, -(sigma_data**2) * alpha, sigma_data * torch.hypot(sigma, sigma_data * alpha))
+        return Row(
+            sigma, -(sigma_data**2) * alpha, sigma_data * torch.hypot(sigma, sigma_data * alpha)
+        )
 
     return Space("edm", row)
 
@@ -70,7 +72,9 @@ SPACES = {
         Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
         Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # -epsilon / sigma
         Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
-        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # d z / d t on the straight path from x0
+        Space(
+            "velocity", lambda alpha, sigma: Row(-1.0, 1.0)
+        ),  # d z / d t on the straight path from x0
         edm(),
     )
 }

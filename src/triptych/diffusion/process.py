@@ -19,7 +19,9 @@ BITS = 1 / math.log(2)  # bits in a nat
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) or () to broadcast against ``like`` (B, *event)."""
-    return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+    return (
+        value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+    )
 
 
 class Process(ABC):
@@ -56,7 +58,9 @@ class Process(ABC):
         alpha_t, _ = self.alpha_sigma(gamma_t)
         alpha_s, sigma_s = self.alpha_sigma(gamma_s)
         c = -torch.expm1(gamma_s - gamma_t)
-        return Normal(alpha_s * (torch.exp(gamma_s - gamma_t) / alpha_t * z + c * x), sigma_s * c.sqrt())
+        return Normal(
+            alpha_s * (torch.exp(gamma_s - gamma_t) / alpha_t * z + c * x), sigma_s * c.sqrt()
+        )
 
     def prior_kl(self, x: Tensor, gamma: Tensor) -> Tensor:
         """Return KL(q(z_1 | x) || prior) for the process's own Gaussian prior, nats (B,)."""

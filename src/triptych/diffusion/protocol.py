@@ -11,7 +11,9 @@ from .process import Process
 
 
 class AnyDenoiser(Protocol):
-    """What samplers, bounds, likelihoods and guidance take: a ``Denoiser``, an oracle, a wrapper of one.
+    """The denoiser that samplers, bounds, likelihoods and guidance call.
+
+    It is a ``Denoiser``, an oracle, or a wrapper of one.
 
     Attributes:
         conditions: the parts of a condition that it reads, by name.

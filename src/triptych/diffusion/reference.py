@@ -57,7 +57,9 @@ class BaselineErrors:
     schedule's endpoints ``low`` and ``high`` define the levels of noise at which it will be used.
     """
 
-    def __init__(self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None):
+    def __init__(
+        self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None
+    ):
         x = x[: enough(x[0].numel())]
         rows = x.flatten(1).double()
         d = rows.shape[1]
@@ -134,7 +136,8 @@ class BaselineErrors:
         columns = []
         for centre in self.centres:
             away = alpha / sigma * (centre - self.centres)
-            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). No matrix
+            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). No
+            # matrix
             # product, whose last digits may change from call to call.
             joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
             error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()

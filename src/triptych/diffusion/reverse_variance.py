@@ -53,7 +53,11 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
     ``squared``: squared epsilon errors (B, *event); ``log_ratio``: log(V / b).
     """
     log_ratio = log_ratio.to(squared)
-    scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared).to(squared) * squared
+    scaled = (
+        torch.exp(-log_ratio)
+        * expand(torch.expm1(gamma_t - gamma_s), squared).to(squared)
+        * squared
+    )
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
 
 
@@ -72,7 +76,9 @@ class ReverseVariance(ABC):
         return output
 
     @abstractmethod
-    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+    def log_ratio(
+        self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
+    ) -> Tensor:
         """Return log(V / b), broadcastable against z (B, *event)."""
 
 
@@ -82,7 +88,9 @@ class BetaTilde(ReverseVariance):
     It would be exact if x were known.
     """
 
-    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+    def log_ratio(
+        self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
+    ) -> Tensor:
         return torch.zeros_like(expand(gamma_t, guess.z))
 
 
@@ -92,7 +100,9 @@ class Beta(ReverseVariance):
     V = sigma_t^2 (1 - exp(gamma_s - gamma_t)), exact for x ~ N(0, I).
     """
 
-    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+    def log_ratio(
+        self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
+    ) -> Tensor:
         sigma_t, sigma_s = process.alpha_sigma(gamma_t)[1], process.alpha_sigma(gamma_s)[1]
         return expand(2 * torch.log(sigma_t / sigma_s), guess.z)
 
@@ -136,9 +146,13 @@ class Optimal(ReverseVariance):
             errors.append(guess.epsilon_error(x, eps).square().mean())
         self.gamma, self.epsilon_mse = gamma, torch.stack(errors)
 
-    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+    def log_ratio(
+        self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
+    ) -> Tensor:
         if self.gamma is None or self.epsilon_mse is None:
-            raise RuntimeError("variance=optimal: the denoiser's error is not measured; calibrate the bound")
+            raise RuntimeError(
+                "variance=optimal: the denoiser's error is not measured; calibrate the bound"
+            )
         error = _interpolate(gamma_t, self.gamma.to(gamma_t), self.epsilon_mse.to(gamma_t))
         return expand(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
 
@@ -155,10 +169,16 @@ class Learned(ReverseVariance):
     def around(self, output: nn.Module) -> nn.Module:
         return WithFraction(output)
 
-    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+    def log_ratio(
+        self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
+    ) -> Tensor:
         if guess.fraction is None:
-            raise ValueError("variance=learned: this denoiser has none; set beta_tilde, beta or optimal")
-        return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(guess.fraction)
+            raise ValueError(
+                "variance=learned: this denoiser has none; set beta_tilde, beta or optimal"
+            )
+        return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(
+            guess.fraction
+        )
 
 
 class WithFraction(nn.Module):
@@ -175,12 +195,19 @@ class WithFraction(nn.Module):
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         own, last = raw[:, :-1], raw[:, -1]
-        guess: Prediction = self.output(own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma)
+        guess: Prediction = self.output(
+            own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma
+        )
         guess.fraction = 0.5 * (last + 1)
         return guess
 
 
-ReverseVariance.named = {"beta_tilde": BetaTilde, "beta": Beta, "optimal": Optimal, "learned": Learned}
+ReverseVariance.named = {
+    "beta_tilde": BetaTilde,
+    "beta": Beta,
+    "optimal": Optimal,
+    "learned": Learned,
+}
 
 
 def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:

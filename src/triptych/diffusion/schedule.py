@@ -102,7 +102,9 @@ class Symmetric(Schedule):
 
     def __init__(self, gamma_min: float, gamma_max: float):
         super().__init__(gamma_min, gamma_max)
-        rest, most = self._inverse(torch.tensor([-self.gamma_max, -self.gamma_min]).double()).tolist()
+        rest, most = self._inverse(
+            torch.tensor([-self.gamma_max, -self.gamma_min]).double()
+        ).tolist()
         self._rest = rest  # 1 - u at t = 1
         if self._start > 0.5:
             self._length = most - rest
@@ -164,7 +166,11 @@ class BetaLinear(Schedule):
     """
 
     def __init__(
-        self, gamma_min: float, gamma_max: float, beta_min: Positive = 0.1, beta_max: Positive = 20.0
+        self,
+        gamma_min: float,
+        gamma_max: float,
+        beta_min: Positive = 0.1,
+        beta_max: Positive = 20.0,
     ):
         if beta_min >= beta_max:
             pair = f"schedule.beta_min={beta_min} and schedule.beta_max={beta_max}"

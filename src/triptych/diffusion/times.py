@@ -142,7 +142,9 @@ class Importance(Times):
     losses: Tensor
     seen: Tensor
 
-    def __init__(self, history: Count = 10, uniform: Some = 0.001, objective_steps: int | None = None):
+    def __init__(
+        self, history: Count = 10, uniform: Some = 0.001, objective_steps: int | None = None
+    ):
         super().__init__()
         if objective_steps is None:
             problem = "its history is that of a step"
@@ -153,7 +155,9 @@ class Importance(Times):
 
     def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
         full = (self.seen >= self.history).all()
-        rates = torch.where(full, self.losses.square().mean(1).sqrt(), torch.ones_like(self.losses[:, 0]))
+        rates = torch.where(
+            full, self.losses.square().mean(1).sqrt(), torch.ones_like(self.losses[:, 0])
+        )
         density = Piecewise(rates, self.uniform)
         step = density.place(u)
         return (step + 0.5) / self.steps, density.rates[step]
@@ -207,9 +211,15 @@ class Adaptive(Times):
     @torch.no_grad()
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
         low, high = schedule.ends(t.device, t.dtype)
-        place = ((schedule.gamma(t) - low) / (high - low) * self.bins).long().clamp(0, self.bins - 1)
-        count = torch.zeros_like(self.means).index_add_(0, place, torch.ones_like(self.means[place]))
-        total = torch.zeros_like(self.means).index_add_(0, place, (nats / schedule.dgamma(t)).to(self.means))
+        place = (
+            ((schedule.gamma(t) - low) / (high - low) * self.bins).long().clamp(0, self.bins - 1)
+        )
+        count = torch.zeros_like(self.means).index_add_(
+            0, place, torch.ones_like(self.means[place])
+        )
+        total = torch.zeros_like(self.means).index_add_(
+            0, place, (nats / schedule.dgamma(t)).to(self.means)
+        )
         self.seen.add_(count > 0)
         # At first this is a plain mean of the batches.
         rate = torch.clamp(1 / self.seen.clamp(min=1), min=1 - self.decay) * (count > 0)

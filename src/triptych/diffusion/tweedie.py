@@ -23,7 +23,11 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 
 @torch.no_grad()
 def tweedie_errors(
-    denoiser: AnyDenoiser, oracle: AnyDenoiser, x: Tensor, gammas: Tensor, generator: torch.Generator
+    denoiser: AnyDenoiser,
+    oracle: AnyDenoiser,
+    x: Tensor,
+    gammas: Tensor,
+    generator: torch.Generator,
 ) -> dict[str, list[float]]:
     """Measure the model's mean squared error against the oracle at each of ``gammas`` (G,).
 
@@ -31,7 +35,12 @@ def tweedie_errors(
     "excess", the error, and its standard error "stderr"; "spread", the variance of the true
     posterior.
     """
-    figures: dict[str, list[float]] = {"gamma": gammas.tolist(), "excess": [], "stderr": [], "spread": []}
+    figures: dict[str, list[float]] = {
+        "gamma": gammas.tolist(),
+        "excess": [],
+        "stderr": [],
+        "spread": [],
+    }
     for gamma in gammas:
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         z = oracle.process.diffuse(x, gamma, eps)

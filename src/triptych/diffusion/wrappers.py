@@ -18,7 +18,9 @@ from .protocol import AnyDenoiser
 
 
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser: same process, same conditions, unless a subclass says otherwise.
+    """A denoiser around a denoiser.
+
+    It has the same process and conditions, unless a subclass says otherwise.
 
     Attributes:
         guides_latents: whether it may stand around a denoiser of latents, which are not the data.

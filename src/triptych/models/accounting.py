@@ -18,7 +18,9 @@ from triptych.diffusion.control import DrawError
 from triptych.diffusion.process import BITS
 from triptych.errors import UserError
 
-BINNED = 6  # sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e
+BINNED = (
+    6  # sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e
+)
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
@@ -27,11 +29,11 @@ class Account:
     """The figures of a split.
 
     Attributes:
-        figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item.
-        unit: the name of the bound among them.
-        noise_levels: the epsilon error by noise level: "gamma", "epsilon_mse", "stderr".
-        estimator: "mean" (nats an item) and "variance" (nats^2) of one draw of the diffusion term.
-        per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance; None
+        figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first
+        item. unit: the name of the bound among them. noise_levels: the epsilon error by noise
+        level: "gamma", "epsilon_mse", "stderr". estimator: "mean" (nats an item) and "variance"
+        (nats^2) of one draw of the diffusion term. per_item: indices (n,) and rows (n, 5): total,
+        prior, reconstruction, diffusion, draw variance; None
             where items were not kept apart.
     """
 
@@ -45,8 +47,8 @@ class Account:
 class Figures(Metric):
     """Means and standard errors of figures by their ``names``, over the items that were counted.
 
-    The first is the bound, or stands in its place. Sums are kept in double and reduced by addition, so batch
-    size and processes change nothing but rounding.
+    The first is the bound, or stands in its place. Sums are kept in double and reduced by addition,
+    so batch size and processes change nothing but rounding.
     """
 
     full_state_update = False
@@ -56,7 +58,9 @@ class Figures(Metric):
     def __init__(self, names: Sequence[str]):
         super().__init__()
         self.names, self.unit = names, names[0]
-        self.add_state("sums", torch.zeros(len(names), 3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(
+            "sums", torch.zeros(len(names), 3, dtype=torch.float64), dist_reduce_fx="sum"
+        )
 
     def expect(self, items: int) -> None:
         """Reset the sums.
@@ -96,9 +100,13 @@ class Accounting(Figures):
     rows: Tensor
     paused = False  # while a metric evaluates the bound: its draws are no part of the account
 
-    def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()):
+    def __init__(
+        self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()
+    ):
         unit = "bpd" if discrete else "nats_per_dim"
-        super().__init__([*(unit + term for term in TERMS), "gap", *(f"{unit}_{name}" for name in extras)])
+        super().__init__(
+            [*(unit + term for term in TERMS), "gap", *(f"{unit}_{name}" for name in extras)]
+        )
         self.dims, self.edges = dims, edges
         self.scale = (BITS if discrete else 1.0) / dims
         bins = 0 if edges is None else BINNED * (len(edges) - 1)
@@ -108,7 +116,8 @@ class Accounting(Figures):
     def expect(self, items: int) -> None:
         """Reset the sums, and keep a row for each item whose index is below ``items``.
 
-        Each process fills its own items' rows of one table, so that their sum over processes is exact.
+        Each process fills its own items' rows of one table, so that their sum over processes is
+        exact.
         """
         self.reset()
         self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.sums.device)
@@ -125,10 +134,11 @@ class Accounting(Figures):
         """Count items with bound terms ``elbo``, (B,) nats each, averaged over an item's draws.
 
         ``exact``: -log p, nats (B,).
-        ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their difference.
+        ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their
+        difference.
         ``extra``: nats (B,) by name; items whose figure is NaN are not counted in it.
-        ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``error``: of each
-        item's total due to its draws, where it is known.
+        ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``error``: of
+        each item's total due to its draws, where it is known.
         """
         rows = torch.stack([elbo.total, *elbo]).double() * self.scale
         super().update(rows)
@@ -136,7 +146,9 @@ class Accounting(Figures):
         if error is not None:
             noise = error.variance.to(noise) * self.scale**2
             missed = error.quadrature.to(noise) * self.scale
-            self.noise += torch.stack([noise.new_tensor(float(len(noise))), noise.sum(), missed.sum()])
+            self.noise += torch.stack(
+                [noise.new_tensor(float(len(noise))), noise.sum(), missed.sum()]
+            )
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
@@ -168,7 +180,9 @@ class Accounting(Figures):
             return
         weight = weight.to(nats.device)
         second = (weight * nats.double().square()).sum()
-        self.draws += torch.stack([second.new_tensor(float(len(nats))), estimate.double().sum(), second])
+        self.draws += torch.stack(
+            [second.new_tensor(float(len(nats))), estimate.double().sum(), second]
+        )
         if self.edges is None:
             return
         bins = len(self.edges) - 1
@@ -221,7 +235,9 @@ class Logged(pl.LightningModule):
         sides = self.__dict__.setdefault("_sides", {})
         # "step" is exempt, because any component may log it: it sets the row of the table.
         if sides.setdefault(name, own) != own and name != "step":
-            raise UserError(f"log({name!r}): also logged by the run itself, under this name; choose another")
+            raise UserError(
+                f"log({name!r}): also logged by the run itself, under this name; choose another"
+            )
         super().log(name, *value, **how)
 
     def log_own(self, figures: dict[str, Any], **how: Any) -> None:
@@ -235,7 +251,9 @@ def sums_of(value: Tensor) -> Tensor:
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
 
-def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float) -> tuple[float, float]:
+def _weighted(
+    n: float, w: float, we: float, ww: float, wwe: float, wwee: float
+) -> tuple[float, float]:
     # The mean sum w e / sum w and its standard error, from the spread of w (e - mean); plain for w
     # = 1.
     mean = we / w

@@ -4,8 +4,8 @@ Where the low image y = q(x) is a function of the image, p(x) = p(y, x) = p(y) p
 
     -log p(x) = -log p(y) - log p(x | y) <= bound(y) + bound(x | y),
 
-each term the sum of the stages', in nats an item; per dimension it is over the dimensions of x. Published
-cascades have samples alone (Ho et al. 2022; Imagen, Saharia et al. 2022).
+each term the sum of the stages', in nats an item; per dimension it is over the dimensions of x.
+Published cascades have samples alone (Ho et al. 2022; Imagen, Saharia et al. 2022).
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,12 @@ class Cascade(BoundModel):
     ignores = ("schedule", "process", "denoiser", "objective", "likelihood")
 
     def __init__(
-        self, stages: Sequence[Opened], *, known_as: Sequence[str], levels: int | None = None, **more: Any
+        self,
+        stages: Sequence[Opened],
+        *,
+        known_as: Sequence[str],
+        levels: int | None = None,
+        **more: Any,
     ):
         super().__init__(**(more | {"conditional": True}))
         self.stages: Any = nn.ModuleList(stages)

@@ -1,7 +1,8 @@
 r"""The information that a condition gives a network that was trained with it and without it.
 
-For perfect models the bound without y minus that with it is, in mean, log p(x | y) - log p(x): the mutual
-information I(x; y). One network answers both times, at the same times and noise. Of the diffusion term,
+For perfect models the bound without y minus that with it is, in mean, log p(x | y) - log p(x): the
+mutual information I(x; y). One network answers both times, at the same times and noise. Of the
+diffusion term,
 
     E[1/2 gamma'(t) (|eps - eps_hat(z)|^2 - |eps - eps_hat(z, y)|^2)].
 """

@@ -1,6 +1,7 @@
 """Call each component of a model once, on a few training items, before the first step.
 
-A tensor of another shape may broadcast and train silently. Neither weights, modes nor random numbers move.
+A tensor of another shape may broadcast and train silently. Neither weights, modes nor random
+numbers move.
 """
 
 import copy
@@ -77,7 +78,9 @@ def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
     """
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
-        _refuse(key, network, "gives an output without a gradient; leave out detach() and no_grad()")
+        _refuse(
+            key, network, "gives an output without a gradient; leave out detach() and no_grad()"
+        )
 
 
 def check_schedule(schedule: Schedule, device: torch.device) -> None:
@@ -91,7 +94,9 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     with torch.enable_grad():
         gamma = schedule.gamma(t)
         if not gamma.requires_grad:
-            _refuse("schedule", schedule, "gives a gamma without a gradient in t; compute it with torch")
+            _refuse(
+                "schedule", schedule, "gives a gamma without a gradient in t; compute it with torch"
+            )
         slope = torch.autograd.grad(gamma.sum(), t)[0]
     t, gamma = t.detach(), gamma.detach()
     if (gamma.diff() <= 0).any():
@@ -102,7 +107,9 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     span = ends[1] - ends[0]
     close = CLOSE * (slope + 0.1 * span)
     _check_values(schedule, "dgamma", t, schedule.dgamma(t), slope, close)
-    _check_values(schedule, "t_of(gamma)", t, schedule.t_of(gamma), t, torch.full_like(t, 10 * CLOSE))
+    _check_values(
+        schedule, "t_of(gamma)", t, schedule.t_of(gamma), t, torch.full_like(t, 10 * CLOSE)
+    )
     if not any(p.requires_grad for p in schedule.parameters()):  # learned endpoints may move
         expected = ends.new_tensor([schedule.gamma_min, schedule.gamma_max])
         at_ends = ends.new_tensor([0.0, 1.0])
@@ -148,8 +155,8 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
 def try_sampler(sampler: Sampler, model: Any) -> None:
     """Draw two items twice from one seed with a user's sampler.
 
-    UserError: the samples are not finite, not equal or not of the model's shape, or the sampler calls
-    the denoiser more often than it declares. Reports compare samplers by the declared number.
+    UserError: the samples are not finite, not equal or not of the model's shape, or the sampler
+    calls the denoiser more often than it declares. Reports compare samplers by the declared number.
     """
     if not is_own(sampler):
         return
@@ -163,7 +170,9 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     check_output("sampler", sampler.step, first, (2, *model.event))
     calls, declared = sum(sizes) / 4, sampler.calls_under(model.schedule)
     if calls > declared:
-        problem = f"calls the denoiser {calls:g} times in {sampler.steps} steps, and says {declared}"
+        problem = (
+            f"calls the denoiser {calls:g} times in {sampler.steps} steps, and says {declared}"
+        )
         _refuse("sampler", sampler, f"{problem}; set `calls`, of one step")
     if not (first - second).abs().max() <= CLOSE * first.abs().max():
         problem = "gives two sets of samples for one seed"

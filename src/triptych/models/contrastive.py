@@ -1,7 +1,7 @@
 r"""Images and their captions in one space: a contrastive model (CLIP) under training.
 
-Radford et al. 2021, sec. 2.3: over a batch of N pairs with unit vectors u_i of images and v_i of texts and
-the scale s = 1 / temperature,
+Radford et al. 2021, sec. 2.3: over a batch of N pairs with unit vectors u_i of images and v_i of
+texts and the scale s = 1 / temperature,
 
     loss = 1/2N sum_i [ -log softmax_j(s u_i . v_j)_i - log softmax_j(s u_j . v_i)_i ],
 
@@ -41,8 +41,8 @@ def symmetric_cross_entropy(u: Tensor, v: Tensor, scale: Tensor | float, own: Te
 def retrieval(u: Tensor, v: Tensor, scale: Tensor | float, right: Tensor) -> tuple[Tensor, Tensor]:
     """Measure how well images u (n, d) find a ``right`` one, (n, m) bool, among the texts v (m, d).
 
-    nats_i = -log sum_{k right for i} softmax_k(s u_i . v_k), (n,), and whether the nearest text is a right
-    one, (n,) bool.
+    nats_i = -log sum_{k right for i} softmax_k(s u_i . v_k), (n,), and whether the nearest text is
+    a right one, (n,) bool.
     """
     log_p = (scale * u @ v.T).log_softmax(1)
     nats = -log_p.masked_fill(~right, -torch.inf).logsumexp(1)
@@ -52,9 +52,9 @@ def retrieval(u: Tensor, v: Tensor, scale: Tensor | float, right: Tensor) -> tup
 class RetrievalAccounting(Figures):
     """Image-to-text retrieval of each image of a split among all of the split's distinct texts.
 
-    A text is right for an image if an image of its class in the split has it; without classes if it is its
-    own. All processes' embeddings are gathered first, so that neither batches nor processes change what is
-    sought among.
+    A text is right for an image if an image of its class in the split has it; without classes if it
+    is its own. All processes' embeddings are gathered first, so that neither batches nor processes
+    change what is sought among.
     """
 
     rows: list[Tensor]  # u, v, text, class of each item, flat: states are joined in one dimension
@@ -105,8 +105,9 @@ class RetrievalAccounting(Figures):
 class Contrastive(BoundModel):
     """Trains two towers by the symmetric cross-entropy over the *global* batch's pairs.
 
-    Reported is image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the end of a
-    run its ``network``, ``(x, text) -> u, v``, lies in ``encoder.pt`` beside the checkpoints, for data with
+    Reported is image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the
+    end of a run its ``network``, ``(x, text) -> u, v``, lies in ``encoder.pt`` beside the
+    checkpoints, for data with
     ``embeddings=RUN``.
     """
 

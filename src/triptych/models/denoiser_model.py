@@ -79,9 +79,14 @@ class DenoiserModel(BoundModel):
         ends = tuple(self.schedule.ends(self.device).tolist())
         if self._reference is None or self._reference[0] != ends:
             x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
-            self._reference = (ends, BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels))
+            self._reference = (
+                ends,
+                BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels),
+            )
         x, condition = self.items(ITEMS)
-        self.control = Control(self.bound, self.denoiser, self._reference[1], x, self.seed, condition)
+        self.control = Control(
+            self.bound, self.denoiser, self._reference[1], x, self.seed, condition
+        )
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         draw, weight = self._draw(batch, repeat, repeats)
@@ -89,7 +94,9 @@ class DenoiserModel(BoundModel):
         ends = self.bound.ends(self.denoiser, batch.x, draw.eps_0, condition)
         return BoundTerms(*ends, self._diffusion(batch.x, draw, weight, condition))
 
-    def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
+    def _diffusion(
+        self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None
+    ) -> Tensor:
         """Draw the diffusion term once at x (B, *event), nats (B,), with control variates.
 
         Its epsilon error is counted by noise level.
@@ -124,7 +131,9 @@ class DenoiserModel(BoundModel):
     def extra(self, batch: Batch) -> dict[str, Tensor]:
         if self.likelihood is None or self.tested.name != "test":
             return {}
-        figures = torch.full((4, len(batch.x)), torch.nan, dtype=torch.float64, device=batch.x.device)
+        figures = torch.full(
+            (4, len(batch.x)), torch.nan, dtype=torch.float64, device=batch.x.device
+        )
         chosen = batch.index.to(batch.x.device) < self.likelihood_items
         if chosen.any():
             condition = self.condition_of(batch)
@@ -154,11 +163,18 @@ class DenoiserModel(BoundModel):
     def check_sampler(self, sampler: Sampler) -> None:
         part = getattr(sampler, "by", None)
         if part is not None and part not in self.conditions and sampler.draws > 1:  # type: ignore[attr-defined]
-            raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
+            raise UserError(
+                f"sampler.by={part}: this model's condition has no such part; use sampler=ddim"
+            )
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
-        if isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned) and not learns:
+        if (
+            isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned)
+            and not learns
+        ):
             problem = "this model learned none (bound.variance=learned does)"
-            raise UserError(f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal")
+            raise UserError(
+                f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal"
+            )
 
     def prepared(self, sampler: Sampler) -> Sampler:
         """Return the sampler with the bound's reverse variance.

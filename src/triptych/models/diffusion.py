@@ -35,7 +35,9 @@ LEAST_EFFECTIVE = 0.01
 def check_learned(schedule: Schedule, objective: Objective) -> None:
     """Raise ValueError if the loss would move a learned schedule or learned times to easy noise."""
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
-        raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
+        raise ValueError(
+            "schedule: a learned one needs the bound as the loss; set objective/loss=elbo"
+        )
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
         fix = "set objective/times=uniform or stratified"
         raise ValueError(f"schedule=learned: learns where times fall; {fix}")
@@ -73,14 +75,16 @@ class Diffusion(DenoiserModel):
         denoiser, schedule, objective, bound: the mathematics.
         more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
-        likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
-        label_dropout: probability that an item trains without its condition, or one a part by its name;
+        likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the
+        test set. label_dropout: probability that an item trains without its condition, or one a
+        part by its name;
             so the network learns to answer for all, which classifier-free guidance needs.
-        training: gives the first n training items, on which an optimal reverse variance is measured, and a
+        training: gives the first n training items, on which an optimal reverse variance is
+        measured, and a
             report's draws are controlled, see ``diffusion.control``; None: they are not.
 
-    ValueError: a learned schedule under a loss or times that would teach it easy noise; ``label_dropout`` of
-    a part that the condition lacks.
+    ValueError: a learned schedule under a loss or times that would teach it easy noise;
+    ``label_dropout`` of a part that the condition lacks.
     """
 
     def __init__(
@@ -117,14 +121,22 @@ class Diffusion(DenoiserModel):
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
             size = len(batch.x) * world
-            _, eps_0 = training_draw(self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world)
-            prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
+            _, eps_0 = training_draw(
+                self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world
+            )
+            prior, reconstruction = self.bound.ends(
+                self.denoiser, batch.x, eps_0.to(self.device), condition
+            )
             nats = nats + prior + reconstruction
         return nats
 
-    def _objective(self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int) -> Tensor:
+    def _objective(
+        self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int
+    ) -> Tensor:
         size = len(x) * world
-        u, eps = training_draw(self.event, size, self.seed, step, rank, world, self.times.stratified)
+        u, eps = training_draw(
+            self.event, size, self.seed, step, rank, world, self.times.stratified
+        )
         eps = eps.to(self.device)
         with torch.no_grad():
             t, density = self.times(u.to(self.device), self.schedule)
@@ -144,7 +156,9 @@ class Diffusion(DenoiserModel):
     def networks(self) -> list[nn.Module]:
         return [self.denoiser.network]
 
-    def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
+    def _training_condition(
+        self, batch: Batch, step: int, rank: int, world: int
+    ) -> Condition | None:
         # What augmentation did to an item is always part of the condition, and is never dropped.
         augmentation = None if batch.condition is None else batch.condition.only(AUGMENTATION)
         condition = self.condition_of(batch)

@@ -20,18 +20,19 @@ class GradientNoise(Metric):
 
     Nichol & Dhariwal 2021 compare their losses by it (section 3.3).
 
-    G is the gradient of the run's loss with respect to the network's weights, Sigma the covariance of one
-    item's, both over items, times and noise. J groups of b items have the gradients g_jk of K draws of times
-    and noise each. Draws of one group share its items, so only groups are independent. With a group's mean
-    g_j, their mean g and, as in an analysis of variance,
+    G is the gradient of the run's loss with respect to the network's weights, Sigma the covariance
+    of one item's, both over items, times and noise. J groups of b items have the gradients g_jk of
+    K draws of times and noise each. Draws of one group share its items, so only groups are
+    independent. With a group's mean g_j, their mean g and, as in an analysis of variance,
 
         between = sum_j |g_j - g|^2 / (J - 1),   within = sum_jk |g_jk - g_j|^2 / (J (K - 1)),
 
         tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
 
-    each without bias; K = 1 has no within, and is their appendix A.1. Their ratio has B as its median, in
-    items. An item's time is drawn as in training, but on its own. What a group holds depends on the test's
-    batches and processes. ``compute`` gives NaN where noise alone explains the gradients.
+    each without bias; K = 1 has no within, and is their appendix A.1. Their ratio has B as its
+    median, in items. An item's time is drawn as in training, but on its own. What a group holds
+    depends on the test's batches and processes. ``compute`` gives NaN where noise alone explains
+    the gradients.
 
     Args:
         batch: b; items beyond a multiple of it are left out.
@@ -70,7 +71,9 @@ class GradientNoise(Metric):
             squares += gradient.double().square().sum()
         mean = total / self.draws
         self.gradient = self.gradient + mean
-        self.sums += torch.stack([torch.ones_like(squares), mean.square().sum(), squares / self.draws])
+        self.sums += torch.stack(
+            [torch.ones_like(squares), mean.square().sum(), squares / self.draws]
+        )
 
     def compute(self) -> float:
         groups, of_means, of_draws = self.sums.tolist()
@@ -82,7 +85,9 @@ class GradientNoise(Metric):
         signal = mean - between / groups
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
-    def _gradient(self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]) -> Tensor:
+    def _gradient(
+        self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]
+    ) -> Tensor:
         """Return the flat gradient of a group's mean loss, nats per dimension."""
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():

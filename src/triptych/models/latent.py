@@ -23,7 +23,8 @@ class Observation:
     The head's output is raw (B, *shape) for one number per dimension, else (B, outputs, *shape).
 
     Args:
-        levels: number K of the data's levels, each with a logit; None for a Gaussian's mean and log std.
+        levels: number K of the data's levels, each with a logit; None for a Gaussian's mean and log
+        std.
     """
 
     def __init__(self, levels: int | None):
@@ -63,8 +64,8 @@ class Observation:
 class LatentModel(BoundModel):
     r"""Trains a ladder of encoders and decoders on its bound, reconstruction + sum_l KL_l.
 
-    Reported beside it are the KL of each level ("kl_1" next to the data) and an importance-weighted bound
-    ("iw").
+    Reported beside it are the KL of each level ("kl_1" next to the data) and an importance-weighted
+    bound ("iw").
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
@@ -131,7 +132,9 @@ class LatentModel(BoundModel):
             figures["iw"] = importance_weighted(torch.stack(weights))
         return figures
 
-    def sample(self, n: int, sampler: Any, generator: torch.Generator, *_: Any, **__: Any) -> Tensor:
+    def sample(
+        self, n: int, sampler: Any, generator: torch.Generator, *_: Any, **__: Any
+    ) -> Tensor:
         # Sample from the top level down to the data.
         noise: Noise = plain_noise(generator)
         with torch.no_grad():

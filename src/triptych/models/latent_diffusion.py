@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Noise, Stream, evaluation_noise, plain_noise, seeded, training_noise
+from triptych.diffusion.draws import (
+    Noise,
+    Stream,
+    evaluation_noise,
+    plain_noise,
+    seeded,
+    training_noise,
+)
 from triptych.diffusion.latents import clean_end
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -31,16 +38,17 @@ class LatentDiffusion(Diffusion):
     r"""Diffuses y ~ q(y | x) in place of x, and reports the bound of x.
 
     -log p(x) <= KL(q(z_1 | y) || p(z_1)) + E[-log p(x | y)] + (clean end + diffusion), see
-    ``diffusion.latents``. Encoder, decoder and denoiser descend this sum. Conditions go to the denoiser
-    alone: p(x | c) = int p(x | y) p(y | c) dy.
+    ``diffusion.latents``. Encoder, decoder and denoiser descend this sum. Conditions go to the
+    denoiser alone: p(x | c) = int p(x | y) p(y | c) dy.
 
     Args:
         network: one encoder and a head, which gives ``outputs`` per dimension of x.
         denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
 
-    ValueError: several levels; a loss other than the bound's own, under which the encoder would learn easy
-    latents; a learned reverse variance. UserError: a likelihood by the ODE, which would be the latents'.
+    ValueError: several levels; a loss other than the bound's own, under which the encoder would
+    learn easy latents; a learned reverse variance. UserError: a likelihood by the ODE, which would
+    be the latents'.
     """
 
     of_latents = True
@@ -63,10 +71,15 @@ class LatentDiffusion(Diffusion):
             why = "as the diffusion model stands in the place of further ones"
             raise ValueError(f"model.network.levels={depth}: must be 1, {why}")
         if not isinstance(objective.loss, OwnLoss):
-            problem = "the encoder learns from it, too, and needs the bound itself; set objective/loss=elbo"
+            problem = (
+                "the encoder learns from it, too, and needs the bound itself; set "
+                "objective/loss=elbo"
+            )
             raise ValueError(f"objective.loss={type(objective.loss).__name__}: {problem}")
         if bound.variance.learned:
-            raise ValueError("bound.variance=learned: must be beta_tilde, beta or optimal with latents")
+            raise ValueError(
+                "bound.variance=learned: must be beta_tilde, beta or optimal with latents"
+            )
         if likelihood is not None:
             raise UserError("likelihood: would be of latents, not of the data; set likelihood=none")
         super().__init__(denoiser, schedule, objective, bound, **more)
@@ -118,13 +131,17 @@ class LatentDiffusion(Diffusion):
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         q, y = self._latents(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
         prior, reconstruction, clean = self._ends(batch.x, q, y)
-        diffusion = self._diffusion(y, *self._draw(batch, repeat, repeats), self.condition_of(batch))
+        diffusion = self._diffusion(
+            y, *self._draw(batch, repeat, repeats), self.condition_of(batch)
+        )
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
         return None  # the known density is of x, but the denoiser acts on y
 
-    def sample(self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any) -> Tensor:
+    def sample(
+        self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any
+    ) -> Tensor:
         y = super().sample(n, sampler, generator, *wanted, **more)
         with torch.no_grad():
             return self.observation.sample(self.network.head(y), generator)

@@ -34,7 +34,9 @@ class Cosine(Constant):
 class InverseSqrt(Constant):
     """Warm-up, and sqrt(reference_steps / step) after ``reference_steps`` (Karras et al. 2024)."""
 
-    def __init__(self, warmup_steps: int = 0, reference_steps: Annotated[Count, Unit("steps")] = 70_000):
+    def __init__(
+        self, warmup_steps: int = 0, reference_steps: Annotated[Count, Unit("steps")] = 70_000
+    ):
         super().__init__(warmup_steps)
         self.reference_steps = reference_steps
 

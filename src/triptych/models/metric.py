@@ -22,12 +22,13 @@ class PerItem(Figures):
     """Mean and standard error, over a split, of one number per item.
 
     A subclass gives the numbers by ``values``.
-    ``higher_is_better`` (True, False, None) is torchmetrics', and stands in the report. What it draws at
-    random follows from the seed, the process and the batch's place. ``version``: a whole number, to be
-    changed with the definition; results record it.
+    ``higher_is_better`` (True, False, None) is torchmetrics', and stands in the report. What it
+    draws at random follows from the seed, the process and the batch's place. ``version``: a whole
+    number, to be changed with the definition; results record it.
 
-    Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its ``compute`` gives
-    a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may refuse a model before training.
+    Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its
+    ``compute`` gives a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may
+    refuse a model before training.
     """
 
     version = 1
@@ -57,8 +58,9 @@ class PerItem(Figures):
 class Samples:
     """A set of samples beside as many true items or more, both (n, *shape) in the model's units.
 
-    ``labels``: the classes (n,) that the samples were drawn for. Of images with ``measures.classifier``, also
-    its features (n, f) of both, and its logits (n, classes) of the samples. None where there are none.
+    ``labels``: the classes (n,) that the samples were drawn for. Of images with
+    ``measures.classifier``, also its features (n, f) of both, and its logits (n, classes) of the
+    samples. None where there are none.
     """
 
     x: Tensor
@@ -74,9 +76,10 @@ class OfSamples(Metric):
     """A figure of a set of samples, which a subclass computes by ``figure``.
 
     The subclass also sets ``title``, ``unit`` and which end is good.
-    It is taken where ``measures`` takes its own: with the run's sampler and guidance, at each value of
-    ``measures.over``, ``measures.repeats`` times; of pure noise and between true sets too, as its scale. Its
-    key under ``metrics`` is its name.
+    It is taken where ``measures`` takes its own: with the run's sampler and guidance, at each value
+    of
+    ``measures.over``, ``measures.repeats`` times; of pure noise and between true sets too, as its
+    scale. Its key under ``metrics`` is its name.
     """
 
     full_state_update = False
@@ -98,4 +101,6 @@ class OfSamples(Metric):
 def check_diffuses_data(model: BoundModel) -> None:
     """Raise UserError unless the model has a denoiser that acts on the data themselves."""
     if model.denoiser is None or model.of_latents:
-        raise UserError(f"{type(model).__name__} diffuses no data; this metric needs model=diffusion")
+        raise UserError(
+            f"{type(model).__name__} diffuses no data; this metric needs model=diffusion"
+        )

@@ -16,7 +16,8 @@ class Muon(torch.optim.AdamW):
 
     Args:
         params, adamw: see AdamW.
-        kernels_lr, momentum, kernels_decay: of those convolutions; a schedule scales their rate as ``lr``.
+        kernels_lr, momentum, kernels_decay: of those convolutions; a schedule scales their rate as
+        ``lr``.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Muon(torch.optim.AdamW):
                 square = x @ x.mT
                 x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
             for p, step in zip(alike, x, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step.view_as(p), alpha=group["lr"])
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+                    step.view_as(p), alpha=group["lr"]
+                )
 
 
 def _is_kernel(parameter: Tensor) -> bool:

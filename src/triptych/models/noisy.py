@@ -1,8 +1,8 @@
 r"""Metrics of a diffusion model: its loss in two forms, and the error of its estimate of x.
 
-A loss with the effective weight w is a mixture of bounds (Kingma & Gao 2023, theorem 1): with L(a) = 1/2
-int_a^{gamma_1} |eps - eps_hat|^2 dgamma, which up to constants is the negative ELBO of data with noise added
-to the level a, partial integration gives
+A loss with the effective weight w is a mixture of bounds (Kingma & Gao 2023, theorem 1): with L(a)
+= 1/2 int_a^{gamma_1} |eps - eps_hat|^2 dgamma, which up to constants is the negative ELBO of data
+with noise added to the level a, partial integration gives
 
     1/2 int w |eps - eps_hat|^2 dgamma = w(gamma_0) L(gamma_0) + int w'(a) L(a) da.
 
@@ -43,7 +43,10 @@ class WeightedLoss(PerItem):
         check_diffuses_data(model)
         loss = model.objective.loss
         if loss.of_steps and not isinstance(loss, Elbo):
-            problem = "has no weight in continuous time; set objective/loss=elbo, or leave out this metric"
+            problem = (
+                "has no weight in continuous time; set objective/loss=elbo, or leave out this "
+                "metric"
+            )
             raise UserError(f"objective.loss={type(loss).__name__}: {problem}")
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
@@ -115,7 +118,9 @@ class Distortion(PerItem):
 
 def _level(model: Diffusion, t: Tensor) -> Level:
     schedule = model.schedule
-    return Level(model.denoiser.process, schedule.gamma(t), schedule.dgamma(t), t, model.objective.space)
+    return Level(
+        model.denoiser.process, schedule.gamma(t), schedule.dgamma(t), t, model.objective.space
+    )
 
 
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:

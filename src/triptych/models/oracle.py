@@ -33,7 +33,9 @@ class OracleModel(Diffusion):
         **more: Any,
     ):
         if mixture is None:
-            raise UserError(f"model=oracle: data {data_name} have no known density; use data=ring or mixture")
+            raise UserError(
+                f"model=oracle: data {data_name} have no known density; use data=ring or mixture"
+            )
         denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
         super().__init__(denoiser, schedule, objective, bound, mixture=mixture, **more)  # type: ignore[arg-type]
         self.label_dropout = 1.0  # it is exact without a label, too

@@ -18,8 +18,9 @@ class Adapter(Network):
     gamma from -20 to 20 becomes the 0 .. 1000 that such models embed. The model must accept
     fractions of a step.
 
-    The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
-    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none".
+    The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every
+    objective but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for
+    "none".
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], **contract: Any):

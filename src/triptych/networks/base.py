@@ -60,11 +60,15 @@ class ImageNetwork(Network):
         the condition but images. ``fourier``: periods of ``LevelWaves``, in units of the level
         spacing.
         """
-        vectors = {name: kind for name, kind in self.conditions.items() if not isinstance(kind, Images)}
+        vectors = {
+            name: kind for name, kind in self.conditions.items() if not isinstance(kind, Images)
+        }
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)
         self.waves = LevelWaves(list(fourier), self.spacing)
-        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # what ``features`` gives
+        self.channels = (
+            self.shape[0] * self.waves.factor + self.images.channels
+        )  # what ``features`` gives
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
         """Join z (B, C, H, W), its sines and the condition's images to (B, channels, H, W)."""
@@ -82,7 +86,9 @@ class LevelWaves(nn.Module):
     def __init__(self, periods: list[float], spacing: float | None):
         super().__init__()
         if periods and spacing is None:
-            raise ValueError(f"denoiser.network.fourier={periods}: these data have no levels; set []")
+            raise ValueError(
+                f"denoiser.network.fourier={periods}: these data have no levels; set []"
+            )
         self.frequencies = [2 * math.pi / (p * (spacing or 1)) for p in periods]
 
     @property
@@ -99,7 +105,9 @@ class LevelWaves(nn.Module):
 def check_heads(channels: int, heads: int, place: str = "denoiser.network") -> None:
     """Raise ValueError unless the number of attention heads divides ``channels``."""
     if channels % heads:
-        raise ValueError(f"{place}.heads={heads}: must divide the {channels} channels it attends in")
+        raise ValueError(
+            f"{place}.heads={heads}: must divide the {channels} channels it attends in"
+        )
 
 
 def check_head_width(channels: int, head_width: int) -> None:
@@ -175,7 +183,9 @@ def group_norm(width: int, groups: int = 8) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(groups, width), width)
 
 
-def image_shape(shape: tuple[int, ...], name: str, fix: str = "denoiser=mlp") -> tuple[int, int, int]:
+def image_shape(
+    shape: tuple[int, ...], name: str, fix: str = "denoiser=mlp"
+) -> tuple[int, int, int]:
     """Return the shape as (C, H, W); raise ValueError if it is not that of images."""
     if len(shape) != 3:
         raise ValueError(f"{name} is for images (C, H, W), not {tuple(shape)}; use {fix}")

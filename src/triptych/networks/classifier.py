@@ -51,7 +51,9 @@ class ClassifierNetwork(nn.Module):
             )
         else:
             self.first = nn.Linear(math.prod(shape), width)
-            self.stages.append(nn.ModuleList(PointBlock(width, dropout) for _ in range(blocks * stages)))
+            self.stages.append(
+                nn.ModuleList(PointBlock(width, dropout) for _ in range(blocks * stages))
+            )
         self.embed = nn.Linear(width * (4 if self.images else 1), features)
         self.last = nn.Linear(features, num_classes)
 

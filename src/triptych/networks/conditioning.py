@@ -113,7 +113,9 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, conditions: Mapping[str, Kind] | None = None, waves: int = 16):
         super().__init__()
-        frequency = torch.exp(torch.linspace(math.log(2 * math.pi / 30), math.log(2 * math.pi), waves))
+        frequency = torch.exp(
+            torch.linspace(math.log(2 * math.pi / 30), math.log(2 * math.pi), waves)
+        )
         self.register_buffer("frequency", frequency, persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
         conditions = conditions or {}
@@ -149,6 +151,8 @@ class ConditionImages(nn.Module):
                 channels.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
                 continue
             present = part.presence().to(z).view(-1, 1, 1, 1)
-            image = interpolate(part.value.to(z), size=z.shape[2:], mode="bilinear", align_corners=False)
+            image = interpolate(
+                part.value.to(z), size=z.shape[2:], mode="bilinear", align_corners=False
+            )
             channels += [present * image, present.expand(-1, 1, *z.shape[2:])]
         return channels

@@ -27,7 +27,9 @@ class ImageTower(nn.Module):
     Each stage has half the size of the one before.
     """
 
-    def __init__(self, shape: tuple[int, int, int], embedding: int, width: int, blocks: int, stages: int):
+    def __init__(
+        self, shape: tuple[int, int, int], embedding: int, width: int, blocks: int, stages: int
+    ):
         super().__init__()
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)
         # Convolutions followed by a mean would not know where things lie.
@@ -52,7 +54,9 @@ class TextTower(nn.Module):
     The output is read from the mean over the tokens in the mask.
     """
 
-    def __init__(self, kind: Tokens, embedding: int, width: int, depth: int, heads: int, dropout: float):
+    def __init__(
+        self, kind: Tokens, embedding: int, width: int, depth: int, heads: int, dropout: float
+    ):
         super().__init__()
         self.first = nn.Linear(kind.width, width)
         self.position = nn.Parameter(0.1 * torch.randn(kind.length, width))
@@ -101,7 +105,11 @@ class ContrastiveNetwork(nn.Module):
             problem = f"images with a text are needed, these have {known}"
             raise ValueError(f"model.network: {problem}; use data with captions, as data=shapes")
         check_heads(text_width, heads, "model.network")
-        self.shape, self.text, self.embedding = image_shape(shape, "contrastive", "images"), text, embedding
+        self.shape, self.text, self.embedding = (
+            image_shape(shape, "contrastive", "images"),
+            text,
+            embedding,
+        )
         self.sizes: dict[str, Any] = {
             "embedding": embedding, "width": width, "blocks": blocks, "stages": stages,
             "text_width": text_width, "depth": depth, "heads": heads, "dropout": dropout,

@@ -15,7 +15,9 @@ class Residual(nn.Module):
         super().__init__()
         last, first = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         nn.init.zeros_(last.weight)
-        self.layers = nn.Sequential(group_norm(width), nn.SiLU(), first, group_norm(width), nn.SiLU(), last)
+        self.layers = nn.Sequential(
+            group_norm(width), nn.SiLU(), first, group_norm(width), nn.SiLU(), last
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.layers(h)
@@ -30,7 +32,13 @@ class LadderModule(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, size: tuple[int, int], width: int, blocks: int, scale: float
+        self,
+        inputs: int,
+        outputs: int,
+        size: tuple[int, int],
+        width: int,
+        blocks: int,
+        scale: float,
     ):
         super().__init__()
         first: nn.Module = nn.Conv2d(inputs, width, 3, padding=1)
@@ -57,7 +65,13 @@ class Head(LadderModule):
     """The module that predicts the data, with ``outputs`` numbers per dimension of x."""
 
     def __init__(
-        self, inputs: int, shape: tuple[int, int, int], outputs: int, width: int, blocks: int, scale: float
+        self,
+        inputs: int,
+        shape: tuple[int, int, int],
+        outputs: int,
+        width: int,
+        blocks: int,
+        scale: float,
     ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
@@ -90,15 +104,20 @@ class ConvLadder(Ladder):
     ):
         super().__init__()
         depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
-        sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
+        sizes = [
+            (height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)
+        ]
         # The decoder from level k + 1 to k scales by scales[k].
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]
         self.encoders = nn.ModuleList(
-            LadderModule(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
+            LadderModule(
+                channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k]
+            )
             for k in range(levels)
         )
         self.decoders = nn.ModuleList(
-            LadderModule(channels, 2 * channels, sizes[k], width, blocks, scales[k]) for k in range(1, levels)
+            LadderModule(channels, 2 * channels, sizes[k], width, blocks, scales[k])
+            for k in range(1, levels)
         )
         self.head = Head(channels, (depth, height, columns), outputs, width, blocks, scales[0])
         self.top = (channels, *sizes[-1])

@@ -149,7 +149,10 @@ def frequencies(width: int) -> Tensor:
 
 def over_grid(rows: Tensor, columns: Tensor) -> Tensor:
     """Join encodings of rows (high, d) and columns (wide, d) for all tokens: (high wide, 2 d)."""
-    grid = rows.unsqueeze(1).expand(-1, len(columns), -1), columns.unsqueeze(0).expand(len(rows), -1, -1)
+    grid = (
+        rows.unsqueeze(1).expand(-1, len(columns), -1),
+        columns.unsqueeze(0).expand(len(rows), -1, -1),
+    )
     return torch.cat(grid, 2).flatten(0, 1)
 
 

@@ -116,7 +116,10 @@ class EDM2Block(nn.Module):
         self.up, self.scale, self.dropout = up, scale, dropout
         self.gain = nn.Parameter(torch.zeros(()))
         self.modulation = UnitLayer(conditioning, after)
-        self.first, self.second = UnitLayer(before if up else after, after, 3), UnitLayer(after, after, 3)
+        self.first, self.second = (
+            UnitLayer(before if up else after, after, 3),
+            UnitLayer(after, after, 3),
+        )
         self.skip = UnitLayer(before, after, 1) if before != after else nn.Identity()
         self.heads = 0
         if attends:
@@ -180,9 +183,13 @@ class EDM2(ImageNetwork):
         c = max(widths)
         block = partial(EDM2Block, conditioning=c, dropout=dropout, head_width=head_width)
         heights = [self.shape[1] >> level for level in range(len(widths))]
-        levels = [(width, height in attention_at) for width, height in zip(widths, heights, strict=True)]
+        levels = [
+            (width, height in attention_at) for width, height in zip(widths, heights, strict=True)
+        ]
         self.cosines, self.level = RandomWaves(widths[0]), UnitLayer(widths[0], c)
-        self.classes = nn.ModuleDict({name: UnitLayer(kind.classes, c) for name, kind in self.labels.items()})
+        self.classes = nn.ModuleDict(
+            {name: UnitLayer(kind.classes, c) for name, kind in self.labels.items()}
+        )
         self.images = ConditionImages(self.conditions)
         self.first = UnitLayer(self.shape[0] + self.images.channels + 1, widths[0], 3)
         self.down, skips = _way_down(levels, blocks, block)
@@ -230,7 +237,10 @@ def check_reads(conditions: Mapping[str, Kind]) -> None:
 def _way_down(
     levels: Sequence[tuple[int, bool]], blocks: int, block: Callable[..., EDM2Block]
 ) -> tuple[nn.ModuleList, list[int]]:
-    """Return the layers down ``levels``, (channels, attends) each, and the channels before and after."""
+    """Return the layers down the levels, and the channels around each.
+
+    ``levels``: (channels, attends) each.
+    """
     layers, skips = nn.ModuleList(), [levels[0][0]]
     for number, (width, attends) in enumerate(levels):
         if number:

@@ -13,7 +13,16 @@ from torch.nn.functional import silu
 
 from triptych.declare import Whole
 from triptych.diffusion.condition import Condition, part_of
-from triptych.networks.dit import DiT, DiTBlock, Places, TokenAttention, frequencies, linear, over_grid, sines
+from triptych.networks.dit import (
+    DiT,
+    DiTBlock,
+    Places,
+    TokenAttention,
+    frequencies,
+    linear,
+    over_grid,
+    sines,
+)
 
 EPS = 1e-6  # added to the mean square in each norm
 
@@ -103,7 +112,9 @@ class JiT(DiT):
             raise ValueError(f"denoiser.network.width={width}: {fix}")
         if context and context_from >= len(self.blocks):
             last = f"the last of denoiser.network.depth={len(self.blocks)}, counted from 0"
-            raise ValueError(f"denoiser.network.context_from={context_from}: must be a block before {last}")
+            raise ValueError(
+                f"denoiser.network.context_from={context_from}: must be a block before {last}"
+            )
         self.context_from = context_from
         # As large as the paper's, which are drawn. Ours are not, so that the other weights are the
         # same with and without them.
@@ -121,7 +132,10 @@ class JiT(DiT):
                 h = torch.cat([self._tokens(h, condition), h], 1)
                 # The class tokens have no position.
                 still = self.cos.new_ones(len(self.context), self.cos.shape[1])
-                places = torch.cat([still, self.cos]), torch.cat([torch.zeros_like(still), self.sin])
+                places = (
+                    torch.cat([still, self.cos]),
+                    torch.cat([torch.zeros_like(still), self.sin]),
+                )
             h = block(h, c, places)
         if self.context is None:
             return h

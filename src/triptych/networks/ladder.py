@@ -51,8 +51,12 @@ class MLPLadder(Ladder):
     ):
         super().__init__()
         dims = [math.prod(shape), *latents]
-        self.encoders = nn.ModuleList(_mlp(a, 2 * b, width, depth) for a, b in itertools.pairwise(dims))
-        self.decoders = nn.ModuleList(_mlp(b, 2 * a, width, depth) for a, b in itertools.pairwise(dims[1:]))
+        self.encoders = nn.ModuleList(
+            _mlp(a, 2 * b, width, depth) for a, b in itertools.pairwise(dims)
+        )
+        self.decoders = nn.ModuleList(
+            _mlp(b, 2 * a, width, depth) for a, b in itertools.pairwise(dims[1:])
+        )
         self.head = Shaped(_mlp(dims[1], outputs * dims[0], width, depth), shape, outputs)
         self.top = (dims[-1],)
 

@@ -40,7 +40,9 @@ class Prior(Network):
         dims = math.prod(self.shape)
         texts = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
         others = {name: kind for name, kind in self.conditions.items() if name not in texts}
-        self.texts = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in texts.items()})
+        self.texts = nn.ModuleDict(
+            {name: nn.Linear(kind.width, width) for name, kind in texts.items()}
+        )
         self.others = nn.ModuleDict(
             {name: EMBEDDERS[type(kind)](kind, width) for name, kind in others.items()}
         )

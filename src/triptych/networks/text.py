@@ -25,9 +25,14 @@ class Text(nn.Module):
         super().__init__()
         self.kinds = {name: kind for name, kind in conditions.items() if isinstance(kind, Tokens)}
         self.null = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.layers = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in self.kinds.items()})
+        self.layers = nn.ModuleDict(
+            {name: nn.Linear(kind.width, width) for name, kind in self.kinds.items()}
+        )
         self.positions = nn.ParameterDict(
-            {name: nn.Parameter(0.02 * torch.randn(kind.length, width)) for name, kind in self.kinds.items()}
+            {
+                name: nn.Parameter(0.02 * torch.randn(kind.length, width))
+                for name, kind in self.kinds.items()
+            }
         )
         self.norm = nn.LayerNorm(width)
 

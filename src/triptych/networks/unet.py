@@ -35,9 +35,9 @@ class UNetBlock(nn.Module):
 
     Args:
         before, after: channels; conditioning: its width; others: as ``UNet`` has them.
-        attention: makes the layer of so many channels by which positions attend to each other after it.
-        resize: of both branches; with ``resample`` "block" the short one then has a layer of its own.
-        text: width of the tokens that positions attend to at the end; 0: they do not.
+        attention: makes the layer of so many channels by which positions attend to each other after
+        it. resize: of both branches; with ``resample`` "block" the short one then has a layer of
+        its own. text: width of the tokens that positions attend to at the end; 0: they do not.
 
     Attributes:
         joins: whether on the way up it also reads what its counterpart on the way down gave.
@@ -115,7 +115,7 @@ class Double(nn.Sequential):
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a U-Net: its channels, what makes its attention, and the width of its text."""
+    """One resolution of a U-Net: channels, its maker of attention, width of its text."""
 
     width: int
     attention: Callable[[int], nn.Module]
@@ -225,8 +225,10 @@ class UNet(ImageNetwork):
         self.last_norm = group_norm(widths[0], groups)
         self.last = zeros(nn.Conv2d(widths[0], self.shape[0] * self.outputs, 3, padding=1))
 
-    def _way_down(self, levels: Sequence[Level], blocks: int, stem: int) -> tuple[nn.ModuleList, list[int]]:
-        """Return the layers down to the lowest resolution, and the channels before and after each."""
+    def _way_down(
+        self, levels: Sequence[Level], blocks: int, stem: int
+    ) -> tuple[nn.ModuleList, list[int]]:
+        """Return the layers to the lowest resolution, and the channels around each."""
         layers, skips = nn.ModuleList(), [stem]
         for number, level in enumerate(levels):
             if number:
@@ -240,7 +242,7 @@ class UNet(ImageNetwork):
     def _way_up(
         self, levels: Sequence[Level], blocks: int, skips: list[int], attention_up: str
     ) -> nn.ModuleList:
-        """Return the layers up again, which join the channels ``skips`` of the way down, last first."""
+        """Return the layers up; each joins the channels ``skips`` of a layer down, last first."""
         layers, before = nn.ModuleList(), levels[-1].width
         for number, level in reversed([*enumerate(levels)]):
             for i in range(blocks + 1):
@@ -284,7 +286,7 @@ class UNet(ImageNetwork):
 def attention_of(
     width: int, *, heads: int, head_width: int | None, groups: int, skip_scale: float
 ) -> ImageAttention:
-    """Return a layer of attention over so many channels, of ``heads`` or of heads of ``head_width``."""
+    """Return an attention layer over ``channels``, with ``heads`` or heads of ``head_width``."""
     if head_width is None:
         return ImageAttention(width, heads, groups, skip_scale)
     check_head_width(width, head_width)

@@ -33,7 +33,12 @@ class UNet2D(Adapter):
         time_embedding_dim: Count | None = None,
         freq_shift: Whole = 0,
         flip_sin_to_cos: bool = True,
-        down_block_types: Down = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        down_block_types: Down = (
+            "DownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+        ),
         mid_block_type: Literal["UNetMidBlock2D", None] = "UNetMidBlock2D",
         up_block_types: Up = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         block_out_channels: Annotated[Sequence[Count], MinLen(1)] = (224, 448, 672, 896),
@@ -66,7 +71,9 @@ class UNet2D(Adapter):
             raise ValueError("denoiser=unet2d: needs schedule=betas and model.conditional=false")
         if any(side % multiple for side in size):
             at = f"denoiser.network.block_out_channels={[*block_out_channels]}"
-            raise ValueError(f"{at}: height and width must be multiples of {multiple}, these are {size}")
+            raise ValueError(
+                f"{at}: height and width must be multiples of {multiple}, these are {size}"
+            )
         sizes |= {"sample_size": size, "in_channels": channels, "out_channels": channels * outputs}
         super().__init__(UNet2DModel(**sizes), shape, outputs=outputs, **contract)
         self._place = schedule.timestep

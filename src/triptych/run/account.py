@@ -119,7 +119,9 @@ class FinalCheckpoint:
         return account_split(trainer, model, self.data, split)
 
 
-def _account_alone(path: Path, numbers: dict[str, Tensor], split: str, weights: str | None) -> Account:
+def _account_alone(
+    path: Path, numbers: dict[str, Tensor], split: str, weights: str | None
+) -> Account:
     checkpoint = FinalCheckpoint.open(path, numbers)
     return checkpoint.account(checkpoint.model(weights), split)
 
@@ -136,7 +138,9 @@ def choose_weights(
     """
     path = _reported_path(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
-    checkpoint = FinalCheckpoint(path, content, experiment.data, fit.progress, fit.trainer.world_size)
+    checkpoint = FinalCheckpoint(
+        path, content, experiment.data, fit.progress, fit.trainer.world_size
+    )
     stored = averages(content)
     choosing = checkpoint.config["weights"] == "chosen" and not content["triptych"].get("chosen")
     weights = None
@@ -218,7 +222,9 @@ def baselines(data: DataModule) -> Entries | None:
     train, test, levels = data.splits["train"], data.splits["test"], data.levels
     n = len(test)
     bits = -histogram(_parts(train), levels, SMOOTHING).log2()
-    each = torch.cat([bits.gather(1, to_level(x, levels).flatten(1).T).mean(0) for x in _parts(test)])
+    each = torch.cat(
+        [bits.gather(1, to_level(x, levels).flatten(1).T).mean(0) for x in _parts(test)]
+    )
     stderr = (each.std() / math.sqrt(n)).item() if n > 1 else 0.0
     return {
         "uniform": {"mean": math.log2(levels), "stderr": 0.0, "n": n},

@@ -71,7 +71,9 @@ def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) ->
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
         if not weights:
-            raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")
+            raise UserError(
+                "weights=chosen: the run has not chosen among its averages; pass ema or raw"
+            )
     if weights == "raw":
         return {}
     if weights == "ema":
@@ -103,11 +105,16 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
         raise UserError(f"weights={weights}: must be one of {choices}")
     reads = _snapshots(run, step)
     if not reads:
-        problem = "not kept, and no snapshots to compute it from (callbacks.ema.snapshots=20 stores them)"
+        problem = (
+            "not kept, and no snapshots to compute it from (callbacks.ema.snapshots=20 stores them)"
+        )
         raise UserError(f"weights={weights}: {problem}; choose one of {choices}")
     if step not in reads:  # The checkpoint's own averages serve as the last snapshot.
         lengths = reads[max(reads)]()["sigma_rel"]
-        reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: stored[name] for name in lengths}}
+        reads[step] = lambda: {
+            "sigma_rel": lengths,
+            "averages": {name: stored[name] for name in lengths},
+        }
     known = []
     for snapshot_step, read in reads.items():
         known += [(snapshot_step, length) for length in read()["sigma_rel"].values()]

@@ -63,7 +63,9 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
             raise UserError(f"augmentation: {problem}; pass none, or conditioning_noise")
 
 
-def build_drawing(config: Config, model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
+def build_drawing(
+    config: Config, model: BoundModel, data: DataModule, others: OtherRuns
+) -> Drawing:
     """Build sampler, guidance and threshold of ``config``.
 
     Raises UserError if the model cannot be sampled with one of them.
@@ -91,7 +93,9 @@ def _sources(
         if source in data.conditions:
             kind, needed = data.conditions[source], data.conditions[name]
             if kind != needed:
-                raise UserError(f"{key}: {source} is {kind}, {name} is {needed}; they must be of one kind")
+                raise UserError(
+                    f"{key}: {source} is {kind}, {name} is {needed}; they must be of one kind"
+                )
             sources[name] = source
             continue
         stage = others.open(f"condition_from.{name}", str(source), stage=True)
@@ -101,7 +105,9 @@ def _sources(
     return sources
 
 
-def _measured(config: Config, drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
+def _measured(
+    config: Config, drawing: Drawing, others: OtherRuns
+) -> tuple[tuple[Any, Drawing], ...]:
     """Return the sampling at each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
@@ -150,7 +156,9 @@ def _reference(
         classifier = others.classifier("measures.classifier", path, noise=False)
     embedder = _embedder(measures.get("contrastive"), data)
     statistics = measures.get("statistics")
-    return ImageReference(data, measures["n"], classifier, seed, inception, statistics, embedder, metrics)
+    return ImageReference(
+        data, measures["n"], classifier, seed, inception, statistics, embedder, metrics
+    )
 
 
 def _embedder(path: str | None, data: DataModule) -> Embedder | None:

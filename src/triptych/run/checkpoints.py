@@ -26,7 +26,9 @@ from triptych.run.untrusted import read_checkpoint
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
 
-    def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: Checkpoint, path: Any, storage_options: Any = None
+    ) -> None:
         save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Checkpoint:
@@ -81,7 +83,9 @@ class Keep(pl.Callback):
     validation. ``record`` is the entry "triptych" of every checkpoint: configuration and data.
     """
 
-    def __init__(self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: Entries):
+    def __init__(
+        self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: Entries
+    ):
         self.run, self.record = run, record
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
@@ -167,6 +171,8 @@ class Keep(pl.Callback):
         """Log this step's training metrics now; Lightning logs them after this hook."""
         if trainer.global_step % trainer.log_every_n_steps:
             return
-        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        figures = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")
+        }
         for logger in loggers:
             logger.log_metrics(figures, trainer.global_step - 1)

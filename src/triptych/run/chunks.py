@@ -72,7 +72,9 @@ class Chunks:
     this process has met an item that is not finite.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):
+    def __init__(
+        self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]
+    ):
         self.folder, self.size, self.read, self.finite = folder, chunk_size(shape), read, True
         # Counts the chunks of all sets, so that sets of a single chunk are spread over processes.
         self._turn = 0

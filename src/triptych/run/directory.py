@@ -14,7 +14,15 @@ from typing import IO, Any, Literal
 
 from triptych.config.file import read_config
 from triptych.errors import Unreadable, UserError, mask_password
-from triptych.files import check_directory, file_digest, no_link, read_record, replaced, storage_errors, walk
+from triptych.files import (
+    check_directory,
+    file_digest,
+    no_link,
+    read_record,
+    replaced,
+    storage_errors,
+    walk,
+)
 from triptych.records import Config, Entries
 from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_held, rank

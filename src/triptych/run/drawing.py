@@ -80,14 +80,18 @@ class Drawing:
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
-        return {name: source for name, source in self.sources.items() if isinstance(source, Drawing)}
+        return {
+            name: source for name, source in self.sources.items() if isinstance(source, Drawing)
+        }
 
     def calibrated(self) -> "Drawing":
         """Return a copy with a sampler that is calibrated to the model once, for many batches."""
         for stage in self.stages.values():
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
-        return replace(self, sampler=self.model.prepared(self.sampler), sources={**self.sources, **stages})
+        return replace(
+            self, sampler=self.model.prepared(self.sampler), sources={**self.sources, **stages}
+        )
 
     def generator(self, seed: int) -> torch.Generator:
         return torch.Generator(self.model.device).manual_seed(seed)
@@ -133,7 +137,9 @@ class Drawing:
         self.model.train(training)
         return x
 
-    def samples(self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+    def samples(
+        self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
         """Draw n samples given ``self.condition(...)``: (n, *shape) in data units, on the CPU."""
         generator = self.generator(seed)
         condition = self.fill(self.condition(n, label, items), n, generator)

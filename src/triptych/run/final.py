@@ -53,7 +53,9 @@ def _draw_alone(path: Path, numbers: dict[str, Tensor], step: int) -> Drawn:
     return _draw(checkpoint, strategy, step, lambda: None)
 
 
-def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]) -> Drawn:
+def _draw(
+    checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
+) -> Drawn:
     run = checkpoint.run
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
@@ -86,7 +88,9 @@ def _evaluations(experiment: Experiment) -> dict[str, float]:
     return {"evaluations": float(experiment.drawing.sampler.calls_under(experiment.model.schedule))}
 
 
-def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.device) -> dict[str, Path]:
+def _draw_pictures(
+    run: RunDirectory, experiment: Experiment, device: torch.device
+) -> dict[str, Path]:
     """Save ``samples/final.pt`` and pictures of samples; return {logger key: picture}."""
     drawing, n = experiment.drawing, experiment.config["samples"]["n"]
     if n < 1 or drawing is None:

@@ -126,7 +126,9 @@ def check_splits(config: Config, data: DataModule) -> None:
     validated = len(data.splits["val"]) > 0
     tested = config.get("test", True)
     if not tested and not validated:
-        raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
+        raise UserError(
+            "test=false: a validation set is needed (data.val_size=0 leaves nothing to report)"
+        )
     if tested and not len(data.splits["test"]):
         raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
 
@@ -143,9 +145,13 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if len(averagers) > 1:
         # After a validation the second would put back the first one's average as the weights.
-        raise UserError("callbacks: several average the same weights; keep one, with callbacks.ema.others")
+        raise UserError(
+            "callbacks: several average the same weights; keep one, with callbacks.ema.others"
+        )
     if weights == "chosen" and not validated:
-        raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
+        raise UserError(
+            "weights=chosen: there are no validation items to choose by; pass weights=ema"
+        )
 
 
 def check_processes(data: DataModule, processes: int) -> None:
@@ -157,7 +163,9 @@ def check_processes(data: DataModule, processes: int) -> None:
         n = len(data.splits[name])
         if 0 < n < processes:
             # A process without a batch would skip collectives that the other processes wait for.
-            raise UserError(f"trainer.devices: {processes} processes, {n} {name} items; use fewer processes")
+            raise UserError(
+                f"trainer.devices: {processes} processes, {n} {name} items; use fewer processes"
+            )
 
 
 def is_fitted(experiment: Experiment, origin: Origin) -> bool:
@@ -165,7 +173,9 @@ def is_fitted(experiment: Experiment, origin: Origin) -> bool:
     return origin.adopted is None and any(p.requires_grad for p in experiment.model.parameters())
 
 
-def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> None:
+def check_first_start(
+    experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]
+) -> None:
     """Raise UserError for what would fail only at the end of the fit, or give wrong results."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)

@@ -60,7 +60,9 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
         raise UserError(f"threshold: {problem}; {fix}")
 
 
-def _open_guides(guidance: Config, model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
+def _open_guides(
+    guidance: Config, model: Any, data: DataModule, others: OtherRuns
+) -> dict[str, Any]:
     """Open the runs that guide: a classifier, or a weaker version of the model."""
     if "classifier" in guidance:
         return {"classifier": _classifier(guidance["classifier"], model, data, others)}
@@ -72,7 +74,9 @@ def _open_guides(guidance: Config, model: Any, data: DataModule, others: OtherRu
 def _classifier(path: str, model: Any, data: DataModule, others: OtherRuns) -> Any:
     if path == "exact":
         if data.mixture is None:
-            raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
+            raise UserError(
+                "guidance.classifier=exact: these data have no known density; pass a checkpoint"
+            )
         return ExactClassifier(data.mixture, model.denoiser.process)
     key = "guidance.classifier"
     classifier = others.classifier(key, path, noise=True)

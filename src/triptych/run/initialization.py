@@ -92,7 +92,9 @@ def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
     return Origin(None, 0, None, initial, data, fit)
 
 
-def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None) -> Origin:
+def _adopt(
+    run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None
+) -> Origin:
     """Take the trained model of another run or of a diffusers pipeline (``trained``).
 
     ``start`` is this run's own copy of that checkpoint, written by an earlier start or by rank 0;

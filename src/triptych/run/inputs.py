@@ -11,7 +11,13 @@ from triptych.config.source import CONFIGS
 from triptych.errors import UserError
 from triptych.run.untrusted import check_reference
 
-CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
+CHECKPOINTS = (
+    "guide",
+    "objective.teacher",
+    "measures.classifier",
+    "model.stages",
+    "condition_from",
+)
 OTHER_FILES = (
     "measures.inception",
     "measures.statistics",

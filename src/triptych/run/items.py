@@ -78,7 +78,9 @@ def _load(path: str, _written: int) -> Items | None:
     return Items(index, total)
 
 
-def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
+def read_arrays(
+    file: str | Path, names: Sequence[str], square: str = ""
+) -> dict[str, np.ndarray] | None:
     """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it is malformed.
 
     The array called ``square`` must have shape (n, n). Nothing is unpickled. Files that unpack to

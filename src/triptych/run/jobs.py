@@ -77,7 +77,13 @@ class Server:
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
             self.process: Any = subprocess.Popen(  # Any: by their types the pipes may be None
-                PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
+                PROGRAM,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=errors,
+                env=_inherited(),
+                process_group=0,
+                bufsize=0,
             )
         atexit.register(self._end)
 
@@ -214,10 +220,18 @@ def _inherited() -> dict[str, str]:
 
     A job that inherited a rank would train only on that rank's share of the data.
     """
-    ours = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
+    ours = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")
+    }
     # PYTHONSAFEPATH: do not import modules from the current folder, also on a cluster.
     # NVML check: counting GPUs through CUDA would make CUDA unusable in a fork.
-    return ours | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    return ours | {
+        PARENT: str(os.getpid()),
+        "PYTHONSAFEPATH": "1",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    }
 
 
 def _writable(log: Path) -> str:

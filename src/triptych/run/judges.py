@@ -26,7 +26,9 @@ def open_inception(path: str) -> nn.Module:
     try:
         # Check that the file is plain tensors: torch-fidelity would execute code in its pickle.
         torch.load(path, weights_only=True)
-        return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
+        return NoTrainInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
+        )
     except ModuleNotFoundError as error:
         raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
     except Exception as error:  # whatever torch.load says of a file of other content
@@ -41,7 +43,9 @@ def read_statistics(path: str) -> Moments:
     Raises UserError for any other file.
     """
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
-    if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
+    if len(arrays["mu"]) != FEATURES or not all(
+        np.isfinite(array).all() for array in arrays.values()
+    ):
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
         raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))

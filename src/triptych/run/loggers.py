@@ -164,7 +164,9 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
         return []
     artifacts = bool(node.get("artifacts"))
     if artifacts and not is_composed_here(run):
-        log_line(None, "W&B: artifacts are left out: requested by the directory, not by your command")
+        log_line(
+            None, "W&B: artifacts are left out: requested by the directory, not by your command"
+        )
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
     return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
@@ -175,7 +177,10 @@ def _build_own(name: str, node: Config, run: RunDirectory) -> Logger:
     place = f"logger.{name}"
     arguments = signature(import_class(node["_target_"], place)).parameters.values()
     folder: dict[str, Any] = {}
-    if any(argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD for argument in arguments):
+    if any(
+        argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD
+        for argument in arguments
+    ):
         folder["save_dir"] = str(run.path)
     return guard(build(node, place, **folder), place)
 
@@ -214,7 +219,9 @@ class TensorBoard(TensorBoardLogger):
     title, pauses = "TensorBoard", ()
 
     def __init__(self, run: RunDirectory, step: int):
-        super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
+        super().__init__(
+            str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5
+        )
         from torch.utils.tensorboard.summary import hparams
 
         # Lightning's log_hyperparams needs all metrics in advance; TensorBoard does not.
@@ -225,7 +232,9 @@ class TensorBoard(TensorBoardLogger):
         from PIL import Image
 
         with Image.open(path) as picture:
-            self.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self.experiment.add_image(
+                key, np.asarray(picture.convert("RGB")), step, dataformats="HWC"
+            )
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         self.log_metrics(flat_numbers(summary, logged), step)
@@ -250,12 +259,16 @@ class MLflowRun(MLFlowLogger):
         tags = {ID: provenance.id, "directory": str(run.path), "sweep": sweep_of(run)}
         tags["mlflow.source.git.commit"] = provenance.commit
         tags = {name: tag for name, tag in tags.items() if tag}
-        super().__init__(experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts)
+        super().__init__(
+            experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts
+        )
         self._run_id = self._existing_id(provenance.id)
         self.experiment.update_run(self.run_id, status="RUNNING")
         # MLflow refuses to change a parameter that was logged before.
         logged = self._mlflow_client.get_run(str(self.run_id)).data.params
-        self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in logged})
+        self.log_hyperparams(
+            {key: value for key, value in parameters(run).items() if key not in logged}
+        )
 
     def _existing_id(self, run_id: str) -> str | None:
         """Return the MLflow id of this run from an earlier start; None if there is none."""

@@ -74,7 +74,9 @@ def draw_sets(
     return measured
 
 
-def _draw_at(experiment: Experiment, chunks: Chunks, row: int, value: Any, drawing: Drawing) -> MeasuredValue:
+def _draw_at(
+    experiment: Experiment, chunks: Chunks, row: int, value: Any, drawing: Drawing
+) -> MeasuredValue:
     repeats, seed = experiment.config["measures"]["repeats"], experiment.config["seed"]
     untrained_items = choose_untrained(experiment, drawing)
     sets, untrained = [], []
@@ -162,7 +164,10 @@ def _measure_value(experiment: Experiment, drawn: MeasuredValue) -> Entries:
     ]
     measures = _average(figures, experiment.config["measures"]["n"])
     if drawn.untrained:
-        shares = [reference.prompted(unseen.features, unseen.conditions.items) for unseen in drawn.untrained]
+        shares = [
+            reference.prompted(unseen.features, unseen.conditions.items)
+            for unseen in drawn.untrained
+        ]
         averages = _average(shares, len(drawn.untrained[0].conditions.items))
         measures |= {f"{name}_held_out": average for name, average in averages.items()}
     calls = drawn.drawing.sampler.calls_under(drawn.drawing.model.schedule)

@@ -48,7 +48,10 @@ class MetricsCsv(Logger):
         self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # columns of the file
         self.rows: dict[int, Entries] = {}  # the rows that are held, by step
-        self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
+        self._closed, self._end = (
+            -1,
+            0,
+        )  # step of the last row that is not, and where it ends, in bytes
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:

@@ -75,7 +75,9 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
-        raise UserError(f"augmentation: {type(model).__name__} takes no augmentation labels; pass told=false")
+        raise UserError(
+            f"augmentation: {type(model).__name__} takes no augmentation labels; pass told=false"
+        )
     check_choices(config, table, type(model))
     return model
 
@@ -145,7 +147,9 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
     for name in conditional:
         if name not in data.conditions:
             known = ", ".join(data.conditions)
-            raise UserError(f"model.conditional: {name!r} is no condition of the data; choose from {known}")
+            raise UserError(
+                f"model.conditional: {name!r} is no condition of the data; choose from {known}"
+            )
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 

@@ -100,7 +100,9 @@ def serve() -> None:
             os._exit(0)  # Exit without waiting for threads that user-supplied code has started.
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if code:
-            answers.write(pickle.dumps(FailedCall(f"a process of the run ended with exit code {code}")))
+            answers.write(
+                pickle.dumps(FailedCall(f"a process of the run ended with exit code {code}"))
+            )
             answers.flush()
 
 

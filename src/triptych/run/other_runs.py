@@ -27,7 +27,9 @@ class OtherRuns:
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
         """Open a run of the same data or, with ``stage``, a run that draws part of a condition."""
         if path is None:
-            raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
+            raise UserError(
+                f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt"
+            )
 
         def adjust(other: Config) -> None:
             if stage:
@@ -55,9 +57,13 @@ class OtherRuns:
         """Open a classifier of the same data, trained on noisy (``noise``) or clean images."""
         model = self.open(key, path).model
         if not isinstance(model, Classifier):
-            raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
+            raise UserError(
+                f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier"
+            )
         if model.noise != noise:
-            raise UserError(f"{key}={path}: pass a classifier trained with model.noise={str(noise).lower()}")
+            raise UserError(
+                f"{key}={path}: pass a classifier trained with model.noise={str(noise).lower()}"
+            )
         return model
 
 

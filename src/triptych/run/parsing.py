@@ -45,7 +45,9 @@ def load_config(path: Path) -> dict[str, str]:
 
 def format_value(value: Any) -> str:
     """Format a configuration value as on the command line, with control characters escaped."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+    text = (
+        value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+    )
     return printable(text)
 
 

@@ -55,9 +55,13 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
     x = drawing.samples(len(items), seed=0, items=items).unflatten(0, (len(rows), COLUMNS))
     strips = pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
     figure = new_figure(COLUMNS * 0.62, len(marks) * 0.88)
-    for ax, strip, mark in zip(figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True):
+    for ax, strip, mark in zip(
+        figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True
+    ):
         picture = strip.numpy()
-        ax.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255)
+        ax.imshow(
+            picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255
+        )
         ax.set_title(mark, fontsize=8, loc="left", pad=2)
         ax.set_axis_off()
     with atomic(path) as file:
@@ -70,7 +74,9 @@ def _reads_captions(drawing: Drawing) -> bool:
     return len(drawing.data.shape) == 3 and drawing.conditional and not drawing.class_conditional
 
 
-def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path) -> Path:
+def save_trajectory(
+    drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path
+) -> Path:
     """Save ``trajectory.png``: how the first 16 images or 1000 points of n evolve from noise."""
     model, images = drawing.model, len(drawing.data.shape) == 3
     generator = drawing.generator(seed)
@@ -112,7 +118,8 @@ def trajectory(
         # Only these chunks are needed. With several draws, the best is chosen over all chunks.
         chunks = [chunk for chunk in chunks if chunk[0] < shown]
     paths = [
-        _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
+        _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator)
+        for _ in range(draws)
     ]
     x = paths[0]
     if isinstance(sampler, Chosen) and condition is not None and draws > 1:
@@ -161,7 +168,9 @@ def _draw_frames(
 def save_strip(x: Tensor, path: Path) -> None:
     """Save a PNG of images x (F, B, C, H, W) in [-1, 1], one row per sample, with noise at left."""
     with atomic(path) as file:
-        tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(file, "PNG")
+        tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(
+            file, "PNG"
+        )
 
 
 def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
@@ -194,7 +203,9 @@ def tiled(pixels: Tensor) -> Any:
     picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
     # Enlarge small pictures without smoothing, so that viewers show the exact pixels.
     factor = max(1, 384 // max(picture.size))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
 
 
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
@@ -230,7 +241,9 @@ def _points(x: Tensor, data: DataModule) -> Any:
     if data.shape[0] == 1:
         bins = torch.linspace(truth.min(), truth.max(), 60).tolist()
         axes.hist(truth[:, 0].numpy(), bins=bins, density=True, color="0.8", label="data")
-        axes.hist(x[:, 0].numpy(), bins=bins, density=True, histtype="step", color="C0", label="samples")
+        axes.hist(
+            x[:, 0].numpy(), bins=bins, density=True, histtype="step", color="C0", label="samples"
+        )
     else:
         axes.scatter(truth[:2000, 0], truth[:2000, 1], s=3, color="0.8", label="data", linewidths=0)
         axes.scatter(x[:, 0], x[:, 1], s=3, color="C0", label="samples", linewidths=0)
@@ -246,7 +259,9 @@ def _moments(x: Tensor, gammas: Tensor) -> Any:
     panels = figure.subplots(1, len(x), squeeze=False)[0]
     for axes, points, gamma in zip(panels, x, gammas.tolist(), strict=True):
         if points.shape[1] == 1:
-            axes.hist(points[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0")
+            axes.hist(
+                points[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0"
+            )
         else:
             axes.scatter(points[:, 0], points[:, 1], s=2, color="C0", linewidths=0)
             axes.set_ylim(-size, size)

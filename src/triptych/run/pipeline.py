@@ -23,7 +23,10 @@ from triptych.terminal import printable
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 NETWORK, SCHEDULE = "triptych.networks.unet2d.UNet2D", "triptych.diffusion.betas.Betas"
-PROCESS, DIFFUSION = "triptych.diffusion.process.VariancePreserving", "triptych.models.diffusion.Diffusion"
+PROCESS, DIFFUSION = (
+    "triptych.diffusion.process.VariancePreserving",
+    "triptych.models.diffusion.Diffusion",
+)
 DENOISER, OUTPUT = "triptych.diffusion.denoiser.Denoiser", "triptych.diffusion.denoiser.Output"
 # {prediction_type of diffusers: our ``objective.output.space``}
 SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
@@ -109,7 +112,9 @@ def pipeline_config(path: str) -> Config:
         "schedule": {"_target_": SCHEDULE} | schedule,
         "process": {"_target_": PROCESS},
         "denoiser": {"_target_": DENOISER, "network": {"_target_": NETWORK} | network},
-        "objective": {"output": {"_target_": OUTPUT, "space": SPACES[_prediction(scheduler)], "clip": clip}},
+        "objective": {
+            "output": {"_target_": OUTPUT, "space": SPACES[_prediction(scheduler)], "clip": clip}
+        },
         "model": {"_target_": DIFFUSION, "conditional": False, "label_dropout": 0.0},
         "bound": {
             "steps": steps,
@@ -156,7 +161,9 @@ def _check_shape(path: str, shape: tuple[int, ...]) -> None:
     channels, size = unet.get("in_channels", 3), unet.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
     if channels != shape[0] or (size is not None and [*shape[1:]] != sides):
-        raise _refused(path, UNET, f"in_channels={channels}, sample_size={size}: the data are {shape}")
+        raise _refused(
+            path, UNET, f"in_channels={channels}, sample_size={size}: the data are {shape}"
+        )
 
 
 def _our_name(name: str) -> str:
@@ -190,7 +197,9 @@ def _read(path: str, name: str, target: str = "") -> Config:
     try:
         record = read_json(_place(path, name))
     except FileNotFoundError as error:
-        raise UserError(f"trained={path}: no {name}; pass a directory that save_pretrained wrote") from error
+        raise UserError(
+            f"trained={path}: no {name}; pass a directory that save_pretrained wrote"
+        ) from error
     except (OSError, ValueError) as error:
         raise _refused(path, name, f"not JSON ({error})") from error
     if not isinstance(record, dict):

@@ -64,7 +64,9 @@ def check_run_name(name: str | None) -> None:
     if not name or slug(str(name)) == str(name):
         return
     fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
-    raise UserError(f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}")
+    raise UserError(
+        f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}"
+    )
 
 
 def resolve_composed(config: DictConfig) -> Config:
@@ -133,7 +135,9 @@ def without_machine(changes: Changes) -> Changes:
     return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
 
 
-def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
+def prepare(
+    cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]
+) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
     Raises:

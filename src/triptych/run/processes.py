@@ -18,7 +18,15 @@ from triptych.files import no_link, open_regular, storage_errors
 # Variables that make a process one of several ranks. A job that inherited them would train only on
 # that rank's share of the data.
 DISTRIBUTED = {
-    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *(
+        "RANK",
+        "LOCAL_RANK",
+        "NODE_RANK",
+        "GROUP_RANK",
+        "ROLE_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+    ),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
 }
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
@@ -36,7 +44,13 @@ _held: list[tuple[Path, IO[str]]] = []  # directories that this process has lock
 def _launcher() -> tuple[str, ...]:
     """Return the names of environment variables: of the rank, then those identifying the launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
+        return (
+            "RANK",
+            "TORCHELASTIC_RUN_ID",
+            "TORCHELASTIC_RESTART_COUNT",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+        )
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
     return ("LOCAL_RANK",)  # Rank 0 of a run has started this process, or there is only one.
@@ -67,7 +81,9 @@ def await_announcement(folder: Path) -> None:
             if (folder / ".launch").read_text() == launch():
                 return
         time.sleep(0.1)
-    raise UserError(f"{folder}: the first process did not prepare it in {PATIENCE:.0f} s; see its error")
+    raise UserError(
+        f"{folder}: the first process did not prepare it in {PATIENCE:.0f} s; see its error"
+    )
 
 
 def lives(pid: int) -> bool:
@@ -211,7 +227,9 @@ def check_held(path: Path) -> None:
     """
     for folder, file in _held:
         if path.is_relative_to(folder) and not _lies_in(folder, file):
-            raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
+            raise StorageError(
+                f"{folder}: moved or deleted while the run was at work there; the run ends"
+            )
 
 
 def _lies_in(folder: Path, file: IO[str]) -> bool:

@@ -64,7 +64,9 @@ class Progress(pl.Callback):
         if self._bar is None or time.monotonic() - self._written < EVERY:
             return
         self._bar.update(trainer.global_step - self._bar.n)
-        shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
+        shown = {
+            k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN
+        }
         self._bar.set_postfix(shown, refresh=False)
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
         # A bound of NaN, before the first validation, is written as null.
@@ -87,7 +89,9 @@ class Progress(pl.Callback):
 
     on_test_end = on_train_end
 
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.on_train_end(trainer, module)
 
     def on_test_start(self, trainer: Any, module: pl.LightningModule) -> None:

@@ -162,7 +162,9 @@ def git_state(root: Path, *code: str) -> Entries:
 
 def _git(root: Path, *arguments: str) -> str:
     line = ["git", "-C", str(root), *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        line, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
 
 
 @functools.cache  # A sweep prepares many runs in one process.

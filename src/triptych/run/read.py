@@ -115,7 +115,9 @@ class Run(Result):
         steps, values = self.histories((column,)).get(column, (array("q"), array("d")))
         return steps.tolist(), values.tolist()
 
-    def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[array[int], array[float]]]:
+    def histories(
+        self, columns: Sequence[str] | None = None
+    ) -> dict[str, tuple[array[int], array[float]]]:
         """Read {column: (steps, finite values)} of `metrics.csv`; of all columns by default."""
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
@@ -147,7 +149,10 @@ def find_runs(root: Path) -> list[Path]:
     directories: list[Path] = []
     closed: list[Path] = []
     for here, entries in walk(root, refuse=lambda error: closed.append(Path(error.filename))):
-        if any(entry.name in ("config.yaml", "summary.json") and not entry.is_dir() for entry in entries):
+        if any(
+            entry.name in ("config.yaml", "summary.json") and not entry.is_dir()
+            for entry in entries
+        ):
             directories.append(here)
             entries.clear()
         entries[:] = [entry for entry in entries if not _is_hidden(entry.name)]
@@ -201,7 +206,9 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         check_digests(directory, run.digests)
         _check_items(run)
     except (OSError, ValueError) as error:
-        return Run(**known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"})
+        return Run(
+            **known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"}
+        )
     return replace(run, samples=_picture(run))
 
 
@@ -209,7 +216,9 @@ def _check_items(run: Run) -> None:
     """Raise ValueError if the mean of a run's items differs from its reported test bound."""
     items = load_items(run.dir)
     if items is not None and math.isfinite(run.bound) and not items.have_mean(run.bound):
-        raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}")
+        raise ValueError(
+            f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
+        )
 
 
 def _picture(run: Run) -> Path | None:
@@ -230,7 +239,16 @@ def _provenance(provenance: Provenance) -> Entries:
 
     If there is a result, its entries replace some of them.
     """
-    names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
+    names = (
+        "commit",
+        "dirty",
+        "command",
+        "started",
+        "fit_of",
+        "fingerprint",
+        "split",
+        "data_changed",
+    )
     overrides = parse_overrides([*provenance.overrides])
     return {name: getattr(provenance, name) for name in names} | {
         "overrides": overrides,

@@ -40,7 +40,9 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
-            raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
+            raise UserError(
+                f"metrics.{name}: a built-in metric of samples has this name; choose another"
+            )
     return own
 
 
@@ -96,7 +98,9 @@ class SampleReference:
         """Compute features of the reference items and of pure noise, this process's chunks only."""
         self.pure = chunks.fill("noise", self.n, self._noise)
 
-    def measure(self, features: Features, conditions: SetConditions, repeat: int) -> dict[str, float]:
+    def measure(
+        self, features: Features, conditions: SetConditions, repeat: int
+    ) -> dict[str, float]:
         """Return all metrics of a set of samples, by name."""
         figures = self.compare(features, conditions.labels, repeat)
         if conditions.captioned:
@@ -123,7 +127,9 @@ class SampleReference:
         It has up to n items; the classes are None if the items have no labels.
         """
         order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
-        labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
+        labels = [
+            split.labels[items] for split, items in self.held_items if split.labels is not None
+        ]
         return self.held_features(order), torch.cat(labels)[order] if labels else None
 
     def held_features(self, rows: Tensor) -> Any:
@@ -137,7 +143,9 @@ class SampleReference:
         figures = []
         for number in range(PAIRS):
             features, labels = self.true_set(number)
-            figures.append(self.compare(features, labels if labelled else None, FLOOR + 2 * number + 1))
+            figures.append(
+                self.compare(features, labels if labelled else None, FLOOR + 2 * number + 1)
+            )
         return _spread(figures) | {"n": min(self.held, self.n)}
 
     def _noise(self, rows: Tensor, chunk: int) -> Tensor:
@@ -257,7 +265,9 @@ class TrainingPoints(PointReference):
         return {"x": self.held_out[rows]}
 
 
-def point_reference(data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]) -> PointReference:
+def point_reference(
+    data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]
+) -> PointReference:
     """Return the reference for samples that are points; UserError if there is none."""
     if isinstance(data, Generated):
         return FreshPoints(data, n, seed, own)
@@ -408,5 +418,9 @@ def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     for name in figures[0]:
         column = sorted(of_set[name] for of_set in figures)
         if all(map(math.isfinite, column)):
-            spread[name] = {"median": column[len(column) // 2], "low": column[0], "high": column[-1]}
+            spread[name] = {
+                "median": column[len(column) // 2],
+                "low": column[0],
+                "high": column[-1],
+            }
     return spread

@@ -139,10 +139,15 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
             problem = "its data have no levels: bounds of densities and probabilities do not add up"
-            raise UserError(f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=...")
+            raise UserError(
+                f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=..."
+            )
     last = runs[-1].config["data"]
     if data_identity(last) != data_identity(config["data"]):
-        problem, fix = f"trained on {describe(last)}", f"pass one trained on {describe(config['data'])}"
+        problem, fix = (
+            f"trained on {describe(last)}",
+            f"pass one trained on {describe(config['data'])}",
+        )
         raise UserError(f"model.stages[{len(runs) - 1}]={paths[-1]}: {problem}; {fix}")
     for i, stage in enumerate(runs[:-1]):
         _check_items(f"model.stages[{i}]={paths[i]}", stage, data)
@@ -178,7 +183,9 @@ def drawn_as(what: str, config: Config, change: dict[str, Any]) -> Config:
     for key, value in changes.items():
         if str(key).partition(".")[0] not in DRAWING or not set_key(config, str(key), value):
             keys = f"{', '.join(DRAWING)}, as guidance.scale"
-            raise UserError(f"{what}.{key}={value}: the stage's run has no such key; use one of {keys}")
+            raise UserError(
+                f"{what}.{key}={value}: the stage's run has no such key; use one of {keys}"
+            )
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
 
@@ -194,7 +201,9 @@ def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> 
         name = str(before[-1].data.known_as)
         if name not in parts_read(stage.model, stage.data):
             fix = f"pass a run trained with model.conditional=[text,{name}]"
-            raise UserError(f"{what}: not conditioned on {name!r}, which the stage before it draws; {fix}")
+            raise UserError(
+                f"{what}: not conditioned on {name!r}, which the stage before it draws; {fix}"
+            )
         _check_encoders(what, before[-1], stage.data)
 
 

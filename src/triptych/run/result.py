@@ -16,7 +16,16 @@ from typing import Any, Literal, Self
 from triptych.config.identity import leaves
 from triptych.records import Entries
 from triptych.run import parsing
-from triptych.run.parsing import PARTS, UNITS, Curve, Estimate, SampleMeasures, optional, to_float, to_int
+from triptych.run.parsing import (
+    PARTS,
+    UNITS,
+    Curve,
+    Estimate,
+    SampleMeasures,
+    optional,
+    to_float,
+    to_int,
+)
 from triptych.run.provenance_file import Provenance
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "pruned", "unreadable"]
@@ -60,7 +69,9 @@ class Result:
     status: Status = field(metadata={"parse": str, "keys": ()})
     name: str = _entry(str, "")
     overrides: Mapping[str, str] = _entry(parsing.parse_overrides, dict)
-    choices: Mapping[str, str] = _entry(lambda names: {str(k): str(v) for k, v in names.items()}, dict)
+    choices: Mapping[str, str] = _entry(
+        lambda names: {str(k): str(v) for k, v in names.items()}, dict
+    )
     seed: int | None = _entry(parsing.parse_seed, None, ("seed", "overrides"))
     stage: str = _entry(str, "")
     error: str = _entry(parsing.first_line, "")

@@ -52,7 +52,9 @@ def cascade_of(values: Config) -> Drawing:
     if values["noise"]:
         drawings = _with_noise(drawings, values["noise"])
     *sources, last = drawings
-    return _ready(replace(last, sources={str(stage.data.known_as): stage for stage in sources}), values)
+    return _ready(
+        replace(last, sources={str(stage.data.known_as): stage for stage in sources}), values
+    )
 
 
 def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
@@ -116,7 +118,8 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
     """
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
-        "text" in parts_read(stage.model, stage.data) for stage in (drawing, *drawing.stages.values())
+        "text" in parts_read(stage.model, stage.data)
+        for stage in (drawing, *drawing.stages.values())
     ):
         fix = "pass one trained with model.conditional=[text]"
         raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
@@ -169,7 +172,9 @@ def _conditioning_noise(
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
     """Return a function that adds noise to the condition that had noise in training, or None."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
-    noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
+    noised = [
+        step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read
+    ]
     if not noised:
         return None
     part = str(noised[0])
@@ -179,7 +184,10 @@ def _conditioning_noise(
         x = condition.parts[part].value
         eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
-        changed: dict[str, Any] = {part: z, AUGMENTATION: Part(numbers.to(x.device).expand(len(x), -1))}
+        changed: dict[str, Any] = {
+            part: z,
+            AUGMENTATION: Part(numbers.to(x.device).expand(len(x), -1)),
+        }
         return condition.together(Condition(**changed))
 
     return prepare

@@ -82,7 +82,9 @@ def _offering_run(run: RunDirectory, entry: Entries) -> RunDirectory | None:
     if other.path.is_symlink():
         return None
     check_directory(other.path)
-    if other.provenance.id != entry.get("id") or _settings(other.config()) != _settings(run.config()):
+    if other.provenance.id != entry.get("id") or _settings(other.config()) != _settings(
+        run.config()
+    ):
         return None
     return other
 

@@ -39,7 +39,9 @@ def check_no_sweep(config: DictConfig) -> None:
 def check_place(config: DictConfig) -> None:
     """Refuse a directory that several runs or processes would share."""
     if processes.launch() and not config.name:
-        raise UserError("name=null: a name is needed here, so that all processes share one directory")
+        raise UserError(
+            "name=null: a name is needed here, so that all processes share one directory"
+        )
     home = Path(config.hydra.run.dir)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")

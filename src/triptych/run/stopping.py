@@ -32,7 +32,10 @@ KINDS = ("the loss", "a weight")
 PATIENCE = 5.0  # seconds to wait for the errors and exit codes of other ranks
 STUCK = 10.0  # seconds after which rank 0 counts as hanging if another rank is lost
 BROKEN = re.compile(
-    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout",
+    (
+        r"gloo|nccl|connection (was )?(closed|reset|refused)|broken "
+        r"pipe|recvValue|sendBytes|socket timeout"
+    ),
     re.I,
 )
 
@@ -246,7 +249,11 @@ class Peers:
         all processes, including rank 0, without reporting the reason.
         """
         environment = getattr(trainer.strategy, "cluster_environment", None)
-        if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
+        if (
+            trainer.world_size == 1
+            or environment is None
+            or environment.creates_processes_externally
+        ):
             return
         os.environ |= {
             "MASTER_ADDR": environment.main_address,

@@ -82,7 +82,9 @@ class Tuning(Record):
         tuning = super().from_dict(record)
         for point in tuning.points:
             if not 0 < len(point) == len(tuning.keys):
-                raise ValueError(f"tuning.points: {point} must have a value of each of {tuning.keys}")
+                raise ValueError(
+                    f"tuning.points: {point} must have a value of each of {tuning.keys}"
+                )
         for setting, point in tuning.best.items():
             if point not in tuning.points:
                 raise ValueError(f"tuning.best.{setting}={point}: must be one of tuning.points")

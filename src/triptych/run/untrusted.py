@@ -31,7 +31,9 @@ def check_config(config: Config, what: str, needed: Iterable[str] = ()) -> Confi
     model_groups = [key for key in groups() if key in MODEL_KEYS]
     missing = [key for key in (*model_groups, "threads", *needed) if key not in config]
     if missing:
-        raise UserError(f"{what}: its configuration has no {missing[0]}; pass the configuration of a run")
+        raise UserError(
+            f"{what}: its configuration has no {missing[0]}; pass the configuration of a run"
+        )
     check_names(config)
     check_values(config)
     return config
@@ -98,7 +100,10 @@ def _check_own(path: Path, where: str, config: Config) -> None:
         return
     differences = other_figures(run.config(), config)
     if differences:
-        problem = f"belongs to another run than {run / 'config.yaml'} ({describe_differences(differences)})"
+        problem = (
+            f"belongs to another run than {run / 'config.yaml'} "
+            f"({describe_differences(differences)})"
+        )
         fix = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
         raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
     result = None if run.damage() else run.summary()
@@ -111,7 +116,9 @@ def _check_own(path: Path, where: str, config: Config) -> None:
 
 
 @contextmanager
-def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def interpreting(
+    where: str | Path | None, begun: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Convert errors within the context to ForeignCheckpoint, unless training steps have ``begun``.
 
     Code that reads a malformed checkpoint may raise any of these errors. Errors are not converted
@@ -120,10 +127,17 @@ def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: F
     try:
         yield
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
-        if where is None or begun() or type(error).__name__ == "OutOfMemoryError" or raised_at(error):
+        if (
+            where is None
+            or begun()
+            or type(error).__name__ == "OutOfMemoryError"
+            or raised_at(error)
+        ):
             raise
         problem = f"its content cannot be used ({describe_error(error)})"
-        raise ForeignCheckpoint(f"{where}: {problem}; restore it, or the code that wrote it") from error
+        raise ForeignCheckpoint(
+            f"{where}: {problem}; restore it, or the code that wrote it"
+        ) from error
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
@@ -194,7 +208,12 @@ def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: list[str
     bound = {key: value for key, value in pipeline["bound"].items() if f"bound.{key}" not in typed}
     pipeline["bound"] = config["bound"] | bound
     pipeline["objective"] = config["objective"] | pipeline["objective"]
-    names = {"schedule": "betas", "denoiser": "unet2d", "process": "vp", "data": choices.get("data")}
+    names = {
+        "schedule": "betas",
+        "denoiser": "unet2d",
+        "process": "vp",
+        "data": choices.get("data"),
+    }
     names["objective"] = pipeline["objective"]["output"]["space"]
     _copy_model(config | pipeline, names, config, choices)
 
@@ -222,7 +241,9 @@ def _check_overrides(path: str, overrides: list[str], free: tuple[str, ...] = ()
         group = key.split(".")[0].split("/")[0]
         if group in MODEL_KEYS and group not in free:
             keys = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
-            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {keys}")
+            raise UserError(
+                f"{override}: the model is that of trained={path}; beside it pass keys of {keys}"
+            )
 
 
 def _typed_keys(overrides: list[str]) -> list[str]:

@@ -108,12 +108,17 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            log_line(None, f"W&B has not received all within {FINISH:.0f} s; `{self.sync}` sends the rest")
+            log_line(
+                None,
+                f"W&B has not received all within {FINISH:.0f} s; `{self.sync}` sends the rest",
+            )
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
     def _log_panels(self, summary: Result, step: int) -> None:
         panels = panel_tables(summary.record).items()
-        tables = {f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels}
+        tables = {
+            f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels
+        }
         self.log_metrics(tables, step)
 
     def _log_checkpoint(self) -> None:

@@ -65,7 +65,9 @@ class Saved(torch.autograd.graph.saved_tensors_hooks):
     def bytes_besides(self, tensors: Iterable[torch.Tensor]) -> int:
         """Return the size of all that was saved but for these tensors."""
         left_out = {tensor.untyped_storage()._cdata for tensor in tensors}
-        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in left_out)
+        return sum(
+            storage.nbytes() for place, storage in self.storages.items() if place not in left_out
+        )
 
 
 class Cost(NamedTuple):

@@ -54,7 +54,9 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
         points = rounds.grid({"params": sweeper.tune}, [])
         return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
     if "triptych_search" in sweeper._target_:
-        from hydra_plugins.triptych_search._space import probe_jobs as probes  # Optuna, which may be missing
+        from hydra_plugins.triptych_search._space import (
+            probe_jobs as probes,
+        )  # Optuna, which may be missing
 
         return probes(sweeper.params or {}, config.hydra.overrides.task)
     return []  # an adaptive sweeper of the user's own

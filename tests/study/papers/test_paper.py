@@ -14,7 +14,11 @@ from triptych.study.papers.claim import read_claim
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims
 from triptych.study.render import markdown
 
-AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
+AXES = {
+    "seed": ["1", "2", "3"],
+    "objective": ["x0", "epsilon", "v"],
+    "bound.steps": ["10", "100", "null"],
+}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "metrics": {"switched_off": None}}
 
 
@@ -37,10 +41,14 @@ def test_order_claim_gives_contrasts_at_each_value_of_other_axes():
 
 
 def test_same_claim_gives_contrast_of_each_pair():
-    found = contrasts(compare="objective", same=["x0", "epsilon", "v"], within=0.02, at={"bound.steps": 10})
+    found = contrasts(
+        compare="objective", same=["x0", "epsilon", "v"], within=0.02, at={"bound.steps": 10}
+    )
     assert [c.name for c in found] == ["epsilon − x0", "v − x0", "v − epsilon"]
     assert all((c.low, c.high) == (-0.02, 0.02) for c in found)
-    (one,) = contrasts(compare="objective", same=["x0", "v"], within_factor=2, at={"bound.steps": 10})
+    (one,) = contrasts(
+        compare="objective", same=["x0", "v"], within_factor=2, at={"bound.steps": 10}
+    )
     assert one.ratio and one.name == "v / x0"
     assert (one.low, one.high) == pytest.approx((-math.log(2), math.log(2)))
 
@@ -48,12 +56,16 @@ def test_same_claim_gives_contrast_of_each_pair():
 def test_value_claim_gives_range_of_one_setting():
     (one,) = contrasts(compare="objective", value={"v": 2.65}, within=0.05, at={"bound.steps": 10})
     assert not one.is_pair and (one.low, one.high) == pytest.approx((2.60, 2.70))
-    (one,) = contrasts(compare="objective", value={"v": -2.0}, within_factor=2, at={"bound.steps": 10})
+    (one,) = contrasts(
+        compare="objective", value={"v": -2.0}, within_factor=2, at={"bound.steps": 10}
+    )
     assert (one.low, one.high) == (-4.0, -1.0)
 
 
 def test_claim_compares_metrics_as_axis():
-    found = contrasts(compare="metric", order=["ode", "ode_bound"], at={"objective": "v", "bound.steps": 10})
+    found = contrasts(
+        compare="metric", order=["ode", "ode_bound"], at={"objective": "v", "bound.steps": 10}
+    )
     assert [[point.metric for point in c.compared] for c in found] == [["ode_bound", "ode"]]
 
 
@@ -117,7 +129,12 @@ def test_samples_are_drawn_if_an_axis_sets_their_number():
 
 def test_read_claims_skips_claims_of_other_scale():
     both = node(compare="objective", order=["x0", "v"])
-    both["claims"]["two"] = {"says": "2", "scale": "paper", "compare": "objective", "order": ["v", "x0"]}
+    both["claims"]["two"] = {
+        "says": "2",
+        "scale": "paper",
+        "compare": "objective",
+        "order": ["v", "x0"],
+    }
     assert [c.name for c in read_claims(both, AXES)] == ["one"]
     assert [c.name for c in read_claims(both, AXES, scale="paper")] == ["one", "two"]
 
@@ -134,7 +151,9 @@ def test_decisive_keys_ignore_wording_and_other_scales():
     assert decisive_keys(one) == {"one": {"order": ["x0", "v"]}}
     both = one | {"large": {"says": "2", "scale": "paper", "order": ["v", "x0"]}}
     both["one"] = both["one"] | {"scale": "small"}
-    assert decisive_keys(both) == decisive_keys(one), "what is claimed at another scale decides nothing here"
+    assert decisive_keys(both) == decisive_keys(one), (
+        "what is claimed at another scale decides nothing here"
+    )
     assert decisive_keys(both, "paper") == {"large": {"order": ["v", "x0"]}}
 
 

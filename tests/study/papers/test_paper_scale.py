@@ -25,8 +25,12 @@ from triptych.study.rounds import grid
 # VDM's parameters, counted from the layers of the published code
 _CONV, _NORM = 128 * 9 * 128 + 128, 256  # 3x3, 128 to 128 channels
 _BLOCK = 2 * _NORM + 2 * _CONV + 512 * 128  # with a map of the conditioning without bias
-_JOINED = 3 * _NORM + 128 * 9 * 256 + 128 + _CONV + 512 * 128 + 256 * 128 + 128  # of 256 channels to 128
-VDM = 15 * 9 * 128 + 128 + 129 * 512 + 512 + 512 * 512 + 512  # z and Fourier n = 6, 7; log SNR and 128 sines
+_JOINED = (
+    3 * _NORM + 128 * 9 * 256 + 128 + _CONV + 512 * 128 + 256 * 128 + 128
+)  # of 256 channels to 128
+VDM = (
+    15 * 9 * 128 + 128 + 129 * 512 + 512 + 512 * 512 + 512
+)  # z and Fourier n = 6, 7; log SNR and 128 sines
 VDM += 34 * _BLOCK + 33 * _JOINED + _NORM + 4 * (128 * 128 + 128) + _NORM + 128 * 9 * 3 + 3
 
 
@@ -63,7 +67,8 @@ def ddpmpp(widths=(128, 256, 256, 256), blocks=4, attends=1, embedding=512):
 
 
 # millions of parameters that the papers or their code give: Ho et al. 2020, Nichol & Dhariwal 2021,
-# Dhariwal & Nichol 2021, Karras et al. 2022, Choi et al. 2022, Ma et al. 2024 (DiT-B of Peebles & Xie 2023),
+# Dhariwal & Nichol 2021, Karras et al. 2022, Choi et al. 2022, Ma et al. 2024 (DiT-B of Peebles &
+# Xie 2023),
 # Li & He 2025, Karras et al. 2024 (table 2: EDM2-S)
 PUBLISHED = {
     **dict.fromkeys(("ddim", "ddpm_rate", "ddpm_simple"), ("unet_ddpm", (3, 32, 32), 0, 35.7)),
@@ -131,7 +136,9 @@ def test_paper_scale_network_has_published_size(name):
     cfg, jobs = asked(name)
     axes = claims_of(cfg, jobs, SweepRecord(), False)["paper_axes"]
     own = read_yaml(CONFIGS / "paper" / f"{name}.yaml")["hydra"]["sweeper"]["params"]
-    assert all(len(axes[key]) > 1 for key in axes.keys() - own.keys()), "what all runs share is no axis"
+    assert all(len(axes[key]) > 1 for key in axes.keys() - own.keys()), (
+        "what all runs share is no axis"
+    )
     config = plain(name, jobs[0])
     assert config["name"] == name and config["trainer"]["max_steps"] >= 200_000
     average = config["callbacks"]["ema"]
@@ -185,7 +192,9 @@ def test_jit_spaces_times_are_logit_normal():
     logit = schedule.gamma(t) / 2  # of the straight path: sigma / alpha = t / (1 - t)
     assert logit.mean().item() == pytest.approx(0.8, abs=0.02)
     assert logit.std().item() == pytest.approx(0.8, abs=0.02)
-    assert config["objective"]["loss"]["over"] == config["objective"]["times"], "so each draw weighs the same"
+    assert config["objective"]["loss"]["over"] == config["objective"]["times"], (
+        "so each draw weighs the same"
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +234,8 @@ def synthetic(monkeypatch):
 
 
 SMALL = (
-    "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu trainer.precision=32-true "
+    "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu "
+    "trainer.precision=32-true "
     "threads=1 data.batch_size=2 lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null "
     "measures.inception=null samples.n=0 logger=csv"
 ).split()

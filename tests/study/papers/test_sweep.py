@@ -38,7 +38,9 @@ def composed(name: str):
 
 def asked(name: str, *values: str):
     cfg = copy.deepcopy(composed(name))
-    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides([*values]), cfg)
+    ConfigLoaderImpl._apply_overrides_to_config(
+        OverridesParser.create().parse_overrides([*values]), cfg
+    )
     HydraConfig.instance().set_config(cfg)
     OmegaConf.set_readonly(cfg.hydra, False)  # as it is while a sweep is being set up
     return cfg
@@ -67,7 +69,8 @@ def test_numeric_key_in_claim_is_refused():
     with open_dict(cfg):
         cfg.paper.claims.falls[20] = 6.84  # that is to stand below ``published``
     refused(
-        lambda: check_keys(cfg, cfg.hydra), "paper.claims.falls.20=6.84 (in paper=vdm_steps): no such key"
+        lambda: check_keys(cfg, cfg.hydra),
+        "paper.claims.falls.20=6.84 (in paper=vdm_steps): no such key",
     )
 
 
@@ -83,7 +86,9 @@ def test_shipped_paper_claims_are_decidable_by_its_sweep(name):
 
 
 def test_paper_without_multirun_is_refused():
-    with pytest.raises(UserError, match="paper=vdm_steps: settings to compare are a sweep's, which needs -m"):
+    with pytest.raises(
+        UserError, match="paper=vdm_steps: settings to compare are a sweep's, which needs -m"
+    ):
         check_single(asked("vdm_steps"))
 
 
@@ -101,7 +106,9 @@ def test_paper_sweep_refuses_undecidable_overrides(overrides, said):
 
 def test_unknown_scale_is_refused():
     for paper in ("edm_heun", "vdm_steps"):
-        with pytest.raises(UserError, match=f"scale=paper: paper={paper} has no such scale; use scale=small"):
+        with pytest.raises(
+            UserError, match=f"scale=paper: paper={paper} has no such scale; use scale=small"
+        ):
             set_scale(asked(paper, "scale=paper"))
     cfg = compose("train", ["scale=paper"], return_hydra_config=True)
     refused(lambda: set_scale(cfg), "scale=paper: paper=None has no such scale; use scale=small")
@@ -121,12 +128,18 @@ def test_claims_changed_is_recorded_after_first_result():
     before = SweepRecord.from_dict(recorded)
     assert "claims_changed" not in facts_of(asked("vdm_steps"), before, any_result=True)
     other = asked("vdm_steps", "paper.claims.saturates.within=0.2")
-    assert "claims_changed" not in facts_of(other, before, any_result=False), "nothing was known yet"
+    assert "claims_changed" not in facts_of(other, before, any_result=False), (
+        "nothing was known yet"
+    )
     changed = facts_of(other, before, any_result=True)
     assert changed["claims_changed"]
-    assert facts_of(other, SweepRecord.from_dict(changed), any_result=True)["claims_changed"], "for ever"
+    assert facts_of(other, SweepRecord.from_dict(changed), any_result=True)["claims_changed"], (
+        "for ever"
+    )
     then = replace(before, paper_settings="then")
-    assert facts_of(asked("vdm_steps"), then, any_result=True)["paper_settings"] == "then", "of ended runs"
+    assert facts_of(asked("vdm_steps"), then, any_result=True)["paper_settings"] == "then", (
+        "of ended runs"
+    )
     now = facts_of(asked("vdm_steps"), then, any_result=False)
     assert now["paper_settings"] == before.paper_settings
     forced = facts_of(asked("vdm_steps", "force=true"), then, any_result=True)

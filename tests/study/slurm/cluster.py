@@ -44,7 +44,11 @@ def missing() -> str:
         return "SLURM's daemons need root"
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     absent = [p for p in PROGRAMS if shutil.which(p, path=path) is None]
-    return f"not installed: {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)" if absent else ""
+    return (
+        f"not installed: {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)"
+        if absent
+        else ""
+    )
 
 
 class Cluster:
@@ -69,7 +73,12 @@ class Cluster:
         controller, node = _free_ports(2)
         (folder / "slurm.conf").write_text(
             CONFIG.format(
-                host=host, folder=folder, controller=controller, node=node, cpus=self.cpus, memory=memory
+                host=host,
+                folder=folder,
+                controller=controller,
+                node=node,
+                cpus=self.cpus,
+                memory=memory,
             )
         )
         key = folder / "munge.key"
@@ -91,7 +100,9 @@ class Cluster:
 
     def run(self, *line: str, check: bool = True) -> str:
         """Return the output of a command that talks to this cluster."""
-        done = subprocess.run(line, capture_output=True, text=True, env=self.environment, timeout=60)
+        done = subprocess.run(
+            line, capture_output=True, text=True, env=self.environment, timeout=60
+        )
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(line)}: {done.stdout}{done.stderr}")
         return done.stdout

@@ -33,7 +33,9 @@ def summaries(folder: Path) -> dict[str, dict]:
 
 def executions(folder: Path) -> int:
     """Count the starts of the runs in ``folder``."""
-    return sum(len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json"))
+    return sum(
+        len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json")
+    )
 
 
 def begin(line: list[str], cluster: Cluster, root: Path) -> subprocess.Popen:
@@ -62,7 +64,9 @@ def test_slurm_sweep_survives_preemption(cluster, root, how):
     undisturbed = root / "undisturbed"
     end(command("-m", "hydra/launcher=local", *grid), undisturbed)
     sweep = begin(command("-m", *PRESET, *grid), cluster, root)
-    wait_for(lambda: any(step(p.parent) > 200 for p in root.glob("logs/sweeps/*/*/progress.json")), sweep)
+    wait_for(
+        lambda: any(step(p.parent) > 200 for p in root.glob("logs/sweeps/*/*/progress.json")), sweep
+    )
     job = min(i for i, state in jobs(cluster).items() if state == "RUNNING")
     if how == "requeue":
         cluster.run("scontrol", "requeue", job)
@@ -98,9 +102,14 @@ def test_cancelled_slurm_job_is_not_waited_for(cluster, root):
     assert name == "seed=2" and summary["status"] == "finished"
     told = [row for row in said.splitlines() if "the same command goes on" in row]
     what = "ended without a result (cancelled); the same command goes on with it"
-    assert sorted(told) == [f"seed=1: its SLURM job {first} {what}", f"seed=3: its SLURM job {third} {what}"]
+    assert sorted(told) == [
+        f"seed=1: its SLURM job {first} {what}",
+        f"seed=3: its SLURM job {third} {what}",
+    ]
     assert "Traceback" not in said and "sacct" not in said, said
-    again = subprocess.run(line, env=cluster.environment | environment(root), capture_output=True, text=True)
+    again = subprocess.run(
+        line, env=cluster.environment | environment(root), capture_output=True, text=True
+    )
     assert again.returncode == 0, again.stdout + again.stderr
     assert [s["status"] for s in summaries(root / "logs").values()] == ["finished"] * 3
     assert executions(root / "logs") == 4
@@ -111,10 +120,13 @@ def test_run_requeues_its_slurm_batch_script(cluster, root):
 
     The restarted run has the same directory and W&B id.
     """
-    line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")
+    line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace(
+        "logger=csv", "logger=wandb"
+    )
     script = root / "job.sh"
     script.write_text(
-        "#!/bin/bash\n#SBATCH --job-name=t --ntasks-per-node=2 --nodes=1 --requeue --open-mode=append\n"
+        "#!/bin/bash\n#SBATCH --job-name=t --ntasks-per-node=2 --nodes=1 --requeue "
+        "--open-mode=append\n"
         f"#SBATCH --output={root}/job.log --export=ALL\nsrun {line}\n"
     )
     end(command("name=twin", "trainer=ddp_sim", *LONG), root)
@@ -128,7 +140,9 @@ def test_run_requeues_its_slurm_batch_script(cluster, root):
     wait_for(lambda: (folder / "summary.json").exists(), None)
     log = (root / "job.log").read_text()
     assert log.count("interrupted at step") == 1 and "SIGUSR1" in log, log
-    ours, twins = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("mine", "twin"))
+    ours, twins = (
+        json.loads((folder.parent / n / "summary.json").read_text()) for n in ("mine", "twin")
+    )
     assert ours["test"] == twins["test"] and ours["world_size"] == 2
     assert sorted(p.name for p in folder.parent.iterdir()) == ["mine", "twin"]
     starts = [p.name.endswith(identity) for p in (folder / "wandb").glob("offline-run-*")]

@@ -106,7 +106,10 @@ class Sampler(ABC):
         return self.evaluations - guessed * (self.calls - self.guesses)
 
     def gammas(
-        self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        schedule: Schedule,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Return the grid of gammas from gamma(1) down to gamma(0).
 
@@ -114,7 +117,9 @@ class Sampler(ABC):
         """
         if self.grid == "time":
             return schedule.gamma(schedule.stops(self.steps).to(device, dtype))
-        t = torch.linspace(1.0, 0.0, self.steps + (not schedule.denoised), device=device, dtype=dtype)
+        t = torch.linspace(
+            1.0, 0.0, self.steps + (not schedule.denoised), device=device, dtype=dtype
+        )
         high, low = schedule.gamma(t[[0, -1]])
         if self.grid == "gamma":
             return low + (high - low) * t
@@ -124,7 +129,7 @@ class Sampler(ABC):
         return gammas
 
     def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
-        """Return this sampler for a model of that reverse variance, from which an ancestral step draws."""
+        """Return this sampler with a model's reverse variance, for ancestral steps."""
         return self
 
     def draws_under(self, condition: Condition | None) -> int:

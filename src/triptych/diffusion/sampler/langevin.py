@@ -50,7 +50,10 @@ class Langevin(Sampler):
         self.calls = inner
 
     def gammas(
-        self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        schedule: Schedule,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         grid = super().gammas(schedule, device, dtype)
         grid[1:] = grid[-1].clone()
@@ -70,7 +73,12 @@ class AnnealedLangevin(Sampler):
     """
 
     def __init__(
-        self, steps: int, grid: Grid = "gamma", inner: Count = 10, rate: Positive = 0.2, **options: Any
+        self,
+        steps: int,
+        grid: Grid = "gamma",
+        inner: Count = 10,
+        rate: Positive = 0.2,
+        **options: Any,
     ):
         super().__init__(steps, grid, **options)
         self.inner, self.rate = inner, rate
@@ -92,7 +100,12 @@ class PredictorCorrector(Ancestral):
     """
 
     def __init__(
-        self, steps: int, grid: Grid = "gamma", inner: Count = 1, snr: Positive = 0.16, **options: Any
+        self,
+        steps: int,
+        grid: Grid = "gamma",
+        inner: Count = 1,
+        snr: Positive = 0.16,
+        **options: Any,
     ):
         super().__init__(steps, grid, **options)
         self.inner, self.snr = inner, snr
