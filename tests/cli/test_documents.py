@@ -1,6 +1,5 @@
 """README, docs and comments of configs: links have targets, commands and examples compose."""
 
-import itertools
 import re
 import shlex
 from pathlib import Path
@@ -14,8 +13,9 @@ from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, TAKES
+from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, STATISTICS, TOLERANCES
 from triptych.study.papers.paper import claims_of, read_claims
+from triptych.study.rounds import jobs_of
 
 HOUSE = CONFIGS.parent
 PAGES = [HOUSE / "README.md", *sorted(HOUSE.glob("docs/*.md"))]
@@ -108,7 +108,7 @@ def test_papers_page_example_composes_with_decidable_claims(tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "ddim_steps.yaml").write_text(example)
     cfg = compose_command("train", ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"])
-    facts = claims_of(cfg, SweepRecord(), False)
+    facts = claims_of(cfg, jobs_of(cfg), SweepRecord(), False)
     assert cfg.name == "ddim_steps"
     claims = read_claims(facts["paper"], facts["paper_axes"])
     assert [c.name for c in claims[0].contrasts] == ["steps=20 − steps=100", "steps=10 − steps=20"]
@@ -121,7 +121,7 @@ def test_papers_page_code_block_is_valid_yaml(text):
 
 
 def test_papers_page_lists_every_statistic_metric_and_tolerance():
-    names = {*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *TAKES, *itertools.chain(*TAKES.values())}
+    names = {*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *STATISTICS, *TOLERANCES}
     told = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]+)`", PAPERS))))
     assert names <= told, names - told
 

@@ -337,7 +337,7 @@ MISTAKES = [
     (
         own(POINTS, "Points", fault="nan"),
         "def load(self):",
-        "data own: train: values: item 7 is not finite",
+        "data own: train: values: one from item 0 on is not finite",
     ),
     (
         own(POINTS, "Points", fault="name"),

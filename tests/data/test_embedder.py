@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.models.options import OPTIONS
-from tests.refusal import refused as refused_by_a_run
 from triptych.data.build import check_contract, fingerprint
 from triptych.data.captions import DigitsCaptioned, Embedder, on_sphere, slerp
 from triptych.data.digits import Digits
@@ -76,9 +75,6 @@ def test_measures_contrastive_refuses_run_of_other_image_shape(run, monkeypatch)
     assert embedder(low) is None and embedder(same) is same.embedder
     assert embedder(data) is None and embedder(data, path).shape == data.shape
     refused(lambda: embedder(low, path), f"measures.contrastive={path}: of images (3, 16, 16)")
-    refused_by_a_run(
-        lambda: embedder(data, path, None), "needs captioned data and measures.classifier"
-    )
 
 
 def test_embeddings_are_conditions_of_captioned_data(run):

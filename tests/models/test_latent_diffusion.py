@@ -291,7 +291,6 @@ def test_latent_diffusion_run_trains_samples_and_reopens(prepared, arguments):
         ([*SMALL, "denoiser=resnet"], ["denoiser.network", "levels"]),
         ([*SMALL, "objective=levels"], ["objective=levels", "objective=x0"]),
         ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),
-        ([*SMALL, "bound.decoder=discretised_gaussian"], ["bound.decoder", "pass categorical"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
         (
             [*SMALL, "metrics=distortion"],

@@ -118,7 +118,6 @@ ELSEWHERE = [  # classes that may be named, in the place of others
 ]
 REFUSED = [
     *((f"trainer.{key}", "pytorch", key) for key in OF_TRAINER),
-    *((f"trainer.{key}", MLP, key) for key in ("strategy", "profiler")),
     *(
         (place, {"_target_": name}, f"{place}._target_={name}: use a class made")
         for place, name in ELSEWHERE
@@ -130,6 +129,12 @@ REFUSED = [
 def test_check_targets_refuses_class_at_wrong_node(config, place, value, words):
     with pytest.raises(UserError, match=words):
         check_targets(put(config, place, value))
+
+
+@pytest.mark.parametrize("key", ["strategy", "profiler"])
+def test_check_config_refuses_class_as_trainer_value(config, key):
+    with pytest.raises(UserError, match=f"trainer.{key}"):
+        check_config(put(config, f"trainer.{key}", MLP), "x")
 
 
 def test_interpolation_in_checkpoint_config_is_refused(root, config, monkeypatch):
@@ -228,7 +233,10 @@ def test_triptych_trust_can_be_changed_at_runtime(monkeypatch):
 def test_commands_on_valid_checkpoint_write_only_to_its_folder(root, config, which):
     """The commands write where they are told, run no program and unpickle nothing."""
     state = build_model(config, build_data(config)).state_dict()
-    theirs = save_run(root / "theirs", config)
+    theirs = root / "place"
+    theirs.mkdir()
+    if which == "resume":
+        theirs = save_run(root / "theirs", config)
     path = save_checkpoint(root / "x.ckpt", config, state)
     arguments = {
         "evaluate": ["triptych.cli.evaluate", f"ckpt={path}", f"out={theirs}/figures.json"],

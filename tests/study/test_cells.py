@@ -112,7 +112,4 @@ def test_root_with_interpolation_in_name_is_refused(root):
     for more in ("-m", "name=s"):
         done = forked.run(command("seed=1", more), environment(place))
         assert done.returncode == 1 and not place.exists()
-        assert (
-            done.stderr.startswith(f"error: TRIPTYCH_ROOT={place}: ")
-            and done.stderr.count("\n") == 1
-        )
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -16,7 +16,7 @@ from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_composed
-from triptych.study.plan import Operations, network_cost, plan
+from triptych.study.plan import network_cost, plan
 
 
 @functools.cache
@@ -135,15 +135,6 @@ def test_plan_counts_parameters_of_learned_variance():
     lines = plan([("fixed", 1, 1, fixed), ("learned", 1, 1, learned)])
     more = network_cost(learned).parameters - network_cost(fixed).parameters
     assert more > 0 and sum("parameters" in line for line in lines) == 2
-
-
-def test_a_network_is_counted_once(monkeypatch):
-    counted = []
-    monkeypatch.setattr("triptych.study.plan.Operations", lambda: counted.append(1) or Operations())
-    ddim, heun = (resolved("denoiser=dit", f"sampler={name}") for name in ("ddim", "heun"))
-    wide = resolved("denoiser=dit", "denoiser.network.patch=4")
-    plan([("ddim", 1, 1, ddim), ("heun", 1, 1, heun), ("wide", 1, 1, wide), ("again", 1, 1, ddim)])
-    assert len(counted) == 2
 
 
 THREE_PLANS = """

@@ -208,6 +208,13 @@ def test_any_other_differing_key_is_an_axis(tmp_path, key, values):
     assert not any("changes together" in note or key in note for note in comparison.notes)
 
 
+def test_group_missing_in_old_run_counts_as_none(tmp_path):
+    run(tmp_path, 1, 2.0)
+    run(tmp_path, 2, 2.02, choices={"threshold": "none"})
+    comparison = one(tmp_path)
+    assert comparison.axes == () and [len(cell.runs) for cell in comparison.cells] == [2]
+
+
 def test_key_missing_in_old_run_counts_as_default(tmp_path):
     ema = {"_target_": "triptych.callbacks.ema.EMA", "decay": 0.998}
     old = {"measures": {"n": 0}, "callbacks": {"ema": ema}}

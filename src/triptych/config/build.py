@@ -10,7 +10,7 @@ from triptych.config.habits import nearest
 from triptych.config.keys import OPTIONS, find_key, join, of_class
 from triptych.config.own_code import defined_at, raised_at
 from triptych.config.signatures import REQUIRED, inspect_class
-from triptych.config.trust import check_name, import_class
+from triptych.config.trust import HOMES, check_name, import_class
 from triptych.declare import IsClass, alternatives, unwrap
 from triptych.errors import UserError
 from triptych.terminal import in_one_line
@@ -66,7 +66,14 @@ def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def check_names(config: Any, path: str = "") -> None:
     """Check each ``_target_`` as far as possible without importing it."""
     for place, node in targets(config, path):
-        check_name(node["_target_"], place)
+        target = check_name(node["_target_"], place)
+        unknown = [key for key in node if str(key).startswith("_") and key not in OPTIONS]
+        if unknown:
+            fix = f"of Hydra's keys use {', '.join(OPTIONS)} alone"
+            raise UserError(f"{join(place, unknown[0])}: not an argument; {fix}")
+        nested = [key for key, value in node.items() if isinstance(value, dict)]
+        if nested and target in HOMES:
+            raise UserError(f"{join(place, nested[0])}: must be a plain value for {target}")
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:

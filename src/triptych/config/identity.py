@@ -80,6 +80,15 @@ def default_of(config: Mapping[str, Any], key: str) -> Any:
 
 
 @cache
+def default_choice(group: str) -> str:
+    """Return the choice that ``train.yaml`` names for a group; "" if it names none."""
+    for entry in read_yaml(CONFIGS / "train.yaml")["defaults"]:
+        if isinstance(entry, dict) and group in entry:
+            return str(entry[group])
+    return ""
+
+
+@cache
 def _defaults_at_top() -> dict[str, Any]:
     config = {**read_yaml(CONFIGS / "train.yaml")}
     del config["defaults"]

@@ -113,7 +113,7 @@ def _check_numbers(data: DataModule, place: str, value: Tensor | Mapped, largest
     for start in range(0, len(value), CHUNK):
         size = value[start : start + CHUNK].abs().max().item()
         if not math.isfinite(size):
-            _refuse(data, f"{place} from item {start} on are not finite; all must be")
+            _refuse(data, f"{place}: one from item {start} on is not finite; all must be")
         if size > largest:
             _refuse(
                 data,

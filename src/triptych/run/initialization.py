@@ -143,7 +143,10 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
             tensors[name].copy_(source[name])
     step = int(checkpoint["global_step"])
     line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors taken"
-    log_line(run, f"{line} (step {step}, weights {weights})")
+    line += f" (step {step}, weights {weights})"
+    if left:
+        line += f"; not {few(left)}"
+    log_line(run, line)
     if rank() == 0:
         about = {
             "checkpoint": str(checkpoint_at(path)),

@@ -14,6 +14,8 @@ from triptych.run.prepare import check_plan, has_run, plan_composed, prepare, re
 from triptych.run.read import find_runs, is_run
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
+# Keys that only a sweep reads, with their values in a single run.
+SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 
 
 def check_single(config: DictConfig) -> Config:
@@ -29,7 +31,10 @@ def check_single(config: DictConfig) -> Config:
 
 
 def check_no_sweep(config: DictConfig) -> None:
-    """Refuse groups that only a sweep reads."""
+    """Refuse groups and keys that only a sweep reads."""
+    for key, value in SWEEP_KEYS.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{key}={config[key]}: only a sweep reads it; add -m, or leave it out")
     for group in SWEEP_GROUPS:
         choice = config.hydra.runtime.choices.get(group)
         if choice not in (None, "null"):
@@ -42,6 +47,8 @@ def check_place(config: DictConfig) -> None:
         raise UserError(
             "name=null: a name is needed here, so that all processes share one directory"
         )
+    if not config.hydra.run.dir:
+        raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
     home = Path(config.hydra.run.dir)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Self
 
-from triptych.config.identity import ABSENT, BUNDLES, default_of
+from triptych.config.identity import ABSENT, BUNDLES, default_choice, default_of
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.parsing import format_value, value_name
@@ -47,7 +47,11 @@ def value(run: Run, key: str) -> str:
     default = default_of(run.config, key)
     if default is not ABSENT:
         return format_value(default)
-    return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
+    group = key.split(".")[0].split("/")[0]
+    if _has(run, group):
+        return "none"
+    # A run that is older than a group counts as a new one that leaves the group out.
+    return "none" if default_choice(group) == "none" else "default"
 
 
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:

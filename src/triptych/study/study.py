@@ -99,6 +99,11 @@ class Study:
         return judge_claims(self.record, self.runs)
 
     @property
+    def damaged(self) -> str:
+        """The problems with records of sweeps that cannot be read."""
+        return "; ".join(filter(None, [sweep.damage for sweep in self.sweeps]))
+
+    @property
     def question(self) -> str:
         """The question that the report answers."""
         varied = [comparison for comparison in self.comparisons if comparison.axes]
@@ -122,6 +127,8 @@ class Study:
     @property
     def banner(self) -> str:
         """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
+        if self.damaged:
+            return f"{self.damaged}: how many runs are to come is unknown, so nothing is settled"
         if self.complete and self.counts.keys() <= {"finished"}:
             return ""
         parts = [f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished"]

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
+from triptych.errors import Unreadable
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.cells import Comparison, Rule
@@ -15,12 +17,25 @@ from triptych.study.groups import group_runs, is_trial, stages
 
 @dataclass(frozen=True)
 class SweepRuns:
-    """The runs in a sweep's directory, and what the sweep recorded of itself."""
+    """The runs in a sweep's directory, and the records that the sweep wrote.
+
+    `damage`: why a record cannot be read, or "". Without it the number of runs still to come is
+    unknown.
+    """
 
     folder: Path
     runs: Sequence[Run]
     record: SweepRecord = SweepRecord()
     looks: Looks = Looks()
+    damage: str = ""
+
+    @classmethod
+    def read(cls, folder: Path, runs: Sequence[Run]) -> Self:
+        """Read the records of a sweep with these runs."""
+        try:
+            return cls(folder, runs, SweepRecord.read(folder), Looks.read(folder))
+        except Unreadable as error:
+            return cls(folder, runs, damage=error.problem)
 
     @cached_property
     def rule(self) -> Rule:
@@ -29,15 +44,18 @@ class SweepRuns:
 
     @cached_property
     def missing(self) -> int:
-        """Number of runs without a directory."""
-        return max(self.record.expected - len(self.runs), 0)
+        """The number of expected runs that have no directory; a copy replaces no missing run."""
+        starts = [(run.digests.get("config.yaml"), run.started) for run in self.runs]
+        known = [start for start in starts if start[0]]
+        copied = len(known) - len({*known})
+        return max(self.record.expected - len(self.runs) + copied, 0)
 
     def may_change(self, alone: bool) -> bool:
         """Return whether runs are still to come, so that the results are not final.
 
         `alone`: whether the report covers only this sweep.
         """
-        if self.rule.interim:
+        if self.damage or self.rule.interim:
             return True
         if self.rule.looks > 1 and alone:
             return False  # The planned looks decide, not the number of runs.
@@ -47,10 +65,7 @@ class SweepRuns:
 
 
 def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
-    """Read all runs beneath `roots` by the sweep that they belong to, the first root's first.
-
-    Unreadable: a sweep's record, which says how many runs are to come.
-    """
+    """Read all runs beneath `roots`, grouped by sweep, in the order of `roots`."""
     bases = [root.resolve() for root in roots]
     runs_by_path: dict[Path, Run] = {}
     for root in roots:
@@ -59,10 +74,7 @@ def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
     runs_by_folder: dict[Path, list[Run]] = {base: [] for base in bases}
     for path, run in runs_by_path.items():
         runs_by_folder.setdefault(_sweep_folder(path, bases), []).append(run)
-    return [
-        SweepRuns(folder, runs, SweepRecord.read(folder), Looks.read(folder))
-        for folder, runs in runs_by_folder.items()
-    ]
+    return [SweepRuns.read(folder, runs) for folder, runs in runs_by_folder.items()]
 
 
 def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:
@@ -81,7 +93,10 @@ def compare_sweeps(
     sweeps: Sequence[SweepRuns],
     equal_within: float | None,
 ) -> tuple[Comparison, ...]:
-    """Compare all runs under one correction; comparisons of an unfinished sweep claim nothing."""
+    """Compare all runs with one correction for multiple tests over the whole report.
+
+    Comparisons with runs of an unfinished sweep claim nothing.
+    """
     judged = [sweep for sweep in sweeps if sweep.runs] or sweeps[:1]
     rule = joint_rule([sweep.rule for sweep in judged])
     if equal_within is not None:
