@@ -88,9 +88,9 @@ def prepared(root) -> Callable:
     from hydra import initialize_config_dir
 
     from triptych.config.check import CONFIGS
-    from triptych.config.compose import without_hydra
     from triptych.config.identity import register_resolvers
     from triptych.run.prepare import prepare
+    from triptych.run.request import resolve
 
     register_resolvers()
 
@@ -108,8 +108,8 @@ def prepared(root) -> Callable:
         folder = root / "logs" / "runs" / (path or "tiny")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = references.composed((*small, *(["logger=csv"] if csv else []), *overrides))
-            choices = dict(cfg.hydra.runtime.choices)
-            return prepare(without_hydra(cfg), folder, list(overrides), choices)
+            cfg.hydra.overrides.task = list(overrides)
+            return prepare(resolve(cfg, folder))
 
     return make
 

@@ -13,11 +13,12 @@ import pytest
 from tests.data.helpers import write_mnist
 from triptych.cli import train as door
 from triptych.config.check import CONFIGS
-from triptych.config.compose import compose_command, without_hydra
+from triptych.config.compose import compose_command
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.prepare import prepare, resolve_config
+from triptych.run.prepare import prepare
+from triptych.run.request import resolve
 from triptych.run.untrusted import OWN
 from triptych.study.rounds import grid
 from triptych.study.study import read_study
@@ -123,9 +124,7 @@ def test_changed_ingredient_contradicts_claim(name, claim, planted, root, monkey
     if compose_command("train", [f"paper={name}"]).measures.classifier:
         classifier = compose_command("train", ["experiment=digits_classifier", "logger=csv"])
         path = root / "logs" / "runs" / "digits_classifier"
-        execute(
-            prepare(without_hydra(classifier), path, [], dict(classifier.hydra.runtime.choices))
-        )
+        execute(prepare(resolve(classifier, path)))
     directory = sweep(name, root, monkeypatch, planted, *CHEAPER.get(name, []), "seed=1,2,3")
     published = read_study([directory]).published
     assert published is not None
@@ -159,8 +158,8 @@ def test_every_setting_of_trained_paper_builds(name, root):
         job = max(jobs, key=lambda job: len(left.intersection(job)))
         left.difference_update(job)
         cfg = compose_command("train", [f"paper={name}", *job, *unmeasured])
-        plain = resolve_config(without_hydra(cfg), job, dict(cfg.hydra.runtime.choices))
-        model = build_experiment(plain, download=False).model
+        config = resolve(cfg, root).config
+        model = build_experiment(config, download=False).model
         assert model.loss is not None
         if name == "ddpm_fashion":
             assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 1.1e6

@@ -22,7 +22,7 @@ from triptych.run import processes
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.provenance import finished_before
 from triptych.run.read import Run, read_run, read_runs
-from triptych.run.single import check_single, prepare_run
+from triptych.run.single import prepare_run, request_single
 from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
@@ -67,9 +67,9 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
 
 
 def _train(config: DictConfig) -> Run:
-    check_single(config)
+    request = request_single(config)
     check_one_process(config)
-    run = prepare_run(composing.without_hydra(config), config.hydra, Path(config.hydra.run.dir))
+    run = prepare_run(request)
     if run.status != "finished":
         _execute(run)
         return read_run(run.path)

@@ -71,11 +71,11 @@ def test_hyphens_of_overrides_are_removed_and_hydra_flags_kept(typed, understood
 def test_wandb_run_id_is_used_only_under_wandb_agent(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
-    assert provenance(run, [], {})["id"] != "abc123"
+    assert provenance(run, [], {}, {})["id"] != "abc123"
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
-    assert provenance(run, [], {})["id"] == "abc123"
+    assert provenance(run, [], {}, {})["id"] == "abc123"
     (tmp_path / "sweep.json").write_text("{}")
-    assert provenance(run, [], {})["id"] != "abc123"
+    assert provenance(run, [], {}, {})["id"] != "abc123"
 
 
 @pytest.mark.slow

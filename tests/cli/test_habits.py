@@ -16,7 +16,7 @@ from triptych.config.schema import COMMANDS
 from triptych.config.source import CONFIGS
 from triptych.config.trust import check_name
 from triptych.errors import UserError
-from triptych.run.single import check_single
+from triptych.run.single import request_single
 
 CALLBACK = "+callbacks.x._target_=pytorch_lightning.callbacks."
 SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
@@ -24,9 +24,9 @@ SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
 
 def configuration(line: str) -> dict:
     """Return what the command would record, without a directory and without torch."""
-    return check_single(
+    return request_single(
         compose_command("train", read_command_line(line.split(), "train").overrides)
-    )
+    ).config
 
 
 def value_at(config: dict, key: str):

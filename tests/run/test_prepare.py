@@ -1,14 +1,19 @@
 """Whether a directory holds the same run or another, by its record and the command's settings."""
 
+import os
+
 import pytest
 from omegaconf import OmegaConf
 
 from tests.refusal import refused
 from triptych.config.check import CONFIGS
+from triptych.config.compose import compose_command
 from triptych.config.identity import NOT_IN_NAMES, leaves, register_resolvers
 from triptych.config.keys import Key, fields, with_roles
 from triptych.config.schema import Train
 from triptych.errors import UserError
+from triptych.run.prepare import plan_run
+from triptych.run.request import resolve
 
 
 def without(run, *keys: str) -> None:
@@ -51,6 +56,14 @@ def test_recorded_run_refuses_removed_key_or_changed_default(prepared):
     config["trainer"]["gradient_clip_val"] = 1.0  # what was the default then
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     refused(lambda: prepared(), "(trainer.gradient_clip_val: 1.0 -> None)")
+
+
+def test_sweep_typed_again_accepts_relative_init_from(finished, prepared, tiny):
+    """A run records an absolute path; the plan of a sweep compares it with what is typed."""
+    begin = f"init_from={os.path.relpath(finished().path)}"
+    run = prepared(begin, path="begun")
+    typed = compose_command("train", [*tiny, "callbacks.ema.others=[]", "logger=csv", begin])
+    assert plan_run(resolve(typed, run.path)).other == {}
 
 
 def test_recorded_run_accepts_old_optimized_metric(prepared):

@@ -19,6 +19,7 @@ from tests.study.fake_runs import make_run
 from triptych import files
 from triptych.cli import train
 from triptych.cli.report import main
+from triptych.config.compose import compose_command
 from triptych.errors import Unreadable, UserError
 from triptych.run.checkpoints import newest_readable
 from triptych.run.directory import RunDirectory, log_line, write_atomic
@@ -28,6 +29,7 @@ from triptych.run.metrics import MetricsCsv
 from triptych.run.prepare import prepare
 from triptych.run.read import read_run
 from triptych.run.reopen import reopen
+from triptych.run.request import resolve
 from triptych.run.result import Result
 from triptych.run.untrusted import (
     OWN,
@@ -40,7 +42,7 @@ from triptych.run.untrusted import (
 )
 from triptych.study.render import write_report
 
-from .strangers import configuration, save_run
+from .strangers import RING, TINY, configuration, save_run
 
 pytestmark = pytest.mark.timeout(120)  # a pipe that is opened is waited for without end
 PLACES = int(os.environ.get("TRIPTYCH_FUZZ", "40"))  # bytes changed of each file
@@ -178,7 +180,7 @@ def own(run):
 
 
 def same_name(run):
-    prepare(OmegaConf.create(configuration() | {"force": False, "retry": False}), run, [], {})
+    prepare(resolve(compose_command("train", [*TINY, *RING]), run))
 
 
 def report(run):
@@ -191,7 +193,7 @@ DOORS = {
     "own": own,
     "same name": same_name,
     "trained": lambda run: adopt(configuration(f"trained={run}"), {}, []),
-    "init_from": lambda run: check_initial({"init_from": str(run)}, begun=False),
+    "init_from": lambda run: check_initial({"init_from": str(run)}),
     "ckpt": lambda run: check_checkpoint(str(run)),
     "guide": lambda run: reopen(str(run)),
     "report": report,

@@ -5,6 +5,7 @@ import functools
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +16,13 @@ from triptych.config.compose import compose_command
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
-from triptych.run.prepare import resolve_composed
+from triptych.run.request import resolve
 from triptych.study.plan import network_cost, plan
 
 
 @functools.cache
 def resolved(*overrides: str) -> dict:
-    return resolve_composed(compose_command("train", list(overrides)))
+    return resolve(compose_command("train", list(overrides)), Path()).config
 
 
 NETWORKS = [

@@ -20,7 +20,7 @@ from triptych.config.keys import check_values, find_key
 from triptych.declare import IsPath
 from triptych.errors import UserError, check_password
 from triptych.run.command_errors import one_line_errors
-from triptych.run.single import check_single
+from triptych.run.single import request_single
 
 # Hydra reads digits with underscores as a number: a run named 2024_01 would be called 202401.
 GROUPED = re.compile(r"\d+(_\d+)+")
@@ -164,7 +164,7 @@ def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
     For other commands and for sweeps it is the checked composition.
     """
     if command == "train" and not cfg.hydra.sweeper.get("params"):
-        return OmegaConf.create(check_single(cfg))
+        return OmegaConf.create(request_single(cfg).config)
     job = without_hydra(cfg)
     if command != "train":
         check_values(

@@ -21,17 +21,17 @@ from triptych.cli import resume
 from triptych.cli.arguments import read_command_line
 from triptych.cli.startup import replace_process
 from triptych.config.check import check_keys
-from triptych.config.compose import compose_command, without_hydra
+from triptych.config.compose import compose_command
 from triptych.config.identity import register_resolvers
 from triptych.config.source import CONFIGS
 from triptych.errors import Busy, OtherRun, StorageError, Unreadable, UserError
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, RunDirectory
-from triptych.run.prepare import resolve_composed
 from triptych.run.provenance_file import Provenance
+from triptych.run.request import resolve
 from triptych.run.result import Result
-from triptych.run.single import check_no_sweep, check_run_there, check_single, prepare_run
+from triptych.run.single import check_no_sweep, check_run_there, prepare_run, request_single
 from triptych.run.untrusted import OWN
 
 register_resolvers()
@@ -59,8 +59,7 @@ def train(config: DictConfig) -> None:
     if config.plan:
         print_plan(config)
         return
-    check_single(config)
-    run = prepare_run(without_hydra(config), config.hydra, Path(config.hydra.run.dir))
+    run = prepare_run(request_single(config))
     if run.status != "finished":
         os.environ[OWN] = str(run.path)
         replace_process([sys.executable, "-m", "triptych.cli.resume", f"resume={run.path}"])
@@ -71,11 +70,12 @@ def train(config: DictConfig) -> None:
 def print_plan(config: DictConfig) -> None:
     """Print what a single run would cost, after the checks that the run itself would make."""
     check_no_sweep(config)
-    plain = resolve_composed(config)
-    check_run_there(config, plain)
+    request = resolve(config, Path(config.hydra.run.dir))
+    request.check_overrides()
+    check_run_there(request)
     from triptych.study.plan import plan
 
-    print("\n".join(plan([(str(config.name or "run"), 1, 1, plain)])))
+    print("\n".join(plan([(str(config.name or "run"), 1, 1, request.config)])))
 
 
 # a sweep's run ------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def train_cell(cfg: DictConfig) -> float | None:
     run = RunDirectory(job.runtime.output_dir)
     try:
         check_keys(cfg, job)  # type: ignore[arg-type]  # Hydra's node is a DictConfig when it runs
-        run = prepare_run(cfg, job, run.path)  # type: ignore[arg-type]
+        run = prepare_run(resolve(cfg, run.path, job))  # type: ignore[arg-type]  # as above
     except (OtherRun, Unreadable):
         raise  # the directory has changed since the sweep was planned: the sweep ends
     except UserError as error:
@@ -105,6 +105,8 @@ def train_cell(cfg: DictConfig) -> float | None:
 
 def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) -> None:
     """Record and print why a run of a sweep was refused; the other runs go on."""
+    if processes.rank() != 0:
+        return
     temporary = isinstance(error, Busy | StorageError)
     with suppress(StorageError):
         if run.status == "new" and not temporary:

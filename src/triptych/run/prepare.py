@@ -1,83 +1,33 @@
-"""Prepare a run directory from a composed configuration: create, reopen or refuse it."""
+"""Prepare the directory of a requested run: create, reopen or refuse it."""
 
 from functools import reduce
 from operator import getitem
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from triptych.config import check
-from triptych.config.build import check_names, keep_arguments
-from triptych.config.check import check_together, check_used
-from triptych.config.compose import to_plain, unresolved, without_hydra
+from triptych.config.compose import unresolved
 from triptych.config.identity import (
     ABSENT,
     Changes,
     describe_differences,
     differences,
     leaves,
-    plain_name,
-    slug,
 )
-from triptych.config.keys import check_values, role
+from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.errors import Diverged, OtherRun, UserError
 from triptych.files import check_directory
 from triptych.records import Config
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.provenance import provenance
-from triptych.run.untrusted import adopt, check_initial
+from triptych.run.request import Request
+from triptych.run.untrusted import check_initial
 
 ANOTHER, ANEW = "choose another name", "or force=true to start over"
 LENGTH = {"trainer.max_steps", "trainer.max_epochs"}
 PATIENCE = 10.0  # seconds to wait for another process that is starting the same run
-
-
-def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Config:
-    """Resolve ``cfg``.
-
-    With ``trained``, the other run's model configuration replaces that of ``cfg``, and its group
-    choices replace those in ``choices``.
-    """
-    plain = to_plain(cfg, throw_on_missing=True)
-    typed = _typed_keys(overrides)
-    keep_arguments(plain, typed)
-    if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
-        # max_epochs on the command line takes precedence over max_steps in a configuration file.
-        plain["trainer"]["max_steps"] = None
-    check_values(plain)
-    check_run_name(plain["name"])
-    check_together(plain)
-    if plain["trained"] is not None:
-        adopt(plain, choices, overrides)
-    check_names(plain)
-    return plain
-
-
-def _typed_keys(overrides: list[str]) -> set[str]:
-    return {override.lstrip("+").partition("=")[0] for override in overrides}
-
-
-def check_run_name(name: str | None) -> None:
-    """Raise UserError if a run's name cannot be the name of its directory."""
-    if not name or slug(str(name)) == str(name):
-        return
-    fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
-    raise UserError(
-        f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}"
-    )
-
-
-def resolve_composed(config: DictConfig) -> Config:
-    """Resolve a composition that still has Hydra's node.
-
-    Raises UserError also for overrides that have no effect.
-    """
-    hydra, overrides = config.hydra, list(config.hydra.overrides.task)
-    plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
-    check_used(plain, list(_typed_keys(overrides)))
-    return plain
 
 
 class RunPlan(NamedTuple):
@@ -94,40 +44,32 @@ def has_run(run: RunDirectory) -> bool:
     return recorded or (run / "config.yaml").exists() or bool(run.checkpoints())
 
 
-def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
-    """Call ``plan_run`` for a composed configuration that still contains Hydra's node ``hydra``."""
-    cfg, choices = without_hydra(config), dict(config.hydra.runtime.choices)
-    plain = resolve_config(cfg, list(config.hydra.overrides.task), dict(choices))
-    return plan_run(run, plain, cfg, choices)
+def plan_run(request: Request) -> RunPlan:
+    """Plan what to do with the run that is in the requested directory.
 
-
-def plan_run(run: RunDirectory, plain: Config, cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
-    """Plan what to do with a run that is there.
-
-    ``plain`` is the command's resolved configuration, ``cfg`` the same before resolution, and
-    ``choices`` its group choices. Raises UserError if the run's configuration is lost or
-    unreadable.
+    Raises UserError if its configuration is lost or unreadable.
     """
+    run = RunDirectory(request.path)
     run.read_records()
     if not (run / "config.yaml").exists():
         raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
-    changes = _without_defaults(differences(run.config(), plain), cfg, choices)
+    changes = _without_defaults(differences(run.config(), request.recorded), request)
     other = without_machine(changes)
-    if other.keys() == {"data.root"} and _lies_there_now(run, plain):
+    if other.keys() == {"data.root"} and _lies_there_now(run, request.config):
         other = {}
     if run.status == "finished":
         return RunPlan(not other, {}, other)
     return RunPlan(False, changes, other)
 
 
-def check_plan(run: RunDirectory, plan: RunPlan, config: Config) -> None:
+def check_same_run(request: Request, plan: RunPlan) -> None:
     """Raise OtherRun if the directory holds another run."""
     if not plan.other:
         return
     problem, fix = f"holds another run ({describe_differences(plan.other)})", ""
-    if plan.other.keys() <= LENGTH and config["trained"] is None:
-        fix = f", with init_from={run.path} to begin with its weights"
-    raise OtherRun(f"{run.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
+    if plan.other.keys() <= LENGTH and request.config["trained"] is None:
+        fix = f", with init_from={request.path} to begin with its weights"
+    raise OtherRun(f"{request.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
 
 
 def without_machine(changes: Changes) -> Changes:
@@ -135,23 +77,20 @@ def without_machine(changes: Changes) -> Changes:
     return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
 
 
-def prepare(
-    cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]
-) -> RunDirectory:
-    """Create or reopen the directory of the run that ``cfg`` describes.
+def prepare(request: Request) -> RunDirectory:
+    """Create or reopen the directory of the requested run.
 
     Raises:
-        UserError: a value is not accepted, or the directory holds another run or a failed one.
+        UserError: the directory holds another run or a failed one, or a named file is missing.
         Diverged: the run in the directory has diverged before.
     """
-    check_directory(path)
-    run, composed = RunDirectory(path), dict(choices)
-    plain = resolve_config(cfg, overrides, choices)
-    force, retry = plain.pop("force"), plain.pop("retry")
-    plain = {key: value for key, value in plain.items() if role(key) is not Role.START}
+    check_directory(request.path)
+    run, config = RunDirectory(request.path), request.recorded
+    force = request.config["force"]
     if not force:  # With force, the directory is moved aside without reading its content.
         run.read_records()
-    check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
+    if run.status != "finished" and not run.checkpoints():
+        check_initial(request.config)
     earlier = {}
     if force and has_run(run):
         with run.lock(PATIENCE):
@@ -160,12 +99,13 @@ def prepare(
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # Another process may have created it meanwhile.
                 run.clear_failure()  # An earlier job may have failed before it wrote a config.
-                run.write_provenance(provenance(run, overrides, choices, plain) | earlier)
-                _record(run, plain)
+                about = provenance(run, request.overrides, request.choices, config)
+                run.write_provenance(about | earlier)
+                _record(run, config)
                 return run
-    plan = plan_run(run, plain, cfg, composed)
-    check_plan(run, plan, plain)
-    _settle_failure(run, retry)
+    plan = plan_run(request)
+    check_same_run(request, plan)
+    _settle_failure(run, request.config["retry"])
     if plan.changes:
         _go_on_with(run, plan.changes)
     return run
@@ -201,7 +141,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     raise UserError(f"failed before: {result.error or '?'} ({fix})")
 
 
-def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]) -> Changes:
+def _without_defaults(changes: Changes, request: Request) -> Changes:
     """Drop changes of keys that are newer than the run and have their default values.
 
     Keys that a later version of the project has added do not make it another run.
@@ -210,10 +150,11 @@ def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]
     if not new:
         return changes
     # A new group's default is its default choice, not the one on the command line.
+    choices = request.composed_choices
     old_choices = {group: choice for group, choice in choices.items() if not _is_below(group, new)}
     usual = dict(leaves(unresolved(check.defaults(old_choices))))
     # Compare unresolved values: ${seed} is the default, whatever the seed.
-    written = dict(leaves(unresolved(cfg)))
+    written = dict(leaves(unresolved(request.composed)))
     typed = [key for key, value in written.items() if key not in usual or usual[key] != value]
     return {
         key: change

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ SECRET = re.compile(
 
 
 def provenance(
-    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: Config | None = None
+    run: RunDirectory, overrides: Sequence[str], choices: Mapping[str, Any], config: Config
 ) -> Entries:
     """Return the provenance of a new run, including that of user packages in ``config``."""
     return {
@@ -47,7 +47,7 @@ def provenance(
         "command": SweepRecord.read(run.path.parent).command or command(),
         "started": timestamp(),
         "git": git_state(CLONE, "src", "configs"),
-        "own": {name: _package_state(place) for name, place in own_packages(config or {}).items()},
+        "own": {name: _package_state(place) for name, place in own_packages(config).items()},
         "packages": _installed(),
         "executions": [],
     }

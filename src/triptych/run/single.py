@@ -10,24 +10,26 @@ from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
-from triptych.run.prepare import check_plan, has_run, plan_composed, prepare, resolve_composed
+from triptych.run.prepare import check_same_run, has_run, plan_run, prepare
 from triptych.run.read import find_runs, is_run
+from triptych.run.request import Request, resolve
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
 # Keys that only a sweep reads, with their values in a single run.
 SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 
 
-def check_single(config: DictConfig) -> Config:
-    """Return a composed run's resolved configuration; UserError if it cannot be run."""
+def request_single(config: DictConfig) -> Request:
+    """Resolve a composed run for a command of its own; UserError if it cannot be run."""
     check_no_sweep(config)
     check_place(config)
-    plain = resolve_composed(config)
-    check_cores(plain, "cores", "threads")
-    if RunDirectory(config.hydra.run.dir).status != "finished":
-        check_guide(plain)
-        check_files(OmegaConf.create(plain))
-    return plain
+    request = resolve(config, Path(config.hydra.run.dir))
+    request.check_overrides()
+    check_cores(request.config, "cores", "threads")
+    if RunDirectory(request.path).status != "finished":
+        check_guidance(request.config)
+        check_files(OmegaConf.create(request.config))
+    return request
 
 
 def check_no_sweep(config: DictConfig) -> None:
@@ -54,7 +56,7 @@ def check_place(config: DictConfig) -> None:
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
 
 
-def check_guide(plain: Config) -> None:
+def check_guidance(plain: Config) -> None:
     """Refuse guidance that needs a checkpoint if none is named."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
@@ -62,21 +64,20 @@ def check_guide(plain: Config) -> None:
         raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
 
 
-def check_run_there(config: DictConfig, plain: Config) -> None:
+def check_run_there(request: Request) -> None:
     """Refuse a directory that holds another run, as ``prepare`` would; nothing is written."""
-    run = RunDirectory(config.hydra.run.dir)
-    if has_run(run) and not config.force:
-        check_plan(run, plan_composed(run, config), plain)
+    if has_run(RunDirectory(request.path)) and not request.config["force"]:
+        check_same_run(request, plan_run(request))
 
 
-def prepare_run(cfg: DictConfig, hydra: DictConfig, folder: Path) -> RunDirectory:
-    """Prepare the directory of a composed run on rank 0; the other ranks wait for it.
+def prepare_run(request: Request) -> RunDirectory:
+    """Prepare the directory of a run on rank 0; the other ranks wait for it.
 
-    ``hydra`` is Hydra's node of the composed configuration. Raises the errors of ``prepare``.
+    Raises the errors of ``prepare``.
     """
     if processes.rank() != 0:
-        processes.await_announcement(folder)
-        return RunDirectory(folder)
-    run = prepare(cfg, folder, list(hydra.overrides.task), dict(hydra.runtime.choices))
+        processes.await_announcement(request.path)
+        return RunDirectory(request.path)
+    run = prepare(request)
     processes.announce(run.path)
     return run

@@ -1,7 +1,7 @@
 """Open and check checkpoints and run directories that may be untrusted, before they are used."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -166,17 +166,13 @@ def _state(run: RunDirectory) -> str:
     return run.damage() or f"the run there is {run.status}"
 
 
-def check_initial(config: Config, begun: bool) -> None:
-    """Make ``init_from`` absolute, and check it unless the run has already started."""
-    path = config.get("init_from")
-    if path is None:
-        return
-    config["init_from"] = str(Path(path).absolute())
-    if not begun:
-        check_reference("init_from", path)
+def check_initial(config: Config) -> None:
+    """Raise UserError unless ``init_from``, if it is set, is a checkpoint or a finished run."""
+    if config.get("init_from") is not None:
+        check_reference("init_from", config["init_from"])
 
 
-def adopt(config: Config, choices: dict[str, Any], overrides: list[str]) -> None:
+def adopt(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
     """Copy the model's configuration from the run ``trained=`` into a composed one.
 
     Raises UserError if that run has not finished, or if an override would change the model.
@@ -196,7 +192,7 @@ def adopt(config: Config, choices: dict[str, Any], overrides: list[str]) -> None
     check_checkpoint(config["trained"], "trained")
 
 
-def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: list[str]) -> None:
+def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
     """Copy the configuration of a pipeline of diffusers, which has no data and no bound of its own.
 
     A pipeline defines neither data nor bound, so the composed groups are kept. Only the bound's
@@ -235,7 +231,7 @@ def _copy_model(
     config["trained"] = str(RunDirectory(path).path)
 
 
-def _check_overrides(path: str, overrides: list[str], free: tuple[str, ...] = ()) -> None:
+def _check_overrides(path: str, overrides: Sequence[str], free: tuple[str, ...] = ()) -> None:
     """Refuse overrides of keys that define the model, except those in the groups ``free``."""
     for override, key in zip(overrides, _typed_keys(overrides), strict=True):
         group = key.split(".")[0].split("/")[0]
@@ -246,7 +242,7 @@ def _check_overrides(path: str, overrides: list[str], free: tuple[str, ...] = ()
             )
 
 
-def _typed_keys(overrides: list[str]) -> list[str]:
+def _typed_keys(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").split("=")[0] for override in overrides]
 
 

@@ -1,6 +1,7 @@
 """Check the cells and the launcher of a sweep before anything begins."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -11,7 +12,7 @@ from triptych.config.check import check_keys
 from triptych.config.identity import check_cores, grid_keys
 from triptych.errors import UserError
 from triptych.run.inputs import check_files
-from triptych.run.prepare import resolve_composed
+from triptych.run.request import resolve
 from triptych.run.untrusted import check_initial
 from triptych.study import rounds
 
@@ -39,7 +40,11 @@ def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], begun: bo
     refusals: list[Exception] = []
     for job in jobs:
         try:
-            check_initial(resolve_composed(loader.load_sweep_config(config, job)), begun)
+            cell = loader.load_sweep_config(config, job)
+            request = resolve(cell, Path(cell.hydra.sweep.dir))
+            request.check_overrides()
+            if not begun:
+                check_initial(request.config)
             return
         except (UserError, HydraException, OmegaConfBaseException) as error:
             refusals.append(error)

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -15,7 +16,7 @@ from triptych.config.identity import AXES, BUNDLES, grid_keys, slug
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
-from triptych.run.prepare import resolve_composed
+from triptych.run.request import resolve
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of the tuned keys
@@ -163,8 +164,10 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     loader = GlobalHydra.instance().config_loader()
     planned = []
     for setting, name in names([*runs]).items():
-        plain = resolve_composed(loader.load_sweep_config(config, [*setting]))
-        planned.append((name or "all", runs[setting], fits[setting], plain))
+        cell = loader.load_sweep_config(config, [*setting])
+        request = resolve(cell, Path(cell.hydra.sweep.dir))
+        request.check_overrides()
+        planned.append((name or "all", runs[setting], fits[setting], request.config))
     if config.get("until"):
         most = f"at most {config.max_seeds} a setting"
         print(f"until=decided: the first seeds are counted, of {most}")

@@ -24,10 +24,11 @@ from triptych.run.prepare import (
     PATIENCE,
     RunPlan,
     has_run,
-    plan_composed,
+    plan_run,
     without_machine,
 )
 from triptych.run.provenance_file import Entries
+from triptych.run.request import resolve
 from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import is_grid, key_of
 
@@ -90,7 +91,7 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
             problem = "a link or a file in the place of a cell's directory"
             raise UserError(f"{run.path}: {problem}; move it away")
         if has_run(run) and not config.force:
-            plans[name] = plan_composed(run, loader.load_sweep_config(config, [*job]))
+            plans[name] = plan_run(resolve(loader.load_sweep_config(config, [*job]), run.path))
     refuse(root, [plan.other for plan in plans.values()], "has other runs in {} of its cells")
     return plans
 

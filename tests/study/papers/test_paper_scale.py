@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
-from triptych.config.compose import compose_command, without_hydra
+from triptych.config.compose import compose_command
 from triptych.config.describe import read_yaml
 from triptych.data.batch import Split
 from triptych.data.cifar10 import Cifar10
@@ -17,7 +18,7 @@ from triptych.data.folder import ImageFolder
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
-from triptych.run.prepare import resolve_config
+from triptych.run.request import resolve
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.paper import claims_of, set_scale
 from triptych.study.rounds import grid
@@ -109,7 +110,7 @@ def asked(name: str, scale: str = "paper"):
 def plain(name: str, job: list[str]) -> dict:
     """Return the resolved configuration of a run."""
     cfg = compose_command("train", [f"paper={name}", *job])
-    return resolve_config(without_hydra(cfg), job, dict(cfg.hydra.runtime.choices))
+    return resolve(cfg, Path()).config
 
 
 def test_every_trained_paper_has_its_scale_or_a_reason():

@@ -16,7 +16,7 @@ from tests.refusal import refused
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
-from triptych.run.single import check_single
+from triptych.run.single import request_single
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.paper import claims_of, machine, set_scale
 from triptych.study.rounds import jobs_of
@@ -89,7 +89,7 @@ def test_paper_without_multirun_is_refused():
     with pytest.raises(
         UserError, match="paper=vdm_steps: settings to compare are a sweep's, which needs -m"
     ):
-        check_single(asked("vdm_steps"))
+        request_single(asked("vdm_steps"))
 
 
 @pytest.mark.parametrize(

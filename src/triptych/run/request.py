@@ -1,0 +1,83 @@
+"""Resolve a composed run once, into the one value that every command checks, plans and prepares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from triptych.config.build import check_names, keep_arguments
+from triptych.config.check import check_together, check_used
+from triptych.config.compose import to_plain, without_hydra
+from triptych.config.identity import plain_name, slug
+from triptych.config.keys import check_values, role
+from triptych.declare import Role
+from triptych.errors import UserError
+from triptych.records import Config
+from triptych.run.untrusted import adopt
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one command asks for: a run's directory and its configuration, resolved and checked.
+
+    With ``trained``, the model's part of ``config`` and ``choices`` is that of the other run.
+    """
+
+    path: Path
+    config: Config  # with the keys of this start alone, such as force
+    composed: DictConfig  # before it was resolved
+    composed_choices: dict[str, Any]  # of config groups, by the command
+    choices: dict[str, Any]
+    overrides: tuple[str, ...]
+
+    @property
+    def recorded(self) -> Config:
+        """The configuration as a run's directory records it, without the keys of this start."""
+        config = {k: value for k, value in self.config.items() if role(k) is not Role.START}
+        if config.get("init_from") is not None:
+            config["init_from"] = str(Path(config["init_from"]).absolute())
+        return config
+
+    def check_overrides(self) -> None:
+        """Raise UserError for an override without effect, which some cells of a sweep may have."""
+        check_used(self.config, typed_keys(self.overrides))
+
+
+def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> Request:
+    """Resolve a composed run and check its values; UserError for one that is not accepted.
+
+    ``path`` is the run's directory. ``hydra``: Hydra's node, where ``config`` is without it.
+    """
+    hydra = config.hydra if hydra is None else hydra
+    overrides, choices = tuple(hydra.overrides.task), dict(hydra.runtime.choices)
+    composed = without_hydra(config)
+    resolved, adopted = to_plain(composed, throw_on_missing=True), dict(choices)
+    typed = typed_keys(overrides)
+    keep_arguments(resolved, typed)
+    if resolved["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
+        # max_epochs on the command line takes precedence over max_steps in a configuration file.
+        resolved["trainer"]["max_steps"] = None
+    check_values(resolved)
+    check_run_name(resolved["name"])
+    check_together(resolved)
+    if resolved["trained"] is not None:
+        adopt(resolved, adopted, overrides)
+    check_names(resolved)
+    return Request(path.absolute(), resolved, composed, choices, adopted, overrides)
+
+
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of overrides, also of +KEY=VALUE."""
+    return {override.lstrip("+").partition("=")[0] for override in overrides}
+
+
+def check_run_name(name: str | None) -> None:
+    """Raise UserError if a run's name cannot be the name of its directory."""
+    if not name or slug(str(name)) == str(name):
+        return
+    fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
+    raise UserError(
+        f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}"
+    )
