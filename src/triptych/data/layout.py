@@ -99,7 +99,8 @@ def read_layout(root: Path) -> Layout:
         loose = files[folders.index("")]
         problem = f"{loose} lies beside class folders"
         raise DataError(f"{key}: {problem}; needs all images in folders, or none")
-    return Layout(files, splits, classes, [classes.index(folder) for folder in folders])
+    numbers = {name: number for number, name in enumerate(classes)}
+    return Layout(files, splits, classes, [numbers[folder] for folder in folders])
 
 
 def _split_of(file: Path) -> str:
