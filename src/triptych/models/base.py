@@ -1,6 +1,7 @@
 """The base class of all models: each has one loss to minimise and one bound to report."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -160,8 +161,8 @@ class BoundModel(Logged):
         # which takes half a millisecond.
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.device.type in ("cuda", "mps"):
+            torch.get_device_module(self.device).manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
@@ -205,7 +206,7 @@ class BoundModel(Logged):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A checkpoint holds plain data, and ``MultiStepLR`` keeps its milestones in a Counter.
         for state in checkpoint.get("lr_schedulers", ()):
-            if "milestones" in state:
+            if isinstance(state.get("milestones"), Counter):
                 state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
