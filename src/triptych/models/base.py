@@ -37,11 +37,15 @@ class BoundModel(Logged):
     Args:
         optimizer: parameters or groups of them -> optimiser.
         lr_schedule: has ``factor(step, max_steps)``, or is torch's, to which only the optimiser is
-        missing. shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a
-        density. seed: of noise and dropout; evaluation noise follows from it too. repeats: draws of
-        the bound per item; ``val_repeats`` in validation. conditional: whether the network reads
-        the conditions; or the names of the parts that it reads. mixture: the truth behind the data,
-        where it is known. edges: of the noise-level bins, for models that have noise levels.
+            missing.
+        shape: event shape of the data.
+        discrete: whether the data have levels (bits/dim) or a density.
+        seed: of noise and dropout; evaluation noise follows from it too.
+        repeats: draws of the bound per item; ``val_repeats`` in validation.
+        conditional: whether the network reads the conditions; or the names of the parts that it
+            reads.
+        mixture: the true density of the data, if it is known.
+        edges: of the noise-level bins, for models that have noise levels.
         extras: names of further figures that the subclass will account.
     """
 
@@ -78,13 +82,11 @@ class BoundModel(Logged):
     draws = True  # whether samples can be drawn from the model
     samplers = True  # whether it draws with a configured sampler
     of_latents = False  # whether its denoiser acts on latents that it learns
-    label_dropout: float | Mapping[str, float] = (
-        1.0  # probability that an item trains without its condition
-    )
+    # Probability that an item trains without its condition, or one for each part of it.
+    label_dropout: float | Mapping[str, float] = 1.0
     _measured = False  # whether a report was prepared; it is not trained after that
     ignores: tuple[str, ...] = ()  # config groups that the model never reads
-    # What a subclass defines
-    # -------------------------------------------------------------------------
+    # What a subclass defines ----------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """Return the loss of one training step, nats (B,).
