@@ -521,6 +521,7 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
         (splits(X[:, :1]), ["values of shape (40, 1); must be (40, 2)"]),
         (splits(label=Y + 1), ["label from 1 to 3; must be whole numbers from 0 to 2"]),
         (splits(label=Y.float()), ["label: torch.float32; must be whole numbers from 0 to 2"]),
+        (splits(label=Y.byte()), ["label: torch.uint8; must be whole numbers from 0 to 2 as"]),
         (splits(label=Y[:-1]), ["label of shape (39,); must be (40,)"]),
         (splits(label=Y.numpy()), ["label: a ndarray; must be a torch.Tensor"]),
         (splits(label=None), ["no label; each item needs one"]),

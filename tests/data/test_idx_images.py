@@ -128,3 +128,19 @@ def test_cifar10_splits(tmp_path, monkeypatch):
         assert (split.values[:, 2, 0, 1] == 7).all()
         assert split.values[:, 1:].sum() == 7 * len(split)
         assert split.labels.tolist() == [k % 100 % 10 for k in red[name]]
+
+
+@pytest.mark.parametrize("kind", [Mnist, Cifar10])
+def test_failed_download_is_one_line(tmp_path, monkeypatch, kind):
+    def offline(*args, **keys):
+        raise OSError("no network")
+
+    monkeypatch.setattr(f"torchvision.datasets.{kind.name.upper()}", offline)
+    refused(
+        lambda: ready(kind, tmp_path, download=True), f"data.root={str(tmp_path)!r}: no network"
+    )
+
+
+def test_damaged_cifar10_is_one_line(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    refused(lambda: ready(Cifar10, tmp_path), "data.root=", "not found or corrupted")

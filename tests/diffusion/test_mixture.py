@@ -159,6 +159,10 @@ def test_mixture_refuses_invalid_weights_means_and_covariances():
     refused(lambda: GaussianMixture([0.5, 0.5], means, eye[:1]), words)
     refused(lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], eye), words)
     refused(lambda: GaussianMixture([0.5, 0.5], [[0.0, math.nan], [1.0, 1.0]], eye), "means")
+    for size in (1, 3):  # 1 x 1 would broadcast, and count its variance in one dimension alone
+        refused(
+            lambda n=size: GaussianMixture([0.5, 0.5], means, torch.eye(n).repeat(2, 1, 1)), "2 x 2"
+        )
     for a, b, c in ((1.0, 0.5, 0.0), (1.0, 2.0, 2.0), (0.0, 0.0, 0.0), (math.nan, 0.0, 0.0)):
         bad = [eye[0], [[a, b], [c, 1.0]]]
         refused(

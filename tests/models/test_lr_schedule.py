@@ -1,9 +1,11 @@
 """Learning-rate factors over a run."""
 
 import math
+from collections import Counter
 
 import pytest
 
+from triptych.models.base import BoundModel
 from triptych.models.lr_schedule import Constant, Cosine, InverseSqrt
 
 
@@ -31,3 +33,11 @@ def test_warmup_is_linear_and_cosine_ends_at_floor():
     assert [Cosine(2, 0.1).factor(step, 10) for step in (2, 6, 10)] == pytest.approx(
         [1.0, 0.55, 0.1]
     )
+
+
+@pytest.mark.parametrize("milestones", [Counter([2, 4]), [2, 4]])
+def test_checkpoint_holds_plain_milestones(milestones):
+    state = {"milestones": milestones}
+    BoundModel.on_save_checkpoint(None, {"lr_schedulers": [state]})
+    assert state["milestones"] == ([2, 4] if milestones == [2, 4] else {2: 1, 4: 1})
+    assert type(state["milestones"]) in (list, dict)

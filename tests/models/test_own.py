@@ -58,6 +58,10 @@ class Ends(Linear):
     def t_of(self, gamma):
         return (gamma + 5) / 10
 
+class Undefined(Power):
+    def _slope(self, u):
+        return super()._slope(u) + 0 * torch.sqrt(1 - u)
+
 class Wave(Linear):
     def _curve(self, u):
         return u + 3 * torch.sin(2 * u)
@@ -143,6 +147,7 @@ def test_check_gradient_accepts_network_output_with_gradient():
     [
         ("Slope", "dgamma is "),
         ("Inverse", "t_of(gamma) is "),
+        ("Undefined", "dgamma is nan"),
         ("Ends", "gamma is -5; must be -6"),
         ("Wave", "gamma does not rise"),
         ("Power", ""),

@@ -85,8 +85,8 @@ class Metrics(pl.Callback):
             metric.reset()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        # This is our own data loader, which has ``items``.
-        self._compute(trainer.val_dataloaders.items)  # type: ignore[union-attr]
+        loader: Any = trainer.val_dataloaders  # our own loader, which has ``items``
+        self._compute(loader.items)
         module.log_dict(
             {f"val/{name}": logged_mean(figure) for name, figure in self.figures.items()}
         )
@@ -128,15 +128,14 @@ def build_metrics(config: dict[str, Any]) -> list[Metrics]:
 def metrics_of(trainer: pl.Trainer) -> Metrics:
     """Return the callback of the trainer's item metrics, or one without metrics if it has none."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
-    return next((one for one in callbacks if isinstance(one, Metrics)), Metrics({}))
+    return next((callback for callback in callbacks if isinstance(callback, Metrics)), Metrics({}))
 
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have left it
-    accounts = [
-        part for part in model.modules() if isinstance(part, Accounting)
-    ]  # a cascade's stages', too
+    # The stages of a cascade have their own.
+    accounts = [part for part in model.modules() if isinstance(part, Accounting)]
     try:
         for account in accounts:
             account.paused = True

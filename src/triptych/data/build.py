@@ -80,7 +80,10 @@ def _check_conditions(data: DataModule, name: str, split: Split) -> None:
         _check_shape(data, f"{name}: {part_name}", part.value, (len(split), *kind.shape))
         if isinstance(kind, Labels):
             present = part.value if part.present is None else part.value[part.present]
-            _check_whole_numbers(data, f"{name}: {part_name}", present, kind.classes)
+            # No torch.uint8: embeddings refuse it, and torch reads it as a mask where it indexes.
+            _check_whole_numbers(
+                data, f"{name}: {part_name}", present, kind.classes, (torch.int64,)
+            )
         else:
             _check_numbers(data, f"{name}: {part_name}", part.value, math.inf)
 
@@ -96,11 +99,17 @@ def _check_shape(data: DataModule, place: str, value: Any, shape: tuple[int, ...
         _refuse(data, f"{place} of shape {tuple(value.shape)}; must be {shape}")
 
 
-def _check_whole_numbers(data: DataModule, place: str, value: Tensor | Mapped, levels: int) -> None:
+def _check_whole_numbers(
+    data: DataModule,
+    place: str,
+    value: Tensor | Mapped,
+    levels: int,
+    dtypes: tuple[torch.dtype, ...] = (torch.int64, torch.uint8),
+) -> None:
     must = f"must be whole numbers from 0 to {levels - 1}"
     dtype = value[:1].dtype
-    if dtype not in (torch.int64, torch.uint8):
-        _refuse(data, f"{place}: {dtype}; {must} as torch.int64 or torch.uint8")
+    if dtype not in dtypes:
+        _refuse(data, f"{place}: {dtype}; {must} as {' or '.join(map(str, dtypes))}")
     if dtype == torch.uint8 and levels > 255:
         return  # uint8 cannot be outside, so images on disk need not be read
     for start in range(0, len(value), CHUNK):

@@ -140,8 +140,7 @@ class Captioned(DataModule):
     Args:
         encoder: of captions and prompts.
         embeddings: a run of model=contrastive: conditions then have the vectors "embedding", of the
-        image,
-            and "text_embedding", of the caption.
+            image, and "text_embedding", of the caption.
 
     Attributes:
         captions: split -> the caption of each item, after ``setup``.
@@ -201,8 +200,9 @@ class Captioned(DataModule):
         result = {}
         for name, split in splits.items():
             rows = np.array([places[caption] for caption in captions[name]], dtype=np.int64)
-            text: Any = Part(Mapped(tokens.numpy(), rows), mask=Mapped(mask.numpy(), rows))  # type: ignore[arg-type]
-            condition = Condition(text=text)
+            value: Any = Mapped(tokens.numpy(), rows)  # a condition indexes it like a tensor
+            mask_rows: Any = Mapped(mask.numpy(), rows)
+            condition = Condition(text=Part(value, mask=mask_rows))
             if split.condition is not None:
                 condition = split.condition.together(condition)
             result[name] = replace(split, condition=condition)

@@ -5,7 +5,7 @@ import torch
 
 from triptych.data.base import Official
 from triptych.data.batch import Split
-from triptych.data.source import check_cifar
+from triptych.data.source import check_cifar, torchvision_refusals
 
 
 class Cifar10(Official):
@@ -30,6 +30,7 @@ class Cifar10(Official):
         """Read (images (n, 3, 32, 32) uint8, labels (n,) int64) of one official part."""
         from torchvision import datasets
 
-        part = datasets.CIFAR10(self.root, train=train, download=download)
+        with torchvision_refusals(self.root):
+            part = datasets.CIFAR10(self.root, train=train, download=download)
         images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
         return torch.from_numpy(images), torch.tensor(part.targets)

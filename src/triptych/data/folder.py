@@ -153,9 +153,8 @@ class ImageFolder(DataModule):
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
                 with progress_bar(desc="images", total=len(files), disable=quiet) as bar:
-                    for start in range(
-                        0, len(files), AHEAD
-                    ):  # not all at once: they would wait in memory
+                    # Not all at once: they would wait in memory.
+                    for start in range(0, len(files), AHEAD):
                         some = files[start : start + AHEAD]
                         for image in pool.map(
                             lambda f: read_image(f, size, channels, self.background), some

@@ -1,9 +1,8 @@
 """List an image folder: its splits, its classes and files that cannot be used, without torch.
 
 Top folders that are named as splits are splits, in the words of Hugging Face's imagefolder
-(datasets,
-``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else two or more
-top folders are classes, and a hash of each image's path splits them.
+(datasets, ``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else
+two or more top folders are classes, and a hash of each image's path splits them.
 """
 
 import hashlib
@@ -35,8 +34,9 @@ class Layout:
     Attributes:
         files: relative to the root, sorted.
         splits: of each file, "train", "val" or "test" by its top folder; "" where a hash is to
-        decide. classes: sorted names, over all splits; empty: no labels. labels: of each file, its
-        place in ``classes``; empty without classes.
+            decide.
+        classes: sorted names, over all splits; empty: no labels.
+        labels: of each file, its place in ``classes``; empty without classes.
     """
 
     files: list[Path]
@@ -99,7 +99,8 @@ def read_layout(root: Path) -> Layout:
         loose = files[folders.index("")]
         problem = f"{loose} lies beside class folders"
         raise DataError(f"{key}: {problem}; needs all images in folders, or none")
-    return Layout(files, splits, classes, [classes.index(folder) for folder in folders])
+    numbers = {name: number for number, name in enumerate(classes)}
+    return Layout(files, splits, classes, [numbers[folder] for folder in folders])
 
 
 def _split_of(file: Path) -> str:

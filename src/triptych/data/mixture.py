@@ -31,11 +31,7 @@ class Mixture(Generated):
         super().__init__(**sizes)
         try:
             self.gaussians = GaussianMixture(weights, means, covariances)
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:  # torch's for lists that are no tensor
+        except (RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
             raise DataError(f"data.weights, data.means, data.covariances: {error}") from error
         self.num_classes, self.shape = len(self.gaussians.weights), (self.gaussians.dim,)
 

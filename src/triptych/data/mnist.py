@@ -10,7 +10,7 @@ import torch
 
 from triptych.data.base import DataError, Official
 from triptych.data.batch import Split
-from triptych.data.source import idx_parts
+from triptych.data.source import idx_parts, torchvision_refusals
 from triptych.files import limit, open_regular
 
 
@@ -59,7 +59,8 @@ class Mnist(Official):
         try:
             idx_parts(self.root, self.official)
         except DataError:
-            getattr(datasets, self.official)(self.root, download=True)
+            with torchvision_refusals(self.root):
+                getattr(datasets, self.official)(self.root, download=True)
 
     def load(self) -> dict[str, Split]:
         train, test = (self.read(*files) for files in idx_parts(self.root, self.official))

@@ -1,8 +1,10 @@
 """Captioned pictures of shapes that a formula draws: one to three shapes of one colour.
 
-The shapes are squares, circles or triangles.
-    "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the
-    right"
+The shapes are squares, circles or triangles. Captions are such as
+
+    "three red squares"
+    "on the left two circles in blue"
+    "a triangle painted yellow on the right"
 
 Each picture follows from its attributes and from what is left to chance, all of them uniform and
 finite.
@@ -176,7 +178,7 @@ class Shapes(Captioned, Generated):
     Args:
         size: 16, or 8: the pictures at half their size, the first stage of a cascade.
         held_out: combinations of shape, colour and count that are not trained on; the other splits
-        have all.
+            have all.
     """
 
     name = "shapes"

@@ -1,6 +1,7 @@
 """Find the files of data and check sizes, without torch, before a run's directory is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
 def _plain_or_zipped(file: Path) -> Path:
     """Return the unpacked file, which is quicker to read, or its .gz if there is no such file."""
     return file if file.is_file() else file.with_name(f"{file.name}.gz")
+
+
+@contextmanager
+def torchvision_refusals(root: Path) -> Iterator[None]:
+    """Raise errors of torchvision's downloads and of damaged files as a DataError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"data.root={str(root)!r}: {error}") from error
 
 
 def check_val_size(val_size: int, items: int) -> None:

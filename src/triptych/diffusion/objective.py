@@ -24,9 +24,8 @@ from .schedule import Schedule
 from .times import Density, Stratified, Times
 
 CELLS = 4096  # gammas, each in the middle of a cell of the schedule's range
-IDDPM = 1e-3 / math.log(
-    2
-)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
+# iDDPM's 0.001, of bits, beside a squared error; sum or mean over dimensions alike.
+IDDPM = 1e-3 / math.log(2)
 
 
 @declared("objective")

@@ -72,9 +72,8 @@ SPACES = {
         Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
         Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # -epsilon / sigma
         Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
-        Space(
-            "velocity", lambda alpha, sigma: Row(-1.0, 1.0)
-        ),  # d z / d t on the straight path from x0
+        # dz/dt on the straight path from x0.
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),
         edm(),
     )
 }

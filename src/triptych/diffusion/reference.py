@@ -136,9 +136,8 @@ class BaselineErrors:
         columns = []
         for centre in self.centres:
             away = alpha / sigma * (centre - self.centres)
-            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). No
-            # matrix
-            # product, whose last digits may change from call to call.
+            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). It is no
+            # matrix product, whose last digits may change from call to call.
             joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
             error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()
             columns.append((weight[:, None] / weight.sum() * error).sum(0))

@@ -18,9 +18,8 @@ from triptych.diffusion.control import DrawError
 from triptych.diffusion.process import BITS
 from triptych.errors import UserError
 
-BINNED = (
-    6  # sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e
-)
+# Sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e.
+BINNED = 6
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
@@ -30,11 +29,12 @@ class Account:
 
     Attributes:
         figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first
-        item. unit: the name of the bound among them. noise_levels: the epsilon error by noise
-        level: "gamma", "epsilon_mse", "stderr". estimator: "mean" (nats an item) and "variance"
-        (nats^2) of one draw of the diffusion term. per_item: indices (n,) and rows (n, 5): total,
-        prior, reconstruction, diffusion, draw variance; None
-            where items were not kept apart.
+            item.
+        unit: the name of the bound among them.
+        noise_levels: the epsilon error by noise level: "gamma", "epsilon_mse", "stderr".
+        estimator: "mean" (nats an item) and "variance" (nats^2) of one draw of the diffusion term.
+        per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw
+            variance; None where items were not kept apart.
     """
 
     figures: dict[str, dict[str, Any]]

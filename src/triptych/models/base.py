@@ -1,6 +1,7 @@
 """The base class of all models: each has one loss to minimise and one bound to report."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -36,11 +37,15 @@ class BoundModel(Logged):
     Args:
         optimizer: parameters or groups of them -> optimiser.
         lr_schedule: has ``factor(step, max_steps)``, or is torch's, to which only the optimiser is
-        missing. shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a
-        density. seed: of noise and dropout; evaluation noise follows from it too. repeats: draws of
-        the bound per item; ``val_repeats`` in validation. conditional: whether the network reads
-        the conditions; or the names of the parts that it reads. mixture: the truth behind the data,
-        where it is known. edges: of the noise-level bins, for models that have noise levels.
+            missing.
+        shape: event shape of the data.
+        discrete: whether the data have levels (bits/dim) or a density.
+        seed: of noise and dropout; evaluation noise follows from it too.
+        repeats: draws of the bound per item; ``val_repeats`` in validation.
+        conditional: whether the network reads the conditions; or the names of the parts that it
+            reads.
+        mixture: the true density of the data, if it is known.
+        edges: of the noise-level bins, for models that have noise levels.
         extras: names of further figures that the subclass will account.
     """
 
@@ -77,13 +82,11 @@ class BoundModel(Logged):
     draws = True  # whether samples can be drawn from the model
     samplers = True  # whether it draws with a configured sampler
     of_latents = False  # whether its denoiser acts on latents that it learns
-    label_dropout: float | Mapping[str, float] = (
-        1.0  # probability that an item trains without its condition
-    )
+    # Probability that an item trains without its condition, or one for each part of it.
+    label_dropout: float | Mapping[str, float] = 1.0
     _measured = False  # whether a report was prepared; it is not trained after that
     ignores: tuple[str, ...] = ()  # config groups that the model never reads
-    # What a subclass defines
-    # -------------------------------------------------------------------------
+    # What a subclass defines ----------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """Return the loss of one training step, nats (B,).
@@ -160,8 +163,8 @@ class BoundModel(Logged):
         # which takes half a millisecond.
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.device.type in ("cuda", "mps"):
+            torch.get_device_module(self.device).manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
@@ -205,7 +208,7 @@ class BoundModel(Logged):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A checkpoint holds plain data, and ``MultiStepLR`` keeps its milestones in a Counter.
         for state in checkpoint.get("lr_schedulers", ()):
-            if "milestones" in state:
+            if isinstance(state.get("milestones"), Counter):
                 state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

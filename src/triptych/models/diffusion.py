@@ -76,12 +76,13 @@ class Diffusion(DenoiserModel):
         more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the
-        test set. label_dropout: probability that an item trains without its condition, or one a
-        part by its name;
-            so the network learns to answer for all, which classifier-free guidance needs.
-        training: gives the first n training items, on which an optimal reverse variance is
-        measured, and a
-            report's draws are controlled, see ``diffusion.control``; None: they are not.
+            test set.
+        label_dropout: probability that an item trains without its condition, or one for each part
+            by its name. The network then also learns to predict without a condition, which
+            classifier-free guidance needs.
+        training: gives the first n training items. An optimal reverse variance is measured on
+            them, and so are the control variates of a report's draws (``diffusion.control``);
+            None: there are no control variates.
 
     ValueError: a learned schedule under a loss or times that would teach it easy noise;
     ``label_dropout`` of a part that the condition lacks.

@@ -24,7 +24,7 @@ class Observation:
 
     Args:
         levels: number K of the data's levels, each with a logit; None for a Gaussian's mean and log
-        std.
+            std.
     """
 
     def __init__(self, levels: int | None):

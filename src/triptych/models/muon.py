@@ -17,7 +17,7 @@ class Muon(torch.optim.AdamW):
     Args:
         params, adamw: see AdamW.
         kernels_lr, momentum, kernels_decay: of those convolutions; a schedule scales their rate as
-        ``lr``.
+            ``lr``.
     """
 
     def __init__(

@@ -66,9 +66,8 @@ class ImageNetwork(Network):
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)
         self.waves = LevelWaves(list(fourier), self.spacing)
-        self.channels = (
-            self.shape[0] * self.waves.factor + self.images.channels
-        )  # what ``features`` gives
+        # The channels that ``features`` gives.
+        self.channels = self.shape[0] * self.waves.factor + self.images.channels
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
         """Join z (B, C, H, W), its sines and the condition's images to (B, channels, H, W)."""

@@ -36,8 +36,10 @@ class UNetBlock(nn.Module):
     Args:
         before, after: channels; conditioning: its width; others: as ``UNet`` has them.
         attention: makes the layer of so many channels by which positions attend to each other after
-        it. resize: of both branches; with ``resample`` "block" the short one then has a layer of
-        its own. text: width of the tokens that positions attend to at the end; 0: they do not.
+            it.
+        resize: of both branches; with ``resample`` "block" the short one then has a layer of its
+            own.
+        text: width of the tokens that positions attend to at the end; 0: they do not.
 
     Attributes:
         joins: whether on the way up it also reads what its counterpart on the way down gave.
