@@ -52,6 +52,7 @@ OWN = [
     ("report . --results=", ["an empty path"]),
     ("train resume=", ["an empty path"]),
     ("report . --results x.md --figures y", ["--results", "--figures"]),
+    ("report /etc --results x.md --equal-within 0.1", ["--equal-within"]),
     ("report /etc --equal-within inf", ["--equal-within", "'inf'"]),
     ("train --cfg job -p sed", ["--package sed: no such key"]),
     ("train condition_from.label=x", ["condition_from.label=x", "+condition_from.label=x"]),
