@@ -89,10 +89,8 @@ def names(command: str) -> list[str]:
     """Return the names of a command's groups and keys, including those of all choices."""
     known = command_groups(command)
     for group in [*known]:
-        if group.split("/")[0] not in (
-            *FREE_GROUPS,
-            "hydra",
-        ):  # their files have keys of other groups
+        # Files of these groups have keys of other groups.
+        if group.split("/")[0] not in (*FREE_GROUPS, "hydra"):
             place = group.removesuffix("/base").replace("/", ".")
             for file in files_of(group):
                 known += [f"{place}.{key}" for key, _ in leaves(read_yaml(file))]

@@ -1,6 +1,6 @@
 """Read a configuration file as plain data, without objects, aliases or interpolations.
 
-Its size and depth are limited.
+Its size is limited.
 """
 
 import re

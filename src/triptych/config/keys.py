@@ -24,14 +24,8 @@ from triptych.declare import (
 )
 from triptych.errors import UserError
 
-FREE_GROUPS = (
-    "experiment",
-    "ablation",
-    "paper",
-    "debug",
-    "local",
-    "hparams_search",
-)  # may set any key
+# Files of these groups may set any key.
+FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # all of Hydra's own keys that are used
