@@ -179,6 +179,16 @@ EXPLANATIONS = (
         "+{group}={choice}: has a choice already; type {group}={choice} without the plus",
     ),
     Explanation(
+        r"maximum recursion depth exceeded",
+        "experiment=loop",  # a file with itself among its defaults
+        "a configuration file includes itself; take it out of the defaults",
+    ),
+    Explanation(
+        r"'utf-8' codec can't decode (?P<problem>.*)",
+        "experiment=latin",  # a file with bytes of another encoding
+        "a configuration file is not UTF-8 ({problem}); save it as UTF-8",
+    ),
+    Explanation(
         (
             r"^(?:In '\S+': )?(?:.*raised while [^:]*: )?\"?(?P<problem>.+?)\"?\s+full_key: "
             r"(?P<key>\S+)"
