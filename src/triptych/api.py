@@ -147,7 +147,8 @@ class Trained:
 
         Args:
             x: items (B, *event) in data units; times and noise are those of the first B items of a
-            split. condition: of the items, where the model has one.
+                split.
+            condition: of the items, where the model has one.
 
         Raises:
             UserError: no such items, as images off the data's levels; no condition.
@@ -243,7 +244,8 @@ def load(
 
     Args:
         weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: those that the run
-        reported. data_root: where its data lie now, if they have moved.
+            reported.
+        data_root: where its data lie now, if they have moved.
 
     Raises:
         UserError: it is missing, truncated or foreign, or names what may not be built.
@@ -262,10 +264,8 @@ def load(
 def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return all runs beneath a folder, each a dictionary, for ``pandas.DataFrame``.
 
-    The rows are those of ``results.csv``.
-    Keys: status, seed, settings that differ, and each figure of test, val and train as
-    ``test/bpd``,
-    ``test/bpd_stderr``, ``test/bpd_n``.
+    The rows are those of ``results.csv``. Keys: status, seed, settings that differ, and each figure
+    of test, val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
 
     Raises:
         UserError: there is no such folder, or no run in it.

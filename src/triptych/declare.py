@@ -1,13 +1,12 @@
 """Declare a key by the annotation of its argument: type, range, unit and role, once.
 
-    def __init__(self, width: Count = 32, dropout: Share = 0.0, seed: Annotated[int, Role.LOADING] =
-    0): ...
+    def __init__(self, width: Count = 32, seed: Annotated[int, Role.LOADING] = 0): ...
 
 ``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these
 are checked, with the limits of ``annotated_types`` in ``Annotated``; any other annotation takes
-what its owner takes. ``config/source.py`` reads the annotations from the source, before anything is
-imported; ``declared`` enforces them in Python. This module imports nothing of the project, so every
-room can use it.
+what its owner takes. ``config/signatures.py`` has the annotations before anything is imported;
+``declared`` enforces them in Python. This module imports nothing of the project, so every room can
+use it.
 """
 
 import functools
@@ -35,13 +34,12 @@ class Role(StrEnum):
     """How a key affects a run's identity; ``IDENTITY`` by default."""
 
     IDENTITY = "identity"  # changes the result: an axis of a comparison
-    DRAWING = (
-        "drawing"  # decided after a model is trained, how samples are drawn and measured: an axis
-    )
-    # which items train and validate: an axis, as the data and the test set are the same
+    # How a trained model's samples are drawn and measured: an axis.
+    DRAWING = "drawing"
+    # Which items train and validate: an axis, as the data and the test set are the same.
     SPLIT = "split"
     DATA = "data"  # which data there are: runs that differ in it are not compared
-    # which of them test: neither are these, but a guide or classifier may differ in it
+    # Which items test: runs that differ in it are not compared, but a guide or classifier may.
     JUDGED = "judged"
     PATH = "path"  # where data or runs happen to lie; what lies there has a fingerprint
     LOADING = "loading"  # how data reach memory: changes nothing, or follows from another key
@@ -84,9 +82,8 @@ Share = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's range
 FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
-Opened = Annotated[
-    Any, IsPath()
-]  # an object that a configuration names by the path of its checkpoint
+# An object that a configuration names by the path of its checkpoint.
+Opened = Annotated[Any, IsPath()]
 
 LISTS = (list, tuple, Sequence)
 UNIONS = (Union, types.UnionType)

@@ -89,8 +89,7 @@ class Interrupted(BaseException):
     It is not an Exception, so that no handler catches it.
 
     ``signal``: the one that came, or that killed a process; ``step``: the step that was saved;
-    ``lost``:
-    the killed process, such as "process 1".
+    ``lost``: the killed process, such as "process 1".
     """
 
     def __init__(self, signal: int, step: int = 0, lost: str = ""):

@@ -52,6 +52,7 @@ OWN = [
     ("report . --results=", ["an empty path"]),
     ("train resume=", ["an empty path"]),
     ("report . --results x.md --figures y", ["--results", "--figures"]),
+    ("report /etc --results x.md --equal-within 0.1", ["--equal-within"]),
     ("report /etc --equal-within inf", ["--equal-within", "'inf'"]),
     ("train --cfg job -p sed", ["--package sed: no such key"]),
     ("train condition_from.label=x", ["condition_from.label=x", "+condition_from.label=x"]),
@@ -111,8 +112,8 @@ OWN = [
     ("train --config-dir {mine} schedule=other", ["no YAML", "schedule/other.yaml\", line 2"]),
     ("train -m seed=1,x", ["seed='x'", "a whole number"]),
     ("train -m sampler=heun,ddim +sampler.eta=0.5", ["sampler.eta=0.5", "no such key"]),
-    ("train --config-dir {mine} experiment=binary", ["experiment=binary"]),
-    ("train --config-dir {mine} experiment=loop", ["maximum recursion depth exceeded"]),
+    ("train --config-dir {mine} experiment=latin", ["not UTF-8", "0xe9 in position 9", "save it as"]),
+    ("train --config-dir {mine} experiment=loop", ["includes itself", "take it out of the defaults"]),
     ("train hydra.run.dir=", ["hydra.run.dir: must be a directory"]),
     ("train -m hydra.sweep.dir=/proc/x seed=1,2", ["/proc/x: cannot be written"]),
     ("train -m name=a,b", ["-m: two runs would share a directory"]),
@@ -185,6 +186,7 @@ def mine(root) -> Path:
     }.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)
+    (folder / "experiment/latin.yaml").write_bytes(b"name: caf\xe9\n")
     return folder
 
 

@@ -38,8 +38,8 @@ def test_distribution_matches_hydra_sweep_syntax(text, space):
     assert drawn_from(text) == space
 
 
-@pytest.mark.parametrize("text", ["a=glob(e*)", "a=range(3,1)"])
-def test_distribution_refuses_glob_and_empty_range(text):
+@pytest.mark.parametrize("text", ["a=glob(e*)", "a=range(3,1)", "a=tag(log,range(1,9))"])
+def test_distribution_refuses_glob_empty_range_and_range_with_log(text):
     refused(lambda: drawn_from(text), "list ")
 
 
@@ -214,6 +214,12 @@ def test_a_study_of_an_earlier_version_goes_on_with_the_figure_that_it_began_wit
     refused(
         lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "optimises val.bound.mean"
     )
+
+
+def test_study_of_earlier_version_that_minimised_rising_metric_is_refused(search, tmp_path):
+    study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+    study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
+    refused(lambda: search([0.0, 8.0], metric="val.psnr.mean", first=1), "has minimised it so far")
 
 
 def test_resumed_search_refuses_other_kind_of_values(search, tmp_path):

@@ -38,8 +38,7 @@ class RoundsSweeper(BasicSweeper):
         params: {key: "a,b,c"}, the grid, beside what the command line adds.
         settings: {name: [overrides]}: what each value of an axis ``setting`` stands for.
         scales: {paper: {key: "a,b,c"}}: what ``scale=paper`` sets in place of ``params``, or beside
-        them; a
-            text in place of the keys says why there is no such scale.
+            them; a text in place of the keys says why there is no such scale.
         tune: {key: "a,b,c"}: what each setting has tuned.
         tuning_seeds: "101,102": of the trials; no seed of the grid.
     """
@@ -98,8 +97,7 @@ class RoundsSweeper(BasicSweeper):
             returns += [result.return_value for result in results]  # raises a job's error
         return returns
 
-    # until decided
-    # ----------------------------------------------------------------------------------
+    # until decided --------------------------------------------------------------------------------
 
     def _until_decided(self, jobs: list[Job]) -> None:
         from triptych.study.compare import decide
@@ -123,8 +121,7 @@ class RoundsSweeper(BasicSweeper):
                 return
             look += 1
 
-    # tuned
-    # ------------------------------------------------------------------------------------------
+    # tuned ----------------------------------------------------------------------------------------
 
     def _tuned(self, jobs: list[Job]) -> None:
         """Tune each setting, and run the grid with the points that were best."""

@@ -86,12 +86,12 @@ def distribution(override: Override) -> Any:
     try:
         if override.is_choice_sweep():
             return CategoricalDistribution([_plain(choice) for choice in value.list])
-        if override.is_range_sweep():
+        if override.is_range_sweep() and not log:
             return _of_range(value)
         if isinstance(value.start, int) and isinstance(value.end, int):  # int(interval(1,9))
             return IntDistribution(value.start, value.end, log=log)
         return FloatDistribution(float(value.start), float(value.end), log=log)
-    except (AttributeError, ValueError) as error:  # a glob has no ends
+    except (AttributeError, ValueError) as error:  # a glob has no ends, nor has a range with log
         problem = f"no space of a search ({error}); list the values, or use interval(LOW,HIGH)"
         raise UserError(f"{override.input_line}: {problem}") from error
 

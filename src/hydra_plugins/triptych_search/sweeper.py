@@ -53,12 +53,8 @@ class OptunaSweeper(BasicSweeper):
         prune_after_step: Annotated[Whole, Unit("steps")],
         params: dict[str, str] | None = None,
     ):
-        self.n_trials, self.n_jobs, self.seed, self.params = (
-            n_trials,
-            n_jobs,
-            seed,
-            dict(params or {}),
-        )
+        self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
+        self.params = dict(params or {})
         self.prune, self.after_trials, self.after_step = prune, prune_after_trials, prune_after_step
 
     def sweep(self, arguments: list[str]) -> None:
@@ -152,6 +148,14 @@ def check_metric(study: Any, metric: str) -> None:
         )
 
 
+def check_direction(study: Any, metric: str) -> None:
+    """Refuse to maximise a metric in a study of an earlier version, which minimised it."""
+    for trial in study.trials:
+        if trial.state.name == "COMPLETE" and FIGURE not in trial.user_attrs:
+            problem = "this search has minimised it so far; choose another name"
+            raise UserError(f"optimized_metric={metric}: {problem}")
+
+
 def print_best(study: Any) -> None:
     """Print the best trial, if one has ended with a figure."""
     if not any(trial.state.name == "COMPLETE" for trial in study.trials):
@@ -226,6 +230,8 @@ def report_trial(study: Any, trial: Any, folder: Path, value: float | None, metr
     if value is not None and not math.isnan(value):
         result = run.summary()
         higher = result is not None and result.higher_is_better(metric)
+        if higher:
+            check_direction(study, metric)
         trial.set_user_attr(FIGURE, value)
         study.tell(trial, -value if higher else value)
     elif run.status == "finished" and value is None:

@@ -25,8 +25,7 @@ WITHIN = "call settings the same where a test puts their difference within M, in
 FIGURES = "every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory"
 RESULTS = (
     "write the published claims of all sweeps beneath the directories into one page, and no "
-    "report; "
-    "what it has of other papers stays"
+    "report; what it has of other papers stays"
 )
 
 REPORT = ("report.html", "joint_report.html")
@@ -96,6 +95,8 @@ def check_options(options: argparse.Namespace) -> None:
             fix = "config.yaml or summary.json, as triptych-train writes them"
             raise UserError(f"{directory}: no run in it ({fix})")
     if options.results:
+        if options.equal_within:
+            raise UserError("--equal-within: claims have their own margins; leave it out")
         check_file("--results", options.results)
     if options.figures:
         check_folder("--figures", options.figures)

@@ -83,24 +83,26 @@ def comments(file: Path) -> dict[str, str]:
 
 def chain(file: Path) -> list[Path]:
     """Return a file and the files of its group that it inherits from."""
-    homes = (home for home in folders() if home in file.parents)
-    group = file.parent.relative_to(next(homes, file.parent))
     files = [file]
-    for entry in read_yaml(file).get("defaults", []):
-        if not isinstance(entry, str):
-            continue
-        name = f"{entry.partition('@')[0]}.yaml"
-        parents = (folder / name for folder in (file.parent, CONFIGS / group))
-        parent = next(filter(Path.is_file, parents), None)
-        if parent is not None:  # _self_ has no file
-            files += chain(parent)
+    for child in files:  # the list grows by the parents of each
+        homes = (home for home in folders() if home in child.parents)
+        group = child.parent.relative_to(next(homes, child.parent))
+        for entry in read_yaml(child).get("defaults", []):
+            if not isinstance(entry, str):
+                continue
+            name = f"{entry.partition('@')[0]}.yaml"
+            parents = (folder / name for folder in (child.parent, CONFIGS / group))
+            parent = next(filter(Path.is_file, parents), None)
+            if parent is not None and parent not in files:  # _self_ has no file
+                files.append(parent)
     return files
 
 
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
     """Parse a file in ``configs/`` without resolving it."""
-    with file.open(encoding="utf-8") as stream:  # YAML's errors name a stream's file
+    # YAML's errors name a stream's file. Hydra refuses a file that is not UTF-8 where it is chosen.
+    with file.open(encoding="utf-8", errors="replace") as stream:
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 

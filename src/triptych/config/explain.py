@@ -89,10 +89,8 @@ def names(command: str) -> list[str]:
     """Return the names of a command's groups and keys, including those of all choices."""
     known = command_groups(command)
     for group in [*known]:
-        if group.split("/")[0] not in (
-            *FREE_GROUPS,
-            "hydra",
-        ):  # their files have keys of other groups
+        # Files of these groups have keys of other groups.
+        if group.split("/")[0] not in (*FREE_GROUPS, "hydra"):
             place = group.removesuffix("/base").replace("/", ".")
             for file in files_of(group):
                 known += [f"{place}.{key}" for key, _ in leaves(read_yaml(file))]
@@ -179,6 +177,16 @@ EXPLANATIONS = (
         r"Multiple values for (?P<group>\S+)\. .*: (?P<choice>\S+)'",
         "+objective=v",
         "+{group}={choice}: has a choice already; type {group}={choice} without the plus",
+    ),
+    Explanation(
+        r"maximum recursion depth exceeded",
+        "experiment=loop",  # a file with itself among its defaults
+        "a configuration file includes itself; take it out of the defaults",
+    ),
+    Explanation(
+        r"'utf-8' codec can't decode (?P<problem>.*)",
+        "experiment=latin",  # a file with bytes of another encoding
+        "a configuration file is not UTF-8 ({problem}); save it as UTF-8",
     ),
     Explanation(
         (

@@ -1,6 +1,6 @@
 """Read a configuration file as plain data, without objects, aliases or interpolations.
 
-Its size and depth are limited.
+Its size is limited.
 """
 
 import re
@@ -18,7 +18,7 @@ PLAIN = (type(None), bool, int, float, str)
 REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C is optional
     """Read YAML as OmegaConf writes it: 8e-3 is a number, dates are text, << merges nothing."""
 
 

@@ -1,8 +1,7 @@
 """Answer keys and choices of other tools with the overrides to type here, or the nearest name.
 
 ``HABITS`` is the one table of such names: answers are read from it, ``docs/habits.md`` lists it,
-and
-its tests type each example and then the answer.
+and its tests type each example and then the answer.
 """
 
 from collections.abc import Sequence
@@ -160,9 +159,8 @@ def answer(key: str, value: str, command: str = "train") -> str:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Suggest a name: the same name in a group, or the ``closest``; otherwise list the names."""
-    keys = sorted(
-        known for known in set(names) if not known.startswith(f"{name}.")
-    )  # groups are no keys
+    # Groups are no keys.
+    keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
     inside = [known for known in keys if known.rpartition(".")[2] == name]
     if inside:  # typed without its group
         return f"did you mean {' or '.join(inside[:3])}?"

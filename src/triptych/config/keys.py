@@ -24,14 +24,8 @@ from triptych.declare import (
 )
 from triptych.errors import UserError
 
-FREE_GROUPS = (
-    "experiment",
-    "ablation",
-    "paper",
-    "debug",
-    "local",
-    "hparams_search",
-)  # may set any key
+# Files of these groups may set any key.
+FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # all of Hydra's own keys that are used
@@ -206,7 +200,7 @@ def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...
         for file in sorted((home / group).rglob("*.yaml")):
             folders_below = file.parent.relative_to(home).parts[1:]
             subgroup = ".".join(name for name in folders_below if name != "base")
-            for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
+            for indent, target in TARGET.findall(file.read_text("utf-8", "replace")):
                 if indent and not inner:  # the class of a group within this one
                     continue
                 if subgroup == ("" if indent else inner) and allowed(target):
