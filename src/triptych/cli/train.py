@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -87,11 +88,11 @@ def train_cell(cfg: DictConfig) -> float | None:
 
     Hydra calls it as its task.
     """
-    job = HydraConfig.get()
+    job: Any = HydraConfig.get()  # a DictConfig when it runs
     run = RunDirectory(job.runtime.output_dir)
     try:
-        check_keys(cfg, job)  # type: ignore[arg-type]  # Hydra's node is a DictConfig when it runs
-        run = prepare_run(resolve(cfg, run.path, job))  # type: ignore[arg-type]  # as above
+        check_keys(cfg, job)
+        run = prepare_run(resolve(cfg, run.path, job))
     except (OtherRun, Unreadable):
         raise  # the directory has changed since the sweep was planned: the sweep ends
     except UserError as error:
