@@ -264,7 +264,7 @@ def read_position(directory: Path) -> Position | None:
     record = load_object(directory / "progress.json")
     numbers = {key: to_float(record.get(key)) for key in ("updated", "bound", "steps_per_second")}
     step, max_steps = to_int(record.get("step")), to_int(record.get("max_steps"))
-    if step is None or max_steps is None or math.isnan(numbers["updated"]):
+    if step is None or max_steps is None or not math.isfinite(numbers["updated"]):
         return None
     return Position(str(record.get("stage")), step, max_steps, **numbers)
 
