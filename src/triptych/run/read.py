@@ -21,7 +21,7 @@ from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_record, read_rows, walk
 from triptych.records import Entries
 from triptych.run.directory import ASIDE, PRUNE, RunDirectory, check_digests
-from triptych.run.items import load_items
+from triptych.run.items import read_items
 from triptych.run.parsing import (
     error_line,
     first_line,
@@ -214,7 +214,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 def _check_items(run: Run) -> None:
     """Raise ValueError if the mean of a run's items differs from its reported test bound."""
-    items = load_items(run.dir)
+    items = read_items(run.dir)
     if items is not None and math.isfinite(run.bound) and not items.have_mean(run.bound):
         raise ValueError(
             f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
