@@ -44,7 +44,7 @@ def test_changed_code_without_saved_step_is_not_reported(prepared, monkeypatch, 
     assert provenance.add_execution(run, *later).startswith("going on under other code than before")
 
 
-def test_describe_changes_lists_code_and_package_versions():
+def test_describe_changes_names_code_and_packages():
     old = Execution(sources="a", versions={"torch": "2.12.0", "numpy": "2.5"})
     new = Execution(sources="b", versions={"torch": "2.13.0", "numpy": "2.5"})
     assert describe_changes(old, new) == "code and packages"

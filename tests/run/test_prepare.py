@@ -148,10 +148,7 @@ def test_invalid_run_name_is_refused(prepared, root, name):
 
 
 def test_sweep_cell_accepts_init_partial_without_init_from(prepared):
-    """``-m init_from=A,null init_partial=true`` has such a cell.
-
-    A single run is refused (``test_bad_inputs``).
-    """
+    """``-m init_from=A,null init_partial=true`` has such a cell."""
     assert prepared("init_partial=true").config()["init_partial"]
 
 

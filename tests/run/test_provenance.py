@@ -38,6 +38,16 @@ def test_code_that_git_does_not_know_yet_is_noted(root):
     assert provenance.git_state(repository, "src", "configs")["dirty"]
 
 
+def test_git_state_reads_changes_that_are_not_utf_8(root):
+    repository = root / "repository"
+    file = repository / "src" / "names.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("cafe\n")
+    commit(repository)
+    file.write_bytes(b"caf\xe9\n")
+    assert "caf\ufffd" in provenance.git_state(repository, "src")["diff"]
+
+
 def test_git_state_omits_ignored_hidden_and_secret_files(root):
     """Changes of hidden files, and of files named after a key or a password, are not recorded."""
     package = root / "repository" / "src" / "triptych"

@@ -439,7 +439,7 @@ def figures(run):
     found = read_run(run)
     if found.status == "unreadable":
         return None
-    items = read_items(run, found.bound)
+    items = read_items(run)
     shown = {k: v for k, v in vars(found).items() if k not in ("dir", "config")}
     return repr(shown), found.histories(), None if items is None else items.total.tobytes()
 

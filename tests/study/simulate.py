@@ -87,9 +87,7 @@ class Memory:
 
     def read(self) -> AbstractContextManager:
         """In the block, read_items reads from memory."""
-        return mock.patch.object(
-            cells, "read_items", lambda directory, bound: self._items[directory]
-        )
+        return mock.patch.object(cells, "read_items", lambda directory: self._items[directory])
 
     def compare(self, rule=None, seeds: Sequence[int] | None = None) -> Comparison:
         """Compare the runs of these seeds, by default of all."""

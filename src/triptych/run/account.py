@@ -213,7 +213,7 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
 def baselines(data: DataModule) -> Entries | None:
     """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
 
-    The result is {name: {"mean", "stderr", "n"}}. "uniform" is log2 K for data with K levels.
+    "uniform" is log2 K for data with K levels.
     "histogram" codes each dimension by its level frequencies in the n training items,
     (n_k + 1/K) / (n + 1).
     """

@@ -29,7 +29,6 @@ OTHER_FILES = (
 def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
     """Raise UserError if a named file or data set is missing or damaged, or a run is unfinished.
 
-    UserError: it is missing, truncated or not finished.
     ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
     """
     data = OmegaConf.select(config, "data")

@@ -44,19 +44,8 @@ class Items:
         return math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
 
-def read_items(directory: Path, bound: float) -> Items | None:
-    """Read a run's items if their mean is its test `bound`.
-
-    Return None if they are absent or damaged, or if the mean differs (another run's items).
-    """
-    items = load_items(directory)
-    if items is None or not items.have_mean(bound):
-        return None
-    return items
-
-
-def load_items(directory: Path) -> Items | None:
-    """Read a run's items without comparing them to its bound; None if absent or damaged."""
+def read_items(directory: Path) -> Items | None:
+    """Read a run's items; None if they are absent or damaged."""
     path = f"{directory}/{ITEMS}"
     try:
         return _load(path, os.stat(path).st_mtime_ns)

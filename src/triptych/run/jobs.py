@@ -131,7 +131,8 @@ class Server:
             answer = self._answer(_do_nothing)
             if len(answer) == 2:
                 return
-            pid = sum(answer)
+            if answer:
+                pid = answer[0]
         if not pid:
             # The server is still importing. A job that it forks right now notices its end.
             self.process.kill()

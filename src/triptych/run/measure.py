@@ -258,12 +258,12 @@ def _finite(x: float) -> float | None:
 
 
 def measure_posterior_mean(experiment: Experiment) -> Entries:
-    """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
+    """Measure the error of the model's posterior mean, in squares per dimension.
 
     It is averaged over items of the ``shown`` split, without conditions. Return
-    {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels.
-    "excess" is the squared distance between the model's posterior mean, by Tweedie's formula from
-    its score, and the exact one; "spread" is the variance of the exact posterior.
+    {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels. "excess" is
+    the squared distance between the model's posterior mean, by Tweedie's formula from its score,
+    and the exact one; "spread" is the variance of the exact posterior.
 
     Return {} if the data's density is not known, or if the model has no unconditional prediction
     (a condition was never dropped in training).

@@ -48,10 +48,8 @@ class MetricsCsv(Logger):
         self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # columns of the file
         self.rows: dict[int, Entries] = {}  # the rows that are held, by step
-        self._closed, self._end = (
-            -1,
-            0,
-        )  # step of the last row that is not, and where it ends, in bytes
+        # Step of the last closed row, -1 if there is none, and the byte at which it ends.
+        self._closed, self._end = -1, 0
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
@@ -152,10 +150,7 @@ class MetricsCsv(Logger):
         self._hold([*last], end)
 
     def _hold(self, rows: list[tuple[int, Entries]], end: int) -> None:
-        """Hold the last of ``rows``, which begin at the byte ``end`` of the file.
-
-        ``end`` is the byte of the file at which the held rows begin.
-        """
+        """Hold the last of ``rows``; ``end`` is the byte of the file at which these begin."""
         self.rows, self._end = dict(rows[-OPEN:]), end
         if len(rows) > OPEN:
             self._closed = rows[-OPEN - 1][0]

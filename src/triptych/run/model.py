@@ -93,7 +93,7 @@ def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -
 def parts_table(config: Config, data: DataModule) -> Dependencies:
     """Return what is injected by argument name: facts of the data and parts of ``config``.
 
-    It provides facts of the data and the parts of ``config``, built when first requested.
+    The parts are built when first requested.
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")

@@ -94,10 +94,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> Config:
-    """Return the config groups that a pipeline determines, ``bound`` without repeats.
-
-    The group ``bound`` has no ``repeats``.
-    """
+    """Return the config groups that a pipeline determines, ``bound`` without repeats."""
     _read(path, INDEX)
     scheduler, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
     schedule = {key: value for key, value in scheduler.items() if key not in VALUES[SCHEDULER]}

@@ -67,7 +67,8 @@ def check_same_run(request: Request, plan: RunPlan) -> None:
     if not plan.other:
         return
     problem, fix = f"holds another run ({describe_differences(plan.other)})", ""
-    if plan.other.keys() <= LENGTH and request.config["trained"] is None:
+    finished = RunDirectory(request.path).status == "finished"  # another cannot be begun from
+    if finished and plan.other.keys() <= LENGTH and request.config["trained"] is None:
         fix = f", with init_from={request.path} to begin with its weights"
     raise OtherRun(f"{request.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
 

@@ -23,7 +23,7 @@ SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 class Progress(pl.Callback):
     """Show a progress bar over training steps and test batches, and write ``progress.json``.
 
-    Writes a file at most once in ``EVERY`` seconds.
+    The file is written at most once in ``EVERY`` seconds.
     """
 
     def __init__(self, run: RunDirectory, bar: bool = True):

@@ -162,9 +162,9 @@ def git_state(root: Path, *code: str) -> Entries:
 
 def _git(root: Path, *arguments: str) -> str:
     line = ["git", "-C", str(root), *arguments]
-    return subprocess.run(
-        line, capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()
+    # A diff has the bytes of its files, which may not be UTF-8.
+    done = subprocess.run(line, capture_output=True, errors="replace", check=True, timeout=10)
+    return done.stdout.strip()
 
 
 @functools.cache  # A sweep prepares many runs in one process.

@@ -21,7 +21,7 @@ from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_record, read_rows, walk
 from triptych.records import Entries
 from triptych.run.directory import ASIDE, PRUNE, RunDirectory, check_digests
-from triptych.run.items import load_items
+from triptych.run.items import read_items
 from triptych.run.parsing import (
     error_line,
     first_line,
@@ -214,7 +214,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 def _check_items(run: Run) -> None:
     """Raise ValueError if the mean of a run's items differs from its reported test bound."""
-    items = load_items(run.dir)
+    items = read_items(run.dir)
     if items is not None and math.isfinite(run.bound) and not items.have_mean(run.bound):
         raise ValueError(
             f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
@@ -264,7 +264,7 @@ def read_position(directory: Path) -> Position | None:
     record = load_object(directory / "progress.json")
     numbers = {key: to_float(record.get(key)) for key in ("updated", "bound", "steps_per_second")}
     step, max_steps = to_int(record.get("step")), to_int(record.get("max_steps"))
-    if step is None or max_steps is None or math.isnan(numbers["updated"]):
+    if step is None or max_steps is None or not math.isfinite(numbers["updated"]):
         return None
     return Position(str(record.get("stage")), step, max_steps, **numbers)
 

@@ -134,7 +134,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 def draw_all(drawing: Drawing, values: Config) -> dict[str, Tensor]:
     """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
 
-    Each is (n, *shape), in data units. Raises UserError if a sample is not finite.
+    Raises UserError if a sample is not finite.
     """
     n = values["n"]
     condition = condition_of(drawing, values, n)

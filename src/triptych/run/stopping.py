@@ -32,10 +32,8 @@ KINDS = ("the loss", "a weight")
 PATIENCE = 5.0  # seconds to wait for the errors and exit codes of other ranks
 STUCK = 10.0  # seconds after which rank 0 counts as hanging if another rank is lost
 BROKEN = re.compile(
-    (
-        r"gloo|nccl|connection (was )?(closed|reset|refused)|broken "
-        r"pipe|recvValue|sendBytes|socket timeout"
-    ),
+    r"gloo|nccl|connection (was )?(closed|reset|refused)|"
+    r"broken pipe|recvValue|sendBytes|socket timeout",
     re.I,
 )
 

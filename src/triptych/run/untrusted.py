@@ -193,7 +193,7 @@ def adopt(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> 
 
 
 def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Copy the configuration of a pipeline of diffusers, which has no data and no bound of its own.
+    """Copy the configuration of a pipeline of diffusers.
 
     A pipeline defines neither data nor bound, so the composed groups are kept. Only the bound's
     steps, decoder and variance become those of the DDPM, unless they were overridden.

@@ -199,7 +199,7 @@ def bound_by_item(
     index = None
     signed = [(1, run) for run in runs] + [(-1, run) for run in minus]
     for sign, run in signed:
-        items = read_items(run.dir, run.bound)
+        items = read_items(run.dir)
         if items is None:
             return None
         if index is not None and not np.array_equal(index, items.index):
