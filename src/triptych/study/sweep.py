@@ -227,11 +227,13 @@ class SweepHook(Callback):
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
-        """Count the runs there and the cells of all commands at work."""
+        """Count the runs there, copies of a run as one, and the cells of all commands at work."""
         names = {*self.cells}
         for _, others in self.reservation.others():
             names |= others.keys() - {STUDY}
-        return len({*find_runs(self.root), *(self.root / name for name in names)})
+        runs = find_runs(self.root)
+        ids = {RunDirectory(run).readable_provenance.id or str(run) for run in runs}
+        return len(ids) + len({self.root / name for name in names} - {*runs})
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory that Hydra will create for a job's overrides."""
