@@ -44,7 +44,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups = [*runs_by_data.values()]
     for run in unreported:
         # A run on data that several groups or no group could have belongs to none of them.
-        homes = [group for group in groups if may_share_data(run, group[0])]
+        homes = [group for group in groups if any(may_share_data(run, other) for other in group)]
         if len(homes) == 1:
             homes[0].append(run)
     namesakes: dict[tuple[str, str | None], list[list[Run]]] = {}
@@ -74,6 +74,9 @@ def may_share_data(run: Run, finished: Run) -> bool:
     """Return whether an unfinished run has the data of a finished one, as far as is known."""
     if run.fingerprint:
         return run.fingerprint == finished.fingerprint
+    settings = data_settings(run)
+    if settings and settings != data_settings(finished):
+        return False
     return data_name(run) in ("", data_name(finished))
 
 
@@ -84,9 +87,9 @@ def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
     if len(groups) == 1:
         return [Group(groups[0], name)]
     differences = different_settings([data_settings(first) for first in firsts])
-    if len({*differences}) < len(groups):
-        differences = [f"fingerprint {first.fingerprint[:8] or 'unknown'}" for first in firsts]
     names = [f"{name} ({difference})"[:100] for difference in differences]
+    if len({*names}) < len(groups):
+        names = [f"{name} (fingerprint {first.fingerprint[:8] or 'unknown'})" for first in firsts]
     return list(map(Group, groups, names))
 
 
