@@ -189,7 +189,7 @@ def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
 def seeds_to_settle(claim: PairTest) -> int | None:
     """Return how many seeds in all would claim the measured difference; None if unknown."""
     pair = claim.pair
-    if pair.error is None:
+    if math.isnan(pair.p):
         return None
     needed = seeds_needed(abs(pair.mean), pair.error, claim.level)
     return None if needed is None else max(needed, pair.n + 1)
