@@ -86,7 +86,7 @@ def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
     name = data_name(firsts[0])
     if len(groups) == 1:
         return [Group(groups[0], name)]
-    differences = different_settings([data_settings(first) for first in firsts])
+    differences = different_settings(list(map(data_settings, firsts)))
     names = [f"{name} ({difference})"[:100] for difference in differences]
     if len({*names}) < len(groups):
         names = [f"{name} (fingerprint {first.fingerprint[:8] or 'unknown'})" for first in firsts]
@@ -123,7 +123,7 @@ def same_figures(label: str, repeats: Mapping[int | None, int | None]) -> str:
     groups: dict[int | None, list[str]] = {}
     for seed, original in repeats.items():
         groups.setdefault(original, [str(original)]).append(str(seed))
-    seeds = ", ".join(listed(group) for group in groups.values())
+    seeds = ", ".join(map(listed, groups.values()))
     return f"{label}: seeds {seeds} have the same figures to the last digit"
 
 
