@@ -40,6 +40,8 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
 ]  # fmt: skip
 OWN = [
     ("train trainer.devices=[]", ["trainer.devices=[]", "1 or more entries"]),
+    ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir: ", "leave it out"]),
+    ("train -m seed=1,2 hydra.sweep.dir=", ["hydra.sweep.dir=: ", "leave it out"]),
     ("train -m ablation=objectives_tuned optimizer.lr=0.02", ["optimizer.lr: set by this sweep's tuning"]),
     ("train optimized_metric=bpd", ["optimized_metric=bpd", "choose from"]),
     ("sample -x", ["unrecognized arguments: -x"]),

@@ -111,6 +111,11 @@ def test_cell_labels_name_differing_keys(tmp_path, settings, key, labels):
             {"abcdef0123456789": "/a", "1234567890abcdef": "/a"},
             ["folder (fingerprint 12345678)", "folder (fingerprint abcdef01)"],
         ),
+        # A name is cut, and is nevertheless that of one comparison.
+        (
+            {"abcdef0123456789": f"/{'a' * 200}/1", "1234567890abcdef": f"/{'a' * 200}/2"},
+            ["folder (fingerprint 12345678)", "folder (fingerprint abcdef01)"],
+        ),
     ],
 )
 def test_data_with_other_fingerprint_are_compared_separately(tmp_path, places, names):
@@ -263,6 +268,15 @@ def test_unfinished_run_is_pending_in_comparison_of_its_data(tmp_path):
     edit(made / "provenance.json", data={"fingerprint": "f1", "split": "s"})
     found = {c.cells[0].runs[1].fingerprint: len(c.pending) for c in compare(read_runs(tmp_path))}
     assert found == {"f0": 0, "f1": 1}
+
+
+def test_failed_run_of_other_data_settings_is_in_no_comparison(tmp_path):
+    """It failed before its data had a fingerprint."""
+    pair(tmp_path / "done", 2.0, data={"root": "/a"}, dataset="folder")
+    for root, pending in (("/b", 0), ("/a", 1)):
+        made = running(tmp_path / root[1:], "v", 1, data="folder")
+        (made / "config.yaml").write_text(yaml.safe_dump(resolved(data={"root": root})))
+        assert len(one(tmp_path).pending) == pending
 
 
 def test_report_notes_data_changed_during_run(tmp_path):

@@ -16,6 +16,8 @@ from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study import sweep
 from triptych.study.sweep_plan import Reservation
 
+from .fake_runs import edit, make_run
+
 TRAIN = "triptych.cli.train"
 GRID = {f"seed={seed}": ["name=s", f"seed={seed}", "trainer.max_steps=5"] for seed in "12"}
 
@@ -164,6 +166,14 @@ def test_expected_includes_cells_reserved_by_other_command(folder, monkeypatch):
     hook.root, hook.cells, hook.reservation = folder, ["seed=1", "seed=2"], Reservation(folder)
     assert hook._expected() == 3
     other.release()
+    assert hook._expected() == 2
+
+
+def test_expected_counts_copy_of_a_run_once(folder):
+    for name in ("seed=1", "copy"):
+        edit(make_run(folder, "v", 1, 2.0, overrides=[name]) / "provenance.json", id="a1")
+    hook = sweep.SweepHook()
+    hook.root, hook.cells, hook.reservation = folder, ["seed=1", "seed=2"], Reservation(folder)
     assert hook._expected() == 2
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, Self
 
 from triptych.config.identity import ABSENT, BUNDLES, default_choice, default_of
@@ -63,7 +63,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     axes = _differing(runs)
     axes = [axis for axis in axes if not _is_only_a_name(axis, axes, runs)]
     models = {(run.seed, value(run, "trained")) for run in runs}
-    if len(models) == len({run.seed for run in runs}):
+    if len(models) == len(dict(models)):
         # Each seed has a trained model of its own, as if it had trained it.
         axes = [axis for axis in axes if axis.key != "trained"]
     return _bundle(axes, runs)
@@ -143,11 +143,8 @@ class AxisColumn:
         return any(self._fixes(values, other.known) for values in (other.values, other.neutral))
 
     def _fixes(self, values: Sequence[str], known: Sequence[bool]) -> bool:
-        seen: dict[str, str] = {}
-        for owner, text, is_known in zip(self.values, values, known, strict=True):
-            if is_known and seen.setdefault(owner, text) != text:
-                return False
-        return True
+        pairs = set(compress(zip(self.values, values, strict=True), known))
+        return len(pairs) == len(dict(pairs))
 
 
 def all_keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -296,14 +296,14 @@ class Comparison:
     def _measure(self, metric: Metric) -> MeasureTable | None:
         """Return the figures of runs that share the first one's key and values."""
         name = metric.name
-        first: SampleMeasures | None = None
+        known = list(self._sample_measures(name))
+        if not known:
+            return None
+        _, _, first = known[0]
         figures = Figures()
-        for label, seed, measured in self._sample_measures(name):
-            first = first or measured
+        for label, seed, measured in known:
             if (measured.key, measured.values) == (first.key, first.values):
                 figures.setdefault(label, {})[seed] = measured.at(name)
-        if first is None:
-            return None
         floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
         return MeasureTable(metric, first.key, first.values, figures, floor, noise)
 

@@ -11,7 +11,8 @@ from triptych.study.formatting import plus_minus
 from triptych.study.papers.claim import METRIC, OF_THE_BOUND, Axes, Claim, MetricPoint
 from triptych.study.statistics import spread
 
-ENDED = ("diverged", "finished")
+# The statuses of runs that ended; of one seed, the run with the higher rank counts.
+ENDED = {"diverged": 1, "finished": 2}
 # How a run records a metric that has the unit of its bound, as "bpd_prior"; others by their name.
 KEYS = {
     **{name: f"{{unit}}_{name}" for name in OF_THE_BOUND},
@@ -77,20 +78,12 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     setting = {key: value for key, value in point.setting if key not in measured_keys}
     planned = axes.get("seed", ())
     by_seed: dict[int | None, Run] = {}
-    for run in sorted(runs, key=_rank):
+    for run in sorted(runs, key=lambda run: (ENDED.get(run.status, 0), run.age)):
         values = {**run.config, **run.choices, **run.overrides}
         is_planned = not planned or str(run.seed) in planned
         if is_planned and all(values.get(key, "") == value for key, value in setting.items()):
             by_seed[run.seed] = run
     return sorted(by_seed.values(), key=lambda run: (run.seed is None, run.seed or 0))
-
-
-def _rank(run: Run) -> tuple[int, object]:
-    """Return a sort key: finished runs come last, diverged ones before them; then by age."""
-    rank = -1
-    if run.status in ENDED:
-        rank = ENDED.index(run.status)
-    return rank, run.age
 
 
 def figure(point: MetricPoint, run: Run) -> float:
@@ -106,14 +99,13 @@ def figure(point: MetricPoint, run: Run) -> float:
 
 
 def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
-    """Return a measure of samples, at the setting's value of the key over which runs measure."""
-    figures = measured.at(point.metric)
+    """Return a measure of samples, at the setting's value of the key over which runs measure.
+
+    NaN if several figures, or none, are of this setting.
+    """
+    places = zip(measured.values, measured.at(point.metric), strict=True)
     value = dict(point.setting).get(measured.key)
-    if value is not None:
-        places = [f"{place:g}" for place in measured.values]
-        if places.count(value) != 1:
-            return math.nan
-        return figures[places.index(value)]
+    figures = [figure for place, figure in places if value in (None, f"{place:g}")]
     if len(figures) != 1:
         return math.nan
     return figures[0]

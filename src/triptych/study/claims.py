@@ -51,11 +51,9 @@ class Hypothesis:
 
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     """Return the comparisons of one report, each with its claims under the one correction."""
-    family = [
-        hypothesis
-        for place, comparison in enumerate(comparisons)
-        for hypothesis in _hypotheses(place, comparison, rule)
-    ]
+    family: list[Hypothesis] = []
+    for place, comparison in enumerate(comparisons):
+        family += _hypotheses(place, comparison, rule)
     p_values = [_p(hypothesis, rule) for hypothesis in family]
     weights = _weights(family, p_values)
     corrected = holm(p_values, weights)
@@ -189,7 +187,7 @@ def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
 def seeds_to_settle(claim: PairTest) -> int | None:
     """Return how many seeds in all would claim the measured difference; None if unknown."""
     pair = claim.pair
-    if pair.error is None:
+    if math.isnan(pair.p):
         return None
     needed = seeds_needed(abs(pair.mean), pair.error, claim.level)
     return None if needed is None else max(needed, pair.n + 1)
@@ -214,7 +212,7 @@ def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
     # Looks that the sweep's record does not plan were taken all the same.
     planned = sweep.until or looks
     margin = planned.equal_within or sweep.equal_within
-    seen = tuple(frozenset(seeds) for seeds in looks.seeds)
+    seen = tuple(map(frozenset, looks.seeds))
     # A later command may plan fewer looks; those that were taken still count.
     most = max(planned.looks, len(seen))
     # Between looks a report claims what the last look claimed; before the first, nothing.

@@ -27,7 +27,7 @@ Pair = tuple[str, str]
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    comparisons = [comparison_of(group) for group in group_runs(runs)]
+    comparisons = list(map(comparison_of, group_runs(runs)))
     return correct(comparisons, rule or Rule())
 
 
@@ -58,7 +58,7 @@ def take_look(
     equal_within: float | None,
 ) -> Rule:
     """Return the rule at this look; record the seeds that it has, unless it was taken before."""
-    recorded = [frozenset(seeds) for seeds in Looks.read(root).seeds]
+    recorded = list(map(frozenset, Looks.read(root).seeds))
     rule = Rule(equal_within, max(looks, len(recorded)), tuple(recorded[:look]))
     if len(rule.seen) == look:
         return rule
@@ -69,7 +69,7 @@ def take_look(
     record = {
         "looks": rule.looks,
         "equal_within": equal_within,
-        "seeds": [sorted(seeds) for seeds in seen],
+        "seeds": list(map(sorted, seen)),
     }
     write_atomic(root / LOOKS, json.dumps(record, indent=1) + "\n")
     return replace(rule, seen=tuple(seen))

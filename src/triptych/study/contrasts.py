@@ -191,7 +191,7 @@ def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     if contrast.is_pair:
         second = figures[1]
     pair = paired(second, first, items)
-    if pair.error is None:
+    if math.isnan(pair.p):
         problem = "one seed, or equal figures of all, so no error is known"
         raise Unmeasurable(f"{contrast.name}: {problem}")
     return pair

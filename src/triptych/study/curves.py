@@ -40,7 +40,7 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     gamma, shape, _ = next(iter(curves.values()))
     if all(_is_alike(shape, other) for _, other, _ in curves.values()):
         return None
-    level = gamma, np.ones_like(gamma)
+    level = Curve(tuple(gamma), (1.0,) * len(gamma), ())
     return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
 
 
@@ -56,22 +56,21 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
         if np.max(mean) > 1e-8:
             curves[label] = (gamma, mean, None)
     spread = next((run.posterior for run in comparison.runs if run.posterior), None)
-    dashed = (np.array(spread.gamma), np.array(spread.value)) if spread else None
-    return _by_noise_level(curves, colours, "squared error, per dimension", dashed)
+    return _by_noise_level(curves, colours, "squared error, per dimension", spread)
 
 
 def _by_noise_level(
     curves: Mapping[str, MeanCurve],
     colours: Colours,
     ylabel: str,
-    dashed: tuple[np.ndarray, np.ndarray] | None = None,
+    dashed: Curve | None = None,
 ) -> Figure | None:
     """Draw a line for each cell with its error as a band, and a dashed line to compare with."""
     if not curves:
         return None
     lines = LineFigure(curves, colours)
     if dashed:
-        lines.ax.plot(*dashed, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        lines.ax.plot(dashed.gamma, dashed.value, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     for label, (gamma, mean, error) in curves.items():
         shown = np.where(mean > 0, mean, np.nan)
         lines.line(label, gamma, shown, marker=True, markersize=3)
@@ -90,8 +89,7 @@ def _mean_curves(
     """Return each cell's mean over seeds of a curve that runs recorded."""
     means = {}
     for cell in comparison.cells:
-        seeds = [curve for curve in map(curve_of, cell.runs.values()) if curve]
-        mean = mean_over_seeds(seeds)
+        mean = mean_over_seeds([*filter(None, map(curve_of, cell.runs.values()))])
         if mean:
             means[cell.label] = mean
     return means
@@ -282,8 +280,8 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     inks = {line: colours[labels[line]] for line in crossed.lines.values}
     lines = LineFigure(crossed.lines.values, inks)
     for name in crossed.lines.values:
-        on_line = {key: cell for (line, key), cell in crossed.cells.items() if line == name}
-        _draw_line(lines, name, {places[key]: on_line[key] for key in values if key in on_line})
+        keys = [key for key in values if (name, key) in crossed.cells]
+        _draw_line(lines, name, {places[key]: crossed.cells[name, key] for key in keys})
     # A cell that is far above the median flattens no other.
     means = sorted(cell.bound.mean for cell in crossed.cells.values())
     low, top = means[0], min(means[-1], means[0] + 4 * (means[len(means) // 2] - means[0]) + 1e-3)

@@ -44,7 +44,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
-    properties = [_properties(run) for run in study.runs]
+    properties = list(map(_properties, study.runs))
     keys = _differing(study.runs, properties)
     own = [{key: values[key] for key in keys if key in values} for values in properties]
     places = {run.dir: place for place, run in enumerate(study.runs)}

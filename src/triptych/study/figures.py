@@ -125,11 +125,12 @@ def _measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours)
                 _beyond(ax, y, "", table.sign, colours[label], gid=gid)  # The row tells the value.
             continue
         values = [row[0] for row in seeds.values()]
+        heights: Any = [y]
         if len(values) > 1:
             mean = table.spreads[label][0].mean
             ax.plot([mean, mean], [y - 0.2, y + 0.2], color=colours[label], linewidth=2.2)
-        # At heights of their own no dot hides another.
-        heights = y + np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [y]
+            # At heights of their own no dot hides another.
+            heights = y + np.linspace(-0.12, 0.12, len(values))
         for value, height, gid in zip(values, heights, marks, strict=True):
             ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
     ax.set_xlim(*_frame(_near(table), []))

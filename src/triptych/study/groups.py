@@ -44,7 +44,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups = [*runs_by_data.values()]
     for run in unreported:
         # A run on data that several groups or no group could have belongs to none of them.
-        homes = [group for group in groups if may_share_data(run, group[0])]
+        homes = [group for group in groups if any(may_share_data(run, other) for other in group)]
         if len(homes) == 1:
             homes[0].append(run)
     namesakes: dict[tuple[str, str | None], list[list[Run]]] = {}
@@ -74,6 +74,9 @@ def may_share_data(run: Run, finished: Run) -> bool:
     """Return whether an unfinished run has the data of a finished one, as far as is known."""
     if run.fingerprint:
         return run.fingerprint == finished.fingerprint
+    settings = data_settings(run)
+    if settings and settings != data_settings(finished):
+        return False
     return data_name(run) in ("", data_name(finished))
 
 
@@ -83,10 +86,10 @@ def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
     name = data_name(firsts[0])
     if len(groups) == 1:
         return [Group(groups[0], name)]
-    differences = different_settings([data_settings(first) for first in firsts])
-    if len({*differences}) < len(groups):
-        differences = [f"fingerprint {first.fingerprint[:8] or 'unknown'}" for first in firsts]
+    differences = different_settings(list(map(data_settings, firsts)))
     names = [f"{name} ({difference})"[:100] for difference in differences]
+    if len({*names}) < len(groups):
+        names = [f"{name} (fingerprint {first.fingerprint[:8] or 'unknown'})" for first in firsts]
     return list(map(Group, groups, names))
 
 
@@ -120,7 +123,7 @@ def same_figures(label: str, repeats: Mapping[int | None, int | None]) -> str:
     groups: dict[int | None, list[str]] = {}
     for seed, original in repeats.items():
         groups.setdefault(original, [str(original)]).append(str(seed))
-    seeds = ", ".join(listed(group) for group in groups.values())
+    seeds = ", ".join(map(listed, groups.values()))
     return f"{label}: seeds {seeds} have the same figures to the last digit"
 
 

@@ -69,7 +69,8 @@ def _metrics(runs: Sequence[Run]) -> Iterator[str]:
         of_samples = dict(run.measured.metrics) if run.measured else {}
         for name in (*run.metrics, *of_samples):
             keys = [item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")]
-            definitions.setdefault(name, set()).add((of_samples.get(name), *keys))
+            definition = (of_samples.get(name), frozenset(keys))
+            definitions.setdefault(name, set()).add(definition)
     for name, variants in definitions.items():
         if len(variants) > 1:
             yield f"The runs took the metric {name} with different definitions: do not compare it."

@@ -177,17 +177,24 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
 
 def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
     """Draw the deciding figures: bound and differences, or a measure if cells share a model."""
-    title, crossed = comparison.heading, curves.crossing(comparison)
+    title = comparison.heading
     if comparison.deciding:
         panels = [_measures_panel(comparison, palette, title, [comparison.deciding])]
-    elif crossed:
-        how = curves.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
-        panels = [_panel(comparison, palette, title, how, [CROSSING])]
     else:
-        panels = [_panel(comparison, palette, title, f"{DOTS} Further left is better.", [HEADLINE])]
-    if not comparison.deciding:
-        panels.append(_panel(comparison, palette, title, DIFFERENCES, [FOREST]))
+        differences = _panel(comparison, palette, title, DIFFERENCES, [FOREST])
+        panels = [_bound_panel(comparison, palette), differences]
     return [panel for panel in panels if panel.figures]
+
+
+def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:
+    """Draw the test bound: lines along a setting if two settings are crossed, else a row a cell."""
+    crossed = curves.crossing(comparison)
+    if crossed is None:
+        how, drawing = f"{DOTS} Further left is better.", HEADLINE
+    else:
+        how = curves.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
+        drawing = CROSSING
+    return _panel(comparison, palette, comparison.heading, how, [drawing])
 
 
 def known_figures(comparison: Comparison, palette: Palette) -> dict[str, Figure]:

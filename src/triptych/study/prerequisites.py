@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys
-from triptych.config.identity import check_cores, grid_keys
+from triptych.config.identity import check_cores
 from triptych.errors import UserError
 from triptych.run.inputs import check_files
 from triptych.run.request import resolve
@@ -58,12 +58,11 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
     if sweeper.get("tune"):
         points = rounds.grid({"params": sweeper.tune}, [])
         return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
-    if "triptych_search" in sweeper._target_:
-        from hydra_plugins.triptych_search._space import (
-            probe_jobs as probes,
-        )  # Optuna, which may be missing
+    if rounds.is_search(config):
+        # It imports Optuna, which may be missing.
+        from hydra_plugins.triptych_search import _space
 
-        return probes(sweeper.params or {}, config.hydra.overrides.task)
+        return _space.probe_jobs(sweeper.params or {}, config.hydra.overrides.task)
     return []  # an adaptive sweeper of the user's own
 
 
@@ -75,8 +74,7 @@ def check_launcher(config: DictConfig) -> None:
         check_cores(config, "cores", "threads")
         return
     # A job's tasks, which are requested once for a whole sweep, are the trainer's processes.
-    swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
-    fixed = swept & {"trainer", "trainer.devices", "trainer.num_nodes"}
+    fixed = rounds.swept_keys(config) & {"trainer", "trainer.devices", "trainer.num_nodes"}
     if fixed:
         problem = "cannot vary within a SLURM sweep; start a sweep for each value"
         raise UserError(f"{min(fixed)}: {problem}")

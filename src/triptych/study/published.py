@@ -172,7 +172,7 @@ def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | Non
     if not sweep.paper:
         return None
     try:
-        axes = {key: [str(value) for value in values] for key, values in sweep.paper_axes.items()}
+        axes = {key: list(map(str, values)) for key, values in sweep.paper_axes.items()}
         claims = read_claims(sweep.paper, axes, sweep.scale)
     except MALFORMED:  # anybody may have written the file
         return None

@@ -90,9 +90,9 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     palette = colours(study.hues)
     joint = "joint_" if others else ""  # The root's own report stays.
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
-    pages = {report.csv: results_csv(study.runs, root), report.html: render_page(study, palette)}
-    for file, text in pages.items():
-        write_atomic(file, printable(text))
+    table, page = results_csv(study.runs, root), render_page(study, palette)
+    write_atomic(report.csv, printable(table))
+    write_atomic(report.html, printable(page))
     return report
 
 

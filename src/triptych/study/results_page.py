@@ -125,7 +125,7 @@ def paper_entry(study: Study) -> dict[str, Any]:
         "seconds": round(seconds, 1), "whole": all("ended" in run for run in runs),
         "origin": _origin(runs, seconds, results.machine), "changed": results.changed,
         "decides": decisive_keys(node["claims"], results.scale),
-        "claims": [_claim(judgement) for judgement in results.judgements],
+        "claims": list(map(_claim, results.judgements)),
         "versions": earliest_versions(runs),
     }  # fmt: skip
 
@@ -210,14 +210,14 @@ def results_page(
     findings, identities = rows_of(entries, identities=False), rows_of(entries, identities=True)
     count = Counter(c["word"] for _, c in findings)
     *tested, untestable = FINDINGS
-    untested = [word for word in (untestable, AGAIN) if count[word]]
+    untested = [f"{count[word]} {word}" for word in (untestable, AGAIN) if count[word]]
     measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
     return page_template("results.md.j2").render(
         findings=findings, identities=identities,
         folder=folder, pictured=pictured, duration=duration,
         tested=sum(count[word] for word in tested), untestable=untestable,
         tested_words=listed([f"{count[word]} {word}" for word in tested]),
-        untested_words=listed([f"{count[word]} {word}" for word in untested]),
+        untested_words=listed(untested),
         contradicted=count["contradicted"],
         holding=sum(c["word"] == "holds" for _, c in identities),
         whole=all(entry.get("whole") for entry in entries),

@@ -103,10 +103,15 @@ def plans_later(config: DictConfig) -> bool:
 def differing(config: DictConfig) -> set[str]:
     """Return the keys and groups in which cells of a sweep differ, also by their settings."""
     if not is_grid(config):  # an adaptive sweeper varies the keys that it is given
-        return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
+        return swept_keys(config)
     jobs = jobs_of(config)
     shared = set.intersection(*map(set, jobs))
-    return {group_of(override) for job in jobs for override in job if override not in shared}
+    return set(map(group_of, set[str]().union(*jobs) - shared))
+
+
+def swept_keys(config: DictConfig) -> set[str]:
+    """Return the keys that a sweeper is given, by its configuration or the command line."""
+    return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
@@ -121,12 +126,12 @@ def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], list[int]]:
     """Return a grid's settings and seeds, in order; UserError unless all settings have all."""
-    seeds = dict.fromkeys(seed for job in jobs for seed in job if seed.startswith("seed="))
+    overrides = dict.fromkeys(itertools.chain.from_iterable(jobs))
+    seeds = [text.removeprefix("seed=") for text in overrides if text.startswith("seed=")]
     settings = list(settings_of(jobs))
-    numbers = [seed.removeprefix("seed=") for seed in seeds]
-    if not numbers or not all(map(str.isdigit, numbers)) or len(jobs) != len(seeds) * len(settings):
+    if not seeds or not all(map(str.isdigit, seeds)) or len(jobs) != len(seeds) * len(settings):
         raise UserError("seed: a sweep in rounds needs seeds, as in seed=1,2,3")
-    return settings, [int(number) for number in numbers]
+    return settings, list(map(int, seeds))
 
 
 def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
@@ -238,7 +243,7 @@ def _lowest(bounds: Mapping[Point, float], name: str) -> Point:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Average; infinity where a value is missing or not finite."""
-    if not values or not all(map(math.isfinite, values)):
+    """Average; infinity where a value is not finite."""
+    if not all(map(math.isfinite, values)):
         return math.inf
     return sum(values) / len(values)

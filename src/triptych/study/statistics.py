@@ -100,37 +100,38 @@ def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3
 
 
+UNKNOWN = Error(math.nan, 1)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by
-    exactly the same, which says that the seed changed nothing, not that we are certain.
+    `error`, `p` and intervals are NaN of fewer than two pairs, or of pairs that differ by exactly
+    the same, which says that the seed changed nothing, not that we are certain.
     """
 
     mean: float
     n: int
-    error: Error | None = None
+    error: Error = UNKNOWN
 
     @property
     def n_items(self) -> int:
         """Number of test items by which the difference is paired too; 0: by seeds alone."""
-        return self.error.n_items if self.error else 0
+        return self.error.n_items
 
     @cached_property
     def p(self) -> float:
         """Two-sided p of no difference, uncorrected."""
-        return float(self.error.p(self.mean)) if self.error else math.nan
+        return float(self.error.p(self.mean))
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Return the ends of the interval of level 1 - `alpha`."""
-        half = float(self.error.critical(alpha)) if self.error else math.nan
+        half = float(self.error.critical(alpha))
         return self.mean - half, self.mean + half
 
     def not_beyond(self, distance: float) -> float:
         """Return the one-sided p of a true distance of at most 0, given this one; NaN unknown."""
-        if self.error is None:
-            return math.nan
         half = float(self.error.p(distance)) / 2
         return half if distance > 0 else 1 - half
 

@@ -50,7 +50,7 @@ class Study:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict of each comparison."""
-        return [verdict(comparison) for comparison in self.comparisons]
+        return list(map(verdict, self.comparisons))
 
     @property
     def record(self) -> SweepRecord:
@@ -218,6 +218,6 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     `equal_within`: the difference below which settings are called the same, in the unit of what
     decides.
     """
-    roots = tuple(Path(root) for root in roots)
+    roots = tuple(map(Path, roots))
     sweeps = tuple(read_sweeps(roots))
     return Study(roots, sweeps, compare_sweeps(sweeps, equal_within))

@@ -125,7 +125,7 @@ class SweepHook(Callback):
         self.jobs = rounds.known_jobs(config)
         if config.get("until"):
             rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
-        self.cells = [self.cell(job) for job in self.jobs]  # a sweeper may expect more later
+        self.cells = list(map(self.cell, self.jobs))  # a sweeper may expect more later
         if len({*self.cells}) < len(self.cells):
             problem = "two runs would share a directory"
             raise UserError(f"-m: {problem}; list each value once, and one name")
@@ -188,7 +188,7 @@ class SweepHook(Callback):
         Without the wait the interrupted launcher would kill them.
         """
         pids = map(processes.pid_of, (run.holder() for run in self.runs()))
-        processes.stop_below({pid for pid in pids if pid}, number)
+        processes.stop_below({*filter(None, pids)}, number)
 
     def record(self, **facts: Any) -> None:
         """Add entries to ``sweep.json``, which the report reads."""
@@ -227,11 +227,13 @@ class SweepHook(Callback):
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
-        """Count the runs there and the cells of all commands at work."""
+        """Count the runs there, copies of a run as one, and the cells of all commands at work."""
         names = {*self.cells}
         for _, others in self.reservation.others():
             names |= others.keys() - {STUDY}
-        return len({*find_runs(self.root), *(self.root / name for name in names)})
+        runs = find_runs(self.root)
+        ids = {RunDirectory(run).readable_provenance.id or str(run) for run in runs}
+        return len(ids) + len({self.root / name for name in names} - {*runs})
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory that Hydra will create for a job's overrides."""

@@ -20,7 +20,12 @@ def check_command(config: DictConfig) -> None:
     if processes.launch():
         fix = "use trainer=ddp in it, not torchrun or srun"
         raise UserError(f"-m: a sweep starts its processes itself; {fix}")
-    sweeper = config.hydra.sweeper
+    sweeper, typed_for_hydra = config.hydra.sweeper, config.hydra.overrides.hydra
+    if not config.hydra.sweep.dir:
+        raise UserError("hydra.sweep.dir=: a directory is needed; leave it out")
+    if any(override.startswith("hydra.sweep.subdir=") for override in typed_for_hydra):
+        problem = "a run's directory follows from its overrides"
+        raise UserError(f"hydra.sweep.subdir: {problem}; leave it out")
     check_keys(config, config.hydra)
     check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
     rounds.check_rounds(config, grid=rounds.is_grid(config))

@@ -230,6 +230,7 @@ def synthetic(monkeypatch):
         x, label = images(2, self.shape[1])
         return {part: Split(x, Condition(label=label), 256) for part in ("train", "val", "test")}
 
+    monkeypatch.setattr("triptych.data.cifar10.check_cifar", lambda root: None)
     monkeypatch.setattr(Cifar10, "read", lambda self, train, download=False: images(2, 32))
     monkeypatch.setattr(ImageFolder, "load", load)
 

@@ -64,7 +64,7 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     """Return a digest of what a paper's file sets for runs at a scale, without ``paper``."""
     settings = dict(file)
     settings.pop("paper", None)
-    hydra = settings.pop("hydra", None) or {}
+    hydra = settings.pop("hydra", {})
     sweeper = dict(hydra.get("sweeper", {}))
     sweeper["scales"] = sweeper.get("scales", {}).get(scale)
     settings["sweeper"] = sweeper
