@@ -19,7 +19,7 @@ from triptych.config.signatures import REQUIRED
 from triptych.config.source import CONFIGS, choices_of, files_of, folders, groups
 from triptych.declare import Role, Unit, describe_kind
 
-TRAIN_EXAMPLE = "seed=2 (+key=value where a + stands)"
+TRAIN_EXAMPLE = "seed=2 (for a key with a +, +key=value)"
 EXAMPLES = {"train": TRAIN_EXAMPLE, "evaluate": "split=val", "sample": "n=16"}
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
@@ -31,7 +31,9 @@ class KeyRow(NamedTuple):
     value: str
     values: str
     role: Role
-    added: bool = False  # not in the composed configuration: typed with a +
+    added: bool = (
+        False  # true if the key must be typed with a +, as it is not in the composed configuration
+    )
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
@@ -100,7 +102,7 @@ def chain(file: Path) -> list[Path]:
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
     """Parse a file in ``configs/`` without resolving it."""
-    with file.open(encoding="utf-8") as stream:  # YAML's errors name a stream's file
+    with file.open(encoding="utf-8") as stream:  # given a stream, YAML's errors name the file
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 

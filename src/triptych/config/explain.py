@@ -73,7 +73,7 @@ def key_of_other_choice(command: str, key: str, value: str) -> str:
         choices = listing(key, depth)
         if choices and group in command_groups(command):
             few = " or ".join(f"{group}={choice}" for choice in sorted(choices, key=len)[:3])
-            return f"{few} has it (in a sweep of {group}: '{key}=choice({value})')"
+            return f"it exists with {few} (in a sweep over {group}, type '{key}=choice({value})')"
     return ""
 
 
@@ -92,7 +92,7 @@ def names(command: str) -> list[str]:
         if group.split("/")[0] not in (
             *FREE_GROUPS,
             "hydra",
-        ):  # their files have keys of other groups
+        ):  # files of these groups set keys of other groups
             place = group.removesuffix("/base").replace("/", ".")
             for file in files_of(group):
                 known += [f"{place}.{key}" for key, _ in leaves(read_yaml(file))]
@@ -148,16 +148,16 @@ EXPLANATIONS = (
         r"Could not append to config[^']*'(?P<key>[^']+)'",
         "+seed=2",
         (
-            "+{key}: is there already; leave out the plus, and type a group's choice as "
-            "objective/loss=elbo"
+            "+{key}: this key exists already; leave out the plus, and type a group's choice "
+            "as objective/loss=elbo"
         ),
     ),
     Explanation(
         r"(?:Ambiguous value for argument|Sweep parameters) '(?P<typed>.+)'",
         "seed=1,2",
         (
-            "{typed}: several values; type one, or sweep with triptych-train -m; a list is typed "
-            "as KEY=[A,B]"
+            "{typed}: several values are given; type one, or sweep with triptych-train -m; type a "
+            "list as KEY=[A,B]"
         ),
     ),
     Explanation(
@@ -178,7 +178,7 @@ EXPLANATIONS = (
     Explanation(
         r"Multiple values for (?P<group>\S+)\. .*: (?P<choice>\S+)'",
         "+objective=v",
-        "+{group}={choice}: has a choice already; type {group}={choice} without the plus",
+        "+{group}={choice}: this group is set already; type {group}={choice} without the plus",
     ),
     Explanation(
         (
