@@ -35,7 +35,7 @@ class Mixture(Generated):
             RuntimeError,
             TypeError,
             ValueError,
-        ) as error:  # torch's for lists that are no tensor
+        ) as error:  # torch raises these for lists of unequal length
             raise DataError(f"data.weights, data.means, data.covariances: {error}") from error
         self.num_classes, self.shape = len(self.gaussians.weights), (self.gaussians.dim,)
 
