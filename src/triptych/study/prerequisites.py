@@ -54,12 +54,11 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
         points = rounds.grid({"params": sweeper.tune}, [])
         return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
     if "triptych_search" in sweeper._target_:
-        from hydra_plugins.triptych_search._space import (
-            probe_jobs as probes,
-        )  # Optuna, which may be missing
+        # Imports Optuna, which may be missing.
+        from hydra_plugins.triptych_search._space import probe_jobs as probes
 
         return probes(sweeper.params or {}, config.hydra.overrides.task)
-    return []  # an adaptive sweeper of the user's own
+    return []  # a user-supplied adaptive sweeper
 
 
 def check_launcher(config: DictConfig) -> None:
@@ -69,7 +68,7 @@ def check_launcher(config: DictConfig) -> None:
     if not on_slurm(config):
         check_cores(config, "cores", "threads")
         return
-    # A job's tasks, which are requested once for a whole sweep, are the trainer's processes.
+    # SLURM starts one task per process of the trainer. The number is requested once per sweep.
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     fixed = swept & {"trainer", "trainer.devices", "trainer.num_nodes"}
     if fixed:
