@@ -83,12 +83,12 @@ def test_compose_refuses_malformed_overrides(root):
         ),
         (
             ["-m", "seed=1,2"],
-            "-m: is for the command triptych-train; from Python, use KEY=VALUE alone",
+            "-m: only for the command triptych-train; from Python, pass only KEY=VALUE",
         ),
-        (["--cfg=job"], "--cfg=job: is for the command"),
-        (["resume=x"], "resume=x: is for the command"),
+        (["--cfg=job"], "--cfg=job: only for the command"),
+        (["resume=x"], "resume=x: only for the command"),
         *(
-            ([one], f"{one}: is for the command")
+            ([one], f"{one}: only for the command")
             for one in ("plan=true", "plan=True", "+plan=true")
         ),
     ):
@@ -122,12 +122,12 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
     assert torch.allclose(found.prior, formula.prior)
     assert torch.allclose(trained.bound(x.double()).total, found.total)
     for wrong, problem in (
-        (lambda: trained.bound(x[0]), "bound(x): x is no tensor of shape"),
-        (lambda: trained.bound(x[:0]), "bound(x): x is no tensor of shape"),
+        (lambda: trained.bound(x[0]), "bound(x): x must be a tensor of shape"),
+        (lambda: trained.bound(x[:0]), "bound(x): x must be a tensor of shape"),
         (lambda: trained.bound(x / 0), "bound(x): x reaches nan; pass images in [-1, 1]"),
         (
             lambda: trained.bound(-255 * torch.ones_like(x)),
-            "bound(x): x reaches 255; pass images in",
+            "bound(x): x has values up to 255; pass images in",
         ),
         (lambda: trained.bound(0.94 * x), "bound(x): x is not on the data's 17 levels; pass"),
         (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
@@ -141,7 +141,7 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
         (lambda: trained.sample(2, "--n=3"), "--n=3: n is set already"),
         (
             lambda: trained.sample(2, "weights=raw"),
-            "weights=raw: is for the command triptych-sample",
+            "weights=raw: only for the command triptych-sample",
         ),
         (
             lambda: trained.evaluate("test", "stepss=3"),
@@ -153,7 +153,7 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
         ),
         (
             lambda: trained.evaluate("val", "out=f.json"),
-            "out=f.json: is for the command triptych-evaluate",
+            "out=f.json: only for the command triptych-evaluate",
         ),
     ):
         refused(wrong, problem)
@@ -192,11 +192,11 @@ def test_sample_moves_model_back_from_gpu(finished, monkeypatch):
     "overrides, said",
     [
         (["objectiv=v"], "objectiv=v: no such key; did you mean objective"),
-        (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: Python trains in one process"),
+        (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: must be 1 in Python"),
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
         (["data=ring", "denoiser=mlp", "threshold=static"], "threshold: data reach 1."),
-        (["data=ring", "denoiser=mlp", "threshold=dynamic"], "guesses would be cut off at 1; pass"),
+        (["data=ring", "denoiser=mlp", "threshold=dynamic"], "would clip at 1, but the data reach"),
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],
 )
@@ -210,7 +210,7 @@ def test_train_refuses_second_run_in_same_process(root):
     with api._training:
         refused(
             lambda: triptych.train(["name=no"]),
-            "another run is trained in this process; wait for it",
+            "another run is training in this process; wait until it ends",
         )
     assert not (root / "logs").exists() and not api._training.locked()
 

@@ -27,7 +27,7 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()
-UNREAD = {  # keys of the commands that an opened run does not read
+UNREAD = {  # {command: its keys that have no effect for an opened run}
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
 }
@@ -44,7 +44,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     if isinstance(overrides, str):
         overrides = [overrides]
     config = _composed("train", {}, overrides)
-    OmegaConf.set_struct(config, False)  # ``train`` refuses an unknown key, with the nearest name
+    OmegaConf.set_struct(config, False)  # ``train`` reports an unknown key with the nearest name
     return config
 
 
@@ -58,8 +58,9 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
             configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
-    if not _training.acquire(blocking=False):  # two runs would share seeds and threads
-        raise UserError("another run is trained in this process; wait for it")
+    # Two runs at once would share random generators and threads.
+    if not _training.acquire(blocking=False):
+        raise UserError("another run is training in this process; wait until it ends")
     try:
         return _train(_settled(config))
     finally:
@@ -87,7 +88,7 @@ def _execute(run: RunDirectory) -> None:
         execute(run)
     finally:
         os.environ.pop(OWN, None)
-        run.leave()  # an interrupted run has stopped, although this process continues
+        run.leave()  # release the lock of an interrupted run, as this process continues
 
 
 def check_one_process(config: DictConfig) -> None:
@@ -95,7 +96,7 @@ def check_one_process(config: DictConfig) -> None:
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
         several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
-        raise UserError(f"{several}: Python trains in one process; use triptych-train for several")
+        raise UserError(f"{several}: must be 1 in Python; use triptych-train for several processes")
 
 
 def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
@@ -123,7 +124,7 @@ class Trained:
     path: Path
     weights: str | None
     data_root: str | None
-    config: dict[str, Any]  # the run's, resolved, plain
+    config: dict[str, Any]  # the run's resolved configuration as plain data
     data: Any  # with ``splits["train" | "val" | "test"]``
     model: Any  # the whole model; the three properties below are parts of a diffusion model
 
@@ -158,7 +159,7 @@ class Trained:
         from triptych.data.batch import Batch
 
         self._check_items(x)
-        # Otherwise the bound would be the unconditional one.
+        # Without a condition the result would be the unconditional bound.
         if self.model.conditional and condition is None:
             raise UserError("bound(x): condition=None; pass condition=BATCH.condition")
         batch = Batch(x.float(), condition, torch.arange(len(x)))
@@ -171,12 +172,12 @@ class Trained:
 
         shape, levels = ("B", *self.data.shape), self.data.levels
         if tuple(x.shape[1:]) != shape[1:] or len(x) == 0:
-            raise UserError(f"bound(x): x is no tensor of shape {shape}; pass one")
+            raise UserError(f"bound(x): x must be a tensor of shape {shape}")
         if not levels:
             return
         largest = x.abs().max().item()
-        if not largest <= 1 + 1e-6:  # NaN is refused, too
-            raise UserError(f"bound(x): x reaches {largest:.4g}; pass images in [-1, 1]")
+        if not largest <= 1 + 1e-6:  # this form also refuses NaN
+            raise UserError(f"bound(x): x has values up to {largest:.4g}; pass images in [-1, 1]")
         if not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
             fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
             raise UserError(f"bound(x): x is not on the data's {levels} levels; {fix}")
@@ -294,7 +295,7 @@ def _composed(command: str, arguments: Mapping[str, Any], overrides: Sequence[st
     for override in overrides:
         key, value = _key_and_value(override)
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
-            problem = f"is for the command triptych-{command}; from Python, use KEY=VALUE alone"
+            problem = f"only for the command triptych-{command}; from Python, pass only KEY=VALUE"
             raise UserError(f"{override}: {problem}")
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
@@ -315,6 +316,8 @@ def _checked(
     for override in overrides:
         key, value = _key_and_value(override)
         if key in UNREAD[command] and value != "null":
-            problem = f"is for the command triptych-{command}; weights and data_root are load's"
+            problem = (
+                f"only for the command triptych-{command}; pass weights and data_root to load()"
+            )
             raise UserError(f"{override}: {problem}")
     return composing.checked_values(composing.without_hydra(config), command)

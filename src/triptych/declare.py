@@ -33,22 +33,23 @@ __all__ = [
 class Role(StrEnum):
     """How a key affects a run's identity; ``IDENTITY`` by default."""
 
-    IDENTITY = "identity"  # changes the result: an axis of a comparison
-    # How a trained model's samples are drawn and measured: an axis.
+    IDENTITY = "identity"  # changes the result; may be an axis of a comparison
+    # How samples are drawn and measured after training; may be an axis.
     DRAWING = "drawing"
-    # Which items train and validate: an axis, as the data and the test set are the same.
+    # The split into training and validation items. It may be an axis, as the test set is the same.
     SPLIT = "split"
-    DATA = "data"  # which data there are: runs that differ in it are not compared
-    # Which items test: runs that differ in it are not compared, but a guide or classifier may.
+    DATA = "data"  # the data set; runs with different data are not compared
+    # The choice of test items. Runs that differ in it are not compared, but a guide or classifier
+    # may differ in it.
     JUDGED = "judged"
-    PATH = "path"  # where data or runs happen to lie; what lies there has a fingerprint
-    LOADING = "loading"  # how data reach memory: changes nothing, or follows from another key
-    MACHINE = "machine"  # on what it runs: the result is the same but for the last digits
-    REPORTING = "reporting"  # how a run is watched
+    PATH = "path"  # a location of data or runs; fingerprints identify their content
+    LOADING = "loading"  # how data are loaded; it does not change the result
+    MACHINE = "machine"  # the hardware; it changes only the last digits of the result
+    REPORTING = "reporting"  # progress, logs and other reports on a run
     OUTPUT = "output"  # where runs are written
-    LABEL = "label"  # names for what other keys say
-    SEED = "seed"  # pairs the runs of two settings
-    START = "start"  # how this start treats its directory, or for how long a sweep goes on
+    LABEL = "label"  # names and descriptions; they do not change the result
+    SEED = "seed"  # the seed, by which runs of two settings are paired
+    START = "start"  # whether to retry or replace a run, or how long a sweep continues
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class IsClass:
 
 Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
-# Up to this number, gammas of neighbouring steps differ in double precision.
+# With more steps, gammas of neighbouring steps would be equal in double precision.
 Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -178,7 +179,7 @@ def _within(limit: Any, value: Any) -> bool:
         case MinLen(least):
             return len(value) >= least
         case IsPath():
-            return bool(value != "")  # Path("") would be the current directory
+            return bool(value != "")  # because Path("") is the current directory
         case IsClass():
             return not isinstance(value, str) or "." in value
     return True
@@ -245,7 +246,7 @@ class _Whole(Type):
 class _Number(Type):
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        # A comparison, unlike ``math.isfinite``, takes whole numbers that no float can hold.
+        # Compare, because ``math.isfinite`` fails for whole numbers too large for a float.
         return number and -math.inf < value < math.inf
 
     def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
@@ -351,7 +352,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
                     raise error(refusal(f"{place}.{name}", kind, values[name]))
             original(self, *args, **kwargs)
 
-        cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
+        cls.__init__ = __init__  # type: ignore[misc]  # mypy: the class is still being created
 
     def decorate(cls: C) -> C:
         owner: Any = cls  # Any, because type checkers do not know the class of super()
@@ -373,7 +374,7 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     kinds = {}
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):
-            with suppress(NameError):  # a type that is imported for type checkers alone
+            with suppress(NameError):  # some types are imported only under TYPE_CHECKING
                 kinds[name] = eval(kind, function.__globals__)
         else:
             kinds[name] = kind

@@ -78,7 +78,7 @@ class Diverged(UserError):
         UserError.__init__(
             earlier,
             f"{error.replace('diverged', 'diverged before', 1)}; force=true starts over, "
-            "retry=true goes on from the last finite checkpoint",
+            "retry=true resumes from the last finite checkpoint",
         )
         return earlier
 
@@ -95,7 +95,7 @@ class Interrupted(BaseException):
     def __init__(self, signal: int, step: int = 0, lost: str = ""):
         super().__init__(signal, step, lost)
         self.signal, self.step, self.lost = signal, step, lost
-        self.fix = "type the same command to go on"
+        self.fix = "repeat the same command to resume"
 
     def __str__(self) -> str:
         import signal

@@ -23,16 +23,16 @@ from triptych.errors import StorageError, Unreadable, UserError
 from triptych.terminal import printable
 
 MIB = 2**20
-# An environment variable raises each limit; no run's directory, checkpoint or data folder can.
+# Default limits. Only environment variables raise them, not files, which may be untrusted.
 LIMITS = {
     "TRIPTYCH_MAX_CONFIG": MIB,  # bytes of a config.yaml
-    "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and its like
+    "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and similar files
     "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
     "TRIPTYCH_MAX_ITEMS": 64 * MIB,  # bytes of the arrays in items.npz, unpacked
     "TRIPTYCH_MAX_DATA": 256 * MIB,  # bytes of an idx file once unpacked
     "TRIPTYCH_MAX_PIXELS": 50_000_000,  # pixels of one image in a data folder
 }
-# Errors of the storage, not of the program: room, permission, quota, limits, lost disks or servers.
+# Errors of the storage, not of the program: disk full, permissions, quotas, limits, lost disks.
 STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
@@ -82,7 +82,7 @@ def check_directory(folder: str | Path) -> None:
         for entry in entries:
             if entry.is_symlink():
                 if os.path.commonpath([home, os.path.realpath(entry.path)]) != home:
-                    problem = "a link that leads out of the run's directory"
+                    problem = "symbolic link to a place outside the run's directory"
                     raise UserError(f"{entry.path}: {problem}; put the file itself there")
             elif not (entry.is_dir() or entry.is_file()):
                 raise UserError(f"{entry.path}: not a regular file; remove it")
@@ -126,7 +126,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in STORAGE:
             raise
-        kept = "what was complete before is kept, the same command goes on from there"
+        kept = "complete files are kept; repeat the same command to resume"
         raise StorageError(
             f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}"
         ) from error
@@ -151,7 +151,7 @@ def replaced(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
         except OSError as error:
             if not new or isinstance(error, FileExistsError):
                 raise
-            os.replace(part, path)  # on a file system without hard links
+            os.replace(part, path)  # the file system has no hard links
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -192,13 +192,13 @@ def load_tensors(path: str | Path) -> Any:
             with zipfile.ZipFile(file) as records:
                 size = sum(record.file_size for record in records.infolist())
                 if size > os.fstat(file.fileno()).st_size:
-                    raise ValueError("it unpacks to more than its size")
+                    raise ValueError("decompressed data are larger than the file")
                 if records.testzip() is not None:  # torch does not check checksums
                     raise ValueError("a checksum in it does not match")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # for an untrusted file, zipfile, pickle and torch raise any error
-        raise ValueError("damaged, truncated, or of more than tensors and plain data") from error
+        raise ValueError("damaged, truncated, or with more than tensors and plain data") from error
 
 
 def read_json(path: str | Path) -> Any:
@@ -221,7 +221,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        # The system's message without number and path.
+        # Use the system's message without its number and path.
         reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"{path}: cannot be read ({reason})") from error
     return record

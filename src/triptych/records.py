@@ -2,6 +2,6 @@
 
 from typing import Any
 
-Config = dict[str, Any]  # a resolved configuration, or a group of one
+Config = dict[str, Any]  # a resolved configuration, or one of its groups
 Checkpoint = dict[str, Any]  # what a checkpoint holds
-Entries = dict[str, Any]  # of summary.json, of provenance.json, or of a part of one
+Entries = dict[str, Any]  # entries of summary.json, provenance.json, or a part of them

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-# Characters that control a terminal (C0 and C1 but tab and line ends, changes of the direction of
-# text), and surrogates, as from a file name that is not UTF-8, which no file can be written with.
+# Characters that control a terminal: C0 and C1 except tab and line ends, and marks that change the
+# direction of text. Surrogates, which come from file names that are not UTF-8, cannot be written.
 CONTROL = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
 )

@@ -53,7 +53,7 @@ def test_monitor_refuses_metric_where_higher_is_better(monitor):
     now = trainer()
     now.callbacks = [Metrics({"mine": SimpleNamespace(higher_is_better=True)})]
     with pytest.raises(
-        UserError, match=f"monitor={monitor}: higher is better, and this waits for a lower"
+        UserError, match=f"monitor={monitor}: higher is better, but this callback needs"
     ):
         EarlyStopping(monitor).on_train_start(now, None)
     EarlyStopping().on_train_start(now, None)

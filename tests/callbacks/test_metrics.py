@@ -192,7 +192,7 @@ def test_per_item_metric_ignores_nan_and_batch_size():
 
 
 def test_per_item_metric_refuses_wrong_shape():
-    words = "Given.values gave shape (2,); must be a tensor of shape (3,), one number an item"
+    words = "Given.values returned shape (2,); must be a tensor of shape (3,), one number per item"
     refused(lambda: seen(Given([1.0, 2.0]), 3), words, error=ValueError)
 
 
@@ -207,7 +207,9 @@ def test_invalid_or_reserved_metric_name_is_refused(name):
 @pytest.mark.parametrize("found", [torch.zeros(2), None, {"mean": 1.0}])
 def test_metric_compute_refuses_non_numeric_result(found):
     refused(
-        lambda: _figure("x", found, 3), "metrics.x: compute() gave ", "; must be a number, or mean"
+        lambda: _figure("x", found, 3),
+        "metrics.x: compute() returned ",
+        "; must be a number, or a dict of",
     )
 
 

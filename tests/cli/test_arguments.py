@@ -118,15 +118,13 @@ def test_cfg_takes_at_most_two_cpu_seconds():
 )
 def test_out_inside_run_directory_is_refused(prepared, name):
     run = prepared()
-    refused(
-        lambda: check_file("out", str(run / name)), "keeps its own records; choose another place"
-    )
+    refused(lambda: check_file("out", str(run / name)), "; choose another place")
     check_file("out", str(run.path.parent / "figures.json"))
 
 
 def test_out_inside_sweep_directory_is_refused(tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
-    refused(lambda: check_file("items", str(tmp_path / "a/b/c.json")), "keeps its own records")
+    refused(lambda: check_file("items", str(tmp_path / "a/b/c.json")), "run's or sweep's directory")
 
 
 def test_out_must_be_regular_file(tmp_path):

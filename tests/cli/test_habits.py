@@ -161,7 +161,11 @@ def test_mistyped_key_suggests_nearest_key_of_same_command(command, key, monkeyp
     [
         ("sample", "steps=3", "did you mean sampler.steps?"),
         ("evaluate", "sampler.eta=0.5", "no such key; "),
-        ("evaluate", "batch_size=1,2", "batch_size=1,2: several values; type one, or sweep with"),
+        (
+            "evaluate",
+            "batch_size=1,2",
+            "batch_size=1,2: several values are given; type one, or sweep with",
+        ),
         ("evaluate", "steps", "steps: must be KEY=VALUE; quote"),
         ("evaluate", "3", "3: must be KEY=VALUE; quote"),  # ckpt is typed already
         ("evaluate", "+step=100", "step=100: no such key; did you mean steps?"),
@@ -175,7 +179,7 @@ def test_evaluate_and_sample_refuse_unknown_keys_with_suggestion(command, line, 
     said = refused(
         lambda: checked_values(without_hydra(compose_command(command, overrides)), command), words
     )
-    assert "has it" not in said
+    assert "it exists with" not in said
 
 
 def test_habits_page_lists_every_habit():
@@ -196,21 +200,21 @@ def page_row(habit: Habit) -> str:
         ("model.lr=0.1", "model.lr=0.1: no such key; use optimizer.lr=0.1"),
         (
             "guidance.scale=3",
-            "no such key; guidance=auto or guidance=classifier or ",
+            "no such key; it exists with guidance=auto or guidance=classifier or ",
         ),
-        ("data=ring data.root=/x", "no such key; data=mnist or data=folder "),
+        ("data=ring data.root=/x", "no such key; it exists with data=mnist or data=folder "),
         ("width=64", "did you mean denoiser.network.width or model.network.width?"),
         ("steps=5", "did you mean bound.steps or objective.steps or sampler.steps?"),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
         ("metrics=fid", "metrics=fid: no such choice; use measures.inception=FILE"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
-        ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
+        ("trainer.limit_test_batches=0.1", "the whole test set"),
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
-        ("trainer.max_epochs=3 trainer.max_steps=5", "trainer.max_epochs=3: trainer.max_steps=5 is typed"),
-        ("trainer.max_steps=null", "trainer.max_steps=null: no length"),
-        ("trainer.enable_checkpointing=false", "a run keeps its checkpoints, so that"),
+        ("trainer.max_epochs=3 trainer.max_steps=5", "trainer.max_epochs=3: trainer.max_steps=5 is set"),
+        ("trainer.max_steps=null", "trainer.max_steps=null: training length is not set"),
+        ("trainer.enable_checkpointing=false", "a run needs its checkpoints"),
         (f"{CALLBACK}ModelCheckpoint", "checkpoint=best"),
-        (f"{CALLBACK}LambdaCallback", "LambdaCallback: not a class that a configuration may name"),
+        (f"{CALLBACK}LambdaCallback", "LambdaCallback: class is not allowed in a configuration"),
         (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key; did"),
         ("callbacks.x._target_=pytorch_lightning.callbacks.Timer", "+callbacks.x._target_="),
         ("model.foo=1", "model.foo=1: no such key; choose from model."),
@@ -219,7 +223,7 @@ def page_row(habit: Habit) -> str:
             "optimizer._target_=torch.optim.SGD optimizer.amsgrad=true",
             "optimizer.amsgrad=true",
         ),
-        (f"{SCHEDULE}LambdaLR", "takes code"),
+        (f"{SCHEDULE}LambdaLR", "needs a function"),
         ("callbacks=[default,early_stoping]", "early_stop"),
     ],
 )  # fmt: skip
@@ -237,7 +241,7 @@ def test_habit_is_refused_with_suggestion(line, words):
             "did you mean pytorch_lightning.callbacks.Learn",
         ),
         ("torch.optim.lr_scheduler.StepLRR", "did you mean torch.optim.lr_scheduler.StepLR?"),
-        ("torch.optim.lr_scheduler.SequentialLR", "takes other schedules"),
+        ("torch.optim.lr_scheduler.SequentialLR", "needs other schedulers"),
     ],
 )
 def test_unusable_target_class_is_refused_with_alternative(target, words):

@@ -74,7 +74,7 @@ def test_checkpoint_of_untrusted_package_is_refused(run, monkeypatch, trusted):
     refused(
         lambda: check_checkpoint(path),
         "_target_=mylab",
-        "not a class that a configuration may name",
+        "class is not allowed in a configuration",
     )
 
 

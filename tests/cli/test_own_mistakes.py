@@ -317,7 +317,7 @@ MISTAKES = [
     (
         own("callbacks.best", "Best"),
         "class Best(Callback):",
-        "Best.state_dict(): no plain data; return ",
+        "Best.state_dict(): not plain data; return ",
     ),
     (
         drawn(own("guidance", "Guide", fault="tensor")),
@@ -337,7 +337,7 @@ MISTAKES = [
     (
         own(POINTS, "Points", fault="nan"),
         "def load(self):",
-        "data own: train: values: one from item 0 on is not finite",
+        "data own: train: values: a value from item 0 on is not finite",
     ),
     (
         own(POINTS, "Points", fault="name"),
@@ -361,7 +361,7 @@ def test_error_in_user_code_names_file_and_line(refused, lab, change, at, words)
     [
         (
             own(NET, "Seeded"),
-            "seed=1: code of your own calls torch.manual_seed(7) while it is built; draw from",
+            "seed=1: your code calls torch.manual_seed(7) in a constructor; use",
         ),
         (
             own(POINTS, "Points", fault="test empty"),
@@ -525,8 +525,8 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
         (splits(label=Y[:-1]), ["label of shape (39,); must be (40,)"]),
         (splits(label=Y.numpy()), ["label: a ndarray; must be a torch.Tensor"]),
         (splits(label=None), ["no label; each item needs one"]),
-        ({"train": splits()["train"]}, ["val: load returns no Split of that name"]),
-        (splits(val=X), ["val: load returns no Split of that name"]),
+        ({"train": splits()["train"]}, ["val: load() returns no Split of this name"]),
+        (splits(val=X), ["val: load() returns no Split of this name"]),
         (splits(train=Split(X[:0], Condition(label=Y[:0]))), ["train: no items"]),
     ],
 )
@@ -587,8 +587,8 @@ def test_finished_run_reports_that_its_code_has_changed(changed, lab, capfd, mon
     print_finished(run)
     said, result, _ = capfd.readouterr().out.splitlines()
     assert said == (
-        f"finished before, under other code than now ({run.path.name}); "
-        "force=true runs anew and keeps the old directory aside"
+        f"finished earlier, with other code than now ({run.path.name}); "
+        "force=true runs again and keeps the old directory under another name"
     )
     assert result.startswith("test bound")
     monkeypatch.setattr(api, "prepare_run", lambda *_: run)

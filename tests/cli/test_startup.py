@@ -80,7 +80,7 @@ def test_signal_during_import_ends_command_with_one_line(root, name, kind, modul
     line = command(name, *arguments.get(name, [f"ckpt={root}/x"]))
     done = run(line, hooked, cwd=root)
     assert (
-        done.stderr == f"interrupted (SIG{kind}); type the same command to go on\n"
+        done.stderr == f"interrupted (SIG{kind}); repeat the same command to resume\n"
         and done.stdout == ""
     )
     assert done.returncode == 128 + number

@@ -75,7 +75,7 @@ def test_config_name_defined_twice_is_refused(packages, package, name):
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
     trusting("lab_a,lab_b")
     with pytest.raises(
-        UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose "
+        UserError, match=f"{package}/configs/data/{name}.yaml: same name as .*; choose "
     ):
         composed()
 

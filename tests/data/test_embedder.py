@@ -74,7 +74,9 @@ def test_measures_contrastive_refuses_run_of_other_image_shape(run, monkeypatch)
     low, same = shapes(size=8, embeddings=path), shapes(embeddings=path)
     assert embedder(low) is None and embedder(same) is same.embedder
     assert embedder(data) is None and embedder(data, path).shape == data.shape
-    refused(lambda: embedder(low, path), f"measures.contrastive={path}: of images (3, 16, 16)")
+    refused(
+        lambda: embedder(low, path), f"measures.contrastive={path}: trained on images (3, 16, 16)"
+    )
 
 
 def test_embeddings_are_conditions_of_captioned_data(run):
@@ -162,7 +164,7 @@ def test_embedder_refuses_malformed_encoder_file(run, tmp_path):
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
     nowhere = (
-        "data.embeddings=/nowhere: its encoder.pt cannot be read; needs the directory of a "
+        "data.embeddings=/nowhere: its encoder.pt cannot be read; pass the directory of a "
         "finished run"
     )
     refused(lambda: Embedder("/nowhere"), nowhere)
@@ -186,10 +188,8 @@ def test_embedder_refuses_malformed_encoder_file(run, tmp_path):
     other.write_bytes(file.read_bytes()[:500])
     refused(lambda: Embedder(other), UNREADABLE)
     digits = DigitsCaptioned(encoder=Words(), embeddings=path)
-    refused(digits.setup, "of images (3, 16, 16) ", " the data's are (1, 8, 8)")
-    refused(
-        lambda: ImageEmbeddings(Digits(), path), "data.base: a Digits; needs data with captions"
-    )
+    refused(digits.setup, "trained on images (3, 16, 16) ", " the data have (1, 8, 8)")
+    refused(lambda: ImageEmbeddings(Digits(), path), "data.base: Digits has no captions")
 
 
 # the sphere

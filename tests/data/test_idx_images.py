@@ -74,7 +74,7 @@ def test_val_size_must_leave_training_items(tmp_path):
 def test_missing_data_files_suggest_download(tmp_path, kind):
     for root in (tmp_path, tmp_path / "missing"):
         refused(lambda r=root: ready(kind, r), "data.root", str(root), "data.download=true")
-    refused(lambda: kind(None), "data.root: must be the folder of the data")
+    refused(lambda: kind(None), "data.root: not set; pass the folder of the data")
 
 
 def test_missing_idx_file_is_named(tmp_path):

@@ -207,7 +207,7 @@ def test_bad_roots_are_refused_before_torch(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("")
-    refused(lambda: check(root=None), "data.root: must be the folder of the data")
+    refused(lambda: check(root=None), "data.root: not set; pass the folder of the data")
     for root in (tmp_path / "missing", file, tmp_path / "empty", tmp_path / "texts"):
         refused(lambda r=root: check(root=r), "data.root=")
     save_images(tmp_path / "fine", 30)

@@ -45,7 +45,7 @@ def test_a_linear_layer_of_one_hot_tokens_is_an_embedding(one_hot):
 
 def test_words_encoder_refuses_unknown_empty_or_long_prompt(one_hot):
     refused(lambda: one_hot.encode(["red", "red squars"]), "prompt='red squars'", "'squars'")
-    refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "one word or more")
+    refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "at least one")
     refused(lambda: one_hot.encode(["red " * 5]), "5 tokens", "at most 4", "data.encoder.length")
 
 
@@ -99,7 +99,7 @@ def test_pretrained_encoder_returns_last_hidden_state(folder):
 
 def test_pretrained_encoder_refuses_too_long_or_empty_text(folder):
     refused(lambda: Pretrained(folder, length=4).encode(["red blue red"]), "5 tokens", "at most 4")
-    refused(lambda: Pretrained(folder, length=7).encode([""]), "prompt=''", "one word or more")
+    refused(lambda: Pretrained(folder, length=7).encode([""]), "prompt=''", "at least one")
 
 
 def test_pretrained_encoder_refuses_missing_or_broken_model(tmp_path):

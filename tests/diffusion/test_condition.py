@@ -86,11 +86,12 @@ def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
 
 
 def test_condition_refuses_empty_or_unequal_parts():
-    refused(lambda: Condition(), "one part or more")
+    refused(lambda: Condition(), "at least one part")
     refused(
-        lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label, vector of [3, 4] items"
+        lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)),
+        "[label, vector] with [3, 4] items",
     )
-    refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text of [2, 4] items")
-    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "needs a label")
+    refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "[text] with [2, 4] items")
+    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "no part label", "vector")
     with pytest.raises(IndexError):
         both()[torch.tensor([4])]

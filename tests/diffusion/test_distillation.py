@@ -149,4 +149,8 @@ def test_objective_teacher_requires_steps():
     words = ("objective.teacher=run", "objective.steps=T")
     refused(lambda: Objective("v", Simple(), teacher="run"), *words)
     learned = {"variance": "learned", "teacher": "run"}
-    refused(lambda: Objective("v", Simple(), 4, **learned), "objective.teacher=run", "not learned")
+    refused(
+        lambda: Objective("v", Simple(), 4, **learned),
+        "objective.teacher=run",
+        "a learned variance",
+    )

@@ -154,7 +154,7 @@ def test_mixture_refuses_invalid_weights_means_and_covariances():
     means, eye = [[0.0, 0.0], [1.0, 1.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2
     for weights in ([0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [math.nan, 1.0]):
         refused(lambda w=weights: GaussianMixture(w, means, eye), "weights", "sum to one")
-    words = "means, covariances: must be as many as the weights"
+    words = "means, covariances: must have one entry per weight"
     refused(lambda: GaussianMixture([1.0], means, eye), words)
     refused(lambda: GaussianMixture([0.5, 0.5], means, eye[:1]), words)
     refused(lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], eye), words)

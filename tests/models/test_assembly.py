@@ -38,7 +38,8 @@ def test_distilled_student_reopens_without_its_teacher(prepared):
     asked = [*RING, "objective=v", "objective.steps=4", f"objective.teacher='{teacher.path}'"]
     other = prepared(*asked, "process=ve", path="other")
     refused(
-        lambda: execute(other), "its process is VariancePreserving, the model's VarianceExploding"
+        lambda: execute(other),
+        "its process VariancePreserving differs from the model's, VarianceExploding",
     )
     student = prepared(*asked, *BRIEF, f"init_from='{teacher.path}'", path="student")
     assert execute(student)["status"] == "finished"
@@ -67,12 +68,12 @@ def test_discrete_time_run_records_schedule_and_estimator(prepared):
         ),
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
-        (["model=vae", "sampler=ddim"], ["sampler: VAE has no use for DDIM; leave it out"]),
+        (["model=vae", "sampler=ddim"], ["sampler: VAE does not use DDIM; leave it out"]),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["schedule=learned", "objective/times=adaptive"], ["schedule=learned", "stratified"]),
         (
             ["objective/loss=edm2", "objective/times=adaptive"],
-            ["objective/times=adaptive", "EDM2 may be below 0"],
+            ["objective/times=adaptive", "never negative, unlike EDM2"],
         ),
         (["objective.teacher=/nowhere"], ["objective.teacher=/nowhere", "objective.steps=T"]),
         (["objective/loss=vlb"], ["objective.loss=Vlb", "objective.steps=T"]),

@@ -75,7 +75,7 @@ def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished
     clean, _ = trained("model.noise=false", *BRIEF, path="clean")
     for guide, *words in (
         (ring, f"guidance.classifier={ring}", "trained on Ring(", "pass one trained on Digits"),
-        (clean, "pass a classifier trained with model.noise=true"),
+        (clean, "needs a classifier trained with model.noise=true"),
         ("/nowhere", "guidance.classifier=/nowhere: no such file"),
         ("exact", "these data have no known density"),
     ):
@@ -84,7 +84,7 @@ def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished
         )
         refused(lambda run=run: execute(run), *words)
     auto = prepared("guidance=auto", path="auto")
-    refused(lambda: execute(auto), "guidance.weak=null: must be a checkpoint")
+    refused(lambda: execute(auto), "guidance.weak=null: needs a checkpoint")
     run = finished("test=false", "samples.n=0", path="diffusion")
     labelled = "model.conditional=true", "model.label_dropout=0"
     weak = finished(*labelled, "test=false", "samples.n=0", path="weak")
@@ -93,7 +93,7 @@ def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished
     )
     refused(lambda: execute(unlabelled), f"guidance.weak={weak.path}: never trained without label")
     guides, ckpt = OtherRuns(run.config()), str(run / "checkpoints" / "last.ckpt")
-    refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier's")
+    refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier;")
 
 
 def test_data_identity_ignores_batch_size_root_and_seed():

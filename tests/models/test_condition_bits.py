@@ -82,9 +82,9 @@ def test_condition_bits_accepts_model_trained_with_label_dropout():
     [
         (None, told(0.1, conditional=False), "set model.conditional=true"),
         (["text"], told(0.1), "condition has no text; it has label, more"),
-        (None, told(0.0), "never trained without label, more, as model.label_dropout=0.0"),
-        (None, told({"label": 0.5}), "never trained without more, as model.label_dropout={"),
-        (["more"], told({"label": 0.5}), "never trained without more, as model.label_dropout={"),
+        (None, told(0.0), "never trained without label, more, as label_dropout=0.0"),
+        (None, told({"label": 0.5}), "never trained without more, as label_dropout={"),
+        (["more"], told({"label": 0.5}), "never trained without more, as label_dropout={"),
     ],
 )
 def test_condition_bits_refuses_model_trained_without_label_dropout(parts, model, said):

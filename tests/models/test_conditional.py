@@ -145,7 +145,7 @@ def test_guidance_requires_label_dropout_of_its_parts(dropout, parts, gone):
         if gone and scale != 1:
             refused(
                 wrap,
-                f"guidance=ClassifierFree: never trained without {gone}, as model.label_dropout=",
+                f"guidance=ClassifierFree: model was never trained without {gone}, as label_dropout=",
             )
         else:
             assert wrap().scale == scale
@@ -166,7 +166,7 @@ def test_classifier_guidance_refuses_model_without_label_dropout():
     made.conditional = False
     assert guided(made, data, config, OtherRuns({})).scale == 1
     made.of_latents = True
-    words = "guidance: Classifier needs a model of the data, not of latents"
+    words = "guidance: Classifier does not support models of latents"
     refused(lambda: guided(made, data, config, OtherRuns({})), words, "classifier_free")
 
 

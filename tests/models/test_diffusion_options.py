@@ -165,7 +165,7 @@ def test_sampler_variance_learned_is_refused_if_not_trained(data):
     model.check_sampler(DDIM(3))
     model.check_sampler(Ancestral(3, variance="optimal"))
     with pytest.raises(
-        UserError, match="sampler.variance=learned: .* set null, beta_tilde, beta or optimal"
+        UserError, match="sampler.variance=learned: .* use null, beta_tilde, beta or optimal"
     ):
         model.check_sampler(Ancestral(3, variance="learned"))
 

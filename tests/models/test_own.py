@@ -126,7 +126,7 @@ def cases(bodies: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("trains", "words"), [(True, "Linear gives an output without a gradient"), (False, "")]
+    ("trains", "words"), [(True, "Linear returns an output without a gradient"), (False, "")]
 )
 def test_check_gradient_refuses_trainable_network_with_detached_output(trains, words):
     network = nn.Linear(2, 2).requires_grad_(trains)
@@ -149,7 +149,7 @@ def test_check_gradient_accepts_network_output_with_gradient():
         ("Inverse", "t_of(gamma) is "),
         ("Undefined", "dgamma is nan"),
         ("Ends", "gamma is -5; must be -6"),
-        ("Wave", "gamma does not rise"),
+        ("Wave", "gamma does not increase"),
         ("Power", ""),
         ("Steep", ""),
         ("Learned", ""),
@@ -174,7 +174,7 @@ def test_schedule_outside_of_torch_is_refused(trusting):
     )
     trusting("own_schedules", SCHEDULES + source)
     schedule = import_module("own_schedules").Outside(gamma_min=-6.0, gamma_max=6.0)
-    with pytest.raises(UserError, match="Outside gives a gamma without a gradient in t"):
+    with pytest.raises(UserError, match="Outside returns a gamma without a gradient in t"):
         check_schedule(schedule, CPU)
 
 
@@ -212,18 +212,18 @@ STEPS = {  # the lines of a sampler's step, and what is wrong with them
     ),
     "Twice": (
         "return 0.5 * ddim(z, at) + 0.5 * ddim(z, at)",
-        "Twice calls the denoiser 10 times in 5 steps, and says 5; set `calls`, of one step",
+        "Twice calls the denoiser 10 times in 5 steps, but declares 5; set `calls` to the number per step",
     ),
     "Flat": ("return ddim(z, at).mean(0, keepdim=True)", "Flat gives shape (1, 2); must be (2, 2)"),
     "NaN": ("return ddim(z, at) / 0", "NaN gives numbers that are not finite"),
     "Typo": ("return ddim(z, at) * at.dt", "AttributeError: 'Step' object has no attribute 'dt'"),
     "Global": (
         "return ddim(z, at) + 0.1 * torch.randn_like(z)",
-        "Global gives two sets of samples for one seed; draw with at.noise(z)",
+        "Global draws different samples with the same seed; draw noise with at.noise(z)",
     ),
     "Keeps": (
         "self.old = z = ddim(z, at) + 0.5 * getattr(self, 'old', 0); return z",
-        "Keeps gives two sets of samples for one seed",
+        "Keeps draws different samples with the same seed",
     ),
 }
 
@@ -250,7 +250,7 @@ def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
 
     The order does not matter.
     """
-    logged, problem = [], ": also logged by the run itself, under this name; choose another"
+    logged, problem = [], ": the run itself logs this name, under this name; choose another"
     monkeypatch.setattr(
         LightningModule, "log", lambda self, name, *value, **how: logged.append(name)
     )

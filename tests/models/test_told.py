@@ -113,5 +113,5 @@ def test_augmentation_is_refused_if_condition_holds_image_of_item(
     config = prepared(*small, f"augmentation={augmentation}", f"model.conditional={parts}").config()
     refused_if(
         lambda: build_experiment(config, False),
-        said and f"augmentation: changes the item and not {said}",
+        said and f"augmentation: changes the item, but not its {said}",
     )

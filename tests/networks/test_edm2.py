@@ -139,12 +139,12 @@ def test_edm2_output_has_shape_of_outputs_and_starts_at_zero():
     [
         (
             {"widths": (16, 32, 32, 32, 32)},
-            r"widths=\[16, 32, 32, 32, 32\]: 8x8 images do not halve 4 times",
+            r"widths=\[16, 32, 32, 32, 32\]: 8x8 images cannot be halved 4 times",
         ),
-        ({"head_width": 24}, "head_width=24: 16 channels are no multiple of it"),
+        ({"head_width": 24}, "head_width=24: must divide the number of channels, 16"),
         (
             {"conditions": {"vector": Vectors((4,))}},
-            "denoiser=unet_edm2: reads labels and images .* not vector",
+            "denoiser=unet_edm2: supports only labels and images .* not vector",
         ),
     ],
 )

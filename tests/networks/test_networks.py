@@ -101,20 +101,20 @@ SMALL, TWO = (1, 8, 8), {"widths": [8, 8], "blocks": 1}
 TEXT = {"text": Tokens(3, 5)}
 REFUSED = [
     *((kind, (2,), {}, ["use denoiser=mlp"]) for kind in (ResNet, UNet, DiT, JiT)),
-    (UNet, (1, 10, 10), {"widths": [8, 8, 8]}, ["do not halve"]),
+    (UNet, (1, 10, 10), {"widths": [8, 8, 8]}, ["cannot be halved"]),
     (
         UNet,
         SMALL,
         {"widths": [8, 16], "heads": 7},
-        ["denoiser.network.heads=7: must divide the 16 channels"],
+        ["denoiser.network.heads=7: must divide the number of channels, 16"],
     ),
     (
         UNet,
         SMALL,
         TWO | {"attention_at": [8, 7]},
-        ["attention_at=[8, 7]: no", "height 7; must be of 8, 4"],
+        ["attention_at=[8, 7]: no", "height 7; use heights of 8, 4"],
     ),
-    (UNet, SMALL, TWO | {"head_width": 3}, ["head_width=3", "8 channels"]),
+    (UNet, SMALL, TWO | {"head_width": 3}, ["head_width=3", "channels, 8"]),
     (UNet, SMALL, TWO | {"text_at": [4]}, ["text_at=[4]", "no text", "model.conditional"]),
     (UNet, SMALL, TWO | {"text_at": [5], "conditions": TEXT}, ["text_at=[5]", "height 5"]),
     (DiT, SMALL, {"width": 18, "heads": 3}, ["denoiser.network.width=18: must be a multiple of 4"]),
@@ -124,7 +124,7 @@ REFUSED = [
         {"width": 24, "context": 0},
         ["width=24: must be a multiple of 4 times", "heads=4"],
     ),
-    (JiT, SMALL, {"width": 16, "depth": 4}, ["context_from=4: must be a block before", "depth=4"]),
+    (JiT, SMALL, {"width": 16, "depth": 4}, ["context_from=4: must be from 0 to 3", "depth=4"]),
 ]
 
 
@@ -278,7 +278,7 @@ def test_level_waves_periods_match_level_spacing():
     waves = LevelWaves([2, 1], 0.125)(levels)[0]
     torch.testing.assert_close(waves[2, :-1], -waves[2, 1:], atol=1e-4, rtol=0)
     torch.testing.assert_close(waves[4], torch.ones(17), atol=1e-4, rtol=0)
-    refused(lambda: LevelWaves([2], None), "no levels")
+    refused(lambda: LevelWaves([2], None), "no discrete levels")
 
 
 @pytest.mark.parametrize(("kind", "extra"), [(DiT, {}), (JiT, {"context": 0})])

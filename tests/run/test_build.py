@@ -93,7 +93,7 @@ def test_unknown_variance_name_or_class_is_refused(prepared):
         prepared("bound.steps=3", "bound.variance=betta")
     config = prepared("bound.steps=3", "bound.variance=triptych.diffusion.loss.Elbo").config()
     refused(
-        lambda: build_model(config, build_data(config)), "bound.variance=", "use a class made from"
+        lambda: build_model(config, build_data(config)), "bound.variance=", "must be a subclass of"
     )
 
 

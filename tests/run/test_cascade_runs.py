@@ -200,7 +200,7 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     )
     wrong = [o for o in data if o != "data.held_out=0"]
     other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)
-    refused(lambda: execute(other), "model.stages[0]=", "items are not the 'low'")
+    refused(lambda: execute(other), "model.stages[0]=", "items differ from the part 'low'")
 
 
 def test_stages_that_do_not_fit_are_refused(runs):

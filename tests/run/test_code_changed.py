@@ -26,7 +26,7 @@ def test_resume_under_changed_code_is_reported(prepared, monkeypatch, capsys, ro
     monkeypatch.setattr(provenance, "code_digest", lambda config: "other")
     capsys.readouterr()
     execute(run)
-    line = "going on under other code than before"
+    line = "resumed with other code than before"
     assert capsys.readouterr().err.splitlines().count(line) == 1
     assert (run / "train.log").read_text().splitlines().count(line) == 1
     first, second = run.provenance.record["executions"]
@@ -41,7 +41,7 @@ def test_changed_code_without_saved_step_is_not_reported(prepared, monkeypatch, 
     assert provenance.add_execution(run, *arguments) == ""
     later = (*arguments[:2], 3, *arguments[3:])
     monkeypatch.setattr(provenance, "code_digest", lambda config: "1")
-    assert provenance.add_execution(run, *later).startswith("going on under other code than before")
+    assert provenance.add_execution(run, *later).startswith("resumed with other code than before")
 
 
 def test_describe_changes_names_code_and_packages():
@@ -102,6 +102,6 @@ def test_repeated_sweep_reports_changed_code_once(tmp_path, monkeypatch):
         under(run, "1")
     (runs[2] / "config.yaml").unlink()  # which that run's own job says
     assert finished_before(*map(RunDirectory, runs)) == (
-        f"finished before, under other code than now ({runs[0].name}, {runs[1].name}); "
-        "force=true runs anew and keeps the old directory aside"
+        f"finished earlier, with other code than now ({runs[0].name}, {runs[1].name}); "
+        "force=true runs again and keeps the old directory under another name"
     )

@@ -87,7 +87,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     few = ["sampler=ddim", "sampler.steps=2", "n=3", f"out={root}/drawn"]
     like = [drawn_of(f"ckpt={ckpt}", "like=[3,7]", *few) for ckpt in (decoder.path, whole.path)]
     assert [x.shape for x in like] == [(3, 3, 8, 8), (3, 3, 16, 16)]
-    with pytest.raises(UserError, match="this model is not conditioned on embeddings of images"):
+    with pytest.raises(UserError, match="this model is not conditioned on image embeddings"):
         drawn_of(f"ckpt={prior.path}", "like=[3]", *few)
 
     opened = reopen(str(decoder.path))
@@ -108,7 +108,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     for part, what, words in (
         ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
         ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),
-        ("low", "embedding", "must be of what this model is conditioned on, {embedding}"),
+        ("low", "embedding", "the model has no condition 'low'; use one of {embedding}"),
     ):
         config = opened.config | {"condition_from": {part: what}}
         with pytest.raises(UserError, match=words):
@@ -137,18 +137,18 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     assert not torch.equal(as_it_is, other)
     torch.testing.assert_close(other, low_pictures(low={"sampler": {"steps": steps + 1}}))
     for changes, words in (
-        ({"x": {}}, "stages.x: must be a part of condition_from="),
+        ({"x": {}}, "stages.x: must be a key of condition_from="),
         (
             {"embedding": {"sampler.steps": 2}},
             "condition_from.embedding=text_embedding draws nothing",
         ),
         (
             {"low": {"sampler.stops": 2}},
-            "stages.low.sampler.stops=2: the stage's run has no such key",
+            "stages.low.sampler.stops=2: not a sampling key of the stage's run",
         ),
         (
             {"low": {"model.levels": 2}},
-            "stages.low.model.levels=2: the stage's run has no such key; use one",
+            "stages.low.model.levels=2: not a sampling key of the stage's run; use",
         ),
     ):
         with pytest.raises(UserError, match=words):

@@ -48,9 +48,7 @@ def overrides(images, *more: str) -> list[str]:
 def test_resume_is_refused_if_trained_items_are_in_test(images, prepared):
     run = stopped(prepared(*overrides(images)))
     rename(images)
-    refused(
-        lambda: execute(run), "are ones that this model was trained on", "force=true to start over"
-    )
+    refused(lambda: execute(run), "the model was trained on", "force=true to start over")
     # With the original data it resumes, without retry=true.
     for file in sorted(images.iterdir()):
         file.rename(images / file.name[1:])
@@ -68,7 +66,7 @@ def test_resume_with_added_images_is_reported_and_recorded(images, prepared, cap
     capsys.readouterr()
     summary = execute(run)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data:")]
-    assert "not those that this model was trained on" in said
+    assert "changed since this model was trained" in said
     assert said in (run / "train.log").read_text()
     assert summary["data"]["changed"] and summary["data"]["fingerprint"] != before["fingerprint"]
     # The record keeps the items that it was trained on before the change.
@@ -116,17 +114,15 @@ def test_commands_that_reopen_a_run_report_changed_data(images, prepared, root, 
     assert "data:" not in capsys.readouterr().err
     save(moved, "41.png", 41)
     opened("evaluate", ckpt, f"data_root='{moved}'")
-    assert capsys.readouterr().err.count("data: not those that this model was trained on") == 1
+    assert capsys.readouterr().err.count("data: changed since this model was trained") == 1
     rename(moved)
-    with pytest.raises(UserError, match="split=test are ones that this model was trained on"):
+    with pytest.raises(UserError, match="the model was trained on .* test items"):
         opened("evaluate", ckpt, f"data_root='{moved}'")
     few = ("n=2", "batch_size=2", "sampler.steps=2", f"out='{root / 'drawn'}'")
     opened("sample", ckpt, f"data_root='{moved}'", *few)  # nothing is judged
-    assert capsys.readouterr().err.count("data: not those that this model was trained on") == 1
+    assert capsys.readouterr().err.count("data: changed since this model was trained") == 1
     rename(images)
-    refused(
-        lambda: execute(prepared(told, path="mixed")), "are ones that this model was trained on"
-    )
+    refused(lambda: execute(prepared(told, path="mixed")), "the model was trained on")
 
 
 def test_checkpoint_without_data_fingerprint_is_accepted(images, prepared):

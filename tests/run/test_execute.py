@@ -223,9 +223,9 @@ def test_run_prints_warmup_validation_and_resume_messages(prepared, capfd, monke
         patch.setattr(Keep, "on_train_batch_end", then_signal)
         execute(run)
     lines = capfd.readouterr().err.splitlines()
-    assert "lr_schedule.warmup_steps=100: all 6 steps are warm-up; use fewer" in lines
+    assert "lr_schedule.warmup_steps=100: all 6 training steps are warm-up; lower it" in lines
     assert any(line.startswith("step 3/6: validation bound ") for line in lines)
-    assert str(stopped.value).endswith(f"; triptych-train resume={run.path} goes on")
+    assert str(stopped.value).endswith(f"; resume with triptych-train resume={run.path}")
     execute(run)
     log = (run / "train.log").read_text().splitlines()
     assert "resumed at step 4" in log and "warm-up" not in "".join(

@@ -168,7 +168,7 @@ PLACES = {
     "schedule": "Moves",
 }
 REFUSED = {
-    "Lazy": "model: a new one does not take its state",
+    "Lazy": "model: a newly built model cannot load its state",
 }
 
 

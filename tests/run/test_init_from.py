@@ -71,7 +71,7 @@ def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, caps
     }
     run = RunDirectory(tmp_path)
     with pytest.raises(
-        UserError, match=r"^init_from=/x: 7 of 11 tensors fit .*init_partial=true takes"
+        UserError, match=r"^init_from=/x: only 7 of 11 tensors match.*init_partial=true"
     ):
         initialise(run, {"init_from": "/x"}, ours, found)
     assert not (ours["a"].weight == 9).any()
@@ -81,13 +81,13 @@ def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, caps
     assert ours["schedule"].shift == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
-        "init_from=/x: 7 of 11 tensors taken (step 12, weights sigma_rel_0.05); "
+        "init_from=/x: 7 of 11 tensors copied (step 12, weights sigma_rel_0.05); "
         "not b.weight, b.bias, new.weight and 1 more"
     )
     told = run.provenance.record["init_from"]
     assert len(told["taken"]) == 7 and told["step"] == 12
     other = nn.ModuleDict({"a": nn.Linear(7, 7)})
-    with pytest.raises(UserError, match=r"^init_from=/x: 0 of 2 tensors fit .*same network"):
+    with pytest.raises(UserError, match=r"^init_from=/x: only 0 of 2 tensors match.*same network"):
         initialise(run, {"init_from": "/x", "init_partial": True}, other, found)
 
 
@@ -103,7 +103,7 @@ def test_init_from_uses_reported_weights_of_other_run(prepared, capsys):
     line = capsys.readouterr().err.splitlines()[0]
     assert (
         line
-        == f"init_from={source.path}: {n} of {n} tensors taken (step 4, weights sigma_rel_0.05)"
+        == f"init_from={source.path}: {n} of {n} tensors copied (step 4, weights sigma_rel_0.05)"
     )
     # The checkpoint in init_from is part of a run's identity.
     refused(
@@ -131,9 +131,7 @@ def test_init_from_refuses_weights_trained_on_test_items(monkeypatch):
     theirs = data("x", train=[1, 2, 3], val=[4], test=[5])
     found = {"triptych": {"data": remember(theirs, None)}}
     monkeypatch.setattr("triptych.run.initialization.read_checkpoint", lambda *_: found)
-    with pytest.raises(
-        UserError, match=r"data: 1 of the 2 items of split=test are ones that this model was"
-    ):
+    with pytest.raises(UserError, match=r"data: the model was trained on 1 of the 2 test items"):
         read_other("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
     ours = data("z", train=[7, 8], val=[9], test=[10])
     assert read_other("init_from", "/x", ours, "")[0] is found
@@ -219,9 +217,9 @@ def test_trained_refuses_training_keys_and_invalid_runs(source, prepared, root):
     for typed, words in (
         (
             [told, "objective=x0"],
-            "objective=x0: the model is that of .*; beside it pass keys of sampler",
+            "objective=x0: not allowed, as .*; change only keys of sampler",
         ),
-        ([told, "bound.repeats=3"], "bound.repeats=3: the model is that of trained="),
+        ([told, "bound.repeats=3"], "bound.repeats=3: not allowed, as trained="),
         (["trained=/nowhere"], "trained=/nowhere: no run; pass the directory of a finished run"),
         ([f"trained='{other.path}'"], "trained=.*unfinished: the run there is interrupted; "),
     ):

@@ -42,9 +42,7 @@ def no_flock(monkeypatch, request):
 
 def test_run_directory_lock_is_exclusive(tmp_path, no_flock):
     run = RunDirectory(tmp_path)
-    refused = pytest.raises(
-        Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)"
-    )
+    refused = pytest.raises(Busy, match=rf"another process is using it \(.* pid {os.getpid()}\)")
     with run.lock():
         assert run.holder() == owner() and (tmp_path / INSTEAD).exists() == bool(no_flock)
         with refused, run.lock():

@@ -170,7 +170,7 @@ def stub(tmp_path, monkeypatch):
 def test_logger_error_is_reported_in_one_line(stub, capsys, moment):
     assert stub(**{moment: 9}).guard.lost
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("Stub is left out (broken pipe)") and "metrics.csv" in line
+    assert line.startswith("Stub: switched off (broken pipe)") and "metrics.csv" in line
 
 
 def test_user_logger_error_is_reported_with_file_and_line(trusting, prepared, capsys):
@@ -182,8 +182,8 @@ def test_user_logger_error_is_reported_with_file_and_line(trusting, prepared, ca
             loggers[1].log_metrics({"train/loss": 1.0}, step)
     [line] = capsys.readouterr().err.splitlines()
     said = (
-        f"logger.mine is left out (no disk ({file}:20, in log_metrics)): metrics.csv has the "
-        "figures"
+        f"logger.mine: switched off (no disk ({file}:20, in log_metrics)); metrics.csv has all "
+        "metrics"
     )
     assert line == said
 

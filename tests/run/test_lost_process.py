@@ -44,7 +44,7 @@ def test_killed_ddp_process_interrupts_run_with_one_line(root, moment):
     os.kill(started[1], signal.SIGKILL)
     _, said = process.communicate(timeout=150)
     assert process.returncode == 137, said
-    told = "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
+    told = "interrupted: process 2 was killed (SIGKILL); repeat the same command to resume"
     assert lines(said) == [told], said
     assert folder.status == "interrupted" and not (folder / "summary.json").exists()
     wait_for(lambda: all(map(is_gone, started)), None, 30.0)
@@ -79,7 +79,7 @@ def test_rank_zero_waiting_in_library_is_ended_when_peer_dies(root):
     line = command("name=many", *LONG, "trainer.devices=2")
     fault = "os.kill(os.getpid(), signal.SIGSEGV) if rank == 1 else time.sleep(300)"
     done = end(line, root, code=128 + signal.SIGSEGV, **at_the_fifth_loss(root, fault))
-    told = "interrupted: process 1 was killed (SIGSEGV); type the same command to go on"
+    told = "interrupted: process 1 was killed (SIGSEGV); repeat the same command to resume"
     assert lines(done.stderr) == [told]
     assert not (root / "logs" / "runs" / "many" / "summary.json").exists()
 
@@ -108,7 +108,8 @@ def test_peers_reason_names_killed_process_and_signal(tmp_path):
         "process 2",
     )
     assert (
-        str(found) == "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
+        str(found)
+        == "interrupted: process 2 was killed (SIGKILL); repeat the same command to resume"
     )
 
 

@@ -112,7 +112,7 @@ def test_points_of_ones_own_are_measured_against_training_items(prepared, trusti
     config["measures"]["n"] = 121
     refused(
         lambda: build_experiment(config, download=False),
-        "measures.n=121: data points has 120 training items to compare with; set measures.n=120",
+        "measures.n=121: data points has only 120 training items; set measures.n=120",
     )
 
 
@@ -145,10 +145,10 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["measures.n=100"], "measures.classifier=null: images are measured by a classifier"),
+        (["measures.n=100"], "measures.classifier=null: metrics of images need a classifier"),
         ([*RING, "measures.n=3"], "measures.n=3: must be 0 or a whole number from 8 to 1000000"),
         ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
-         "measures.over=sampler.stepz: not a key of how this run draws"),
+         "measures.over=sampler.stepz: not a key of this run's sampling"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps"], r"measures.values=\[\]"),
         (["model=oracle"], "model=oracle: data digits have no known density"),

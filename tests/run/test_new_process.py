@@ -77,5 +77,5 @@ def test_diverged_error_is_passed_through_new_process():
 
 
 def test_exited_new_process_is_reported_and_replaced():
-    refused(lambda: call_in_new_process(fail, "exit"), "ended with exit code 3", error=FailedCall)
+    refused(lambda: call_in_new_process(fail, "exit"), "stopped with exit code 3", error=FailedCall)
     assert call_in_new_process(process)[0] != os.getpid()

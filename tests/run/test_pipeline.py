@@ -426,14 +426,14 @@ def test_pipeline_directory_code_does_not_run(root, prepared, inside, capsys):
     execute(prepared(f"trained='{path}'", "samples.n=0", "bound.repeats=1"))
     assert not (path / "ran").exists()
     assert "unknown training data" in capsys.readouterr().err
-    other = r"^objective=x0: the model is that of trained=.*; beside it pass keys of data, bound, "
+    other = r"^objective=x0: not allowed, as trained=.*; change only keys of data, bound, "
     with pytest.raises(UserError, match=other):
         prepared(f"trained='{path}'", "objective=x0", path="x")
     shutil.move(path / WEIGHTS, root / "elsewhere")
     (path / WEIGHTS).symlink_to(root / "elsewhere")
     refused(
         lambda: prepared(f"trained='{path}'", path="x"),
-        "a link that leads out of the run's directory",
+        "symbolic link to a place outside the run's directory",
     )
     assert not (root / "logs" / "runs" / "x").exists()
     for command in ("evaluate", "sample"):

@@ -110,7 +110,7 @@ def test_signal_saves_checkpoint_and_resumes_exactly(
     ]  # the step under way is finished; a validation under way is not
     assert read_checkpoint(broken / "checkpoints" / "last.ckpt")["global_step"] == saved
     reopen(str(broken.path))
-    assert f"{broken.path}: unfinished, at step {saved}\n" in capsys.readouterr().err
+    assert f"{broken.path}: training is not finished, at step {saved}\n" in capsys.readouterr().err
     same(whole, broken, whole.summary(), execute(broken))
     reopen(str(broken.path))
     assert "unfinished" not in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_foreign_checkpoint_error_leaves_no_summary(finished):
     (run / "summary.json").unlink()
     config = (run / "config.yaml").read_text()
     run.write("config.yaml", run.config() | {"seed": 99})
-    with pytest.raises(ForeignCheckpoint, match="restore the one that is wrong"):
+    with pytest.raises(ForeignCheckpoint, match="restore the wrong file"):
         execute(RunDirectory(run.path))
     assert not (run / "summary.json").exists()
     (run / "config.yaml").write_text(config)

@@ -56,7 +56,7 @@ def test_open_stages_accepts_matching_runs(opened):
         (BASE, FINE | {"encoder": ("transformers", 4)}, ("cascade[1]=run1", "text encoder")),
         (BASE, {"told": ["text"]}, ("cascade[1]=run1", "not conditioned on 'low'")),
         (BASE | {"known_as": None}, {"told": ["text"]}, ("cascade[1]=run1", "not conditioned on")),
-        (FINE, BASE, ("cascade[0]=run0", "needs 'low', which no stage before it draws")),
+        (FINE, BASE, ("cascade[0]=run0", "needs 'low', which no earlier stage draws")),
     ],
 )
 def test_open_stages_refuses_mismatched_runs(opened, first, second, words):
@@ -73,7 +73,10 @@ def test_model_stages_refuses_data_without_levels(monkeypatch):
     left = iter(runs)
     monkeypatch.setattr(reopen, "reopen", lambda *_, **__: next(left))
     config = {"model": {"stages": ["prior", "decoder"]}, "threads": 1}
-    words = ("model.stages[0]=prior: its data have no levels", "triptych-sample cascade=")
+    words = (
+        "model.stages[0]=prior: a bound of a cascade needs data with discrete levels",
+        "triptych-sample cascade=",
+    )
     refused(lambda: reopen.open_model_stages(config, runs[1].data), *words)
 
 
@@ -82,5 +85,5 @@ def test_condition_source_may_depend_on_earlier_source():
     every = TEXT | LOW | {"embedding": Vectors(6)}
     decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data
     reopen.check_condition_source("low", "low", decoder, data, earlier=["embedding"])
-    with pytest.raises(UserError, match="needs 'embedding', which no stage before it draws"):
+    with pytest.raises(UserError, match="needs 'embedding', which no earlier stage draws"):
         reopen.check_condition_source("low", "low", decoder, data)

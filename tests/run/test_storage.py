@@ -87,7 +87,7 @@ def test_run_does_not_write_after_directory_moved_or_deleted(tmp_path, again):
             (run / ".lock").touch()
         for name in ("summary.json", "checkpoints/last.ckpt"):
             with pytest.raises(
-                StorageError, match=r"run: moved or deleted while the run was at work there"
+                StorageError, match=r"run: moved or deleted while the run was using it"
             ):
                 write_atomic(run / name, "")
     assert [p.name for p in run.path.iterdir()] == [".lock"] if again else not run.path.exists()
@@ -175,5 +175,5 @@ def test_killed_wandb_process_does_not_stop_run(root):
     said, errors = process.communicate(timeout=900)
     assert process.returncode == 0 and "test bound" in said, errors
     lines = problems(errors)
-    assert len(lines) == 1 and lines[0].startswith("W&B is left out (")
-    assert lines[0].endswith("metrics.csv has the figures")
+    assert len(lines) == 1 and lines[0].startswith("W&B: switched off (")
+    assert lines[0].endswith("metrics.csv has all metrics")

@@ -311,7 +311,7 @@ def test_wandb_artifacts_are_skipped_for_untrusted_run(prepared, capsys):
     run = prepared("logger.wandb.artifacts=true", csv=False)
     wandb = build_loggers(run, 0, float)[1]
     wandb.close(None)
-    assert not wandb.logger.artifacts and "artifacts are left out" in capsys.readouterr().err
+    assert not wandb.logger.artifacts and "artifacts are not sent" in capsys.readouterr().err
 
 
 def test_wandb_settings_file_in_run_directory_is_ignored(root, monkeypatch):

@@ -51,9 +51,7 @@ def test_commands_refuse_unsafe_target_in_config(door, root, config, line):
     command, *typed = line.format(run=run, ckpt=ckpt).split()
     path = os.pathsep.join([str(root / "first"), *sys.path])
     result = door(f"triptych.cli.{command}", *typed, timeout=60, fresh=True, PYTHONPATH=path)
-    refused_command(
-        result, "data", "_target_=triptych.", "not a class that a configuration may name"
-    )
+    refused_command(result, "data", "_target_=triptych.", "class is not allowed in a configuration")
     assert not marks(root) and sorted(run.rglob("*")) == before
 
 
@@ -119,7 +117,7 @@ ELSEWHERE = [  # classes that may be named, in the place of others
 REFUSED = [
     *((f"trainer.{key}", "pytorch", key) for key in OF_TRAINER),
     *(
-        (place, {"_target_": name}, f"{place}._target_={name}: use a class made")
+        (place, {"_target_": name}, f"{place}._target_={name}: must be a subclass")
         for place, name in ELSEWHERE
     ),
 ]
@@ -185,7 +183,7 @@ def test_checkpoint_path_outside_run_directory_is_ignored(root, config):
 def test_checkpoint_config_without_required_group_is_refused(root, config, group):
     for value in (None, "x", 3, [], {"a": 1}):
         path = save_checkpoint(root / "x.ckpt", put(config, group, value))
-        problems = "names no class|must be a group|the dotted name"
+        problems = "has no class|must be a group|the dotted name"
         with pytest.raises(UserError, match=f"has no {group};|{problems}|cannot be built"):
             reopen(str(path))
 

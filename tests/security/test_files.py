@@ -206,7 +206,7 @@ FILES = {
 def test_invalid_checkpoint_file_is_refused(tmp_path, name):
     path = tmp_path / "x.ckpt"
     path.write_bytes(FILES[name]())
-    with refused(f"ckpt={path}: damaged, truncated, or of more", "pass a checkpoint of a run"):
+    with refused(f"ckpt={path}: damaged, truncated, or with more", "pass a checkpoint of a run"):
         read_checkpoint(path)
 
 
@@ -221,7 +221,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(root, protocol):
     path = root / "x.ckpt"
     content = {"triptych": {"config": {}}, "state_dict": {}, "x": Opener(root / "mark")}
     torch.save(content, path, pickle_protocol=protocol)
-    with refused("of more than tensors and plain data"):
+    with refused("with more than tensors and plain data"):
         read_checkpoint(path)
     assert not marks(root)
 
@@ -401,5 +401,5 @@ def test_results_csv_escapes_spreadsheet_formulas(tmp_path, text):
 def test_checkpoint_of_other_schema_version_is_refused(tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {}, "triptych": {"schema": 1, "config": {"seed": 1}}}, path)
-    with refused(f"ckpt={path}", "another version", "pass a checkpoint of schema"):
+    with refused(f"ckpt={path}", "another version", "pass a checkpoint with schema"):
         read_checkpoint(path)

@@ -120,7 +120,7 @@ def test_finished_run_with_edited_config_is_refused_and_kept(run):
     before = {name: (run / name).read_bytes() for name in ("summary.json", "checkpoints/last.ckpt")}
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("max_steps: 2", "max_steps: 4"))
-    with pytest.raises(Unreadable, match="config.yaml: damaged, or of another run; restore it"):
+    with pytest.raises(Unreadable, match="config.yaml: damaged, or from another run; restore it"):
         execute(RunDirectory(run))
     assert {name: (run / name).read_bytes() for name in before} == before
 
@@ -129,14 +129,12 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
     """Its only good file would have been removed, or the run called interrupted."""
     whole, damaged = (run / "config.yaml").read_text(), "config.yaml: damaged"
     (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
-    kept = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
+    kept = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
     assert "remove" not in refused(lambda: read_checkpoint(last(run)), kept)
     refused(lambda: check_reference("guide", str(run)), damaged)
     refused(lambda: adopt({"trained": str(run)}, {}, []), damaged)
     (run / "summary.json").unlink()  # then either may be wrong
-    assert "remove" not in refused(
-        lambda: read_checkpoint(last(run)), "restore the one that is wrong"
-    )
+    assert "remove" not in refused(lambda: read_checkpoint(last(run)), "restore the wrong file")
 
 
 def test_finished_run_without_config_is_not_restarted(run):
@@ -213,7 +211,7 @@ def test_every_command_refuses_pipes_and_outside_links_in_run(run, root, door):
         (run / name).unlink()
         (run / name).symlink_to(root / "mine.txt")
         with pytest.raises(
-            UserError, match=f"{name}: a link that leads out of the run's directory"
+            UserError, match=f"{name}: symbolic link to a place outside the run's directory"
         ):
             door(run)
         (run / name).unlink()
@@ -276,7 +274,7 @@ def test_control_characters_are_escaped_in_report_and_log(root, capsys):
     (run / "summary.json").write_text(json.dumps(record))
     (run / "config.yaml").write_text(json.dumps({"seed": 1, "x": EVIL}))
     write_report(root / "sweep")
-    log_line(RunDirectory(run), f"passed over: {EVIL}")  # as of a checkpoint's name
+    log_line(RunDirectory(run), f"checkpoint skipped: {EVIL}")  # as of a checkpoint's name
     line = capsys.readouterr().err
     names = ("report.html", "results.csv", f"{run.name}/train.log")
     pages = [(root / "sweep" / name).read_bytes().decode() for name in names]
@@ -381,7 +379,7 @@ def test_summary_of_other_run_is_refused_by_config(run, finished):
     """Summary, items and table agree, but the configuration is another run's."""
     for name in ("summary.json", "metrics.csv", "items.npz"):
         shutil.copy(finished(2) / name, run / name)
-    refused(lambda: RunDirectory(run).summary(), "config.yaml: damaged, or of another run")
+    refused(lambda: RunDirectory(run).summary(), "config.yaml: damaged, or from another run")
     assert read_run(run).status == "unreadable"
 
 
@@ -407,7 +405,9 @@ def test_checkpoint_of_other_step_than_summary_is_refused(run):
     """Both checkpoints have the run's configuration, but the figure is that of one of them."""
     checkpoint = torch.load(last(run), weights_only=True)
     torch.save(checkpoint | {"global_step": 1}, last(run))
-    with pytest.raises(UserError, match="last.ckpt: not the one that the run's result is of"):
+    with pytest.raises(
+        UserError, match="last.ckpt: not the checkpoint that the run's result reports"
+    ):
         read_checkpoint(last(run))
 
 

@@ -114,9 +114,9 @@ def test_init_from_malformed_checkpoint_fails_only_with_user_error(prepared, end
 @pytest.mark.parametrize("changed", READ, ids=lambda changed: ".".join(map(str, changed)))
 def test_read_checkpoint_refuses_malformed_structure(ended, changed, capsys):
     change(ended, *changed)
-    refused(lambda: read_checkpoint(ended, "guide"), f"guide={ended}: not as a run writes it")
+    refused(lambda: read_checkpoint(ended, "guide"), f"guide={ended}: not a complete checkpoint")
     refused(
-        lambda: newest_readable([ended]), "as a run writes it"
+        lambda: newest_readable([ended]), "not a complete checkpoint"
     )  # to begin anew would overwrite it
     assert not capsys.readouterr().err
 

@@ -121,7 +121,7 @@ def test_report_recommends_only_triptych_commands(root):
         (
             "sweep.json",
             {"tuning": {"points": [[]]}},
-            "tuning.points: [] must have a value of each of",
+            "tuning.points: [] must have one value for each of",
         ),
         ("sweep.json", {"paper": 3}, "paper=3: must be a group"),
         ("sweep.json", {"scale": "../x"}, "scale='../x': must be small or paper"),

@@ -140,15 +140,15 @@ def test_finished_sweep_with_failed_report_exits_with_1(hook, capsys):
         (Diverged("the loss", 5), 3, "error: diverged at step 5: the loss is not finite"),
         (StorageError("x: cannot be written"), 74, "error: x: cannot be written"),
         (
-            Busy("x: another process is at work here"),
+            Busy("x: another process is using it"),
             75,
-            "error: x: another process is at work here",
+            "error: x: another process is using it",
         ),
         (UserError("x=1: 2 is accepted"), 1, "error: x=1: 2 is accepted"),
         # Another user's runs raise such an error.
         (PermissionError(13, "No", "/x.yaml"), 74, "error: /x.yaml: cannot be opened (No)"),
         # Ray raises it: its wait for jobs swallows what a signal's handler raises.
-        (KeyboardInterrupt(), 130, "interrupted (SIGINT); type the same command to go on"),
+        (KeyboardInterrupt(), 130, "interrupted (SIGINT); repeat the same command to resume"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -165,7 +165,7 @@ def test_job_without_result_is_reported_by_slurm_id(hook, capsys):
     said = capsys.readouterr().err
     assert said == (
         "objective=x0,seed=1: its SLURM job 17_0 ended without a result (cancelled); "
-        "the same command goes on with it\n"
+        "repeat the same command to resume it\n"
     )
     add(hook, "finished")
     assert hook.job_without_result(

@@ -82,7 +82,7 @@ def test_report_notes_user_metric_with_different_keys(tmp_path, gammas, told):
     assert (
         comparison.subject == "configuration" and len(comparison.cells[0].runs) == 2
     )  # of one setting
-    said = "the metric sharp with different definitions: do not compare it"
+    said = "the metric sharp differently: do not compare it"
     assert any(said in note for note in comparison.notes) == told
 
 

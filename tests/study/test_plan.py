@@ -92,7 +92,7 @@ def test_plan_hours_follow_from_flop_and_stated_rate():
     config = resolved("trainer.max_steps=1000", "data.batch_size=64")
     cost = network_cost(config)
     lines = plan([("a", 3, 3, config), ("b", 2, 1, config)])
-    assert lines[0] == "5 runs, nothing is started" and len(lines) == 7, "one line for one network"
+    assert lines[0] == "5 runs, not started" and len(lines) == 7, "one line for one network"
     total = 4 * 1000 * 64 * cost.operations
     assert (
         f"4 fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100"
@@ -161,8 +161,10 @@ def test_plan_starts_nothing_and_prints_no_errors(root):
     assert done.returncode == 0 and not done.stderr, done.stderr
     *plans, rest = done.stdout.split("planned\n")
     assert len(plans) == 3 and not rest
-    assert all("nothing is started" in one and "hours on one A100" in one for one in plans)
-    counted = "until=decided: the first seeds are counted, of at most 5 a setting"
+    assert all("not started" in one and "hours on one A100" in one for one in plans)
+    counted = (
+        "until=decided: this plan counts the first seeds; up to 5 seeds per setting may follow"
+    )
     assert [counted in one for one in plans] == [False, False, True]
     assert {*root.rglob("*")} == before
 

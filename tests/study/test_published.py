@@ -152,7 +152,7 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
         "figure": "contradicted",
     }  # fmt: skip
     assert found.answer == "Of 5 claims: 1 reproduced and 4 contradicted."
-    assert ", of 2 contrasts the least sure; p" in found.judgements[0].why
+    assert " (the least certain of 2 contrasts); p" in found.judgements[0].why
     assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
 
 
@@ -264,17 +264,17 @@ def changed(change: Callable[[list[Run]], list[Run]]) -> Sweep:
         ),
         (
             changed(lambda runs: [replace(r, fingerprint=r.overrides["objective"]) for r in runs]),
-            "not on the same data",
+            "the runs have different data",
         ),
         (changed(lambda runs: [*runs[:-1], replace(runs[-1], test={})]), "b has no finite bound"),
         (
             changed(lambda r: [r[0], replace(r[1], test=r[0].test), *r[2:]]),
             "a: seeds 0 and 1 have the same figures to the last digit.",
         ),
-        (drawn(1, -9.0, 0.2), "b / a: a figure is not above 0"),
+        (drawn(1, -9.0, 0.2), "b / a: a ratio needs values above 0"),
         (
             Sweep(np.array([[[1.0], [2.0], [3.0]], [[2.0], [3.0], [4.0]]])),
-            "equal figures of all",
+            "equal values of all",
         ),
     ],
 )

@@ -80,7 +80,7 @@ def test_compare_pairs_common_seeds_only(tmp_path):
     )
     said = verdict(comparison)
     # a has the lower mean, but b is better wherever both ran.
-    assert "Where both have a seed, it is worse than b." in said.headline
+    assert "On common seeds alone, it is worse than b." in said.headline
     verdicts = [row.verdict for row in table_rows(comparison)]
     assert verdicts == ["lowest mean", "better", "not paired"]
     assert any("same seeds" in note for note in comparison.notes)
@@ -179,9 +179,9 @@ def test_footnote_says_seeds_of_one_trained_model_share_training(tmp_path):
                 told = [f"trained='{model}'", f"sampler={sampler}", f"seed={seed}"]
                 make_run(tmp_path / where, "v", seed, 1.9 + seed, overrides=told)
     assert one(tmp_path / "one").one_training and not one(tmp_path / "each").one_training
-    assert "not what another training" in footnote(one(tmp_path / "one"))
+    assert "not the variation over trainings" in footnote(one(tmp_path / "one"))
     said = footnote(one(tmp_path / "each"))
-    assert "not what another training" not in said and "initial weights" in said
+    assert "not the variation over trainings" not in said and "initial weights" in said
 
 
 def test_divergences_are_reported_in_table_banner_and_verdict(tmp_path):

@@ -282,7 +282,7 @@ def test_failed_run_of_other_data_settings_is_in_no_comparison(tmp_path):
 def test_report_notes_data_changed_during_run(tmp_path):
     record = {"fingerprint": "f0", "split": "s0", "n": {"test": 297}, "changed": True}
     edit(run(tmp_path, 1, 2.0) / "summary.json", data=record)
-    assert any("went on after the data had changed" in note for note in one(tmp_path).notes)
+    assert any("resumed after the data had changed" in note for note in one(tmp_path).notes)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_sweep_with_interrupted_run_claims_nothing(tmp_path):
     story = read_study([tmp_path])
     assert story.counts["interrupted"] == 1 and "Not settled against b and c" in story.answer
     assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
-    assert "has not ended" in footnote(story.comparisons[0])
+    assert "has not finished" in footnote(story.comparisons[0])
 
 
 def test_joint_report_applies_rule_of_each_sweep(tmp_path):
@@ -179,7 +179,9 @@ def test_report_notes_seeds_added_to_sweep(tmp_path, first, later, added):
         note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note
     ]
     assert len(notes) == added
-    assert all('"clear of" errs more often than 5% of the time; until=' in note for note in notes)
+    assert all(
+        '"clear of" may be wrong more often than in 5% of reports; until=' in note for note in notes
+    )
 
 
 def test_report_of_part_of_sweep_expects_no_other_runs(tmp_path):

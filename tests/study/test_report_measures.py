@@ -31,7 +31,7 @@ def measured(values, key="evaluations"):
         "measured": {
             "n": 100,
             "repeats": 3,
-            "reference": "100 fresh points of ring",
+            "reference": "100 new points of ring",
             "floor": floor,
         },
     }
@@ -238,5 +238,5 @@ def test_report_notes_different_sample_metrics_under_one_name(tmp_path, key, oth
         run = make_run(tmp_path, objective, 1, 1.9, measures={"r": {"mean": 0.5}}, measured=about)
         with (run / "config.yaml").open("a") as file:
             file.write(f"metrics: {{r: {{_target_: {is_it['_target_']}}}}}\n")
-    note = "The runs took the metric r with different definitions: do not compare it."
+    note = "The runs define the metric r differently: do not compare it."
     assert note in one(tmp_path).notes

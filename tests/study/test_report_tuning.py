@@ -74,7 +74,7 @@ def test_stages_of_untuned_sweep_is_one_stage(runs, tmp_path):
 def test_describe_tuning_states_budget_choices_and_edges():
     said = describe_tuning(SweepRecord.from_dict(SWEEP).tuning)
     assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
-    assert "At the edge of what was tried: x0 and v" in said
+    assert "Best at the edge of its range: x0 and v" in said
 
 
 def test_report_of_tuned_sweep_shows_both_stages_under_one_correction(runs, tmp_path):
@@ -143,4 +143,4 @@ def test_tuning_edge_is_by_value_not_by_typed_order():
     points = tuple((f"lr={lr}",) for lr in ("0.01", "0.001", "0.1"))
     best = {"o=inner": ("lr=0.01",), "o=outer": ("lr=0.1",)}
     tuning = Tuning(("lr",), points, ("lr=0.01",), best, [1, 2])
-    assert "At the edge of what was tried: outer; a wider" in describe_tuning(tuning)
+    assert "Best at the edge of its range: outer; a wider" in describe_tuning(tuning)

@@ -76,7 +76,7 @@ def test_a_terminal_has_a_line_a_claim(paper, capsys):
 
 def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
     edit(paper / "sweep.json", claims_changed=True)
-    said = "claims or their seeds were changed after some of these runs had ended"
+    said = "claims or their seeds were changed after some of these runs had finished"
     assert said in write_report(paper).html.read_text()
     assert "claims changed during the runs" in page(paper, paper)
 

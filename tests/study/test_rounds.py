@@ -109,7 +109,7 @@ def test_an_axis_without_values_is_refused():
     [
         ({"until": "bored"}, "until='bored': must be null or decided"),
         ({"until": "decided"}, "until=decided: needs a sweep"),
-        ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
+        ({"setting": "vae"}, "setting=vae: needs a sweep; pass -m and an ablation that lists"),
         ({"max_seeds": 1}, "max_seeds=1: must be a whole number of at least 2"),
         ({"max_seeds": True}, "max_seeds=True"),
         ({"equal_within": -0.1}, "equal_within=-0.1: must be null or a number above 0"),

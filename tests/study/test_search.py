@@ -79,5 +79,5 @@ def test_unreadable_study_db_is_one_line(root, inside):
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s")
     *_, line = filter(None, done.stderr.splitlines())
     assert done.returncode == 1 and line.startswith(
-        f"error: {file}: cannot be opened as the search's study"
+        f"error: {file}: cannot be opened as a study of Optuna"
     )

@@ -90,7 +90,7 @@ def test_search_maximizes_metric_where_higher_is_better(search, capsys, metric, 
 
 
 def test_search_refuses_optimized_metric_missing_in_run(search):
-    with pytest.raises(UserError, match=r"optimized_metric=val\.none\.mean: 1 has no such figure"):
+    with pytest.raises(UserError, match=r"optimized_metric=val\.none\.mean: 1 lacks this metric"):
         search([None], metric="val.none.mean")
 
 
@@ -121,7 +121,7 @@ def test_unknown_optimized_metric_is_refused_before_writing(root, inside, metric
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(
-        f"error: optimized_metric={metric}: no such figure is measured; {problem}"
+        f"error: optimized_metric={metric}: no such metric is recorded; {problem}"
     )
     assert not (root / "logs").exists()
 
@@ -131,7 +131,7 @@ def test_optimized_metric_of_test_with_test_false_is_refused(root, inside):
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", *typed)
     assert (
         done.returncode == 1
-        and "no such figure is measured; did you mean val.bpd.mean?" in done.stderr
+        and "no such metric is recorded; did you mean val.bpd.mean?" in done.stderr
     )
     assert not (root / "logs").exists()
 
@@ -151,7 +151,7 @@ def test_optimized_metric_accepts_any_figure_of_summary(metric):
     ("typed", "problem"),
     [
         ("objective=choice(epsilon,nonsense)", "objective=nonsense: no such choice"),
-        ("objective=glob(*)", "objective=glob(*): no space of a search"),
+        ("objective=glob(*)", "objective=glob(*): cannot be searched over"),
         ("optimizer.lr=interval(0.1,0.01)", "optimizer.lr=interval(0.1,0.01): "),
         ("optimizer.lr=interval(-0.1,0.1)", "optimizer.lr=-0.1: must be "),
         ("trainer.max_steps=choice(6,many)", "trainer.max_steps='many': must be "),
@@ -174,7 +174,7 @@ def test_probe_jobs_cover_each_choice_and_both_ends():
 def test_resumed_search_refuses_other_set_of_keys(search, tmp_path):
     decay = "optimizer.weight_decay=interval(0,1)"
     search([1.0], decay)
-    problem = "a search varies the same keys to its end; choose another name"
+    problem = "a search cannot add or drop keys; choose another name"
     for key, other in (
         ("optimizer.lr", "optimizer.lr=0.15"),
         ("optimizer.eps", "optimizer.eps=interval(1,2)"),
@@ -233,7 +233,7 @@ def test_resumed_search_refuses_other_kind_of_values(search, tmp_path):
         )
         refused(
             lambda typed=typed: search([1.0, 1.0], typed, first=1),
-            "optimizer.lr: not the kind of values",
+            "optimizer.lr: its values do not fit",
         )
     again = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     assert len(again.trials) == len(known.trials) == 1

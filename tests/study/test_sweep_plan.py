@@ -70,7 +70,8 @@ def test_sweep_with_other_run_in_cell_is_refused_before_writing(folder, cell, do
     )
     fix = "choose another name, or force=true to start over"
     refused_command(
-        done, f"{folder}: has other runs in 1 of its cells (trainer.max_steps: 5 -> 6); {fix}"
+        done,
+        f"{folder}: 1 of its runs exist with other settings (trainer.max_steps: 5 -> 6); {fix}",
     )
     assert contents(folder.parent) == before
 
@@ -79,7 +80,7 @@ def test_sweep_with_file_in_place_of_cell_is_refused_before_writing(folder, insi
     (folder / "seed=1").write_text("mine")
     before = contents(folder.parent)
     done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
-    problem = "a link or a file in the place of a cell's directory; move it away"
+    problem = "symbolic link or file where the sweep needs a run's directory; move it away"
     refused_command(done, f"{folder / 'seed=1'}: {problem}")
     assert contents(folder.parent) == before
 
@@ -101,7 +102,7 @@ def test_sweep_with_link_or_directory_as_record_is_refused(folder, inside, tiny,
         place.mkdir()
     before = contents(folder.parent)
     done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
-    problem = "a link or a directory in the place of the sweep's own; move it away"
+    problem = "symbolic link or directory where the sweep writes a file; move it away"
     refused_command(done, f"{place}: {problem}")
     assert contents(folder.parent) == before and not outside.exists()
 
@@ -115,7 +116,7 @@ def test_linked_sweep_record_is_refused(folder, name):
     read = {"sweep.json": SweepRecord.read, "looks.json": Looks.read}[name]
     refused(
         lambda: read(folder),
-        f"{folder / name}: a link; put the file itself there",
+        f"{folder / name}: symbolic link; put the file itself there",
         error=Unreadable,
     )
 
@@ -128,7 +129,7 @@ def test_linked_sweep_record_is_refused(folder, name):
             "objective=nonsense",
         ),
         (["objective=x0", "hydra.sweeper.tune={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
-        (["until=decided"], "until=decided: not for a sweep that tunes; use until=null"),
+        (["until=decided"], "until=decided: not supported together with tuning; use until=null"),
     ],
 )
 def test_tuned_sweep_with_invalid_value_is_refused_before_writing(root, inside, typed, problem):
@@ -194,7 +195,7 @@ def test_tuned_sweep_with_other_trial_is_refused_before_writing(folder, cell, do
     )
     assert done.returncode == 1
     assert (
-        "has other runs in 1 of its cells (trainer.max_steps: 5 -> 6)"
+        "1 of its runs exist with other settings (trainer.max_steps: 5 -> 6)"
         in done.stderr.splitlines()[-1]
     )
     assert contents(folder.parent) == before
@@ -218,7 +219,7 @@ TUNED = {
         ),
         (["objective=x0"], "settings: ['objective=v', 'objective=x0'] -> "),
         (["hydra.sweeper.tune=null"], "hydra.sweeper.tune: "),
-        (["test=false"], "test: set by this sweep's tuning; leave it out"),
+        (["test=false"], "test: this sweep tunes it; leave it out"),
     ],
 )
 def test_tuned_sweep_refuses_changed_tuning_keys(folder, inside, tiny, overrides, problem):
@@ -263,9 +264,7 @@ def test_reserved_cells_refuse_other_settings(folder, door):
     assert contents(folder.parent) == before
     again = ["-m", "name=s", "seed=1,2", "trainer.max_steps=5"]
     done = door(TRAIN, *again, "force=true")
-    assert (
-        done.returncode == Busy.exit_code and "is at work in this sweep; wait for it" in done.stderr
-    )
+    assert done.returncode == Busy.exit_code and "is running this sweep; wait for it" in done.stderr
     assert contents(folder.parent) == before
     apart = Reservation(folder)
     shared = {name: [*job, "threads=2", "retry=true"] for name, job in GRID.items()}
@@ -354,7 +353,7 @@ def test_concurrent_sweeps_with_other_steps_refuse_one(root, apart):
     assert sorted(codes) == [0, 1] and (not apart or codes == [0, 1]), said
     refusal = said[codes.index(1)].strip()
     assert refusal.startswith("error: ") and refusal.count("\n") == 0
-    assert "runs with other settings 2 of its cells" in refusal or "has other runs in" in refusal
+    assert "is running 2 of its runs" in refusal or "2 of its runs exist with other" in refusal
     steps = {
         path.parent.name: path.read_text() for path in root.glob("logs/sweeps/s/*/summary.json")
     }
@@ -391,6 +390,6 @@ def test_linked_cell_is_refused(folder, inside, tiny, tmp_path):
     done = inside("triptych.cli.train", "-m", "name=s", "seed=1,2", *tiny)
     assert (
         done.returncode == 1
-        and "a link or a file in the place of a cell's directory" in done.stderr
+        and "symbolic link or file where the sweep needs a run's directory" in done.stderr
     )
     assert not [*(tmp_path / "elsewhere").iterdir()]

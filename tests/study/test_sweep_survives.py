@@ -113,7 +113,7 @@ def test_interrupted_sweep_prints_one_line_and_saves_checkpoint(root, asked, lau
     (os.killpg if asked == signal.SIGINT else os.kill)(process.pid, asked)
     assert process.wait(40) == 128 + asked
     said = [text for text in (root / "output").read_text().splitlines() if text.strip()]
-    assert said[-1] == f"interrupted ({asked.name}); type the same command to go on", said
+    assert said[-1] == f"interrupted ({asked.name}); repeat the same command to resume", said
     assert not any("Traceback" in text or "rror" in text for text in said), said
     # A worker notices it within a second, and its job saves a step.
     wait_for(lambda: not at_work(root), None, 40.0)
@@ -121,7 +121,7 @@ def test_interrupted_sweep_prints_one_line_and_saves_checkpoint(root, asked, lau
     assert not list(root.rglob("summary.json"))
     if asked == signal.SIGINT:
         logs = [path.read_text() for path in root.rglob("train.log")]
-        assert any(f"({asked.name}); type the same command" in log for log in logs), logs
+        assert any(f"({asked.name}); repeat the same command" in log for log in logs), logs
 
 
 def test_stop_below_without_ps_does_nothing(monkeypatch):

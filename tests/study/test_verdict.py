@@ -43,7 +43,7 @@ def test_verdict_of_one_seed_recommends_more_seeds(tmp_path):
     story = recorded(tmp_path)
     assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
     again = "triptych-train -m ablation=objectives seed=1,2,3"
-    assert str(story.next_step) == f"2 more seeds per setting, finished runs stay: {again}"
+    assert str(story.next_step) == f"2 more seeds per setting; finished runs are kept: {again}"
     assert again in write_report(tmp_path).html.read_text()
     # A single run has the error over its items, and is named.
     (run,) = tmp_path.glob("*x0*")
@@ -59,7 +59,7 @@ def test_verdict_names_failed_setting_and_retry_command(tmp_path):
     story = recorded(tmp_path, expected=6)
     assert "c failed with 2 of 2 seeds" in story.answer
     retry = "triptych-train -m ablation=objectives retry=true"
-    assert str(story.next_step) == f"2 runs failed, finished runs stay: {retry}"
+    assert str(story.next_step) == f"2 runs failed; finished runs are kept: {retry}"
 
 
 def test_next_step_replaces_typed_seeds(tmp_path):
@@ -152,7 +152,7 @@ def measured(values, **about):
     figures = {name: {"mean": v, "n": 100} for name, v in values.items()}
     return {
         "measures": figures,
-        "measured": {"n": 100, "reference": "100 fresh points", "floor": {}} | about,
+        "measured": {"n": 100, "reference": "100 new points", "floor": {}} | about,
     }
 
 
@@ -201,7 +201,10 @@ def test_settings_of_one_model_without_measures_have_no_verdict(tmp_path):
             }
             make_run(tmp_path, "v", seed, 2.0 + seed / 100, **own)
     story = read_study([tmp_path])
-    assert "measures.n=1000 compares their samples" in story.answer and "lowest" not in story.answer
+    assert (
+        "to compare their samples, set measures.n=1000" in story.answer
+        and "lowest" not in story.answer
+    )
 
 
 def test_interval_uses_holm_level_if_adjusted_p_is_one(tmp_path):

@@ -56,7 +56,7 @@ class RoundsSweeper(BasicSweeper):
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):
-        self.max_batch_size = max_batch_size  # params, settings and scales are read by ``grid``
+        self.max_batch_size = max_batch_size  # ``grid`` reads params, settings and scales
         self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
         self.launched = 0
 
@@ -106,7 +106,7 @@ class RoundsSweeper(BasicSweeper):
         settings, seeds = settings_and_seeds(jobs)
         rounds = seeds_after(seeds, self.config.max_seeds)
         facts = {"looks": len(rounds), "equal_within": self.config.equal_within}
-        look = self.hook.look(facts)  # the look that an earlier start reached
+        look = self.hook.look(facts)  # the number of the look that an earlier start has reached
         while True:
             batch = [
                 [*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings
@@ -114,7 +114,7 @@ class RoundsSweeper(BasicSweeper):
             self.hook.expect(batch, until=facts | {"look": look})
             self._launch(batch)
             if not self.hook.all_finished(batch):
-                return  # the hook names unfinished runs, which more seeds would not repair
+                return  # the hook reports the unfinished runs; do not add seeds
             sentence, pairs = decide(self.hook.root, look, len(rounds), self.config.equal_within)
             print(sentence, flush=True)
             if "open" not in pairs.values() or look == len(rounds):
@@ -183,7 +183,7 @@ class RoundsSweeper(BasicSweeper):
         before = self.hook.before.tuning
         check_tuning(self.config, self.hook.root, before, Tuning(**facts).rule(names))
         if before.best and not self.config.force:
-            # The choice stays in the record while its trials are read again.
+            # Keep the earlier choice in the record until the trials are evaluated again.
             facts |= {"equal": before.equal, "best": before.best}
         return facts
 

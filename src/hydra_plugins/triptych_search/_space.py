@@ -67,13 +67,13 @@ def check_space(space: Space, earlier: Space) -> None:
     """
     if earlier and earlier.keys() != space.keys():
         key = min(earlier.keys() ^ space.keys())
-        raise UserError(f"{key}: a search varies the same keys to its end; choose another name")
+        raise UserError(f"{key}: a search cannot add or drop keys; choose another name")
     for key, distribution in earlier.items():
         try:
             check_distribution_compatibility(distribution, space[key])
         except ValueError as error:
-            problem = "not the kind of values that this search began with"
-            raise UserError(f"{key}: {problem}; choose another name for another search") from error
+            problem = "its values do not fit those that this search began with"
+            raise UserError(f"{key}: {problem}; choose another name") from error
 
 
 def distribution(override: Override) -> Any:
@@ -92,7 +92,7 @@ def distribution(override: Override) -> Any:
             return IntDistribution(value.start, value.end, log=log)
         return FloatDistribution(float(value.start), float(value.end), log=log)
     except (AttributeError, ValueError) as error:  # a glob has no ends, nor has a range with log
-        problem = f"no space of a search ({error}); list the values, or use interval(LOW,HIGH)"
+        problem = f"cannot be searched over ({error}); list the values, or use interval(LOW,HIGH)"
         raise UserError(f"{override.input_line}: {problem}") from error
 
 

@@ -21,8 +21,8 @@ from triptych.declare import Count, Seed, Unit, Whole
 from triptych.errors import UserError
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
-FIGURE = "figure"  # the attribute of a trial with its run's figure
-METRIC = "optimized_metric"  # the attribute of a study with its metric
+FIGURE = "figure"  # attribute of a trial: the value of the metric
+METRIC = "optimized_metric"  # attribute of a study: the name of its metric
 
 
 class OptunaSweeper(BasicSweeper):
@@ -94,9 +94,9 @@ class OptunaSweeper(BasicSweeper):
             )
         except Exception as error:  # an error of Optuna, SQLAlchemy or SQLite
             why = " ".join(str(error).split())[:200]
-            fix = "move it away to begin anew"
+            fix = "move it away to start a new search"
             raise UserError(
-                f"{file}: cannot be opened as the search's study ({why}); {fix}"
+                f"{file}: cannot be opened as a study of Optuna ({why}); {fix}"
             ) from error
 
     def _run_trials(self, study: Any) -> None:
@@ -209,7 +209,8 @@ class _Watch(threading.Thread):
             reported.add(step)
             trial.report(value, step)
             if trial.should_prune():
-                write_atomic(folder / PRUNE, "")  # the run stops at it after its next validation
+                # The run checks for this file after each validation.
+                write_atomic(folder / PRUNE, "")
 
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
@@ -236,11 +237,11 @@ def report_trial(study: Any, trial: Any, folder: Path, value: float | None, metr
         study.tell(trial, -value if higher else value)
     elif run.status == "finished" and value is None:
         raise UserError(
-            f"optimized_metric={metric}: {folder.name} has no such figure; use val.bound.mean"
+            f"optimized_metric={metric}: {folder.name} lacks this metric; use val.bound.mean"
         )
     elif run.status in ("finished", "failed", "diverged"):
         study.tell(trial, state=TrialState.FAIL)
     elif (folder / PRUNE).exists():
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        print(f"{folder.name}: did not end", file=sys.stderr)
+        print(f"{folder.name}: did not finish", file=sys.stderr)

@@ -37,13 +37,13 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if "waited" not in state_dict:
             super().load_state_dict(state_dict)
             return
-        # A checkpoint of an earlier version has these two entries.
+        # Checkpoints of an earlier version have these two entries.
         self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         better = {"accuracy": "higher"} | metrics_of(trainer).better
         if better.get(self.monitor.removeprefix("val/")) == "higher":
-            problem = "higher is better, and this waits for a lower figure"
+            problem = "higher is better, but this callback needs a metric where lower is better"
             raise UserError(
                 f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound"
             )

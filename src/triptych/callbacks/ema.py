@@ -27,9 +27,9 @@ from torch import Tensor
 
 from triptych.declare import Positive, Unit, Whole, declared
 
-SNAPSHOTS = "averages"  # folder in a run's directory
-POWER = "sigma_rel_"  # prefix of the name of a power function's average
-LONGEST = 1 / math.sqrt(12)  # the plain mean of all steps, gamma = 0
+SNAPSHOTS = "averages"  # folder of the snapshots in a run's directory
+POWER = "sigma_rel_"  # prefix of the names of averages with power-function profiles
+LONGEST = 1 / math.sqrt(12)  # sigma_rel of the plain mean of all steps, gamma = 0
 
 
 @declared("callbacks.ema")
@@ -64,8 +64,8 @@ class EMA(pl.Callback):
         lengths = [s for s in (sigma_rel, *others) if s is not None]
         self._powers = {f"{POWER}{s:g}": s for s in lengths}
         if snapshots > 0 and len(self._powers) < 2:
-            problem = "needs two lengths at least, in sigma_rel and others"
-            raise ValueError(f"callbacks.ema.snapshots={snapshots}: {problem}; or set 0")
+            problem = "needs at least two lengths in sigma_rel and others"
+            raise ValueError(f"callbacks.ema.snapshots={snapshots}: {problem}; add one, or set 0")
         self.snapshots = snapshots
         self._beta: dict[str, Callable[[int], float]] = {}
         if half_life is not None:
@@ -91,14 +91,15 @@ class EMA(pl.Callback):
             self.averages[length] = {n: known[n].detach().clone().to(p) for n, p in names.items()}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # In on_fit_start the step of a checkpoint is not known yet.
+        # Read the step here, as on_fit_start comes before Lightning restores it.
         self._seen = trainer.global_step
         # Listing the module's parameters takes as long as averaging them, so do it once.
         self._weights = list(_parameters(module).values())
         self._lists = {length: list(self.averages[length].values()) for length in self._beta}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._seen:  # gradients were accumulated without a step
+        # Gradients were accumulated, but no optimizer step was taken.
+        if trainer.global_step == self._seen:
             return
         self._seen = trainer.global_step
         self.updates += 1
@@ -162,7 +163,7 @@ def exponent(sigma_rel: float) -> float:
     beyond, early steps would have the largest weights.
     """
     if not 0 < sigma_rel < LONGEST:
-        limits = f"must be above 0, below {LONGEST:.4f} (the mean of all)"
+        limits = f"must be above 0 and below {LONGEST:.4f}, the mean of all steps"
         raise ValueError(f"callbacks.ema.sigma_rel={sigma_rel}: {limits}")
     low, high = 0.0, 1 / sigma_rel  # (gamma + 1) / (gamma + 3) < 1, so gamma + 2 < 1 / sigma_rel
     middle = 0.5 * high
@@ -200,7 +201,7 @@ def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
     profiles = [(t, exponent(s)) for t, s in stored]
     own = np.array([[_product(a, b) for b in profiles] for a in profiles])
     aim = np.array([_product(a, (step, exponent(sigma_rel))) for a in profiles])
-    # normalise the profiles, of which early ones are high and narrow
+    # Normalise the profiles, as those of early steps are high and narrow.
     scale = 1 / np.sqrt(np.diag(own))
     count = len(profiles)
     # Minimise on the plane sum = 1, with a Lagrange multiplier.

@@ -28,7 +28,7 @@ class Gradients(pl.Callback):
         if not logged and not self.clip:
             return
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        # As torch's get_total_norm, which on a CPU calls Python once for each of them.
+        # Equal to torch's get_total_norm, which is slow on a CPU with many tensors.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
             self._count_clipped(gradients, norm)

@@ -66,7 +66,7 @@ class Metrics(pl.Callback):
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         seeds = [pl_module.seed, Stream.METRICS, batch_idx]
-        if pl_module.global_rank:  # each process draws numbers of its own
+        if pl_module.global_rank:  # each process needs other random numbers
             seeds.append(pl_module.global_rank)
         for name, metric in self.metrics.items():
             with torch.random.fork_rng(devices):
@@ -79,7 +79,7 @@ class Metrics(pl.Callback):
         """Update each metric once and reset it, if any is user-supplied; UserError if one fails."""
         if not any(map(is_own, self.metrics.values())):
             return
-        model.before_accounting()  # Lightning calls it before metrics, too
+        model.before_accounting()  # as Lightning does before metrics are updated
         for name, metric in self.metrics.items():
             _update(name, metric.to(model.device), model, batch)
             metric.reset()
@@ -133,8 +133,8 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
-    model.eval()  # another metric may have left it
-    # The stages of a cascade have their own.
+    model.eval()  # another metric may have changed the mode
+    # A cascade has one for each stage.
     accounts = [part for part in model.modules() if isinstance(part, Accounting)]
     try:
         for account in accounts:
@@ -152,6 +152,6 @@ def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
             return {key: value[key] for key in ("mean", "stderr", "n")}
         return {"mean": float(value), "stderr": None, "n": items}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        problem = f"compute() gave {str(value)[:100]}"
-        fix = "must be a number, or mean, stderr and n"
+        problem = f"compute() returned {str(value)[:100]}"
+        fix = "must be a number, or a dict of mean, stderr and n"
         raise UserError(f"metrics.{name}: {problem}; {fix}") from error

@@ -29,9 +29,10 @@ UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
     r"|(?=.*[^\x00-\x7f])[\w.-]+"
 )
-# An override in the form of W&B's agents; --cfg=job and --package=seed are options.
+# An override as W&B's agents type it, --key=value. --cfg=job and --package=seed are options.
 FLAG = re.compile(r"--(?!(?:cfg|package)=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
-AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)  # nothing, null, and quoted text
+# Values that need no quotes: empty, null, or quoted already.
+AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
@@ -137,7 +138,7 @@ def quoted(key: str, value: str, command: str) -> str:
     return quote(value) if is_path or misread else value
 
 
-# pages --------------------------------------------------------------------------------------------
+# output of --help and --cfg -----------------------------------------------------------------------
 
 
 def answer_page(options: argparse.Namespace, command: str) -> str:
@@ -152,7 +153,9 @@ def answer_page(options: argparse.Namespace, command: str) -> str:
     parts = {"job": job, "hydra": hydra, "all": OmegaConf.merge(job, hydra)}
     shown = OmegaConf.select(parts[options.cfg or "job"], options.package, default=ABSENT)
     if shown is ABSENT:
-        raise UserError(f"--package {options.package}: no such key; type one that is shown")
+        raise UserError(
+            f"--package {options.package}: no such key; choose one from the output of --cfg"
+        )
     if OmegaConf.is_config(shown):
         return OmegaConf.to_yaml(shown)
     return f"{json.dumps(shown)}\n"

@@ -20,8 +20,8 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     for key, path in outputs.items():
         check_file(key, path)
     if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
-        raise UserError(f"items={values['items']}: the file of out; choose another name")
-    find_checkpoint(cfg.ckpt)  # before torch is imported
+        raise UserError(f"items={values['items']}: same file as out; choose another name")
+    find_checkpoint(cfg.ckpt)  # report a missing file before torch is imported
     from triptych.run.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(values)

@@ -59,7 +59,7 @@ def main() -> None:
     if {"-h", "--help"} & {*sys.argv[1:]}:
         sys.exit(print(__doc__))
     with one_line_errors("export"):
-        print(f"{export(sys.argv[1:])}: a DDPMPipeline of diffusers, README.md")
+        print(f"{export(sys.argv[1:])}: saved as a DDPMPipeline of diffusers, with README.md")
     sys.exit(0)
 
 

@@ -31,7 +31,9 @@ def check_records(key: str, path: str, place: Path) -> None:
     """Refuse an output within the directory of a run or a sweep."""
     records = directory_with_records(place)
     if records:
-        raise UserError(f"{key}={path}: {records} keeps its own records; choose another place")
+        raise UserError(
+            f"{key}={path}: lies in a run's or sweep's directory, {records}; choose another place"
+        )
 
 
 def check_writable(key: str, path: str, folders: Iterable[Path]) -> None:

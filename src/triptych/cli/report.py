@@ -20,12 +20,17 @@ from triptych.errors import StorageError, UserError
 from triptych.files import typed_path
 from triptych.run.read import find_runs, is_run
 
-DIRS = "a sweep's directory, or a single run's; of several the first gets joint_report.html"
-WITHIN = "call settings the same where a test puts their difference within M, in the unit shown"
-FIGURES = "every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory"
+DIRS = "directory of a sweep or a run; with several, joint_report.html is written into the first"
+WITHIN = (
+    "test whether settings differ by less than M, in the unit of the report: then they are the same"
+)
+FIGURES = (
+    "also write each figure as SVG, PDF and PNG, and each table as CSV and LaTeX, into this "
+    "directory"
+)
 RESULTS = (
-    "write the published claims of all sweeps beneath the directories into one page, and no "
-    "report; what it has of other papers stays"
+    "write one page with the published claims of all sweeps below the directories, and no "
+    "report; other papers on this page are kept"
 )
 
 REPORT = ("report.html", "joint_report.html")
@@ -92,8 +97,8 @@ def check_options(options: argparse.Namespace) -> None:
         if not directory.is_dir():
             raise UserError(f"{directory}: not a directory")
         if not options.results and not any(map(is_run, find_runs(directory))):
-            fix = "config.yaml or summary.json, as triptych-train writes them"
-            raise UserError(f"{directory}: no run in it ({fix})")
+            fix = "pass a directory in which triptych-train has written config.yaml or summary.json"
+            raise UserError(f"{directory}: no run found; {fix}")
     if options.results:
         if options.equal_within:
             raise UserError("--equal-within: claims have their own margins; leave it out")
@@ -108,7 +113,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def write_pages(options: argparse.Namespace) -> None:
     """Write the report of a sweep, or the index of a log directory, and print where it is."""
-    # Drawing is imported late, so that --help and mistakes are answered at once.
+    # The plotting code is imported late, so that --help and errors appear at once.
     from triptych.study.render import is_log, print_table, write_figures, write_index, write_report
 
     first = options.dirs[0]
@@ -131,7 +136,7 @@ def write_claims(file: Path, roots: Sequence[Path]) -> None:
 
     try:
         write_results(file, roots)
-    except (OSError, StorageError) as error:  # their text names a temporary file
+    except (OSError, StorageError) as error:  # the error's own text would name a temporary file
         raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)
 

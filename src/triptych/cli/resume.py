@@ -21,7 +21,7 @@ ARGUMENT = "resume="
 
 def resume(run: RunDirectory) -> None:
     """Execute a run from its last checkpoint, unless it has finished, and print its result."""
-    check_run(run)  # before any write or import: it may be untrusted
+    check_run(run)  # before any write or import, as the run may be untrusted
     if run.status != "finished":
         _execute(run)
     elif processes.rank() == 0:
@@ -31,7 +31,8 @@ def resume(run: RunDirectory) -> None:
 
 
 def _execute(run: RunDirectory) -> None:
-    # Torch reads this on import. Without it each process of DDP warns of unused parameters.
+    # Torch reads this variable on import. It silences a warning of each DDP process about unused
+    # parameters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         from triptych.run.execute import execute
@@ -40,7 +41,7 @@ def _execute(run: RunDirectory) -> None:
     except Exception as error:
         if processes.rank() == 0:
             raise
-        sys.exit(getattr(error, "exit_code", 1))  # the first process reports it
+        sys.exit(getattr(error, "exit_code", 1))  # rank 0 reports the error
 
 
 def print_finished(run: RunDirectory) -> None:
@@ -58,7 +59,7 @@ def warn_of_lost_checkpoint(run: RunDirectory) -> None:
         path = find_checkpoint(run.path)
         check_digests(run.path, digests, [f"checkpoints/{path.name}"])
     except (UserError, ValueError) as error:
-        print(f"only the result is left: {error}", file=sys.stderr)
+        print(f"the result is kept, but its checkpoint cannot be used: {error}", file=sys.stderr)
 
 
 def print_result(run: RunDirectory) -> None:
@@ -75,7 +76,8 @@ def main() -> None:
             jobs.serve()  # returns in a fork for each run, with the run as argument
         if len(sys.argv) != 2:
             typed = " ".join(sys.argv[1:])
-            raise UserError(f"{typed}: the recorded configuration is used; type resume=DIR alone")
+            problem = "resume=DIR uses the recorded configuration; type no other argument"
+            raise UserError(f"{typed}: {problem}")
         processes.end_with_parent()
         resume(RunDirectory(typed_path(sys.argv[1].removeprefix(ARGUMENT), ARGUMENT)))
         if serving:

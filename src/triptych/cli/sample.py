@@ -20,7 +20,7 @@ from triptych.run.untrusted import find_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICTURED = 400  # samples in a picture, at most
+PICTURED = 400  # maximum number of samples in the picture
 DRAWN = ("samples.pt", "samples.png", "trajectory.png")
 
 
@@ -31,7 +31,7 @@ def sample(cfg: DictConfig) -> Path:
     """
     values = checked_values(cfg, "sample")
     check_folder("out", values["out"])
-    for key, path in checkpoints(values).items():  # before torch is imported
+    for key, path in checkpoints(values).items():  # report a missing file before torch is imported
         find_checkpoint(path, key)
     from triptych.run import sample as sampling
     from triptych.run.pictures import save_picture, save_trajectory
@@ -62,12 +62,12 @@ def checkpoints(values: dict[str, Any]) -> dict[str, str]:
     stages = values["cascade"]
     if stages is None:
         if values["ckpt"] == "???":
-            raise UserError("ckpt: missing; type ckpt=RUN, or else cascade=[RUN,RUN]")
-        check_unused(values, ("stages", "noise"), "only with cascade=[RUN,RUN]")
+            raise UserError("ckpt: missing; type ckpt=RUN, or cascade=[RUN,RUN]")
+        check_unused(values, ("stages", "noise"), "allowed only with cascade=[RUN,RUN]")
         return {"ckpt": values["ckpt"]}
     check_unused(values, ("trajectory", "like"), "must be null with a cascade")
     if values["ckpt"] != "???":
-        raise UserError(f"ckpt={values['ckpt']} with cascade={stages}: type one of the two")
+        raise UserError(f"ckpt={values['ckpt']} with cascade={stages}: type only one of them")
     return {f"cascade[{index}]": path for index, path in enumerate(stages)}
 
 
@@ -89,11 +89,12 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
     for folder in chain([out], numbered):
         if any((folder / name).exists() for name in DRAWN):
             continue
-        with contextlib.suppress(FileExistsError):  # another command has written it in this moment
+        # Another command has just created it; try the next name.
+        with contextlib.suppress(FileExistsError):
             with atomic(folder / "samples.pt", new=True) as file:
                 torch.save({"x": x}, file)
             return folder
-    raise AssertionError  # there is always a further name
+    raise AssertionError  # unreachable, as the names never run out
 
 
 def sample_and_print(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from triptych.terminal import plain
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STARTED = "TRIPTYCH_STARTED"  # set by a command, for the processes that Lightning starts for it
+STARTED = "TRIPTYCH_STARTED"  # marks the further processes that Lightning starts for a command
 
 
 def is_command() -> bool:
@@ -27,13 +27,13 @@ def is_command() -> bool:
 def start() -> None:
     """Set up this process for a command."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        # Leftovers of a shell: this process is the first of its run.
+        # Remove such variables that the shell has left, as this process is rank 0 of its run.
         for name in ("RANK", "LOCAL_RANK"):
             os.environ.pop(name, None)
     os.environ[STARTED] = "1"
-    # No Python process below this one looks for modules in the current directory.
+    # Child processes in Python must not import modules from the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # Matplotlib reads it on import; an untrusted one may start LaTeX.
+    # Matplotlib reads this file on import. An untrusted one could start LaTeX.
     if os.path.lexists("matplotlibrc"):
         here = os.getcwd()
         os.chdir("/")
@@ -44,13 +44,14 @@ def start() -> None:
             signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
-        # The next file would get the number of a closed stream, and printed text would go into it.
+        # If stdout or stderr is closed, open it. Otherwise the next opened file would get its
+        # number, and printed text would go into this file.
         pass
     os.close(file)
     output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.stdout = output
     make_streams_plain()
-    atexit.register(_finish, output)  # registered first, so called last
+    atexit.register(_finish, output)  # called last, as it is registered first
 
 
 def answer_version(arguments: Sequence[str]) -> None:
@@ -79,10 +80,10 @@ def _end(number: int, _: Any) -> None:
     if all(
         os.environ.get(name) in (None, "", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     ):
-        line = f"interrupted ({signal.Signals(number).name}); type the same command to go on\n"
+        line = f"interrupted ({signal.Signals(number).name}); repeat the same command to resume\n"
         with suppress(OSError):
             os.write(2, line.encode())
-    os._exit(128 + number)  # imports and callbacks may swallow an exception
+    os._exit(128 + number)  # do not raise, as imports and callbacks may catch an exception
 
 
 class _Output(io.FileIO):
@@ -113,7 +114,8 @@ def _finish(output: Any) -> None:
 
     It is not lost if the reader closed the pipe (``| head``).
     """
-    for number in SIGNALS:  # their default effect would return while Python shuts down
+    # Otherwise their default action would be active during Python's shutdown.
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     output.flush()
     if (lost := output.buffer.raw.lost) not in (0, errno.EPIPE):

@@ -15,8 +15,8 @@ from triptych.declare import IsClass, alternatives, unwrap
 from triptych.errors import UserError
 from triptych.terminal import in_one_line
 
-# An argument of one of these names receives the object that the configuration describes at this
-# key, or the plain value there. They are built in this order, which fixes the draws of weights.
+# {argument name: key of the configuration whose object or value it receives}. The objects are built
+# in this order, because each draws its initial weights from one generator.
 PARTS = {
     "seed": "seed",
     "schedule": "schedule",
@@ -69,8 +69,8 @@ def check_names(config: Any, path: str = "") -> None:
         target = check_name(node["_target_"], place)
         unknown = [key for key in node if str(key).startswith("_") and key not in OPTIONS]
         if unknown:
-            fix = f"of Hydra's keys use {', '.join(OPTIONS)} alone"
-            raise UserError(f"{join(place, unknown[0])}: not an argument; {fix}")
+            fix = f"use only {', '.join(OPTIONS)}"
+            raise UserError(f"{join(place, unknown[0])}: unsupported key of Hydra; {fix}")
         nested = [key for key, value in node.items() if isinstance(value, dict)]
         if nested and target in HOMES:
             raise UserError(f"{join(place, nested[0])}: must be a plain value for {target}")
@@ -108,7 +108,7 @@ def check_base(target: str, place: str) -> None:
     """Refuse a class that does not derive from the base class of its place."""
     bases = find_key(place).bases
     if bases and not issubclass(import_class(target, place), tuple(map(resolve_name, bases))):
-        raise UserError(f"{place}._target_={target}: use a class made from {' or '.join(bases)}")
+        raise UserError(f"{place}._target_={target}: must be a subclass of {' or '.join(bases)}")
 
 
 def check_arguments(node: dict[str, Any], place: str) -> None:
@@ -175,7 +175,7 @@ class Dependencies:
         return node
 
 
-NO_TABLE = Dependencies({}, {})  # injects nothing
+NO_TABLE = Dependencies({}, {})  # a table without any object to inject
 
 
 def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) -> Any:
@@ -185,7 +185,7 @@ def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) 
     resolved, unless the argument's class has short names. UserError for whatever cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
-        raise UserError(f"{path}: names no class; must be a group with _target_")
+        raise UserError(f"{path}: has no class; pass a group with _target_=CLASS")
     check_targets(config, path)
     return _build_object(config, path, table, extra)
 
@@ -199,7 +199,7 @@ def _build_value(node: Any, place: str, table: Dependencies) -> Any:
     if "_target_" in node:
         return _build_object(node, place, table, {})
     if find_key(place).bases:
-        raise UserError(f"{place}: names no class; must be a group with _target_")
+        raise UserError(f"{place}: has no class; pass a group with _target_=CLASS")
     return {key: _build_value(value, f"{place}.{key}", table) for key, value in node.items()}
 
 
@@ -230,7 +230,7 @@ def _nested(
     for key, value in node.items():
         if key in OPTIONS or key in extra:
             continue
-        if key not in names and not more:  # other classes read it here
+        if key not in names and not more:  # another class of this group reads it
             continue
         path = f"{place}.{key}"
         if path in table.built or (path in SHARED and table is not NO_TABLE):
@@ -251,7 +251,9 @@ def _inject(owner: type, given: set[str], table: Dependencies) -> dict[str, Any]
     for name, argument in named.items():
         if name in PARTS and name not in injected and argument.default is REQUIRED:
             group = PARTS[name].split(".")[0]
-            raise UserError(f"{group}=none: {owner.__name__} needs one; choose another {group}")
+            raise UserError(
+                f"{group}=none: not allowed with {owner.__name__}; choose another {group}"
+            )
     return injected
 
 
@@ -270,7 +272,7 @@ def _expand(value: Any, place: str, owner: type, key: str) -> Any:
     else:
         raise UserError(f"{place}={value!r}: must be one of {', '.join(short_names)}")
     if not issubclass(named, base):
-        raise UserError(f"{place}={value}: use a class made from {base.__module__}.{base.__name__}")
+        raise UserError(f"{place}={value}: must be a subclass of {base.__module__}.{base.__name__}")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
 
 

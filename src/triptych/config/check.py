@@ -24,7 +24,7 @@ from triptych.config.source import CONFIGS, choices_of
 from triptych.errors import UserError, check_password
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# Names of a bound's figures, which a user metric must not have.
+# Reserved names: those of the bound's metrics. A user metric must have another name.
 RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_\w*)?|gap|entropy|accuracy|cross_entropy")
 FIGURES = ("bound", "bpd", "nats_per_dim", "gap", "accuracy", "cross_entropy")
 OTHER_FIGURES = (
@@ -40,7 +40,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     missing = Train.__required_keys__ - {*cfg}
     if missing:
         key = min(missing)
-        raise UserError(f"{key}: every run has it; type {key}=VALUE")
+        raise UserError(f"{key}: required key is missing; type {key}=VALUE")
     own: Any = [key for key in cfg if key != "hydra"]  # a key may be a number
     values: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     plain = {key: value for key, value in values.items() if value != "???"}
@@ -53,7 +53,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     swept = _swept(hydra)
     for key, line in chain(_undeclared(plain, group, command), unfit(plain, group)):
         if key.startswith(swept):
-            # A file's sweep chooses another class there in each cell, and cells are checked.
+            # The sweep of a file sets another class here in each run. Each run is checked later.
             continue
         if key not in typed:
             line = line.replace(": ", f"{_origin(hydra.runtime.choices)}: ", 1)
@@ -69,8 +69,8 @@ def _swept(hydra: DictConfig) -> tuple[str, ...]:
 def check_packages(config: Mapping[str, Any]) -> None:
     """Refuse a packaged file with keys that no run has, because nothing would read them."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
-        fix = "its file must begin with # @package _global_"
-        raise UserError(f"{group}: its keys are not those of a run; {fix}")
+        fix = "begin it with the line # @package _global_"
+        raise UserError(f"{group}: the file's keys are not used by any run; {fix}")
 
 
 def _origin(choices: Mapping[str, Any]) -> str:
@@ -85,7 +85,9 @@ def check_lists(overrides: Iterable[str]) -> None:
     for override in overrides:
         group, _, value = override.partition("=")
         if value.startswith("[") and group not in LISTS and choices_of(group):
-            raise UserError(f"{override}: one choice only; triptych-train -m compares several")
+            raise UserError(
+                f"{override}: pass one choice, or compare several with triptych-train -m"
+            )
 
 
 def check_declared(values: dict[str, Any], command: str) -> None:
@@ -116,7 +118,7 @@ def defaults(choices: dict[str, Any]) -> DictConfig:
     for group, choice in choices.items():
         if choice and not group.startswith("hydra/") and group not in FREE_GROUPS:
             overrides.append(f"{group}={choice}")
-    if GlobalHydra.instance().is_initialized():  # by a command, not in Python
+    if GlobalHydra.instance().is_initialized():  # true in a command, false in Python
         return _load(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return _load(overrides)
@@ -133,7 +135,7 @@ def check_metric_names(names: Iterable[str]) -> None:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
         if RESERVED.fullmatch(name):
-            raise UserError(f"metrics.{name}: a figure of the bound has that name; choose another")
+            raise UserError(f"metrics.{name}: a built-in metric has this name; choose another")
 
 
 def check_together(config: dict[str, Any]) -> None:
@@ -148,18 +150,18 @@ def check_length(trainer: Mapping[str, Any]) -> None:
     """Refuse a run that has no length, or two of them."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     if epochs and steps:
-        other = f"trainer.max_steps={steps} is typed too"
-        raise UserError(f"trainer.max_epochs={epochs}: {other}; one of them is the length")
+        other = f"trainer.max_steps={steps} is set, too"
+        raise UserError(f"trainer.max_epochs={epochs}: {other}; set one of them to null")
     if not epochs and not steps:
         fix = "type a number of steps, or trainer.max_epochs=N"
-        raise UserError(f"trainer.max_steps=null: no length; {fix}")
+        raise UserError(f"trainer.max_steps=null: training length is not set; {fix}")
 
 
 def check_fsdp(config: dict[str, Any]) -> None:
     """Refuse sharded weights with networks or losses of EDM2, which normalise whole weights."""
     uses_edm2 = any(str(value).endswith(".EDM2") for _, value in leaves(config))
     if uses_edm2 and config["trainer"].get("strategy") == "fsdp":
-        problem = "no shard can keep the length of EDM2's weights"
+        problem = "EDM2 normalizes whole weights, which FSDP splits"
         raise UserError(f"trainer.strategy=fsdp: {problem}; use trainer=ddp")
 
 
@@ -174,7 +176,7 @@ def warm_up_line(warmup: int, steps: int) -> str:
     """Return a warning if the learning rate never reaches its value during the fit, or ""."""
     if warmup < steps:
         return ""
-    return f"lr_schedule.warmup_steps={warmup}: all {steps} steps are warm-up; use fewer"
+    return f"lr_schedule.warmup_steps={warmup}: all {steps} training steps are warm-up; lower it"
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
@@ -199,7 +201,7 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
         return
     names = [*(f"val.{name}.mean" for name in (*FIGURES, *user_metrics)), *OTHER_FIGURES]
     names += [f"measures.{name}.mean" for name in (*SAMPLE_METRICS, *user_metrics)]
-    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, names)}")
+    raise UserError(f"optimized_metric={path}: no such metric is recorded; {nearest(path, names)}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:
@@ -207,4 +209,4 @@ def check_guide(config: Mapping[str, Any]) -> None:
     guide, guidance = config.get("guide"), config.get("guidance") or {}
     if guide is not None and guide not in guidance.values():
         fix = "add guidance=auto or guidance=classifier, or pass null"
-        raise UserError(f"guide={guide}: this guidance uses none; {fix}")
+        raise UserError(f"guide={guide}: the chosen guidance does not use it; {fix}")

@@ -39,7 +39,7 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
         for name in dict.fromkeys([*was, *now]):
             yield from edits(was.get(name, ABSENT), now.get(name, ABSENT), join(key, name))
     elif now is ABSENT:
-        if was is not None:  # Hydra cannot delete a null, and need not
+        if was is not None:  # Hydra cannot delete a key that is null
             yield f"~{key}"
     elif was is ABSENT:
         yield f"+{key}={typed(now)}"
@@ -56,7 +56,7 @@ def typed(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        # The answers to unknown names look for a class's name without quotes.
+        # The explanations of unknown names expect class names without quotes.
         return value if NAME.fullmatch(value) else quote(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
@@ -75,7 +75,7 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """Return all that overrides can set, with Hydra's node, and with interpolations unresolved."""
     plain = to_plain(cfg, resolve=False)
-    # These record what was composed and where; overrides cannot set them.
+    # These keys record the composition itself, so overrides cannot set them.
     del plain["hydra"]["runtime"], plain["hydra"]["overrides"]
     return plain
 

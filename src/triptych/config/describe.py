@@ -19,7 +19,7 @@ from triptych.config.signatures import REQUIRED
 from triptych.config.source import CONFIGS, choices_of, files_of, folders, groups
 from triptych.declare import Role, Unit, describe_kind
 
-TRAIN_EXAMPLE = "seed=2 (+key=value where a + stands)"
+TRAIN_EXAMPLE = "seed=2 (for a key with a +, +key=value)"
 EXAMPLES = {"train": TRAIN_EXAMPLE, "evaluate": "split=val", "sample": "n=16"}
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
@@ -31,7 +31,9 @@ class KeyRow(NamedTuple):
     value: str
     values: str
     role: Role
-    added: bool = False  # not in the composed configuration: typed with a +
+    added: bool = (
+        False  # true if the key must be typed with a +, as it is not in the composed configuration
+    )
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:

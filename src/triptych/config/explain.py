@@ -73,7 +73,7 @@ def key_of_other_choice(command: str, key: str, value: str) -> str:
         choices = listing(key, depth)
         if choices and group in command_groups(command):
             few = " or ".join(f"{group}={choice}" for choice in sorted(choices, key=len)[:3])
-            return f"{few} has it (in a sweep of {group}: '{key}=choice({value})')"
+            return f"it exists with {few} (in a sweep over {group}, type '{key}=choice({value})')"
     return ""
 
 
@@ -89,7 +89,7 @@ def names(command: str) -> list[str]:
     """Return the names of a command's groups and keys, including those of all choices."""
     known = command_groups(command)
     for group in [*known]:
-        # Files of these groups have keys of other groups.
+        # Files of these groups set keys of other groups.
         if group.split("/")[0] not in (*FREE_GROUPS, "hydra"):
             place = group.removesuffix("/base").replace("/", ".")
             for file in files_of(group):
@@ -146,16 +146,16 @@ EXPLANATIONS = (
         r"Could not append to config[^']*'(?P<key>[^']+)'",
         "+seed=2",
         (
-            "+{key}: is there already; leave out the plus, and type a group's choice as "
-            "objective/loss=elbo"
+            "+{key}: this key exists already; leave out the plus, and type a group's choice "
+            "as objective/loss=elbo"
         ),
     ),
     Explanation(
         r"(?:Ambiguous value for argument|Sweep parameters) '(?P<typed>.+)'",
         "seed=1,2",
         (
-            "{typed}: several values; type one, or sweep with triptych-train -m; a list is typed "
-            "as KEY=[A,B]"
+            "{typed}: several values are given; type one, or sweep with triptych-train -m; type a "
+            "list as KEY=[A,B]"
         ),
     ),
     Explanation(
@@ -176,7 +176,7 @@ EXPLANATIONS = (
     Explanation(
         r"Multiple values for (?P<group>\S+)\. .*: (?P<choice>\S+)'",
         "+objective=v",
-        "+{group}={choice}: has a choice already; type {group}={choice} without the plus",
+        "+{group}={choice}: this group is set already; type {group}={choice} without the plus",
     ),
     Explanation(
         r"maximum recursion depth exceeded",

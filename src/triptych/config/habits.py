@@ -8,22 +8,24 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-NEAR = 0.5  # difflib's ratio from which names are alike
-VALUE = "VALUE"  # in an answer: the value that was typed
-SHOWN = 12  # names that are listed where none is alike
-_BAR = "a run has its own; trainer.enable_progress_bar=false turns it off"
-_AVERAGE = "averages are callbacks.ema's, so that all runs report the same one"
-CALLBACKS = {  # those of Lightning's that a run has of its own
-    "ModelCheckpoint": "a run keeps its own checkpoints; checkpoint=best reports the best",
-    "OnExceptionCheckpoint": "a run saves the step it is in, whatever ends it",
+NEAR = 0.5  # minimum similarity (difflib's ratio) of a suggested name
+VALUE = "VALUE"  # placeholder in an answer for the value that the user typed
+SHOWN = 12  # maximum number of names in a message if no name is similar
+_BAR = "every run has a progress bar; trainer.enable_progress_bar=false turns it off"
+_AVERAGE = "use callbacks.ema, so that all runs report the same average"
+CALLBACKS = {  # Lightning's callbacks that a run replaces by its own, with the reason
+    "ModelCheckpoint": "every run saves checkpoints; checkpoint=best reports the best one",
+    "OnExceptionCheckpoint": "every run saves a checkpoint when it is interrupted",
     "RichProgressBar": _BAR,
     "TQDMProgressBar": _BAR,
     "StochasticWeightAveraging": _AVERAGE,
     "WeightAveraging": _AVERAGE,
     "EMAWeightAveraging": _AVERAGE,
     "GradientAccumulationScheduler": "use trainer.accumulate_grad_batches",
-    "LearningRateFinder": "the recorded learning rate is that of the whole run; use hparams_search=optuna",
-    "BatchSizeFinder": "the recorded batch size is that of the whole run; use data.batch_size",
+    "LearningRateFinder": (
+        "it would change the learning rate after it was recorded; use hparams_search=optuna"
+    ),
+    "BatchSizeFinder": "it would change the batch size after it was recorded; use data.batch_size",
 }
 
 
@@ -48,7 +50,7 @@ HABITS = (
           "lr=0.1", "optimizer.lr=VALUE"),
     Habit("wd weight_decay model.weight_decay", "wd=0.1", "optimizer.weight_decay=VALUE"),
     Habit("scheduler scheduler.name scheduler._target_ noise_scheduler", "scheduler.name=cosine",
-          why="lr_schedule=NAME is of the learning rate, schedule=NAME of noise, sampler=NAME of samples"),
+          why="use lr_schedule=NAME for the learning rate, schedule=NAME for noise, sampler=NAME for sampling"),
     Habit("lr_scheduler", "lr_scheduler=constant", "lr_schedule=VALUE"),
     Habit("grad_clip clip_grad max_grad_norm", "grad_clip=1.0", "trainer.gradient_clip_val=VALUE"),
     Habit("epochs n_epochs num_epochs trainer.epochs training.num_epochs training.epochs",
@@ -59,7 +61,7 @@ HABITS = (
     Habit("trainer=gpu device=cuda device=gpu", "device=cuda", "trainer.accelerator=gpu"),
     Habit("device", "device=cpu", "trainer.accelerator=VALUE"),
     Habit("device accelerator trainer.accelerator", "device=cuda",
-          why="a GPU is used where there is one; CUDA_VISIBLE_DEVICES='' before the command hides it",
+          why="a GPU is used if there is one; CUDA_VISIBLE_DEVICES='' before the command hides it",
           commands=OPENING),
     Habit("amp fp16 mixed_precision mixed_precision=fp16", "fp16=true", "trainer.precision=16-mixed"),
     Habit("bf16 mixed_precision=bf16", "bf16=true", "trainer.precision=bf16-mixed"),
@@ -89,8 +91,8 @@ HABITS = (
     Habit("timesteps num_timesteps num_train_timesteps diffusion_steps", "timesteps=1000", "steps=VALUE",
           commands=("evaluate",)),
     Habit("ema_decay ema_rate ema.decay callbacks.ema.decay callbacks.ema.beta", "ema_decay=0.999",
-          why="an average has a length; with callbacks.ema.sigma_rel=null, callbacks.ema.half_life=STEPS is "
-          "ln 2 / -ln(decay), 693 for 0.999"),
+          why="use callbacks.ema.sigma_rel=null callbacks.ema.half_life=STEPS, where STEPS is "
+          "ln 2 / -ln(decay): 693 for a decay of 0.999"),
     Habit("num_inference_steps sampler.num_inference_steps sampling_steps sampling_timesteps",
           "num_inference_steps=50", "sampler.steps=VALUE", commands=BOTH),
     Habit("cfg_scale guidance_scale", "guidance_scale=3", "guidance=classifier_free guidance.scale=VALUE",
@@ -103,7 +105,7 @@ HABITS = (
     Habit("class class_label class_labels", "class=3", "label=VALUE", commands=("sample",)),
     Habit("metrics=fid metrics=FID", "metrics=fid", "measures.inception=FILE measures.n=1000"),
     Habit("train", "train=false",
-          why="a trained model is measured by triptych-evaluate ckpt=RUN; trained=RUN makes a run of it"),
+          why="evaluate a trained model with triptych-evaluate ckpt=RUN, or as a new run with trained=RUN"),
     Habit("exp_name experiment_name run_name", "run_name=first", "name=VALUE"),
     Habit("random_seed seed_everything", "seed_everything=2", "seed=VALUE", commands=BOTH),
     Habit("output_dir outdir out_dir log_dir logdir save_dir paths.output_dir", "output_dir=/x",
@@ -112,27 +114,26 @@ HABITS = (
     Habit("load_from_checkpoint pretrained", "load_from_checkpoint=last.ckpt", "init_from=VALUE"),
     Habit("ckpt ckpt_path checkpoint_path resume_from_checkpoint resume_from trainer.ckpt_path "
           "trainer.resume_from_checkpoint", "ckpt_path=last.ckpt",
-          why="a run goes on by its own command, or by triptych-train resume=RUN alone; "
-          "init_from=RUN begins with its weights"),
+          why="resume a run by repeating its command, or with triptych-train resume=RUN; "
+          "start from its weights with init_from=RUN"),
     Habit("ckpt_path checkpoint checkpoint_path load_from_checkpoint run trained", "ckpt_path=x",
           "ckpt=VALUE", commands=OPENING),
     Habit("callbacks.model_checkpoint.monitor callbacks.model_checkpoint.save_top_k "
           "callbacks.model_checkpoint.dirpath callbacks=model_checkpoint",
           "callbacks.model_checkpoint.monitor=val/loss", why=CALLBACKS["ModelCheckpoint"]),
     Habit("trainer.limit_test_batches", "trainer.limit_test_batches=0.1",
-          why="a run is measured on exactly the whole test set; bound.repeats=1 is quick, test=false leaves "
-          "it out"),
+          why="the test uses the whole test set; bound.repeats=1 makes it faster, test=false skips it"),
     Habit("trainer.enable_checkpointing", "trainer.enable_checkpointing=false",
-          why="a run keeps its checkpoints, so that it goes on where it was; leave it out"),
+          why="a run needs its checkpoints to resume; leave this key out"),
     Habit("trainer.max_time", "trainer.max_time=5",
-          why="must be null or DD:HH:MM:SS; ten minutes are 00:00:10:00"),
+          why="must be null or DD:HH:MM:SS, as 00:00:10:00 for ten minutes"),
     Habit("trainer.callbacks", "trainer.callbacks=null",
-          why="these are in callbacks; add one with +callbacks.NAME._target_=CLASS, take one out with "
+          why="use the group callbacks: add one with +callbacks.NAME._target_=CLASS, remove one with "
           "callbacks.NAME=null"),
     Habit("trainer.logger", "trainer.logger=false",
           why="use logger=wandb, logger=tensorboard, logger=mlflow or logger=csv"),
     Habit("trainer.default_root_dir", "trainer.default_root_dir=/x",
-          why="a run writes into its own directory; paths.log_dir=DIR moves all of them"),
+          why="each run has its own directory; paths.log_dir=DIR sets where these are created"),
     Habit("trainer.check_val_every_n_epoch", "trainer.check_val_every_n_epoch=1",
           why="use trainer.val_check_interval, in steps"),
 )
@@ -159,10 +160,10 @@ def answer(key: str, value: str, command: str = "train") -> str:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Suggest a name: the same name in a group, or the ``closest``; otherwise list the names."""
-    # Groups are no keys.
+    # Leave out groups.
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
     inside = [known for known in keys if known.rpartition(".")[2] == name]
-    if inside:  # typed without its group
+    if inside:  # the user left out the group of the key
         return f"did you mean {' or '.join(inside[:3])}?"
     match = closest(name, keys)
     if match:

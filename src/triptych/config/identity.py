@@ -26,9 +26,9 @@ from triptych.errors import UserError
 
 AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
 BUNDLES = ("experiment", "setting", "debug")  # each names several settings that change together
-# Keys of these roles set how to run: they do not change a run's directory.
+# Keys of these roles set how a run is executed; they are no part of its directory's name.
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
-# Keys of these roles do not change a run's figures, so its checkpoint may have other values.
+# Keys of these roles do not change a run's results, so its checkpoint may have other values.
 SAME_FIGURES = {
     Role.PATH,
     Role.START,
@@ -38,8 +38,8 @@ SAME_FIGURES = {
     Role.OUTPUT,
     Role.LABEL,
 }
-SIMULATED = 8  # processes or threads that fewer cores may still run, slowly
-SWEEP = 48  # most characters in the name of a sweep's directory
+SIMULATED = 8  # number of processes or threads that is always allowed, even with fewer cores
+SWEEP = 48  # maximum number of characters in the name of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
 
@@ -134,7 +134,7 @@ def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
 
 def _may_differ(key: str) -> bool:
     """Return whether a key only sets where or how a command starts, and nothing of its run."""
-    if key == "optimized_metric":  # earlier versions had another default, and only a sweep reads it
+    if key == "optimized_metric":  # only sweeps read it, and its default has changed
         return True
     return role(key) is Role.START or role(key.partition(".")[0]) is Role.PATH
 
@@ -165,7 +165,7 @@ def describe_differences(differing: Changes) -> str:
 def plain_name(text: str) -> str:
     """Replace each run of characters unsuitable for file names by a hyphen."""
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
-    return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # .old-HASH ends the name of a run put aside
+    return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # names of replaced runs end with .old-HASH
 
 
 def slug(text: str, limit: int = 120) -> str:
@@ -245,14 +245,14 @@ def root() -> str:
     """Return the root of data and logs: TRIPTYCH_ROOT, else the repository; UserError."""
     place = os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
     if "${" in place:
-        raise UserError(f"TRIPTYCH_ROOT={place}: ${{ begins a reference; use another folder")
+        raise UserError(f"TRIPTYCH_ROOT={place}: must not contain ${{; use another folder")
     return place
 
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    if cpus:  # only some clusters bind a job to its cores
+    if cpus:  # not all clusters restrict a job to its cores
         return int(cpus)
     if hasattr(os, "sched_getaffinity"):  # not on a Mac
         return len(os.sched_getaffinity(0))

@@ -24,11 +24,11 @@ from triptych.declare import (
 )
 from triptych.errors import UserError
 
-# Files of these groups may set any key.
+# Groups whose files may set any key.
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
-OPTIONS = ("_target_", "_partial_", "_convert_")  # all of Hydra's own keys that are used
+OPTIONS = ("_target_", "_partial_", "_convert_")  # the keys of Hydra that are supported
 MODEL_KEYS = tuple(ModelKeys.__annotations__)  # top-level keys that define the model
 
 
@@ -201,7 +201,7 @@ def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...
             folders_below = file.parent.relative_to(home).parts[1:]
             subgroup = ".".join(name for name in folders_below if name != "base")
             for indent, target in TARGET.findall(file.read_text("utf-8", "replace")):
-                if indent and not inner:  # the class of a group within this one
+                if indent and not inner:  # this class belongs to a group within this one
                     continue
                 if subgroup == ("" if indent else inner) and allowed(target):
                     targets[target] = None
@@ -252,7 +252,7 @@ def _refusal(place: str, key: Key, value: Any, command: str) -> str:
             return ""
         return f"{place}={repr(value)[:100]}: must be a group of keys ({', '.join(members(key))})"
     if fits(key.kind, value) or (isinstance(value, dict) and "_target_" in value):
-        return ""  # the class that takes an object checks it
+        return ""  # the class that receives an object checks it
     return answer(place, str(value), command=command) or refusal(place, key.kind, value)
 
 

@@ -60,7 +60,8 @@ SAMPLE_METRICS = {
         Metric("class_accuracy", "class accuracy", HIGHER, "images"),
     )
 }
-# Figures of conditional samples depend on the classes of the samples, so these have a version, too.
+# The classes that samples are drawn for have a version, too, as metrics of conditional samples
+# depend on them.
 CLASSES = Metric("classes", "classes that samples are drawn for", version=2)
 MEASURES = {**SAMPLE_METRICS, CLASSES.name: CLASSES}
 

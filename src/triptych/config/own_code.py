@@ -20,7 +20,8 @@ IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: (its spec, digest of its f
 
 def trusted() -> tuple[str, ...]:
     """Return the packages whose classes configurations may name."""
-    return _trusted(os.environ.get("TRIPTYCH_TRUST", ""))  # a notebook may set it at any time
+    # Read it again each time, as a notebook may change it.
+    return _trusted(os.environ.get("TRIPTYCH_TRUST", ""))
 
 
 @cache
@@ -53,7 +54,7 @@ def remember_imported() -> None:
         if not is_trusted(name):
             continue
         spec = getattr(module, "__spec__", None)
-        # A reload creates a new spec.
+        # A reloaded module has a new spec, so it is recorded again.
         if spec and spec.has_location and IMPORTED.get(name, (None,))[0] is not spec:
             IMPORTED[name] = spec, digest_file(spec.origin)
 

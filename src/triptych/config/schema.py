@@ -37,7 +37,7 @@ class Base:
 
 Group = dict[str, Any]
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
-Repeats = Annotated[int, Ge(1), Le(1_000_000), Unit("draws an item")]
+Repeats = Annotated[int, Ge(1), Le(1_000_000), Unit("draws per item")]
 Threads = Annotated[int, Ge(1), Le(1024), Unit("cores")]
 
 
@@ -145,9 +145,11 @@ class Trainer(TypedDict):
     detect_anomaly: bool
     inference_mode: bool
     sync_batchnorm: bool
-    limit_train_batches: Annotated[Positive | None, Unit("of an epoch: batches, or a share as 0.1")]
-    limit_val_batches: Annotated[Positive | None, Unit("batches, or a share as 0.1")]
-    limit_test_batches: Literal[None, 1.0]  # type: ignore[valid-type]  # and no 1, which is one batch
+    limit_train_batches: Annotated[
+        Positive | None, Unit("batches of an epoch, or a fraction as 0.1")
+    ]
+    limit_val_batches: Annotated[Positive | None, Unit("batches, or a fraction as 0.1")]
+    limit_test_batches: Literal[None, 1.0]  # type: ignore[valid-type]  # the integer 1 would mean one batch
     max_time: Annotated[str | None, Unit("DD:HH:MM:SS")]
     num_sanity_val_steps: Annotated[Literal[-1] | Whole, Unit("batches"), Role.REPORTING]
     enable_model_summary: Annotated[bool | None, Role.REPORTING]
@@ -288,7 +290,7 @@ class Train(ModelKeys, DrawingKeys):
     equal_within: Annotated[Positive | None, Unit("the bound's unit"), Role.START]
     force: Annotated[bool, Role.START]
     retry: Annotated[bool, Role.START]
-    # These are no keys of a run: choices that only set other keys, and keys that the command reads.
+    # These keys are not recorded with a run: they only set other keys, or the command reads them.
     resume: NotRequired[Annotated[FilePath, Role.START]]
     ablation: NotRequired[Annotated[Any, Role.LABEL]]
     experiment: NotRequired[Annotated[Any, Role.LABEL]]
@@ -326,7 +328,7 @@ class Sample(DrawingKeys):
     n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
-    label: bool | int | float | str | None  # checked later: the checkpoint has the classes
+    label: bool | int | float | str | None  # checked later, as the checkpoint defines the classes
     like: Sequence[Whole] | None
     weights: str | None
     threads: Threads | None

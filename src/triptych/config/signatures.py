@@ -32,7 +32,7 @@ class Arguments(NamedTuple):
     """The arguments of a class, with those that it passes on to its parents."""
 
     named: dict[str, Argument]
-    more: bool  # whether it also takes keywords that no signature names
+    more: bool  # whether it accepts **kwargs beyond the named arguments
 
 
 UNKNOWN = Arguments({}, True)

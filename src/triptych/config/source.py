@@ -11,7 +11,7 @@ from pathlib import Path
 from triptych.config.own_code import trusted
 from triptych.errors import UserError
 
-CONFIGS = Path(__file__).parents[3] / "configs"  # the clone's own
+CONFIGS = Path(__file__).parents[3] / "configs"  # the folder of this clone
 
 
 def file_of(name: str) -> Path | None:
@@ -82,7 +82,7 @@ def check_apart() -> None:
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder).as_posix()
             if name in known:
-                raise UserError(f"{file}: {known[name]} has that name; choose another name")
+                raise UserError(f"{file}: same name as {known[name]}; choose another name")
             known[name] = file
 
 

@@ -37,12 +37,12 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 OPTIMISER = re.compile(r"torch\.optim\.[A-Z][A-Za-z0-9]*")
 SCHEDULER = re.compile(r"torch\.optim\.lr_scheduler\.(?P<name>[A-Z][A-Za-z0-9]*)")
 NOT_OWN = {"triptych", "torch", "lightning", "pytorch_lightning", *sys.stdlib_module_names}
-CODE = "takes code; write a class of your own"
-OTHERS = "takes other schedules; write a class of your own"
-PLATEAU = "waits for a figure of validation; write a class of your own"
-LBFGS = "evaluates the loss several times a step, with new draws each time; choose adamw or sgd"
-BASE = "is what the others are made of"
-REASONS = {  # why a class of torch or Lightning cannot be named
+CODE = "needs a function as an argument; write a class of your own"
+OTHERS = "needs other schedulers as arguments; write a class of your own"
+PLATEAU = "needs a validation metric; write a class of your own"
+LBFGS = "evaluates the loss several times per step, each time with new noise; choose adamw or sgd"
+BASE = "is an abstract base class; choose a subclass"
+REASONS = {  # {class of torch or Lightning that is not allowed: the reason}
     "torch.optim.lr_scheduler.LambdaLR": CODE,
     "torch.optim.lr_scheduler.MultiplicativeLR": CODE,
     "torch.optim.lr_scheduler.ChainedScheduler": OTHERS,
@@ -113,14 +113,14 @@ def _key(where: str) -> str:
 
 
 def _refused(target: str, where: str) -> UserError:
-    problem = f"{_key(where)}={target[:100]}: not a class that a configuration may name"
+    problem = f"{_key(where)}={target[:100]}: class is not allowed in a configuration"
     listed = (name for name in read_table()["classes"] if _may_be_named(name))
     close = difflib.get_close_matches(target[:100], listed, n=1, cutoff=0.75)
     if close:
         return UserError(f"{problem}; did you mean {close[0]}?")
     package = target.partition(".")[0]
     if package not in NOT_OWN:
-        fix = f"for code of your own: export TRIPTYCH_TRUST={','.join([*trusted(), package])}"
+        fix = f"to allow your own code, export TRIPTYCH_TRUST={','.join([*trusted(), package])}"
     else:
-        fix = "see docs/security.md for those that it may"
+        fix = "see docs/security.md for the allowed classes"
     return UserError(f"{problem}; {fix}")

@@ -123,7 +123,7 @@ class ConditioningNoise(Augmentation):
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         level = torch.where(uniform() < self.p, self.most * (1 - uniform()), 0.0)
-        u = uniform(*x.shape[1:]).clamp(2**-25, 1 - 2**-24)  # the ends have no finite quantile
+        u = uniform(*x.shape[1:]).clamp(2**-25, 1 - 2**-24)  # the quantiles at 0 and 1 are infinite
         return self.at(x, level, math.sqrt(2) * torch.erfinv(2 * u - 1)), level.unsqueeze(1)
 
     @staticmethod
@@ -181,7 +181,7 @@ def augment(
     if x.ndim != 4:
         shape = tuple(x.shape[1:])
         raise UserError(
-            f"augmentation: is for images (C, H, W), not {shape}; set augmentation=none"
+            f"augmentation: needs images (C, H, W), but items are {shape}; set augmentation=none"
         )
     generator = seeded(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))

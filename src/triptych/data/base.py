@@ -62,8 +62,8 @@ class DataModule(pl.LightningDataModule, ABC):
     computed: tuple[str, ...] = ()  # parts of conditions that a network computes, see `encoders`
     download: bool = False  # whether missing files are fetched
     embedder: Any = None  # a ``captions.Embedder``, for data that have one
-    shown: str = "test"  # the split shown beside samples; "val" in a run with test=false
-    known_as: str | None = None  # the part of later stages' conditions that these items become
+    shown: str = "test"  # the split whose items are shown next to samples; "val" with test=false
+    known_as: str | None = None  # condition part of later stages that these items provide
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class DataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.splits: dict[str, Split] = {}
-        self.numbers: dict[str, Tensor] = {}  # one for each item of a split, see ``remember``
-        self.augmentations: list[Augmentation] = []  # they change training batches alone
-        # A rank may have no item of a tiny split; nothing is padded, so that is right.
+        self.numbers: dict[str, Tensor] = {}  # a hash of each item, by split; see ``remember``
+        self.augmentations: list[Augmentation] = []  # applied only to training batches
+        # Splits are not padded, so a rank may have no item of a very small split.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @abstractmethod
@@ -93,7 +93,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """Fill `splits` once, whatever the stage."""
         if self.splits:
             return
-        if self.trainer is None:  # without Lightning nobody else calls it
+        if self.trainer is None:  # otherwise Lightning has called it
             self.prepare_data()
         self.splits = self.load()
 
@@ -149,7 +149,7 @@ class DataModule(pl.LightningDataModule, ABC):
         DataError: the data have no captions, or a prompt cannot be encoded.
         """
         problem = f"data {self.name} have no captions"
-        raise DataError(f"prompt={prompts[0]!r}: {problem}; needs a model of captioned data")
+        raise DataError(f"prompt={prompts[0]!r}: {problem}; pass a model of captioned data")
 
     def formula(self) -> dict[str, Any] | None:
         """Return the settings of the formula that draws the items; None if they are from files.
@@ -264,7 +264,7 @@ class Generated(DataModule):
     def load(self) -> dict[str, Split]:
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
-            # One at least, as torch.multinomial refuses to draw none.
+            # Draw at least one, as torch.multinomial refuses 0.
             x, labels = self.draw(max(n, 1), seeded(self.data_seed, Stream.POINTS, stream))
             condition = None if labels is None else Condition(label=labels[:n])
             splits[name] = Split(x[:n].float(), condition)

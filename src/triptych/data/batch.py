@@ -41,7 +41,7 @@ def to_unit(k: Tensor, levels: int) -> Tensor:
 
     The result is float32, of any shape.
     """
-    # Numbers stay whole until the one division, so it is correctly rounded: the ends are exactly -1
+    # Divide only once, and last, so that the result is correctly rounded: the ends are exactly -1
     # and 1.
     return (2 * k.float() - (levels - 1)) / (levels - 1)
 

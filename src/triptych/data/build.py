@@ -25,8 +25,8 @@ from triptych.diffusion.condition import Labels
 from triptych.records import Config, Entries
 
 SPLITS = ("train", "val", "test")
-CHUNK = 4096  # items checked together
-DIGESTED = 1024  # items in memory at a time
+CHUNK = 4096  # number of items that are checked at once
+DIGESTED = 1024  # number of items in memory at once while hashing
 HELD_OUT = ("val", "test")
 
 
@@ -42,7 +42,7 @@ def build_data(config: Config, download: bool = True) -> DataModule:
         if node:
             data.augmentations.append(build(node, f"augmentation.{name}"))
     if not download:
-        data.download = False  # a download would write where an untrusted configuration says
+        data.download = False  # an untrusted configuration must not choose where files are written
     with raised_by("data"):
         data.setup()
     check_contract(data)
@@ -57,9 +57,11 @@ def check_contract(data: DataModule) -> None:
     for name in SPLITS:
         split: Any = data.splits.get(name)
         if not isinstance(split, Split):
-            _refuse(data, f"{name}: load returns no Split of that name; it may be an empty one")
+            _refuse(
+                data, f"{name}: load() returns no Split of this name; return one, empty if need be"
+            )
         if split.levels != data.levels:
-            class_says = f"must be {data.levels}, as the class says"
+            class_says = f"must be {data.levels}, as in the class"
             _refuse(data, f"{name}: levels={split.levels} in its Split; {class_says}")
         _check_shape(data, f"{name}: values", split.values, (len(split), *data.shape))
         if data.levels is None:
@@ -76,7 +78,9 @@ def _check_conditions(data: DataModule, name: str, split: Split) -> None:
     for part_name, kind in data.conditions.items():
         part = parts.get(part_name)
         if part is None:
-            _refuse(data, f"{name}: no {part_name}; each item needs one, as {kind} says")
+            _refuse(
+                data, f"{name}: no {part_name}; each item needs one, as the class declares {kind}"
+            )
         _check_shape(data, f"{name}: {part_name}", part.value, (len(split), *kind.shape))
         if isinstance(kind, Labels):
             present = part.value if part.present is None else part.value[part.present]
@@ -96,7 +100,7 @@ def _check_shape(data: DataModule, place: str, value: Any, shape: tuple[int, ...
     if not isinstance(value, Tensor | Mapped):
         _refuse(data, f"{place}: a {type(value).__name__}; must be a torch.Tensor")
     if tuple(value.shape) != shape:
-        _refuse(data, f"{place} of shape {tuple(value.shape)}; must be {shape}")
+        _refuse(data, f"{place}: shape {tuple(value.shape)}; must be {shape}")
 
 
 def _check_whole_numbers(
@@ -111,24 +115,25 @@ def _check_whole_numbers(
     if dtype not in dtypes:
         _refuse(data, f"{place}: {dtype}; {must} as {' or '.join(map(str, dtypes))}")
     if dtype == torch.uint8 and levels > 255:
-        return  # uint8 cannot be outside, so images on disk need not be read
+        return  # every uint8 value is valid, so images on disk need not be read
     for start in range(0, len(value), CHUNK):
         low, high = value[start : start + CHUNK].aminmax()
         if low < 0 or high >= levels:
-            _refuse(data, f"{place} from {low} to {high}; {must}")
+            _refuse(data, f"{place}: range {low} to {high}; {must}")
 
 
 def _check_numbers(data: DataModule, place: str, value: Tensor | Mapped, largest: float) -> None:
     for start in range(0, len(value), CHUNK):
         size = value[start : start + CHUNK].abs().max().item()
         if not math.isfinite(size):
-            _refuse(data, f"{place}: one from item {start} on is not finite; all must be")
+            _refuse(
+                data, f"{place}: a value from item {start} on is not finite; all must be finite"
+            )
         if size > largest:
             _refuse(
                 data,
-                f"{place} up to {size:.4g}; must be at most {largest:g} in absolute value, as "
-                "noise schedules are made for about 1; a class whose data are larger says "
-                "`largest`",
+                f"{place}: absolute values up to {size:.4g}; must be at most {largest:g}, as noise "
+                "schedules expect about 1; for larger data, set `largest` in the class",
             )
 
 
@@ -173,7 +178,7 @@ def fingerprint(data: DataModule) -> Fingerprint:
     if shared:
         about["shared"] = shared
     rows = {name: _rows(data, name, numbers) for name, numbers in items.items()}
-    # Rows are sorted, because the order of a set does not matter.
+    # Sort the rows, because the fingerprint must not depend on the order of the items.
     whole, test = _sorted(np.concatenate([*rows.values()])), _sorted(rows["test"])
     return Fingerprint(_hex(facts, whole, test), _hex(facts, *rows.values()), n, items, about)
 
@@ -185,7 +190,7 @@ def _facts(data: DataModule) -> list[Any]:
     read = {name: kind for name, kind in kinds.items() if name not in data.computed}
     if read:
         facts.append(read)
-    if data.computed:  # last digits of tokens differ between machines; encoders' names do not
+    if data.computed:  # hash the encoders' names, as last digits of tokens differ between machines
         facts.append([kinds, *data.encoders])
     return facts
 
@@ -208,7 +213,7 @@ def _rows(data: DataModule, name: str, items: Tensor) -> np.ndarray:
         if part_name != "label" and part_name not in data.computed:
             columns += _part_columns(split, part_name)
     if "text" in data.computed:
-        captions: list[str] = data.captions[name]  # type: ignore[attr-defined]  # of ``Captioned``
+        captions: list[str] = data.captions[name]  # type: ignore[attr-defined]  # ``Captioned`` defines it
         columns.append(_text_column(captions))
     return np.stack(columns, 1)
 

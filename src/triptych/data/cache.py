@@ -58,7 +58,7 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
         json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12
     )
     for file in files:
-        facts = (top / file).stat()  # ctime cannot be set, unlike mtime by tar and rsync
+        facts = (top / file).stat()  # use ctime, too, as tar and rsync set mtime
         line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n"
         name.update(line.encode("utf-8", "surrogateescape"))
     return name.hexdigest()
@@ -75,15 +75,14 @@ def cached_images(
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
         with _written(data) as file:
-            # The file is not written through the map, so that a full disk is an error and not a
-            # crash.
+            # Do not write through a memory map, where a full disk would crash the process.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
             items = np.empty(n, np.int64)
             for i, image in enumerate(images):
                 items[i] = item_number(image)
                 file.write(np.ascontiguousarray(image, np.uint8).tobytes())
-            # Written first, so that both are complete if the images are there.
+            # Write this file first, so that both are complete if the images' file exists.
             with _written(digests) as second:
                 np.save(second, items)
     array = np.load(data, mmap_mode="r", allow_pickle=False)

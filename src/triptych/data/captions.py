@@ -27,11 +27,11 @@ from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
 from triptych.files import load_tensors, open_regular
 from triptych.networks.contrastive import ContrastiveNetwork
 
-FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
-ROWS = 512  # items embedded at a time
+FILE = "encoder.pt"  # the encoder's file in the directory of a run of model=contrastive
+ROWS = 512  # number of items that are embedded at once
 # Parts of a condition: the embeddings of an image and of its caption, and the caption's tokens.
 IMAGE, CAPTION, TEXT = "embedding", "text_embedding", "text"
-MOST = 2**16  # most bytes of a caption's file
+MOST = 2**16  # maximum number of bytes of a caption's file
 
 
 class Embedder:
@@ -49,7 +49,7 @@ class Embedder:
         file = Path(path).expanduser()
         if file.is_dir():
             file = file / FILE
-        fix = "needs the directory of a finished run of model=contrastive"
+        fix = "pass the directory of a finished run of model=contrastive"
         try:
             about = load_tensors(file)
             if (
@@ -64,7 +64,7 @@ class Embedder:
             )
             if not issubclass(kind, ContrastiveNetwork):
                 raise TypeError(about["_target_"])
-            with torch.device("meta"):  # no memory beyond the file's own tensors
+            with torch.device("meta"):  # allocate no memory besides the tensors of the file
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
         except Exception as error:  # an untrusted file can raise any error
@@ -73,7 +73,7 @@ class Embedder:
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
         vectors: Kind = Vectors(self.width)
-        self.conditions = {IMAGE: vectors, CAPTION: vectors}  # ``add_to``'s
+        self.conditions = {IMAGE: vectors, CAPTION: vectors}  # the parts that ``add_to`` adds
 
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
         """Raise DataError unless the encoder was trained on such images and texts.
@@ -81,8 +81,9 @@ class Embedder:
         ``shape``: of an image; ``text``: the kind of the texts.
         """
         if self.shape != shape or self.text != text:
-            problem = f"of images {self.shape} with {self.text}, the data's are {shape} with {text}"
-            raise DataError(f"{self.what}: {problem}; needs a contrastive run on the same data")
+            known = f"trained on images {self.shape} with {self.text}"
+            problem = f"{known}, but the data have {shape} with {text}"
+            raise DataError(f"{self.what}: {problem}; pass a contrastive run on the same data")
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:
@@ -294,6 +295,6 @@ def read_caption(image: Path) -> str:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
     if not 0 < len(text) <= MOST:
         raise DataError(
-            f"data.root: {file} has {len(text)} characters; needs a caption of 1 to {MOST}"
+            f"data.root: {file} has {len(text)} characters; a caption must have 1 to {MOST}"
         )
     return text

@@ -19,7 +19,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
     They are in scikit-learn's order.
     """
-    # The file is read directly, because the import of sklearn.datasets takes seconds.
+    # Read the file directly, because the import of sklearn.datasets takes seconds.
     files = places("sklearn.datasets.data")
     if not files:
         raise DataError(

@@ -21,9 +21,9 @@ from triptych.errors import UserError
 from triptych.files import limit, open_regular
 from triptych.terminal import progress_bar
 
-# The format follows from a file's content, not its name: Pillow would hand an EPS to Ghostscript.
+# Allowed formats. Pillow detects the format by the content, and would pass an EPS to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-AHEAD = 256  # images decoded beyond the next one, at most
+AHEAD = 256  # maximum number of images that are decoded ahead
 Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit below
 
 
@@ -62,7 +62,9 @@ def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image
             scaled.putalpha(Image.fromarray(values != clear))
         return scaled
     if image.mode in ("I", "F"):
-        raise DataError(f"data.root: {file} has 32 bits a pixel; needs 8 or 16 a channel")
+        raise DataError(
+            f"data.root: {file} has 32-bit channels; convert it to 8 or 16 bits per channel"
+        )
     return image
 
 
@@ -74,9 +76,8 @@ def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image
         return image
     if background is None:
         raise DataError(
-            f"data.background=null: {file} is transparent in part; needs a grey level to lay "
-            "it over, from 0"
-            " (black) to 255 (white)"
+            f"data.background=null: {file} has transparent pixels; pass the grey level behind "
+            "them, from 0 (black) to 255 (white)"
         )
     return Image.alpha_composite(Image.new("RGBA", image.size, (*(background,) * 3, 255)), image)
 
@@ -153,7 +154,7 @@ class ImageFolder(DataModule):
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
                 with progress_bar(desc="images", total=len(files), disable=quiet) as bar:
-                    # Not all at once: they would wait in memory.
+                    # Limit the images that wait in memory.
                     for start in range(0, len(files), AHEAD):
                         some = files[start : start + AHEAD]
                         for image in pool.map(

@@ -32,7 +32,7 @@ class ImageEmbeddings(DataModule):
         super().__init__(**loading)
         if not isinstance(base, Captioned):
             raise DataError(
-                f"data.base: a {type(base).__name__}; needs data with captions, as shapes"
+                f"data.base: {type(base).__name__} has no captions; pass captioned data, as shapes"
             )
         base.embed(embeddings)
         assert base.embedder is not None

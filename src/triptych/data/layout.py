@@ -64,14 +64,14 @@ def list_images(root: Path) -> list[Path]:
 def _is_listed(folder: Path, entry: DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name in FOREIGN:
         return False
-    # The images of a folder that a link within it leads to would appear again and again.
+    # Skip a link to a folder that contains it, because its images would appear repeatedly.
     return not (entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()))
 
 
 def check_folder(root: Path) -> None:
     """Raise DataError unless ``root`` is a folder."""
     if not root.is_dir():
-        fix = "needs a folder with images; arrays need a class of your own, docs/own-code.md"
+        fix = "pass a folder with images; for arrays see docs/own-code.md"
         raise DataError(f"data.root={str(root)!r}: no such folder; {fix}")
 
 
@@ -85,7 +85,7 @@ def read_layout(root: Path) -> Layout:
     key = f"data.root={str(root)!r}"
     files = list_images(root)
     if not files:
-        raise DataError(f"{key}: no images there; they end in {', '.join(ENDINGS)}")
+        raise DataError(f"{key}: no images found; their names must end in {', '.join(ENDINGS)}")
     splits = [_split_of(file) for file in files]
     depth = 0  # number of folders above the classes
     if any(splits):
@@ -97,8 +97,8 @@ def read_layout(root: Path) -> Layout:
         return Layout(files, splits, [], [])
     if "" in classes:
         loose = files[folders.index("")]
-        problem = f"{loose} lies beside class folders"
-        raise DataError(f"{key}: {problem}; needs all images in folders, or none")
+        problem = f"{loose} is in no class folder"
+        raise DataError(f"{key}: {problem}; put all images into class folders, or none")
     numbers = {name: number for number, name in enumerate(classes)}
     return Layout(files, splits, classes, [numbers[folder] for folder in folders])
 
@@ -116,18 +116,16 @@ def _class_folder(file: Path, depth: int) -> str:
 def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str]) -> None:
     for file, split in zip(files, splits, strict=True):
         if not split:
-            fix = "put classes into train/CLASS/, or rename the folder that is named as a split"
-            raise DataError(f"{key}: {file} lies beside folders of splits; {fix}")
+            fix = "put it into one, as train/CLASS/, or rename folders that are not splits"
+            raise DataError(f"{key}: {file} is in no split folder (train, val, test); {fix}")
     if "train" not in splits:
         top = files[0].parts[0]
-        raise DataError(
-            f"{key}: {top}/ is there, but no train/; add it, or name {top} as data.root"
-        )
+        raise DataError(f"{key}: has {top}/ but no train/; add train/, or pass {top}/ as data.root")
 
 
 def place(file: Path, data_seed: int) -> float:
     """Hash an image's path under the root to [0, 1), independently of other images."""
-    # NFC: some file systems return é as e with a combining accent.
+    # Normalize to NFC, as some file systems return é as e with a combining accent.
     name = unicodedata.normalize("NFC", file.as_posix())
     path = f"{data_seed}/{name}".encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(path, digest_size=8)
@@ -143,14 +141,14 @@ def split_files(
     """
     if val_fraction + test_fraction >= 1:
         both = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
-        raise DataError(f"{both}: leave none to train on; needs a sum below 1")
+        raise DataError(f"{both}: no items are left for training; their sum must be below 1")
     places = np.array([place(file, data_seed) for file in layout.files])
     order = np.argsort(places, kind="stable")
     folders = np.array(layout.splits)[order]
     pool = order[np.isin(folders, ("", "train"))]
     val = 0.0 if "val" in layout.splits else val_fraction
     test = 0.0 if "test" in layout.splits else test_fraction
-    # Test items come first, so that another val_fraction leaves them as they are.
+    # Take the test items first, so that they do not depend on val_fraction.
     tested, validated, trained = np.split(pool, np.searchsorted(places[pool], [test, test + val]))
     splits = {"train": trained, "val": validated, "test": tested}
     for name in ("val", "test"):

@@ -31,7 +31,8 @@ class Mixture(Generated):
         super().__init__(**sizes)
         try:
             self.gaussians = GaussianMixture(weights, means, covariances)
-        except (RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
+        # torch raises any of these for lists of unequal length.
+        except (RuntimeError, TypeError, ValueError) as error:
             raise DataError(f"data.weights, data.means, data.covariances: {error}") from error
         self.num_classes, self.shape = len(self.gaussians.weights), (self.gaussians.dim,)
 

@@ -33,7 +33,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     whole = min(shape) > 0 and len(data) == head + math.prod(shape)
     if data[:4] != bytes([0, 0, 8, dims]) or not whole:
         raise DataError(
-            f"data.root: {file} is damaged, or no idx file of {dims} dimensions of bytes"
+            f"data.root: {file} is not a complete idx file of bytes with {dims} dimensions"
         )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
@@ -47,7 +47,7 @@ class Mnist(Official):
     """
 
     name = "mnist"
-    official = "MNIST"  # torchvision's name of the class and of the folder
+    official = "MNIST"  # name of the class and the folder in torchvision
     shape = (1, 28, 28)
     num_classes = 10
 
@@ -71,8 +71,8 @@ class Mnist(Official):
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
             problem = f"{image_file} has {len(images)} images, {label_file} {len(labels)} labels"
-            raise DataError(f"data.root: {problem}; must be equal")
-        # Copies, as torch does not take read-only memory.
+            raise DataError(f"data.root: {problem}; replace the wrong file")
+        # Copy the arrays, as torch does not support read-only memory.
         return torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64))
 
 

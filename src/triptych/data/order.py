@@ -86,7 +86,7 @@ class TrainLoader:
         step = self.first()
         if not self.ahead:
             yield from map(self.batch, count(step))
-        # Threads are safe: a batch depends on its step alone.
+        # Threads do not change the order, as a batch depends only on its step.
         with ThreadPoolExecutor(self.ahead) as pool:
             coming = deque(pool.submit(self.batch, step + k) for k in range(self.ahead))
             for later in count(step + self.ahead):
@@ -132,6 +132,6 @@ class EvalLoader:
             if self.numbers is not None and not torch.equal(
                 batch.numbers(), self.numbers[batch.index]
             ):
-                problem = f"items of {self.name} are no longer those that the run began with"
-                raise DataError(f"data: {problem}; a Split must give the same ones each time")
+                problem = f"items of {self.name} have changed since the run began"
+                raise DataError(f"data: {problem}; a Split must always return the same items")
             yield batch.pin() if self.pin_memory else batch

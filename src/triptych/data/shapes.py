@@ -28,7 +28,7 @@ from triptych.diffusion.condition import Condition, Images, Kind
 from triptych.diffusion.draws import Stream, mix
 
 SIDE, LEVELS = 16, 16  # pixels of a picture; levels of a colour
-LOW = "low"  # the part of a condition that holds the halved picture
+LOW = "low"  # name of the condition part that holds the picture at half resolution
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("square", "circle", "triangle"),
     "colour": ("red", "green", "blue", "yellow"),
@@ -36,11 +36,11 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "side": ("left", "right"),
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
-WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # pixels of each of one, two, three shapes
-TRIES = 1000  # attempts to draw a picture that no other split has
-SHADES = range(12, 16)  # a shape's level
-GROUNDS = range(4)  # the background's level
-PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may say the side, or not
+WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # widths in pixels, for pictures of one, two and three shapes
+TRIES = 1000  # maximum number of attempts to draw a picture that no other split contains
+SHADES = range(12, 16)  # grey levels of shapes
+GROUNDS = range(4)  # grey levels of the background
+PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may name the side
 PHRASES = (
     "{count} {colour} {shape}",
     "{count} {shape} in {colour}",
@@ -52,7 +52,7 @@ MEANS = {
 MEANS["a"] = ("count", 0)
 
 
-Combination = tuple[int, ...]  # places in ``ATTRIBUTES``: shape, colour, count - 1, side
+Combination = tuple[int, ...]  # indices in ``ATTRIBUTES``: shape, colour, count - 1, side
 COMBINATIONS: list[Combination] = list(
     product(*(range(len(values)) for values in ATTRIBUTES.values()))
 )
@@ -220,14 +220,14 @@ class Shapes(Captioned, Generated):
         whole, splits, captions = {}, {}, {}
         trained = [what for what in COMBINATIONS if what[:3] not in self.held_out]
         known: set[bytes] = set()
-        # Training gives way to the other splits, so the test set stays the same.
+        # Draw the training set last, so that its size does not change the test set.
         for stream, name in enumerate(("test", "val", "train")):
             choices = trained if name == "train" else COMBINATIONS
             random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
             drawn = draw_pictures(self.sizes[name], choices, random, known)
             if drawn is None:
-                problem = "the other splits have nearly all pictures of a kind"
-                fix = "needs smaller data.test_size or data.val_size"
+                problem = "too few pictures are left that no other split has"
+                fix = "set smaller data.test_size or data.val_size"
                 raise DataError(f"data.{name}_size={self.sizes[name]}: {problem}; {fix}")
             known |= {picture.tobytes() for picture in drawn.x.numpy()}
             captions[name] = drawn.captions

@@ -10,10 +10,11 @@ from triptych.declare import FilePath
 from triptych.errors import DataError
 from triptych.files import limit
 
-# The directories beside root, root/NAME and root/NAME/raw to search, by torchvision's name.
+# {name in torchvision: directories to search, besides root, root/NAME and root/NAME/raw}
 PLACES: dict[str, tuple[str, ...]] = {
     "MNIST": (),
-    "FashionMNIST": ("fashion-mnist", "/usr/share/datasets/fashion-mnist"),  # the latter Debian's
+    # The second is Debian's.
+    "FashionMNIST": ("fashion-mnist", "/usr/share/datasets/fashion-mnist"),
 }
 IDX_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 CAPTIONED = "triptych.data.captions.CaptionedFolder"
@@ -24,7 +25,7 @@ CIFAR_FOLDER = "cifar-10-batches-py"
 def folder_path(root: FilePath | None) -> Path:
     """Return ``root`` as a path; DataError if it is not set."""
     if root is None:
-        raise DataError("data.root: must be the folder of the data, as in data.root=/path/to/it")
+        raise DataError("data.root: not set; pass the folder of the data, as data.root=/path/to/it")
     return Path(root).expanduser()
 
 
@@ -35,7 +36,7 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
     """
     names = [f"{part}-ubyte" for part in IDX_PARTS]
     inside = (f"{official}/raw", official, *PLACES[official], ".")
-    # An absolute path stands for itself; the user's own places come before it.
+    # Search the folders below root first, then the absolute paths.
     folders = sorted((root / place for place in inside), key=lambda f: not f.is_relative_to(root))
     for folder in folders:
         files = [_plain_or_zipped(folder / name) for name in names]
@@ -44,7 +45,7 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
     listed = ", ".join(f"{name}[.gz]" for name in names)
     places = ", ".join(map(str, folders))
     raise DataError(
-        f"data.root={str(root)!r}: no {official} there; needs {listed}, all in one of {places}; "
+        f"data.root={str(root)!r}: no {official} found; put {listed} into one of {places}; "
         "or set data.download=true"
     )
 
@@ -66,27 +67,30 @@ def torchvision_refusals(root: Path) -> Iterator[None]:
 def check_val_size(val_size: int, items: int) -> None:
     """Raise DataError unless something is left of ``items`` to train on."""
     if not 0 <= val_size < items:
-        raise DataError(f"data.val_size={val_size}: {items} items in train; needs 0 to {items - 1}")
+        raise DataError(
+            f"data.val_size={val_size}: train has {items} items; must be 0 to {items - 1}"
+        )
 
 
 def check_pixels(size: int) -> None:
     """Raise DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
     most = limit("TRIPTYCH_MAX_PIXELS")
     if size * size > most:
-        problem = f"{size * size} pixels an image, more than {most}"
-        raise DataError(f"data.size={size}: {problem}; needs a smaller one")
+        problem = f"{size * size} pixels per image, more than {most}"
+        raise DataError(f"data.size={size}: {problem}; set a smaller size")
 
 
 def check_cifar(root: Path) -> None:
     """Raise DataError for a root without CIFAR-10's folder."""
     if not (root / CIFAR_FOLDER).is_dir():
         raise DataError(
-            f"data.root={str(root)!r}: no {CIFAR_FOLDER} there, which holds CIFAR-10; "
-            "or set data.download=true"
+            f"data.root={str(root)!r}: no folder {CIFAR_FOLDER} in it; pass the folder that "
+            "contains it, or set data.download=true"
         )
 
 
-FILES: dict[str, Callable[[Path], Any]] = {  # class -> finds its files, or raises DataError
+# {class: function that finds its files, or raises DataError}
+FILES: dict[str, Callable[[Path], Any]] = {
     **dict.fromkeys(FOLDERS, read_layout),
     "triptych.data.mnist.Mnist": lambda root: idx_parts(root, "MNIST"),
     "triptych.data.mnist.FashionMnist": lambda root: idx_parts(root, "FashionMNIST"),

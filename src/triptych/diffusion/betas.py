@@ -17,7 +17,7 @@ from triptych.declare import Ge, Gt, Le, Lt
 from .schedule import Linear
 
 Beta = Annotated[float, Gt(0), Lt(1)]
-NEAR = 1e-3  # share of a step to which a float32 t or gamma is rounded
+NEAR = 1e-3  # tolerance, in steps, within which a float32 t or gamma is rounded to a step
 
 
 class Betas(Linear):
@@ -47,7 +47,7 @@ class Betas(Linear):
         if trained_betas is not None:
             betas = torch.tensor(list(trained_betas), dtype=torch.float32)
             if len(betas) != steps:
-                fix = f"must be the {steps} of schedule.num_train_timesteps"
+                fix = f"must be {steps}, as schedule.num_train_timesteps"
                 raise ValueError(f"schedule.trained_betas: {len(betas)} numbers; {fix}")
         elif beta_schedule == "linear":
             betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
@@ -62,9 +62,9 @@ class Betas(Linear):
         table = torch.log((1 - kept) / kept)
         if not (table.isfinite().all() and (table.diff() > 0).all()):
             problem = (
-                "each beta must lower alphas_cumprod in float32, and the last leave some signal"
+                "alphas_cumprod must be below 1, decrease at each step, and stay above 0 in float32"
             )
-            raise ValueError(f"schedule: {problem}")
+            raise ValueError(f"schedule: {problem}; change the betas")
         super().__init__(table[0].item(), table[-1].item())
         self.last = steps - 1
         self.table: Tensor

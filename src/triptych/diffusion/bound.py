@@ -26,7 +26,7 @@ from .reverse_variance import (
 )
 from .schedule import Schedule
 
-Continuous = Annotated[None, "continuous time"]  # reports write this for null
+Continuous = Annotated[None, "continuous time"]  # the text that reports show for null
 
 
 class BoundTerms(NamedTuple):
@@ -83,7 +83,7 @@ class Bound:
             names = {kind: name for name, kind in ReverseVariance.named.items()}
             name = names.get(type(self.variance), type(self.variance).__name__)
             raise ValueError(
-                f"bound.variance={name}: is of a step; set bound.steps=T, or beta_tilde"
+                f"bound.variance={name}: needs discrete steps; set bound.steps=T, or use beta_tilde"
             )
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .draws import Stream, seeded
 
-# The part that describes the augmentation of a training image; prompts never have it.
+# Name of the part that describes how a training image was augmented. Prompts never have it.
 AUGMENTATION = "augmentation"
-# The part that says which member of a network an item trains; it exists in training only.
+# Name of the part with the network member that an item trains. It exists only in training.
 MEMBER = "network.member"
 
 
@@ -63,7 +63,7 @@ class Tokens:
         return self.length, self.width
 
 
-Kind = Labels | Vectors | Images | Tokens  # what a data set declares for each part
+Kind = Labels | Vectors | Images | Tokens  # a data set declares one for each part
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +110,9 @@ class Condition:
         self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
         sizes = {len(tensor) for tensor in self.tensors()}
         if len(sizes) != 1:
-            items = f"{', '.join(self.parts)} of {sorted(sizes)} items"
-            raise ValueError(f"condition: {items}; needs one part or more, of as many items each")
+            problem = f"parts [{', '.join(self.parts)}] with {sorted(sizes)} items"
+            fix = "pass at least one part, and equally many items in all parts"
+            raise ValueError(f"condition: {problem}; {fix}")
 
     @staticmethod
     def of(**parts: Tensor | Part | None) -> Condition | None:
@@ -136,7 +137,7 @@ class Condition:
     def label(self) -> Tensor:
         """The value of the part "label", (B,) int64; ValueError if there is no such part."""
         if "label" not in self.parts:
-            raise ValueError(f"condition: {', '.join(self.parts)}; needs a label")
+            raise ValueError(f"condition: has no part label, only {', '.join(self.parts)}")
         return self.parts["label"].value
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:

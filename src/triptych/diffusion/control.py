@@ -33,10 +33,10 @@ from .reference import BaselineErrors
 from .times import Piecewise
 
 ITEMS, REPEATS = 128, 8
-NODES = 9  # of the piecewise linear b(t) and m(t)
-STIFF = 0.3  # weight of b's change between nodes beside the data's own weight at a node
-LOOKS = 8  # draws an item by which the density is estimated
-BINS = 32  # equal bins of the density of times
+NODES = 9  # number of nodes of the piecewise linear functions b(t) and m(t)
+STIFF = 0.3  # smoothness penalty of b, relative to the weight of the data at a node
+LOOKS = 8  # draws per item to estimate the density of times
+BINS = 32  # number of equal bins of the density of times
 UNIFORM = 0.2
 
 

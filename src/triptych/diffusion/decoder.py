@@ -19,8 +19,8 @@ from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
-LOW = -20.0  # below this gamma float32 loses more than a thousandth of z_0's noise
-# The number of logits in memory at once: a colour image of 64 x 64 has 256 x 12288.
+LOW = -20.0  # below this gamma, rounding in float32 is over 0.1% of the noise in z_0
+# Maximum number of logits in memory at once. One colour image of 64 x 64 has 256 x 12288.
 LOGITS = 2**23
 
 
@@ -118,17 +118,17 @@ class DiscretisedGaussian(Decoder):
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
         precision = 1 / (sigma * self.share) if self.share else alpha / sigma
-        # By symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits.
+        # Use the symmetry to move the interval to the lower tail, where log_ndtr is accurate.
         sign = torch.where(offset > 0, -1.0, 1.0)
         upper = (sign * offset + self.half) * precision
         lower = (sign * offset - self.half) * precision
         first, last = x < -1 + self.half, x > 1 - self.half
-        # The grid's outer cells are open: their outer edge is at infinity, where sign moved it.
+        # The outer cells of the grid extend to infinity, on the side that ``sign`` has chosen.
         upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
         lower = torch.where((first & (sign > 0)) | (last & (sign < 0)), -torch.inf, lower)
         log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
         log_prob: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
-        # That difference is lost for a cell much narrower than the noise, whose density is not.
+        # For cells much narrower than the noise this difference rounds to 0; use the density there.
         width, middle = 2 * self.half * precision, (offset * precision).square()
         density = (
             torch.log(width) - 0.5 * (math.log(2 * math.pi) + middle) + width**2 * (middle - 1) / 24

@@ -77,14 +77,12 @@ class MuTildeOutput(Output):
 
     def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
         if objective_steps is None:
-            raise ValueError(
-                "objective=mu_tilde: its mean is that of a step; set objective.steps=T"
-            )
+            raise ValueError("objective=mu_tilde: needs discrete steps; set objective.steps=T")
         if objective_steps > 10_000:
             raise ValueError(
-                f"objective.steps={objective_steps}: objective=mu_tilde has at most 10000, as "
-                "the mean of a "
-                "shorter step is z in float32; use fewer steps, or objective=x0, epsilon, v"
+                f"objective.steps={objective_steps}: objective=mu_tilde allows at most 10000, as "
+                "the mean of a shorter step equals z in float32; use fewer steps, or objective=x0, "
+                "epsilon or v"
             )
 
         def row(alpha: Tensor, sigma: Tensor) -> Row:
@@ -112,7 +110,7 @@ class LevelOutput(nn.Module):
         super().__init__()
         if not levels or levels < 2:
             raise ValueError(
-                f"objective=levels: needs data with discrete levels, these have levels={levels}; "
+                f"objective=levels: needs data with discrete levels, but levels={levels}; "
                 "set objective=x0, epsilon, score or v"
             )
         self.per_dim = levels
@@ -121,8 +119,8 @@ class LevelOutput(nn.Module):
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         centres = self.centres.view(-1, *(1,) * (z.ndim - 1))
         alpha_k, sigma_k = (a.unsqueeze(1) if a.ndim else a for a in (alpha, sigma))
-        # The square is not expanded: for the levels close to z the difference is then small and
-        # exact, and all other levels have no weight.
+        # Do not expand the square: so the difference is exact for levels close to z, and only these
+        # have weight.
         evidence = -0.5 * ((z.unsqueeze(1) - alpha_k * centres) / sigma_k).square()
         probabilities = torch.softmax(raw + evidence, dim=1)
         return Prediction("x0", (probabilities * centres).sum(1), z, alpha, sigma)

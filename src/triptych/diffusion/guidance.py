@@ -57,14 +57,12 @@ class ClassifierFree(Wrapper):
     ):
         super().__init__(denoiser)
         if not denoiser.conditional:
-            fix = "the model knows no conditions; train one with model.conditional=true"
+            fix = "the model is not conditional; train one with model.conditional=true"
             raise ValueError(f"guidance.scale={scale}: {fix}")
         for name in parts or ():
             if name not in denoiser.conditions:
                 known = ", ".join(denoiser.conditions)
-                raise ValueError(
-                    f"guidance.parts: {name!r} is no part of the condition; use {known}"
-                )
+                raise ValueError(f"guidance.parts: the condition has no part {name!r}; use {known}")
         if interval is not None and not interval[0] < interval[1]:
             raise ValueError(
                 f"guidance.interval={interval}: must be null or two gammas [low, high]"
@@ -159,8 +157,8 @@ class Auto(Wrapper):
     def __init__(self, denoiser: AnyDenoiser, weak: Opened, scale: float = 1.0):
         super().__init__(denoiser)
         if str(weak.process) != str(denoiser.process):
-            problem = f"its process {weak.process} is not the model's {denoiser.process}"
-            raise ValueError(f"guidance.weak: {problem}; pass one of the same process")
+            problem = f"its process {weak.process} differs from the model's, {denoiser.process}"
+            raise ValueError(f"guidance.weak: {problem}; pass a model with the same process")
         self.weak, self.scale = weak, float(scale)
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:

@@ -135,7 +135,7 @@ class Monotone(LearnedEndpoints):
             scale = 2 * nats.detach() / whole_batch(nats).mean()
 
         def rescale(gradient: Tensor) -> Tensor:
-            assert scale is not None  # the losses are set before they go back
+            assert scale is not None  # set_losses() is called before backward()
             return (gradient * scale).to(gradient)
 
         self._rescale = rescale

@@ -78,10 +78,12 @@ class Likelihood:
         seed: int = 0,
     ):
         if dequantisation == "uniform" and (levels is None or levels < 2):
-            raise ValueError("likelihood.dequantisation=uniform: needs data with levels; set none")
+            raise ValueError(
+                "likelihood.dequantisation=uniform: needs data with discrete levels; use none"
+            )
         if dequantisation == "lossless" and decoder is None:
             raise ValueError(
-                "likelihood.dequantisation=lossless: needs a decoder p(x | z_0); set uniform"
+                "likelihood.dequantisation=lossless: needs a decoder p(x | z_0); use uniform"
             )
         self.schedule, self.tolerance, self.probes = schedule, tolerance, probes
         self.dequantisation, self.decoder, self.levels, self.seed = (
@@ -106,9 +108,8 @@ class Likelihood:
         """
         if not denoiser.has_likelihood:
             raise ValueError(
-                f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is "
-                "not the score "
-                "of any density; use the denoiser without it"
+                f"{type(denoiser).__name__} has no likelihood: a guided or clipped prediction is "
+                "not the score of a density; pass the model's own denoiser"
             )
         index = torch.arange(len(x)) if index is None else index.cpu()
         # The divergence needs autograd even if the caller is in inference mode.
@@ -240,8 +241,8 @@ class Flow:
 
     def _traces(self, u: Tensor, drift: Tensor) -> Tensor:
         """Return v^T J v for each probe (P, B), or the trace of J (1, B)."""
-        # One product at a time: under vmap, networks in channels-last layout and custom kernels
-        # fail.
+        # Compute one product at a time, because vmap fails for the channels-last layout and for
+        # custom kernels.
         if self.probes is None:
             total = torch.zeros(len(u), dtype=u.dtype, device=u.device)
             for k in range(u[0].numel()):

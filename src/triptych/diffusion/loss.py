@@ -303,7 +303,7 @@ class EDM2(EDM, nn.Module):
     ):
         nn.Module.__init__(self)
         super().__init__(mean, std, sigma_data)
-        # Its own generator: networks that are built later start as they do under other losses.
+        # Use a separate generator, so that networks get the same initial weights with any loss.
         own = torch.Generator().manual_seed(0)
         self.register_buffer("frequency", 2 * math.pi * torch.randn(channels, generator=own))
         self.register_buffer("phase", 2 * math.pi * torch.rand(channels, generator=own))
@@ -314,14 +314,14 @@ class EDM2(EDM, nn.Module):
         waves = math.sqrt(2) * torch.cos(
             gamma.to(self.row).unsqueeze(-1) / 8 * self.frequency + self.phase
         )
-        # Not a matrix product, which autocast would round to half precision.
+        # Do not use a matrix product, which autocast would round to half precision.
         return (waves * (self.row / self.row.norm())).sum(-1)
 
     def weight(self, at: Level) -> Tensor:
         return super().weight(at) * torch.exp(-self.uncertainty(at.gamma))
 
     def nats(self, at: Level, squared: Tensor, dims: int) -> Tensor:
-        # A growing row would learn ever more slowly, see ``networks.edm2``.
+        # Normalize the row: the longer it is, the less a step changes it; see ``networks.edm2``.
         if self.training:
             self.row.data.div_(self.row.data.square().mean().sqrt())
         u = self.uncertainty(at.gamma)

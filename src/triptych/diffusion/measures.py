@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .mixture import GaussianMixture
 
-DISTANCES = 2**23  # the number of distances in memory at once
+DISTANCES = 2**23  # maximum number of distances in memory at once
 
 
 # points --------------------------------------------------------------------------------
@@ -109,9 +109,7 @@ def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
     """
     a, b = (Moments.of([one]) if isinstance(one, Tensor) else one for one in (a, b))
     if min(a.n, b.n) < 2:
-        raise ValueError(
-            f"frechet_distance: {a.n} and {b.n} samples, at least two of each are needed"
-        )
+        raise ValueError(f"frechet_distance: {a.n} and {b.n} samples; needs at least two of each")
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
@@ -127,7 +125,7 @@ def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
     to data, and recall the share of data close to samples (Kynkaanniemi et al. 2019).
     """
     by, rows = by.double(), _rows(by)
-    # The nearest of all is the point itself.
+    # Leave out the nearest point, which is the point itself.
     radius = torch.cat(
         [torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)]
     )

@@ -55,7 +55,7 @@ class GaussianMixture(nn.Module):
         if not constraints.simplex.check(w) or (w == 0).any():
             raise ValueError(f"weights={weights}: must be positive numbers that sum to one")
         if m.ndim != 2 or len(m) != len(w) or len(covariances) != len(w):
-            fix = "must be as many as the weights, each mean a list of one length"
+            fix = "must have one entry per weight, and means of equal length"
             raise ValueError(f"means, covariances: {fix}")
         if not m.isfinite().all():
             raise ValueError(f"means={means}: must be finite")

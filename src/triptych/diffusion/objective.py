@@ -23,8 +23,9 @@ from .reverse_variance import Optimal, ReverseVariance, as_variance, step_below,
 from .schedule import Schedule
 from .times import Density, Stratified, Times
 
-CELLS = 4096  # gammas, each in the middle of a cell of the schedule's range
-# iDDPM's 0.001, of bits, beside a squared error; sum or mean over dimensions alike.
+CELLS = 4096  # number of gammas, at the centres of equal cells of the schedule's range
+# The weight 0.001 of iDDPM, where the bound is in bits; here it is in nats. It is the same for sums
+# and means over dimensions.
 IDDPM = 1e-3 / math.log(2)
 
 
@@ -72,11 +73,13 @@ class Objective:
         if steps is None:
             self._check_continuous(teacher)
         if teacher is not None and self.variance.learned:
-            fix = "set a bound.variance that is not learned"
-            raise ValueError(f"objective.teacher={teacher}: it says nothing of a variance; {fix}")
+            problem = "a teacher cannot train a learned variance"
+            raise ValueError(
+                f"objective.teacher={teacher}: {problem}; use another bound.variance than learned"
+            )
         if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
-            problem = "bound.variance=optimal is measured and not trained"
-            raise ValueError(f"objective/loss=vlb: {problem}; set beta_tilde, beta or learned")
+            problem = "bound.variance=optimal is measured, so it cannot be trained"
+            raise ValueError(f"objective/loss=vlb: {problem}; use beta_tilde, beta or learned")
         if self.variance.learned and not isinstance(loss, Vlb):
             self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
 
@@ -85,12 +88,12 @@ class Objective:
         fix = "set objective.steps=T"
         if self.loss.of_steps:
             name = type(self.loss).__name__
-            raise ValueError(f"objective.loss={name}: is of a step; {fix}")
+            raise ValueError(f"objective.loss={name}: needs discrete steps; {fix}")
         if teacher is not None:
-            problem = "two of its steps become one of T"
+            problem = "distillation needs discrete steps"
             raise ValueError(f"objective.teacher={teacher}: {problem}; {fix}")
         if self.variance.learned:
-            problem = "a learned reverse variance is trained at discrete times"
+            problem = "a learned reverse variance needs discrete steps"
             raise ValueError(f"objective.steps=null: {problem}; {fix}")
 
     def __call__(
@@ -114,16 +117,17 @@ class Objective:
         if self.teacher is not None and self.steps is not None:
             upper = (at.t * self.steps).round() / self.steps
             if isinstance(self.teacher, nn.Module):
-                self.teacher.to(z.device)  # Lightning does not move it: it is no part of the model
+                # It is not part of the model, so Lightning does not move it.
+                self.teacher.to(z.device)
             if condition is not None:
-                # A teacher's members answer together, whichever of the student's an item is for.
+                # The teacher uses all its members, whichever member of the student the item trains.
                 condition = condition.without(MEMBER)
             x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
 
         def kl(squares: Tensor, weight: float = 1.0) -> Tensor:
-            # T times the step's KL, under the bound's variance
+            # Return T times the KL of the step, with the variance of the bound.
             assert self.steps is not None and at.lower is not None
             log_ratio = self.variance.log_ratio(process, at.gamma, at.lower, guess)
             return weight * self.steps * step_kl(squares, at.gamma, at.lower, log_ratio)
@@ -185,7 +189,6 @@ def _natural(loss: Loss) -> float:
         return 1.0
     name = type(loss).__name__
     raise ValueError(
-        f"objective.vlb_weight=null: must be a positive number with {name} as the loss; null "
-        "goes with "
-        "objective/loss=elbo, sigmoid, simple, epsilon and other plain squared errors"
+        f"objective.vlb_weight=null: must be a positive number with {name} as the loss; null is "
+        "only for objective/loss=elbo, sigmoid, simple, epsilon and other plain squared errors"
     )

@@ -195,7 +195,7 @@ class Prediction:
     def _convert(self, to: Row) -> Tensor:
         c, d, unit = self._row
         of_z = _sum(to.c, d, -to.d, c)
-        # One value is a multiple of the other, as for epsilon and the score; z is not needed.
+        # One value is a multiple of the other, as for epsilon and the score, so z is not needed.
         if _is(of_z, 0):
             return _times(unit * (to.c / c if _is(d, 0) else to.d / d), self.value) / to.unit
         of_value = _determinant(to, self.alpha, self.sigma) * unit

@@ -23,14 +23,13 @@ from torch import Tensor
 from .denoiser import level_centres
 from .process import Process
 
-FULL = 1024  # dimensions up to which the whole covariance is used; beyond, its diagonal
-# Dimensions times squared levels up to which the histograms are worth their cost.
+FULL = 1024  # maximum number of dimensions for a full covariance; otherwise its diagonal is used
+# Maximum of dimensions * levels^2 for which histograms are used; beyond it they are too slow.
 LARGEST = 2**16
-# At most this many items are used, and NUMBERS numbers, so memory does not grow with the size of
-# images.
+# Maximum number of items. NUMBERS limits items * dimensions, and thereby the memory.
 MOST = 10_000
 NUMBERS = 2**24
-GRID = 48  # gammas of the table
+GRID = 48  # number of gammas in the table
 NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which its integrals are summed
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
@@ -136,8 +135,8 @@ class BaselineErrors:
         columns = []
         for centre in self.centres:
             away = alpha / sigma * (centre - self.centres)
-            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). It is no
-            # matrix product, whose last digits may change from call to call.
+            # p(k | eps) up to a factor, with the prior p of each dimension: (nodes, K, d). Do not
+            # use a matrix product, whose last digits may differ between calls.
             joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
             error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()
             columns.append((weight[:, None] / weight.sum() * error).sum(0))

@@ -25,7 +25,7 @@ from .process import Process, expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
-NODES = 32  # at most this many gammas at which ``Optimal`` measures the error
+NODES = 32  # maximum number of gammas at which ``Optimal`` measures the error
 
 
 def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ class Optimal(ReverseVariance):
     ) -> Tensor:
         if self.gamma is None or self.epsilon_mse is None:
             raise RuntimeError(
-                "variance=optimal: the denoiser's error is not measured; calibrate the bound"
+                "variance=optimal: the denoiser's error is not measured yet; call measure() first"
             )
         error = _interpolate(gamma_t, self.gamma.to(gamma_t), self.epsilon_mse.to(gamma_t))
         return expand(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
@@ -174,7 +174,7 @@ class Learned(ReverseVariance):
     ) -> Tensor:
         if guess.fraction is None:
             raise ValueError(
-                "variance=learned: this denoiser has none; set beta_tilde, beta or optimal"
+                "variance=learned: this denoiser has none; use beta_tilde, beta or optimal"
             )
         return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(
             guess.fraction

@@ -22,7 +22,7 @@ from triptych.declare import Count, Gt, Le, Lt, Positive, declared
 from .draws import BELOW_ONE
 from .schedule import Schedule
 
-Some = Annotated[float, Gt(0), Le(1)]  # a share above 0
+Some = Annotated[float, Gt(0), Le(1)]  # a fraction above 0
 
 
 @declared("objective.times")
@@ -147,7 +147,7 @@ class Importance(Times):
     ):
         super().__init__()
         if objective_steps is None:
-            problem = "its history is that of a step"
+            problem = "it needs discrete steps, whose losses it stores"
             raise ValueError(f"objective/times=importance: {problem}; set objective.steps=T")
         self.steps, self.history, self.uniform = objective_steps, history, uniform
         self.register_buffer("losses", torch.zeros(objective_steps, history))
@@ -166,10 +166,12 @@ class Importance(Times):
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
         step = (t * self.steps).long()
         same = step.unsqueeze(1) == step.unsqueeze(0)
-        before = same.tril(-1).sum(1)  # how many earlier in the batch are of the same step
-        stays = same.sum(1) - before <= self.history  # the rest would be overwritten at once
+        before = same.tril(-1).sum(1)  # number of earlier items in the batch with the same step
+        # Keep only the last ``history`` items of a step.
+        stays = same.sum(1) - before <= self.history
         place = step * self.history + (self.seen[step] + before) % self.history
-        spare = self.losses.numel()  # a place for the losses that are not kept
+        # Index of an extra entry, which receives the losses that are not kept.
+        spare = self.losses.numel()
         losses = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
         losses[torch.where(stays, place, spare)] = nats.to(losses)
         self.losses.copy_(losses[:-1].view_as(self.losses))
@@ -221,7 +223,7 @@ class Adaptive(Times):
             0, place, (nats / schedule.dgamma(t)).to(self.means)
         )
         self.seen.add_(count > 0)
-        # At first this is a plain mean of the batches.
+        # For the first batches this is their plain mean.
         rate = torch.clamp(1 / self.seen.clamp(min=1), min=1 - self.decay) * (count > 0)
         self.means.add_(rate * (total / count.clamp(min=1) - self.means))
 

@@ -18,7 +18,7 @@ from triptych.diffusion.control import DrawError
 from triptych.diffusion.process import BITS
 from triptych.errors import UserError
 
-# Sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e.
+# Number of sums per noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of draws with weight w and error e.
 BINNED = 6
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
@@ -52,7 +52,7 @@ class Figures(Metric):
     """
 
     full_state_update = False
-    edges: Tensor | None = None  # gammas between the noise-level bins
+    edges: Tensor | None = None  # gammas at the edges of the noise-level bins
     sums: Tensor  # count, sum and sum of squares of each figure
 
     def __init__(self, names: Sequence[str]):
@@ -98,7 +98,7 @@ class Accounting(Figures):
     noise: Tensor
     bins: Tensor
     rows: Tensor
-    paused = False  # while a metric evaluates the bound: its draws are no part of the account
+    paused = False  # true while a metric evaluates the bound, whose draws are not counted
 
     def __init__(
         self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ class Accounting(Figures):
                 difference = gap.double() * self.scale
             self.sums[len(TERMS)] += sums_of(difference)
         for name, value in extra.items():
-            known = ~value.isnan()  # not used as an index, which would wait for the device
+            known = ~value.isnan()  # not used as an index, as indexing would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)
             sums = torch.stack([known.sum().double(), counted.sum(), counted.square().sum()])
             self.sums[self.names.index(f"{self.unit}_{name}")] += sums
@@ -233,11 +233,9 @@ class Logged(pl.LightningModule):
 
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
-        # "step" is exempt, because any component may log it: it sets the row of the table.
+        # "step" is exempt: it sets the row of the table, so any component may log it.
         if sides.setdefault(name, own) != own and name != "step":
-            raise UserError(
-                f"log({name!r}): also logged by the run itself, under this name; choose another"
-            )
+            raise UserError(f"log({name!r}): the run itself logs this name; choose another")
         super().log(name, *value, **how)
 
     def log_own(self, figures: dict[str, Any], **how: Any) -> None:
@@ -254,8 +252,8 @@ def sums_of(value: Tensor) -> Tensor:
 def _weighted(
     n: float, w: float, we: float, ww: float, wwe: float, wwee: float
 ) -> tuple[float, float]:
-    # The mean sum w e / sum w and its standard error, from the spread of w (e - mean); plain for w
-    # = 1.
+    # The mean is sum(w e) / sum(w), its standard error follows from the spread of w (e - mean).
+    # With w = 1 they are the usual ones.
     mean = we / w
     spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
     return mean, math.sqrt(spread) / w

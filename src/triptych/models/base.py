@@ -68,15 +68,17 @@ class BoundModel(Logged):
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
         self.repeats, self.val_repeats = repeats, val_repeats
-        # A list hides it from nn.Module: it is data.
+        # Use a list to hide the mixture from nn.Module, as it is data and not a submodule.
         self.truth = [mixture] if mixture is not None else []
         self.dims = int(torch.Size(shape).numel())
-        # A subclass may replace it.
+        # A subclass may replace the accounting.
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))
-        self._levels = edges  # fixed, so that the bands of noise do not move
+        self._levels = edges  # fixed, so that the bands of noise levels do not change in training
         self.denoiser: AnyDenoiser | None = None  # a diffusion model has one
-        self.schedule: Schedule | None = None  # the noise levels of a model that has some
-        self.likelihood: Likelihood | None = None  # the ODE's, accounted beside the bound
+        self.schedule: Schedule | None = None  # a model without noise levels has none
+        self.likelihood: Likelihood | None = (
+            None  # the likelihood by the ODE, if it is evaluated, too
+        )
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether samples can be drawn from the model
@@ -84,7 +86,7 @@ class BoundModel(Logged):
     of_latents = False  # whether its denoiser acts on latents that it learns
     # Probability that an item trains without its condition, or one for each part of it.
     label_dropout: float | Mapping[str, float] = 1.0
-    _measured = False  # whether a report was prepared; it is not trained after that
+    _measured = False  # whether the model is prepared for evaluation, after training
     ignores: tuple[str, ...] = ()  # config groups that the model never reads
     # What a subclass defines ----------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class BoundModel(Logged):
         """Raise UserError if the sampler is not the default and this model cannot use it."""
         if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
-            raise UserError(f"sampler: {type(self).__name__} has no use for {name}; leave it out")
+            raise UserError(f"sampler: {type(self).__name__} does not use {name}; leave it out")
 
     def sample(
         self,
@@ -159,8 +161,8 @@ class BoundModel(Logged):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        # Dropout follows from the step, too. Not torch.manual_seed: it formats the whole stack,
-        # which takes half a millisecond.
+        # Seed dropout by the step, too. Do not use torch.manual_seed, which formats the whole stack
+        # in half a millisecond.
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type in ("cuda", "mps"):
@@ -186,17 +188,18 @@ class BoundModel(Logged):
             self._clock = (self.global_step, now)
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
-        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # only at logged steps
+        # Lightning averages only at logged steps.
+        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         options = {}
         if self._is_fused() and str(self.trainer.precision).endswith("-mixed"):
-            # In mixed precision a fused optimiser unscales the gradients within its step. A norm
-            # before that would be of scaled gradients, and Lightning refuses to clip it.
+            # In mixed precision a fused optimiser unscales the gradients within its step. Before
+            # it their norm would be wrong, and Lightning refuses to clip scaled gradients.
             options["fused"] = False
         optimizer = self.optimizer(self.parameter_groups(), **options)
         steps = self.trainer.max_steps
-        if isinstance(self.lr_schedule, partial):  # a scheduler of torch, which also counts steps
+        if isinstance(self.lr_schedule, partial):  # a scheduler of torch; its unit is the step, too
             factor: LRScheduler = self.lr_schedule(optimizer)
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
@@ -206,13 +209,13 @@ class BoundModel(Logged):
         return isinstance(self.optimizer, partial) and bool(self.optimizer.keywords.get("fused"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A checkpoint holds plain data, and ``MultiStepLR`` keeps its milestones in a Counter.
+        # Convert the Counter in ``MultiStepLR``, as a checkpoint may contain only plain data.
         for state in checkpoint.get("lr_schedulers", ()):
             if isinstance(state.get("milestones"), Counter):
                 state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.eval()  # the hooks of callbacks may have changed the mode
+        self.eval()  # again, as hooks of callbacks may have changed the mode
         with self._full_precision():
             self._account(batch, self.val_repeats, {})
 
@@ -222,7 +225,7 @@ class BoundModel(Logged):
             self._account(batch, self.repeats, self.extra(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
-        # Mixed precision is for training alone, so that the bounds of any two runs compare.
+        # Use mixed precision only in training, so that the bounds of all runs are comparable.
         kind = self.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             return torch.autocast(kind, enabled=False)
@@ -231,14 +234,14 @@ class BoundModel(Logged):
     def _account(
         self, batch: Batch, repeats: int, extra: dict[str, Tensor], report: bool = False
     ) -> None:
-        # Each item's bound is averaged over its draws, and then counted once.
+        # Average the bound of each item over its draws, and count the item once.
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean, zip(*draws, strict=True)))
         exact, gap = None, None
         if self.truth and not self.conditional:  # the known density is unconditional
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
-        if "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
+        if "ode" in extra:  # the bound of the same items for which the ODE was solved
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
         error = None
         if report:
@@ -262,7 +265,7 @@ class BoundModel(Logged):
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        if not self._measured:  # the same weights need it only once
+        if not self._measured:  # once is enough for the same weights
             self.before_accounting()
             self.before_report()
         self._measured = True
@@ -282,11 +285,11 @@ class BoundModel(Logged):
     def on_validation_epoch_end(self) -> None:
         account = self.accounting.compute()
         figures = {f"val/{name}": figure["mean"] for name, figure in account.figures.items()}
-        bound = account.figures[account.unit]  # one name for both units
+        bound = account.figures[account.unit]  # log the bound under one name, whatever its unit
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
-        # Figures are already averaged over all processes, so each logs the same. "step" sets their
-        # row.
+        # The values are already averaged over all processes, so each process logs the same. "step"
+        # sets the row of the table.
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:

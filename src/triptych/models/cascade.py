@@ -85,7 +85,7 @@ class Cascade(BoundModel):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        # Each stage is conditioned on the samples of those before it, moved to the data's levels.
+        # Each stage is conditioned on samples of earlier stages, rounded to the data's levels.
         if condition is not None:
             condition = condition.without(*self.known_as)
         x = torch.empty(0)

@@ -79,7 +79,7 @@ class Classifier(BoundModel):
         self.accounting.update(torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        assert batch.condition is not None  # data without labels are refused earlier
+        assert batch.condition is not None  # checked earlier: the data have labels
         z, gamma = batch.x, self._clean(len(batch.x))
         if self.noise:
             gamma = self.schedule.gamma(t.to(self.device))

@@ -36,8 +36,9 @@ def check_dropped(what: str, share: float | Mapping[str, float], names: Sequence
     """
     kept = never_dropped(share, names)
     if kept:
-        problem = f"never trained without {', '.join(kept)}, as model.label_dropout={share}"
-        raise UserError(f"{what}: {problem}; train with one above 0, or choose other parts")
+        problem = f"model was never trained without {', '.join(kept)}, as label_dropout={share}"
+        fix = "train with model.label_dropout above 0, or choose other parts"
+        raise UserError(f"{what}: {problem}; {fix}")
 
 
 class ConditionBits(PerItem):

@@ -19,8 +19,8 @@ from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 
-TIMES = 100  # number of times at which a schedule is checked, between those of its table
-CLOSE = 1e-3  # relative error above that of rounding in other kernels
+TIMES = 100  # number of times t at which a schedule is checked
+CLOSE = 1e-3  # relative tolerance, larger than the rounding errors of different kernels
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     An error of a user's code is raised as a UserError.
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # keeps running averages unchanged
+    model.eval()  # evaluation mode, so that running averages do not change
     try:
         with isolate_rng(), torch.no_grad(), raised_by():
             yield
@@ -52,7 +52,7 @@ def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) 
     if problem:
         part = type(getattr(function, "__self__", function))
         place = defined_at(function) or defined_at(part)  # the function may be inherited
-        raise UserError(f"{key}: {part.__name__} gives {problem}{place}")
+        raise UserError(f"{key}: {part.__name__} returns {problem}{place}")
     return value
 
 
@@ -63,7 +63,7 @@ def _problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
     if tuple(value.shape) not in shapes:
         return f"shape {tuple(value.shape)}; must be {expected}"
     if not value.isfinite().all():
-        return "numbers that are not finite; all must be"
+        return "numbers that are not finite; all must be finite"
     return ""
 
 
@@ -79,7 +79,7 @@ def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
         _refuse(
-            key, network, "gives an output without a gradient; leave out detach() and no_grad()"
+            key, network, "returns an output without a gradient; leave out detach() and no_grad()"
         )
 
 
@@ -95,14 +95,17 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
         gamma = schedule.gamma(t)
         if not gamma.requires_grad:
             _refuse(
-                "schedule", schedule, "gives a gamma without a gradient in t; compute it with torch"
+                "schedule",
+                schedule,
+                "returns a gamma without a gradient in t; compute it with torch",
             )
         slope = torch.autograd.grad(gamma.sum(), t)[0]
     t, gamma = t.detach(), gamma.detach()
     falls = (gamma.diff() > 0).logical_not()  # true of NaN, too
     if falls.any():
         first = t[1:][falls][0]
-        _refuse("schedule", schedule, f"at t={first:.3g}: gamma does not rise; it must")
+        problem = f"at t={first:.3g}: gamma does not increase; it must increase with t"
+        _refuse("schedule", schedule, problem)
 
     ends = schedule.ends(device)
     span = ends[1] - ends[0]
@@ -111,7 +114,8 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     _check_values(
         schedule, "t_of(gamma)", t, schedule.t_of(gamma), t, torch.full_like(t, 10 * CLOSE)
     )
-    if not any(p.requires_grad for p in schedule.parameters()):  # learned endpoints may move
+    # Learned endpoints may differ from the arguments.
+    if not any(p.requires_grad for p in schedule.parameters()):
         expected = ends.new_tensor([schedule.gamma_min, schedule.gamma_max])
         at_ends = ends.new_tensor([0.0, 1.0])
         _check_values(schedule, "gamma", at_ends, ends, expected, CLOSE * span.expand(2))
@@ -142,13 +146,13 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
     guide = drawing.denoiser
     for key in keys:
         if is_own(guide):
-            tried = copy.copy(guide.to(model.device))  # a copy, as the guide may keep a momentum
+            tried = copy.copy(guide.to(model.device))  # a copy, because the guide may have a state
             with raised_by(key):
                 guess = tried(z, gamma, condition)
             if not isinstance(guess, Prediction):
-                problem = f"gives a {type(guess).__name__}; must be a Prediction"
+                problem = f"returns a {type(guess).__name__}; must be a Prediction"
                 _refuse(key, guide, f"{problem}, as guess.moved(space, value)")
-            # An untrained network may give 0, by which a guide may divide.
+            # Allow NaN here: an untrained network may return 0, and the guide may divide by it.
             check_output(key, guide.forward, guess.value.nan_to_num(), shape)
         guide = guide.denoiser
 
@@ -161,8 +165,9 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     """
     if not is_own(sampler):
         return
-    tried = model.prepared(copy.copy(sampler))  # a copy, as the sampler may keep a state
-    sizes: list[int] = []  # batch sizes of the denoiser's calls: a sampler may draw in chunks
+    tried = model.prepared(copy.copy(sampler))  # a copy, because the sampler may have a state
+    # Batch size of each call of the denoiser, as a sampler may draw in chunks.
+    sizes: list[int] = []
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:
         first, second = _draw(tried, model), _draw(tried, model)
@@ -172,12 +177,12 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     calls, declared = sum(sizes) / 4, sampler.calls_under(model.schedule)
     if calls > declared:
         problem = (
-            f"calls the denoiser {calls:g} times in {sampler.steps} steps, and says {declared}"
+            f"calls the denoiser {calls:g} times in {sampler.steps} steps, but declares {declared}"
         )
-        _refuse("sampler", sampler, f"{problem}; set `calls`, of one step")
+        _refuse("sampler", sampler, f"{problem}; set `calls` to the number per step")
     if not (first - second).abs().max() <= CLOSE * first.abs().max():
-        problem = "gives two sets of samples for one seed"
-        _refuse("sampler", sampler, f"{problem}; draw with at.noise(z)")
+        problem = "draws different samples with the same seed"
+        _refuse("sampler", sampler, f"{problem}; draw noise with at.noise(z)")
 
 
 def _draw(sampler: Sampler, model: Any) -> Any:

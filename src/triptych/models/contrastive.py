@@ -24,7 +24,7 @@ from triptych.models.accounting import Account, Figures, figure_of, sums_of
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
 
-ROWS = 1024  # images compared at a time
+ROWS = 1024  # number of images that are compared at once
 LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
 
 
@@ -57,7 +57,7 @@ class RetrievalAccounting(Figures):
     change what is sought among.
     """
 
-    rows: list[Tensor]  # u, v, text, class of each item, flat: states are joined in one dimension
+    rows: list[Tensor]  # u, v, text, class of each item, flattened
 
     def __init__(self, embedding: int) -> None:
         super().__init__(("cross_entropy", "accuracy"))
@@ -67,7 +67,7 @@ class RetrievalAccounting(Figures):
 
     def reset(self) -> None:
         super().reset()
-        # A process without items needs a row of none, for the processes to gather.
+        # Add an empty tensor, as processes without items must take part in the gathering.
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
@@ -76,7 +76,7 @@ class RetrievalAccounting(Figures):
         ``text``, ``label``: whole numbers (B,) below 2^53.
         """
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
-        self.rows.append(rows.flatten())  # processes gather states of one dimension
+        self.rows.append(rows.flatten())  # torchmetrics gathers states along one dimension
 
     def compute(self) -> Account:
         """Return the ``Account`` of cross-entropy and accuracy; it is empty before the first item.
@@ -124,13 +124,13 @@ class Contrastive(BoundModel):
         return [self.network]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # Gains, biases and the scale do not decay (sec. 2.5).
+        # Gains, biases and the scale have no weight decay (sec. 2.5).
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim < 2]
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        with torch.no_grad():  # in place, because a clipped copy would have no gradient
+        with torch.no_grad():  # clip in place, because a clipped copy would have no gradient
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
         u, v = self.network(batch.x, self._text(batch))
         if world > 1:
@@ -148,7 +148,7 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        # This comes before the first item, because a process may have no item of a split.
+        # Set the scale here, because a process without items never calls ``_account``.
         self.accounting.scale = self.network.scale.item()
 
     def _account(self, batch: Batch, *_: Any, **__: Any) -> None:

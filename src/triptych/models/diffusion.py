@@ -27,8 +27,8 @@ from triptych.models.contract import check_gradient, check_output, check_schedul
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
-# A gradient's variance grows by n / n_eff: below this limit a batch of 128 teaches no more than one
-# item drawn well.
+# Lower limit of n_eff / n. A gradient's variance grows by n / n_eff, so at this limit a batch of
+# 128 is worth one item.
 LEAST_EFFECTIVE = 0.01
 
 
@@ -36,13 +36,13 @@ def check_learned(schedule: Schedule, objective: Objective) -> None:
     """Raise ValueError if the loss would move a learned schedule or learned times to easy noise."""
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
         raise ValueError(
-            "schedule: a learned one needs the bound as the loss; set objective/loss=elbo"
+            "schedule: a learned schedule needs the ELBO as the loss; set objective/loss=elbo"
         )
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
         fix = "set objective/times=uniform or stratified"
-        raise ValueError(f"schedule=learned: learns where times fall; {fix}")
+        raise ValueError(f"schedule=learned: needs uniformly distributed times; {fix}")
     if isinstance(objective.times, Adaptive) and has_own_nats(objective.loss):
-        problem = f"draws by the mean loss, and {type(objective.loss).__name__} may be below 0"
+        problem = f"needs a loss that is never negative, unlike {type(objective.loss).__name__}"
         raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
 
 
@@ -65,7 +65,9 @@ def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> N
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
     key = f"likelihood.dequantisation={likelihood.dequantisation}"
-    raise UserError(f"{key}: must be none for data with a density, uniform or lossless for levels")
+    raise UserError(
+        f"{key}: must be none for continuous data, uniform or lossless for discrete data"
+    )
 
 
 class Diffusion(DenoiserModel):
@@ -106,7 +108,7 @@ class Diffusion(DenoiserModel):
         check_learned(schedule, objective)
         check_dropout(label_dropout, denoiser)
         check_dequantisation(likelihood, levels)
-        self.event = self.shape  # the items themselves are diffused
+        self.event = self.shape  # the model diffuses the items themselves
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
@@ -117,7 +119,7 @@ class Diffusion(DenoiserModel):
         self.training_items = training
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        # Learned endpoints of the schedule descend the bound's ends, too.
+        # Learned endpoints of the schedule are trained on the bound's end terms, too.
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
@@ -160,7 +162,7 @@ class Diffusion(DenoiserModel):
     def _training_condition(
         self, batch: Batch, step: int, rank: int, world: int
     ) -> Condition | None:
-        # What augmentation did to an item is always part of the condition, and is never dropped.
+        # The augmentation of an item is always part of its condition, and is never dropped.
         augmentation = None if batch.condition is None else batch.condition.only(AUGMENTATION)
         condition = self.condition_of(batch)
         if condition is not None:
@@ -176,7 +178,7 @@ class Diffusion(DenoiserModel):
         return condition
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # The schedule's parameters do not decay.
+        # The schedule's parameters have no weight decay.
         trained = [p for p in self.parameters() if p.requires_grad]
         of_schedule = {id(p) for p in self.schedule.parameters()}
         others = [p for p in trained if id(p) not in of_schedule]
@@ -197,7 +199,7 @@ class Diffusion(DenoiserModel):
         self._try_schedule_and_loss(t)
         self._check_times()
         for drawn in self.times(t, self.schedule):
-            if drawn is not None:  # a density of None means even times
+            if drawn is not None:  # None means uniformly distributed times
                 check_output("objective.times", self.times.forward, drawn, (len(t),))
         if isinstance(self.denoiser, Denoiser):  # the oracle has no output space
             self._try_denoiser(batch)
@@ -234,11 +236,11 @@ class Diffusion(DenoiserModel):
         check_output("objective.output", output.forward, value, tuple(x.shape))
 
     def _check_times(self) -> None:
-        # The check stands before a fit alone, so that earlier runs can still be evaluated.
+        # This is checked only before training, so that older trained models can still be evaluated.
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
-        if not effective >= LEAST_EFFECTIVE:  # NaN fails the check, too
+        if not effective >= LEAST_EFFECTIVE:  # this form also refuses NaN
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
-            problem = f"{effective:.2g} of its draws are effective under objective.loss={loss}"
+            problem = f"effective fraction of draws is {effective:.2g} with objective.loss={loss}"
             fix = "use wider times, or a loss over the same density (objective/loss/over)"
             raise UserError(f"objective.times={times}: {problem}; {fix}")
 

@@ -48,7 +48,7 @@ class GradientNoise(Metric):
         super().__init__()
         self.batch, self.draws = batch, draws
         self.add_state("gradient", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        # J, sum_j |g_j|^2, sum_jk |g_jk|^2 / K
+        # [J, sum_j |g_j|^2, sum_jk |g_jk|^2 / K]
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def check(self, model: Diffusion) -> None:
@@ -91,14 +91,14 @@ class GradientNoise(Metric):
         """Return the flat gradient of a group's mean loss, nats per dimension."""
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():
-            x = batch.x[part].clone()  # a tensor of inference mode has no gradients
+            x = batch.x[part].clone()  # copy it, as tensors of inference mode have no gradients
             eps, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
             with torch.no_grad():
                 t, density = model.times(u, model.schedule)
             condition = model.condition_of(batch)
             if condition is not None:
                 condition = condition[part].map(torch.clone)
-            model.denoiser.output.train()  # clipping is for evaluation alone
+            model.denoiser.output.train()  # as outputs are clipped only in evaluation
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
             model.denoiser.output.eval()
             if density is not None:

@@ -73,7 +73,7 @@ class LatentModel(BoundModel):
         importance_samples: K of the importance-weighted bound at test; 0 for none.
     """
 
-    samplers = False  # it always samples from the top level down
+    samplers = False  # it has one way to sample: from the top level down
 
     def __init__(
         self,

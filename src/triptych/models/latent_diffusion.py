@@ -31,7 +31,7 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.latent import Observation, as_normal
 from triptych.networks.ladder import Ladder
 
-ENCODED = 500  # items that are encoded at a time
+ENCODED = 500  # number of items that are encoded at once
 
 
 class LatentDiffusion(Diffusion):
@@ -68,12 +68,11 @@ class LatentDiffusion(Diffusion):
     ):
         depth = len(network.encoders)
         if depth != 1:
-            why = "as the diffusion model stands in the place of further ones"
+            why = "as the diffusion model replaces further levels"
             raise ValueError(f"model.network.levels={depth}: must be 1, {why}")
         if not isinstance(objective.loss, OwnLoss):
             problem = (
-                "the encoder learns from it, too, and needs the bound itself; set "
-                "objective/loss=elbo"
+                "the encoder is trained with it, too, and needs the ELBO; set objective/loss=elbo"
             )
             raise ValueError(f"objective.loss={type(objective.loss).__name__}: {problem}")
         if bound.variance.learned:
@@ -81,7 +80,7 @@ class LatentDiffusion(Diffusion):
                 "bound.variance=learned: must be beta_tilde, beta or optimal with latents"
             )
         if likelihood is not None:
-            raise UserError("likelihood: would be of latents, not of the data; set likelihood=none")
+            raise UserError("likelihood: not available for latents; set likelihood=none")
         super().__init__(denoiser, schedule, objective, bound, **more)
         self.network, self.event = network, tuple(network.top)
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
@@ -125,7 +124,7 @@ class LatentDiffusion(Diffusion):
         return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])
 
     def before_report(self) -> None:
-        self._reference = None  # its latents depend on the weights
+        self._reference = None  # reset it, as latents depend on the weights
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -148,7 +147,7 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     def to_picture(self, x: Tensor) -> Tensor:
-        # The picture is the mean of p(x | y), for noisy latents too.
+        # Show the mean of p(x | y), also for noisy latents.
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)
         means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])

@@ -45,8 +45,8 @@ class PerItem(Figures):
         values, items = self.values(model, batch), len(batch.x)
         if values.shape != (items,):
             given = f"shape {tuple(values.shape)}"
-            fix = f"must be a tensor of shape ({items},), one number an item"
-            raise ValueError(f"{type(self).__name__}.values gave {given}; {fix}")
+            fix = f"must be a tensor of shape ({items},), one number per item"
+            raise ValueError(f"{type(self).__name__}.values returned {given}; {fix}")
         self.sums[0] += sums_of(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
@@ -102,5 +102,5 @@ def check_diffuses_data(model: BoundModel) -> None:
     """Raise UserError unless the model has a denoiser that acts on the data themselves."""
     if model.denoiser is None or model.of_latents:
         raise UserError(
-            f"{type(model).__name__} diffuses no data; this metric needs model=diffusion"
+            f"{type(model).__name__} has no denoiser of the data; this metric needs model=diffusion"
         )

@@ -40,7 +40,8 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
-            with torch.enable_grad():  # the closure needs all groups: it zeroes their gradients
+            # Call it before groups are removed, as it zeroes all gradients.
+            with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if "momentum" not in group]
@@ -58,16 +59,16 @@ class Muon(torch.optim.AdamW):
             if p.grad is None:
                 continue
             state = self.state[p]
-            if not state:  # AdamW reads a step in every state
+            if not state:  # AdamW expects "step" in every state
                 state |= {"step": torch.zeros(()), "mean": torch.zeros_like(p)}
             state["mean"].lerp_(p.grad, 1 - group["momentum"])
             direction = p.grad.lerp(state["mean"], group["momentum"])
             kernels.setdefault(p.shape, []).append(p)
             directions.setdefault(p.shape, []).append(direction)
-        for shape, alike in kernels.items():  # kernels of one shape are computed together
+        for shape, alike in kernels.items():  # orthogonalize kernels of equal shape in one batch
             x = torch.stack(directions[shape]).flatten(2)
             x /= torch.linalg.matrix_norm(x, keepdim=True) + 1e-7
-            for _ in range(5):  # Newton and Schulz: all singular values come near 1
+            for _ in range(5):  # Newton-Schulz steps bring all singular values near 1
                 square = x @ x.mT
                 x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
             for p, step in zip(alike, x, strict=True):

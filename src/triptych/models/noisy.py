@@ -22,7 +22,7 @@ from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
 
-CELLS = 4096  # levels a, each in the middle of a cell of the schedule's range
+CELLS = 4096  # number of levels a, at the centres of equal cells of the schedule's range
 
 
 class WeightedLoss(PerItem):
@@ -44,8 +44,7 @@ class WeightedLoss(PerItem):
         loss = model.objective.loss
         if loss.of_steps and not isinstance(loss, Elbo):
             problem = (
-                "has no weight in continuous time; set objective/loss=elbo, or leave out this "
-                "metric"
+                "this metric needs continuous time; set objective/loss=elbo, or remove the metric"
             )
             raise UserError(f"objective.loss={type(loss).__name__}: {problem}")
 
@@ -69,7 +68,7 @@ class NoisyBounds(WeightedLoss):
         ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
         at = _level(model, ends.clamp(max=1 - 1e-9))
         weight = model.objective.loss.weight(at)
-        # The first level is gamma_0 itself, the others lie in the cells above it.
+        # The first level is gamma_0 itself; the others lie in the cells above it.
         mass = torch.cat([weight[:1], weight.diff()])
         low = torch.cat([at.gamma[:1], (at.gamma[1:] + at.gamma[:-1]) / 2])
         top, spread = at.gamma[-1], mass.abs().cumsum(0)

@@ -38,7 +38,7 @@ class OracleModel(Diffusion):
             )
         denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
         super().__init__(denoiser, schedule, objective, bound, mixture=mixture, **more)  # type: ignore[arg-type]
-        self.label_dropout = 1.0  # it is exact without a label, too
+        self.label_dropout = 1.0  # the oracle is exact without a label, too
 
     def networks(self) -> list[nn.Module]:
         return []

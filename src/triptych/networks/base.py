@@ -86,7 +86,7 @@ class LevelWaves(nn.Module):
         super().__init__()
         if periods and spacing is None:
             raise ValueError(
-                f"denoiser.network.fourier={periods}: these data have no levels; set []"
+                f"denoiser.network.fourier={periods}: the data have no discrete levels; set []"
             )
         self.frequencies = [2 * math.pi / (p * (spacing or 1)) for p in periods]
 
@@ -104,16 +104,14 @@ class LevelWaves(nn.Module):
 def check_heads(channels: int, heads: int, place: str = "denoiser.network") -> None:
     """Raise ValueError unless the number of attention heads divides ``channels``."""
     if channels % heads:
-        raise ValueError(
-            f"{place}.heads={heads}: must divide the {channels} channels it attends in"
-        )
+        raise ValueError(f"{place}.heads={heads}: must divide the number of channels, {channels}")
 
 
 def check_head_width(channels: int, head_width: int) -> None:
     """Raise ValueError unless ``channels`` divide into heads of ``head_width``."""
     if channels % head_width:
         key = f"denoiser.network.head_width={head_width}"
-        raise ValueError(f"{key}: {channels} channels are no multiple of it; pass a divisor")
+        raise ValueError(f"{key}: must divide the number of channels, {channels}")
 
 
 def check_halves(shape: tuple[int, int, int], widths: Sequence[int]) -> None:
@@ -121,7 +119,7 @@ def check_halves(shape: tuple[int, int, int], widths: Sequence[int]) -> None:
     _, height, width = shape
     halvings = len(widths) - 1
     if height % 2**halvings or width % 2**halvings:
-        problem = f"{height}x{width} images do not halve {halvings} times"
+        problem = f"{height}x{width} images cannot be halved {halvings} times"
         raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
 
 
@@ -187,5 +185,5 @@ def image_shape(
 ) -> tuple[int, int, int]:
     """Return the shape as (C, H, W); raise ValueError if it is not that of images."""
     if len(shape) != 3:
-        raise ValueError(f"{name} is for images (C, H, W), not {tuple(shape)}; use {fix}")
-    return shape  # type: ignore[return-value]  # three numbers
+        raise ValueError(f"{name} needs images (C, H, W), but items are {tuple(shape)}; use {fix}")
+    return shape  # type: ignore[return-value]  # mypy: the tuple has three numbers

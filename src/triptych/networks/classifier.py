@@ -71,7 +71,7 @@ class ClassifierNetwork(nn.Module):
                 h = block(h, c)
         h = silu(h)
         if self.images:
-            # Means over an image's quarters: a 6 and a 9 have the same strokes in other places.
+            # Average over each quarter of the image, as 6 and 9 differ only in where strokes are.
             h = adaptive_avg_pool2d(h, 2).flatten(1)
         return silu(self.embed(h))
 

@@ -87,7 +87,7 @@ class TokenEmbedding(_Embedder):
     def embed(self, part: Part) -> Tensor:
         tokens = part.value + self.position[: part.value.shape[1]]
         score = self.weigh(tokens).squeeze(2)
-        # Use the smallest number, not -inf, so that the weights of an empty text are finite.
+        # Use the smallest finite number, not -inf, so that an empty text gives finite weights.
         if part.mask is not None:
             score = score.masked_fill(~part.mask, torch.finfo(score.dtype).min)
         return (score.softmax(1).unsqueeze(2) * self.layer(tokens)).sum(1)

@@ -32,7 +32,7 @@ class ImageTower(nn.Module):
     ):
         super().__init__()
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)
-        # Convolutions followed by a mean would not know where things lie.
+        # Add a position embedding, as convolutions followed by a mean do not depend on positions.
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *shape[1:]))
         self.stages = nn.ModuleList(
             nn.Sequential(*(Residual(width) for _ in range(blocks))) for _ in range(stages)
@@ -102,8 +102,8 @@ class ContrastiveNetwork(nn.Module):
         text = (conditions or {}).get("text")
         if not isinstance(text, Tokens):
             known = ", ".join(conditions or ()) or "no conditions"
-            problem = f"images with a text are needed, these have {known}"
-            raise ValueError(f"model.network: {problem}; use data with captions, as data=shapes")
+            problem = f"needs images with text, but the data have {known}"
+            raise ValueError(f"model.network: {problem}; use captioned data, as data=shapes")
         check_heads(text_width, heads, "model.network")
         self.shape, self.text, self.embedding = (
             image_shape(shape, "contrastive", "images"),

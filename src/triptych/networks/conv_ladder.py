@@ -75,7 +75,7 @@ class Head(LadderModule):
     ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
-        # x is not a latent, even if its outputs are as many as a latent's mean and deviation.
+        # The last output is x, not a latent, even if it has as many channels as mean and deviation.
         self.passes = False
 
     def forward(self, z: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class ConvLadder(Ladder):
         sizes = [
             (height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)
         ]
-        # The decoder from level k + 1 to k scales by scales[k].
+        # The decoder from level k + 1 to level k enlarges images by scales[k].
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]
         self.encoders = nn.ModuleList(
             LadderModule(

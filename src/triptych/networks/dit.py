@@ -18,7 +18,8 @@ from triptych.diffusion.condition import Condition
 from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
-Places = tuple[Tensor, Tensor]  # cosines and sines (N, d) of the angles of tokens' places
+# Cosines and sines (N, d) of the rotation angles of the tokens' positions.
+Places = tuple[Tensor, Tensor]
 
 
 class TokenAttention(nn.Module):
@@ -48,7 +49,7 @@ class DiTBlock(nn.Module):
         self.norms = nn.ModuleList(self.norm(width) for _ in range(2))
         self.attention, self.mlp = self.layers(width, heads, dropout)
 
-    # A block of other layers defines these two.
+    # A subclass with other layers replaces these two methods.
 
     @staticmethod
     def norm(width: int) -> nn.Module:
@@ -80,7 +81,7 @@ class DiT(ImageNetwork):
     """
 
     position: Tensor
-    block = DiTBlock  # a subclass may have blocks of other layers
+    block = DiTBlock  # a subclass may set another class of blocks
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class DiT(ImageNetwork):
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")
         self.width, self.heads = width, heads
         for part in self.conditioning.modules():
-            # Small beside the embedding of gamma, as in the code of Peebles & Xie.
+            # Start small compared to the embedding of gamma, as in the code of Peebles & Xie.
             if isinstance(part, LabelEmbedding):
                 nn.init.normal_(part.weight, std=0.02)
         numbers = self.channels * patch**2

@@ -76,7 +76,7 @@ class UnitLayer(nn.Module):
         self.weight = nn.Parameter(unit(weight, self.within, eps=0.0))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        # Change .data, because a step may call the network twice before the backward pass.
+        # Change .data, so that autograd allows a second forward pass before the backward pass.
         if self.training:
             self.weight.data.copy_(unit(self.weight.data, self.within, eps=0.0))
         weight = unit(self.weight, self.within)
@@ -193,7 +193,7 @@ class EDM2(ImageNetwork):
         self.images = ConditionImages(self.conditions)
         self.first = UnitLayer(self.shape[0] + self.images.channels + 1, widths[0], 3)
         self.down, skips = _way_down(levels, blocks, block)
-        self.up = nn.ModuleList()  # its place in the order of parameters
+        self.up = nn.ModuleList()  # created here to fix the order of parameters
         lowest = widths[-1]
         self.middle = nn.ModuleList(
             [block(lowest, lowest, attends=True, up=True), block(lowest, lowest, up=True)]
@@ -207,7 +207,7 @@ class EDM2(ImageNetwork):
         for name, kind in self.labels.items():
             part = part_of(condition, name)
             label = classes_of(part, len(z), kind.classes, z.device)
-            # Items without a label have zeros.
+            # Items without a label get a vector of zeros.
             chosen = F.one_hot(label, kind.classes + 1)[:, :-1].to(c)
             c = mp_sum(c, self.classes[name](chosen * math.sqrt(kind.classes)), 0.5)
         c = mp_silu(c)
@@ -220,7 +220,7 @@ class EDM2(ImageNetwork):
         for layer in self.middle:
             h = layer(h, c)
         for layer in self.up:
-            if layer.scale != 2:  # a layer that doubles the size has no counterpart to join
+            if layer.scale != 2:  # a layer that doubles the size has no skip connection
                 h = mp_cat(h, skips.pop())
             h = layer(h, c)
         return self.per_dim(self.last(h, self.gain))
@@ -230,7 +230,7 @@ def check_reads(conditions: Mapping[str, Kind]) -> None:
     """Raise ValueError for a part of a condition that is neither labels nor an image."""
     for name, kind in conditions.items():
         if not isinstance(kind, Labels | Images):
-            problem = f"reads labels and images of a condition, not {name}"
+            problem = f"supports only labels and images as conditions, not {name}"
             raise ValueError(f"denoiser=unet_edm2: {problem}; use denoiser=unet")
 
 

@@ -111,13 +111,12 @@ class JiT(DiT):
             fix = f"must be a multiple of 4 times denoiser.network.heads={heads}"
             raise ValueError(f"denoiser.network.width={width}: {fix}")
         if context and context_from >= len(self.blocks):
-            last = f"the last of denoiser.network.depth={len(self.blocks)}, counted from 0"
-            raise ValueError(
-                f"denoiser.network.context_from={context_from}: must be a block before {last}"
-            )
+            depth = len(self.blocks)
+            limits = f"must be from 0 to {depth - 1}, as denoiser.network.depth={depth}"
+            raise ValueError(f"denoiser.network.context_from={context_from}: {limits}")
         self.context_from = context_from
-        # As large as the paper's, which are drawn. Ours are not, so that the other weights are the
-        # same with and without them.
+        # These have the size of the paper's, which are drawn. Ours are not drawn, so that the other
+        # weights start the same with and without them.
         self.context = nn.Parameter(0.02 * 2**0.5 * sines(1, context, width)) if context else None
         _, high, wide = self.shape
         patch = self.cut.downscale_factor

@@ -30,7 +30,7 @@ class ImageBlock(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = zeros(nn.Conv2d(width, width, 3, padding=1))
         self.modulation = zeros(nn.Linear(conditioning, 2 * width))
-        # Dropout of whole channels, because dropout of elements takes 1/4 of a step on a CPU.
+        # Drop whole channels, because dropout of elements takes a quarter of a step on a CPU.
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
@@ -97,8 +97,8 @@ class ResNet(ImageNetwork):
         dealt, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
         raw, shares = [], []
         for number, member in enumerate((self.member, *self.others)):
-            # A process may hold nothing of a share. Its member reads no items then, so that each
-            # weight has a gradient on each process.
+            # A process may have no item of a member. The member then reads an empty batch, so that
+            # each weight has a gradient on each process.
             share = (dealt == number).nonzero().squeeze(1).to(z.device)
             part = None if rest is None else rest[share]
             raw.append(member(z[share], gamma[share], part))
@@ -108,7 +108,7 @@ class ResNet(ImageNetwork):
     def member(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
         x = self.features(z, condition)
-        # the faster layout for convolutions on a CPU
+        # channels_last is faster for convolutions on a CPU
         x = x.contiguous(memory_format=torch.channels_last)
         h = self.first(x) + self.position
         for layer in self.layers:

@@ -42,7 +42,8 @@ class Text(nn.Module):
         for name in self.kinds:
             part = part_of(condition, name)
             if part is None:
-                # As many tokens as if it were there: absent for all items is absent for each.
+                # Add as many (masked) tokens as for a part that is present, so that an item has the
+                # same result if the part is absent for this item only.
                 tokens.append(self.positions[name].expand(items, -1, -1))
                 there.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
                 continue

@@ -214,7 +214,7 @@ class UNet(ImageNetwork):
         ]
         self.text = text_of(self.conditions, c, text_at)
         self.down, skips = self._way_down(levels, blocks, stem)
-        self.up = nn.ModuleList()  # its place in the order of parameters
+        self.up = nn.ModuleList()  # created here to fix the order of parameters
         lowest = levels[-1]
         self.middle = nn.ModuleList(
             [
@@ -301,7 +301,7 @@ def text_of(conditions: Mapping[str, Kind], width: int, text_at: Sequence[int]) 
         return None
     text = Text(conditions, width)
     if not text.kinds:
-        fix = "set [], or data with captions and model.conditional=[text]"
+        fix = "set [], or use captioned data and model.conditional=[text]"
         problem = "the condition has no text"
         raise ValueError(f"denoiser.network.text_at={list(text_at)}: {problem}; {fix}")
     return text
@@ -312,5 +312,5 @@ def check_heights(key: str, chosen: Sequence[int], heights: Sequence[int]) -> No
     strange = sorted({*chosen} - {*heights})
     if strange:
         problem = f"no resolution has height {strange[0]}"
-        fix = f"must be of {', '.join(map(str, heights))}"
+        fix = f"use heights of {', '.join(map(str, heights))}"
         raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}; {fix}")

@@ -72,7 +72,7 @@ class UNet2D(Adapter):
         if any(side % multiple for side in size):
             at = f"denoiser.network.block_out_channels={[*block_out_channels]}"
             raise ValueError(
-                f"{at}: height and width must be multiples of {multiple}, these are {size}"
+                f"{at}: height and width must be multiples of {multiple}, but are {size}"
             )
         sizes |= {"sample_size": size, "in_channels": channels, "out_channels": channels * outputs}
         super().__init__(UNet2DModel(**sizes), shape, outputs=outputs, **contract)

@@ -51,7 +51,7 @@ def load_weights(
     try:
         module.load_state_dict(checkpoint["state_dict"] | average)
     except (RuntimeError, TypeError, AttributeError) as error:
-        problem = f"not those of the checkpoint's configuration ({error_line(error)})"
+        problem = f"tensors do not fit the checkpoint's configuration ({error_line(error)})"
         raise UserError(f"weights={weights}: {problem}; restore the checkpoint") from error
     if not all(parameter.isfinite().all() for parameter in module.parameters()):
         raise Diverged("a weight", checkpoint["global_step"])
@@ -71,9 +71,7 @@ def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) ->
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
         if not weights:
-            raise UserError(
-                "weights=chosen: the run has not chosen among its averages; pass ema or raw"
-            )
+            raise UserError("weights=chosen: the run has not chosen an average; pass ema or raw")
     if weights == "raw":
         return {}
     if weights == "ema":
@@ -106,7 +104,7 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
     reads = _snapshots(run, step)
     if not reads:
         problem = (
-            "not kept, and no snapshots to compute it from (callbacks.ema.snapshots=20 stores them)"
+            "not stored, and it cannot be computed without callbacks.ema.snapshots in training"
         )
         raise UserError(f"weights={weights}: {problem}; choose one of {choices}")
     if step not in reads:  # The checkpoint's own averages serve as the last snapshot.

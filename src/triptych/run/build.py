@@ -59,8 +59,8 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
     for name in parts_read(model, data):
         of_item = isinstance(data.conditions[name], Images) or name in data.computed
         if of_item and name not in PROMPTED:
-            problem = f"changes the item and not {name!r} of it, which the network reads"
-            raise UserError(f"augmentation: {problem}; pass none, or conditioning_noise")
+            problem = f"changes the item, but not its {name!r}, which the network reads, too"
+            raise UserError(f"augmentation: {problem}; use none, or conditioning_noise")
 
 
 def build_drawing(
@@ -83,18 +83,19 @@ def _sources(
     condition_from: Config = config.get("condition_from", {})
     stages: Config = config.get("stages", {})
     for name in stages.keys() - condition_from.keys():
-        raise UserError(f"stages.{name}: must be a part of condition_from={condition_from}")
+        raise UserError(f"stages.{name}: must be a key of condition_from={condition_from}")
     sources: dict[str, str | Drawing] = {}
     for name, source in condition_from.items():
         key = f"condition_from.{name}={source}"
         if name not in model.conditions:
             known = ", ".join(model.conditions)
-            raise UserError(f"{key}: must be of what this model is conditioned on, {{{known}}}")
+            problem = f"the model has no condition {name!r}"
+            raise UserError(f"{key}: {problem}; use one of {{{known}}}")
         if source in data.conditions:
             kind, needed = data.conditions[source], data.conditions[name]
             if kind != needed:
                 raise UserError(
-                    f"{key}: {source} is {kind}, {name} is {needed}; they must be of one kind"
+                    f"{key}: {source} is {kind}, but {name} is {needed}; use one of equal kind"
                 )
             sources[name] = source
             continue
@@ -113,7 +114,9 @@ def _measured(
     if over is None:
         return ((None, drawing),)
     if not values or not over:
-        raise UserError("measures.values=[]: must be a list, as in [1,2,4], beside measures.over")
+        raise UserError(
+            "measures.values=[]: measures.over needs values; pass a list, as in [1,2,4]"
+        )
     keys: Sequence[str] = [over] if isinstance(over, str) else over
     measured = []
     for value in values:
@@ -137,7 +140,7 @@ def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
         fix = "use evaluations, or a key such as sampler.steps"
-        raise UserError(f"measures.over={key}: not a key of how this run draws; {fix}")
+        raise UserError(f"measures.over={key}: not a key of this run's sampling; {fix}")
 
 
 def _reference(
@@ -149,8 +152,8 @@ def _reference(
         return point_reference(data, measures["n"], seed, metrics)
     path, inception = measures["classifier"], measures["inception"]
     if path is None and inception is None and not metrics:
-        fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
-        raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
+        fix = "pass its checkpoint, or switch sample metrics off with measures.n=0"
+        raise UserError(f"measures.classifier=null: metrics of images need a classifier; {fix}")
     classifier = None
     if path is not None:
         classifier = others.classifier("measures.classifier", path, noise=False)

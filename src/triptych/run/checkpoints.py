@@ -63,7 +63,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
     if foreign and not readable:
         raise foreign[0]
     for problem in problems:
-        log_line(None, f"passed over: {problem}")
+        log_line(None, f"checkpoint skipped: {problem}")
     return max(readable)[2] if readable else None
 
 
@@ -72,7 +72,7 @@ def read_tensors(path: Path, kind: str) -> Entries:
     try:
         return load_tensors(path)  # type: ignore[no-any-return]
     except ValueError as error:
-        raise UserError(f"{path}: {error}, so not {kind} of a run; restore it") from error
+        raise UserError(f"{path}: {error}, so it is not {kind} of a run; restore it") from error
 
 
 class Keep(pl.Callback):

@@ -82,7 +82,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
     """
     for name in names:
         if name in digests and file_digest(folder / name) not in (digests[name], None):
-            raise ValueError(f"{name}: damaged, or of another run")
+            raise ValueError(f"{name}: damaged, or from another run")
 
 
 def checkpoint_at(path: str | Path) -> Path:

@@ -103,7 +103,7 @@ def evaluate_checkpoint(values: Config) -> Entries:
     adjust = functools.partial(_adjust, values)
     opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
     if not len(opened.data.splits[split]):
-        raise UserError(f"split={split}: this run has no items there; choose another")
+        raise UserError(f"split={split}: this split has no items; choose another")
     trainer = build_accountant(opened.config, opened.model, opened.data)
     account = account_split(trainer, opened.model, opened.data, split)
     check_finite(account, split, opened.step)

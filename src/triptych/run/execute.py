@@ -69,7 +69,7 @@ def _execute_first(session: Session) -> Result:
     except Interrupted as stopped:
         if not run.config()["name"] and not os.environ.get(SWEEP):
             # Without a name, repeating the command would start a new run in a new directory.
-            stopped.fix = f"triptych-train resume={run.path} goes on"
+            stopped.fix = f"resume with triptych-train resume={run.path}"
         requeue(stopped)
         raise
     except (StorageError, ForeignCheckpoint, Unreadable):

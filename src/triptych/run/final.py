@@ -28,7 +28,7 @@ class Drawn:
     """Results on final samples: entries of ``summary.json``, and pictures by their logger key."""
 
     entries: Entries = field(default_factory=dict)
-    evaluations: dict[str, float] = field(default_factory=dict)  # of the denoiser for one sample
+    evaluations: dict[str, float] = field(default_factory=dict)  # calls of the denoiser per sample
     pictures: dict[str, Path] = field(default_factory=dict)
 
 

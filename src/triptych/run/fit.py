@@ -127,7 +127,7 @@ def check_splits(config: Config, data: DataModule) -> None:
     tested = config.get("test", True)
     if not tested and not validated:
         raise UserError(
-            "test=false: a validation set is needed (data.val_size=0 leaves nothing to report)"
+            "test=false: without a test set, a validation set is needed; set data.val_size"
         )
     if tested and not len(data.splits["test"]):
         raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
@@ -146,25 +146,25 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
     if len(averagers) > 1:
         # After a validation the second would put back the first one's average as the weights.
         raise UserError(
-            "callbacks: several average the same weights; keep one, with callbacks.ema.others"
+            "callbacks: several average the weights; keep one, with lengths in callbacks.ema.others"
         )
     if weights == "chosen" and not validated:
         raise UserError(
-            "weights=chosen: there are no validation items to choose by; pass weights=ema"
+            "weights=chosen: needs validation items to choose an average; pass weights=ema"
         )
 
 
 def check_processes(data: DataModule, processes: int) -> None:
     """Check that processes have equal shares of a batch, and each has items of every split."""
     if data.batch_size % processes:
-        fix = f"must be a multiple of the {processes} processes"
+        fix = f"must be a multiple of the number of processes, {processes}"
         raise UserError(f"data.batch_size={data.batch_size}: {fix}")
     for name in ("val", "test"):
         n = len(data.splits[name])
         if 0 < n < processes:
             # A process without a batch would skip collectives that the other processes wait for.
             raise UserError(
-                f"trainer.devices: {processes} processes, {n} {name} items; use fewer processes"
+                f"trainer.devices: {processes} processes for {n} {name} items; use fewer processes"
             )
 
 

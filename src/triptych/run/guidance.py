@@ -42,7 +42,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
-        problem = f"{name} needs a model of the data, not of latents"
+        problem = f"{name} does not support models of latents"
         raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
     if model.conditional:
         read = [part for part in model.conditions if part != AUGMENTATION]
@@ -52,10 +52,12 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
     """Refuse a threshold that would cut off data values, and any threshold for latents."""
     if model.of_latents:
-        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
+        raise UserError(
+            "threshold: not supported for latents, as their range is unknown; pass threshold=none"
+        )
     size = training_items(data, 1000).x.abs()
     if (size > threshold.bound).float().mean() > OUTSIDE:
-        problem = f"data reach {size.max():.2g}, guesses would be cut off at {threshold.bound:g}"
+        problem = f"would clip at {threshold.bound:g}, but the data reach {size.max():.2g}"
         fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
         raise UserError(f"threshold: {problem}; {fix}")
 
@@ -88,7 +90,7 @@ def _weak(path: str, model: Any, others: OtherRuns) -> Any:
     key = "guidance.weak"
     opened = others.open(key, path)
     if opened.model.denoiser is None or opened.model.of_latents:
-        raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
+        raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model")
     given = model.conditions if model.conditional else ()
     missing = [name for name in parts_read(opened.model, opened.data) if name not in given]
     check_dropped(f"{key}={path}", opened.model.label_dropout, missing)

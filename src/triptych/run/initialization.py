@@ -85,7 +85,7 @@ def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
-        fix = f"init_from={path} must not have been trained on items of validation or test"
+        fix = f"pass a run for init_from={path} that was not trained on validation or test items"
         initial, _ = read_other("init_from", path, now, fix)
         # The other run's training items count as seen by this model, too.
         data["items"] = remember(now, initial["triptych"].get("data"))["items"]
@@ -135,14 +135,14 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     taken = [name for name, tensor in tensors.items() if _fits(source.get(name), tensor)]
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
-        problem = f"{len(taken)} of {len(tensors)} tensors fit by name and shape, not {few(left)}"
-        fix = "choose a run of the same network, or init_partial=true takes those that fit"
+        problem = f"only {len(taken)} of {len(tensors)} tensors match, not {few(left)}"
+        fix = "choose a run with the same network, or pass init_partial=true to copy the matching"
         raise UserError(f"init_from={path}: {problem}; {fix}")
     with torch.no_grad():
         for name in taken:
             tensors[name].copy_(source[name])
     step = int(checkpoint["global_step"])
-    line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors taken"
+    line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors copied"
     line += f" (step {step}, weights {weights})"
     if left:
         line += f"; not {few(left)}"

@@ -43,7 +43,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
             continue
         if not Path(path).expanduser().exists():
             hint = _experiment_that_makes(path)
-            raise UserError(f"{key}={path}: no such file{hint}; must be null or an existing file")
+            raise UserError(f"{key}={path}: no such file{hint}; pass null or an existing file")
         if declared in CHECKPOINTS:
             check_reference(key, str(Path(path).expanduser()))
 
@@ -79,5 +79,5 @@ def _experiment_that_makes(path: str) -> str:
     folders = Path(path).parts
     for parent, name in itertools.pairwise(folders):
         if parent == "runs" and (CONFIGS / "experiment" / f"{name}.yaml").is_file():
-            return f", triptych-train experiment={name} makes it"
+            return f" (triptych-train experiment={name} creates it)"
     return ""

@@ -23,10 +23,10 @@ def compare_data(now: Fingerprint, seen: Entries | None, judged: Sequence[str], 
     for split in judged:
         trained = _count_trained(now.items.get(split), seen.get("items", {}))
         if trained:
-            items = f"{trained} of the {now.n[split]} items of split={split}"
-            why = f"the data or their split have changed since ({change})"
-            raise UserError(f"data: {items} are ones that this model was trained on: {why}; {fix}")
-    return f"data: not those that this model was trained on ({change})"
+            items = f"{trained} of the {now.n[split]} {split} items"
+            why = f"the data or their split have changed since then ({change})"
+            raise UserError(f"data: the model was trained on {items}, as {why}; {fix}")
+    return f"data: changed since this model was trained ({change})"
 
 
 def remember(now: Fingerprint, seen: Entries | None) -> Entries:

@@ -71,7 +71,7 @@ class Guard:
     def _give_up(self, error: BaseException) -> None:
         self.lost = True
         reason = error_line(error) + raised_at(error)
-        log_line(None, f"{self.title} is left out ({reason}): metrics.csv has the figures")
+        log_line(None, f"{self.title}: switched off ({reason}); metrics.csv has all metrics")
         if self.title == wandb.WandbRun.title:
             wandb.end_service()
 
@@ -165,7 +165,8 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
     artifacts = bool(node.get("artifacts"))
     if artifacts and not is_composed_here(run):
         log_line(
-            None, "W&B: artifacts are left out: requested by the directory, not by your command"
+            None,
+            "W&B: artifacts are not sent, as the run's directory requests them, not your command",
         )
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
@@ -294,5 +295,6 @@ def address(node: Config, config: Config, run: RunDirectory) -> str | None:
     uri = str(node.get("tracking_uri") or default or f"{SQLITE}{folder}/mlflow.db")
     if is_composed_here(run) or uri in (default, f"{SQLITE}{root()}/logs/mlflow.db"):
         return uri
-    log_line(None, f"MLflow is left out: this directory names {uri}; {ADDRESS}={uri} allows it")
+    problem = f"not used, as the run's directory names {uri}, not your command"
+    log_line(None, f"MLflow: {problem}; allow it with {ADDRESS}={uri}")
     return None

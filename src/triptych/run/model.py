@@ -76,7 +76,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
     model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
-            f"augmentation: {type(model).__name__} takes no augmentation labels; pass told=false"
+            f"augmentation: {type(model).__name__} cannot read augmentation labels; pass told=false"
         )
     check_choices(config, table, type(model))
     return model
@@ -103,7 +103,9 @@ def parts_table(config: Config, data: DataModule) -> Dependencies:
     if kind.of_levels and data.levels is None:
         table.built["bound.decoder"] = GaussianDensity()
     if not kind.of_levels and data.levels is not None:
-        raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
+        raise UserError(
+            f"bound.decoder={name}: data {data.name} has discrete levels; use categorical"
+        )
     return table
 
 
@@ -140,7 +142,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
     if not conditional:
         return {}
     if not data.conditions:
-        problem = f"data {data.name} has no labels and no other conditions"
+        problem = f"data {data.name} has no conditions"
         raise UserError(f"model.conditional=true: {problem}; pass false")
     if not isinstance(conditional, list):
         return data.conditions
@@ -148,7 +150,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
         if name not in data.conditions:
             known = ", ".join(data.conditions)
             raise UserError(
-                f"model.conditional: {name!r} is no condition of the data; choose from {known}"
+                f"model.conditional: the data have no condition {name!r}; choose from {known}"
             )
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 

@@ -62,7 +62,7 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
         answer = pickle.load(server.stdout)
         answered = True
     except (EOFError, BrokenPipeError):
-        raise FailedCall(f"a process of the run ended with exit code {server.wait()}") from None
+        raise FailedCall(f"a process of the run stopped with exit code {server.wait()}") from None
     finally:
         if not answered and server.poll() is None:  # The run was stopped during the call.
             os.killpg(server.pid, signal.SIGKILL)
@@ -101,7 +101,7 @@ def serve() -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if code:
             answers.write(
-                pickle.dumps(FailedCall(f"a process of the run ended with exit code {code}"))
+                pickle.dumps(FailedCall(f"a process of the run stopped with exit code {code}"))
             )
             answers.flush()
 

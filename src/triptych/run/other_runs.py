@@ -28,7 +28,7 @@ class OtherRuns:
         """Open a run of the same data or, with ``stage``, a run that draws part of a condition."""
         if path is None:
             raise UserError(
-                f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt"
+                f"{key}=null: needs a checkpoint; pass one, as guide=.../checkpoints/last.ckpt"
             )
 
         def adjust(other: Config) -> None:
@@ -58,11 +58,11 @@ class OtherRuns:
         model = self.open(key, path).model
         if not isinstance(model, Classifier):
             raise UserError(
-                f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier"
+                f"{key}={path}: not a classifier; pass a checkpoint of model=classifier"
             )
         if model.noise != noise:
             raise UserError(
-                f"{key}={path}: pass a classifier trained with model.noise={str(noise).lower()}"
+                f"{key}={path}: needs a classifier trained with model.noise={str(noise).lower()}"
             )
         return model
 
@@ -78,11 +78,11 @@ def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> 
     """Open another run's denoiser as a teacher of ``model``; UserError if it does not fit."""
     where = f"objective.teacher={path}"
     if model.of_latents:
-        raise UserError(f"{where}: a teacher of the data cannot teach latents; pass null")
+        raise UserError(f"{where}: distillation is not supported for latents; pass null")
     opened = others.open("objective.teacher", path)
     teacher = opened.model.denoiser
     if not isinstance(teacher, Denoiser) or not isinstance(model.denoiser, Denoiser):
-        raise UserError(f"{where}: has no denoiser; pass a diffusion model's")
+        raise UserError(f"{where}: has no denoiser; pass a diffusion model")
     check_process(where, teacher, model.denoiser)
     given = never_dropped(model.label_dropout, parts_read(model, data))
     absent = [name for name in parts_read(opened.model, opened.data) if name not in given]
@@ -93,5 +93,5 @@ def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> 
 def check_process(where: str, other: Any, denoiser: Any) -> None:
     """Raise UserError unless another run's model has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
-        problem = f"its process is {other.process}, the model's {denoiser.process}"
-        raise UserError(f"{where}: {problem}; pass one of the same process")
+        problem = f"its process {other.process} differs from the model's, {denoiser.process}"
+        raise UserError(f"{where}: {problem}; pass a model with the same process")

@@ -229,7 +229,7 @@ def terms_of(unit: str) -> list[str]:
 
 def _check_terms(key: str, estimates: list[Mapping[str, Any]]) -> None:
     if not all(estimate.keys() >= {"mean", "stderr", "n"} for estimate in estimates):
-        raise ValueError(f"{key}: mean, stderr or n is missing, in it or in one of its terms")
+        raise ValueError(f"{key}: mean, stderr or n is missing, here or in one of its terms")
     total, *terms = [to_float(estimate["mean"]) for estimate in estimates]
     difference = total - sum(terms)  # NaN where one of them is not finite
     if abs(difference) > max(1e-4, 1e-4 * abs(total)):

@@ -82,7 +82,7 @@ def await_announcement(folder: Path) -> None:
                 return
         time.sleep(0.1)
     raise UserError(
-        f"{folder}: the first process did not prepare it in {PATIENCE:.0f} s; see its error"
+        f"{folder}: rank 0 did not prepare it within {PATIENCE:.0f} s; see the error of rank 0"
     )
 
 
@@ -179,7 +179,9 @@ class Lockable:
                     if time.monotonic() > until:
                         file.seek(0)
                         holder = file.read().strip() or "unknown"
-                        raise Busy(f"{folder}: another process is at work here ({holder})")
+                        raise Busy(
+                            f"{folder}: another process is using it ({holder}); wait until it ends"
+                        )
                     time.sleep(0.05)
                 if not _lies_in(folder, file):
                     continue  # The former owner has removed or renamed the directory; try again.
@@ -228,7 +230,7 @@ def check_held(path: Path) -> None:
     for folder, file in _held:
         if path.is_relative_to(folder) and not _lies_in(folder, file):
             raise StorageError(
-                f"{folder}: moved or deleted while the run was at work there; the run ends"
+                f"{folder}: moved or deleted while the run was using it; the run stops"
             )
 
 

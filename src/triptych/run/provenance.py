@@ -89,7 +89,7 @@ def add_execution(
     changes = describe_changes(before.last, code)
     line = ""
     if changes and step:  # At step 0 nothing was trained under the earlier code.
-        line = f"going on under other {changes} than before"
+        line = f"resumed with other {changes} than before"
     here = {
         "started": timestamp(),
         "step": step,
@@ -132,8 +132,8 @@ def finished_before(*runs: RunDirectory) -> str:
                 names.append(run.path.name)
     if not names:
         return ""
-    problem = f"finished before, under other {max(changes, key=len)} than now ({few(names)})"
-    return f"{problem}; force=true runs anew and keeps the old directory aside"
+    problem = f"finished earlier, with other {max(changes, key=len)} than now ({few(names)})"
+    return f"{problem}; force=true runs again and keeps the old directory under another name"
 
 
 def commit_of(root: Path) -> str:

@@ -226,7 +226,7 @@ class FreshPoints(PointReference):
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, own)
-        self.name = f"{n} fresh points of {data.name}"
+        self.name = f"{n} new points of {data.name}"
         self.held = n  # Any number of points can be drawn.
 
     def _draw(self, stream: int) -> tuple[Tensor, Tensor | None]:
@@ -251,7 +251,7 @@ class TrainingPoints(PointReference):
             problem = f"items of shape {data.shape} are neither points (d,) nor images (c, h, w)"
             raise UserError(f"measures.n={n}: {problem}; set measures.n=0")
         if len(train) < n:
-            problem = f"data {data.name} has {len(train)} training items to compare with"
+            problem = f"data {data.name} has only {len(train)} training items"
             raise UserError(f"measures.n={n}: {problem}; set measures.n={len(train)}")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.points = train.batch(order).x

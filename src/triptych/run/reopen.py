@@ -87,7 +87,7 @@ def _rebuild(
     if changed:
         log_line(None, f"{ckpt}: {changed}")
     if run.status not in ("new", "finished") and step != config["trainer"]["max_steps"]:
-        log_line(None, f"{ckpt}: unfinished, at step {step}")
+        log_line(None, f"{ckpt}: training is not finished, at step {step}")
     model = open_weights(config, data, checkpoint, weights, run.path)
     return Experiment(config, data, model, step=step)
 
@@ -138,15 +138,15 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
     torch.set_num_threads(config["threads"])  # Opening a stage has changed the number.
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
-            problem = "its data have no levels: bounds of densities and probabilities do not add up"
+            problem = "a bound of a cascade needs data with discrete levels"
             raise UserError(
-                f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=..."
+                f"model.stages[{i}]={paths[i]}: {problem}; use triptych-sample cascade=... only"
             )
     last = runs[-1].config["data"]
     if data_identity(last) != data_identity(config["data"]):
         problem, fix = (
             f"trained on {describe(last)}",
-            f"pass one trained on {describe(config['data'])}",
+            f"pass a run on {describe(config['data'])}",
         )
         raise UserError(f"model.stages[{len(runs) - 1}]={paths[-1]}: {problem}; {fix}")
     for i, stage in enumerate(runs[:-1]):
@@ -162,8 +162,8 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
         items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
         part = split.condition.part(part_name) if split.condition is not None else None
         if part is None or not torch.equal(items, part.value):
-            problem = f"its {name} items are not the {part_name!r} of those of data {data.name}"
-            raise UserError(f"{what}: {problem}; they must be equal")
+            problem = f"its {name} items differ from the part {part_name!r} of data {data.name}"
+            raise UserError(f"{what}: {problem}; pass a run on equal items")
 
 
 def refuse_cascade(config: Config) -> None:
@@ -184,7 +184,7 @@ def drawn_as(what: str, config: Config, change: dict[str, Any]) -> Config:
         if str(key).partition(".")[0] not in DRAWING or not set_key(config, str(key), value):
             keys = f"{', '.join(DRAWING)}, as guidance.scale"
             raise UserError(
-                f"{what}.{key}={value}: the stage's run has no such key; use one of {keys}"
+                f"{what}.{key}={value}: not a sampling key of the stage's run; use keys of {keys}"
             )
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
@@ -202,7 +202,7 @@ def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> 
         if name not in parts_read(stage.model, stage.data):
             fix = f"pass a run trained with model.conditional=[text,{name}]"
             raise UserError(
-                f"{what}: not conditioned on {name!r}, which the stage before it draws; {fix}"
+                f"{what}: not conditioned on {name!r}, which the previous stage draws; {fix}"
             )
         _check_encoders(what, before[-1], stage.data)
 
@@ -213,7 +213,7 @@ def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
     for name in parts_read(stage.model, stage.data):
         if name not in known:
             fix = "put a run that draws it before this one"
-            raise UserError(f"{what}: needs {name!r}, which no stage before it draws; {fix}")
+            raise UserError(f"{what}: needs {name!r}, which no earlier stage draws; {fix}")
 
 
 def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
@@ -225,14 +225,15 @@ def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
     else:
         return
     if shape != tuple(drawn.data.shape):
-        problem = f"the stage that draws it draws {_size(drawn.data.shape)}; they must be equal"
-        raise UserError(f"{what}: needs {name!r} of {_size(shape)}, and {problem}")
+        problem = f"needs {name!r} of size {_size(shape)}"
+        fix = f"but the stage draws {_size(drawn.data.shape)}; pass runs of equal size"
+        raise UserError(f"{what}: {problem}, {fix}")
 
 
 def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
     if before.data.encoders != data.encoders:
-        problem = "its text encoder, or its data.embeddings, is not that of the stage before it"
-        raise UserError(f"{what}: {problem}; they must be equal")
+        problem = "its text encoder or data.embeddings differs from the previous stage's"
+        raise UserError(f"{what}: {problem}; pass runs with equal encoders")
 
 
 def check_condition_source(

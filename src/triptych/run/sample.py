@@ -34,7 +34,7 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
     model = opened.model
     check_guide(values)
     if not model.draws:
-        fix = "pass one of a generative model"
+        fix = "pass a generative model"
         raise UserError(f"ckpt={values['ckpt']}: a classifier cannot draw samples; {fix}")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
@@ -64,7 +64,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
-        problem = "no stage was trained with noise on its conditions"
+        problem = "no stage was trained with conditioning noise"
         fix = "set noise=0, or use a stage trained with augmentation=conditioning_noise"
         raise UserError(f"noise={level}: {problem}; {fix}")
     return noised
@@ -93,7 +93,7 @@ def _check_label(drawing: Drawing, values: Config) -> None:
     if label not in range(classes):
         raise UserError(f"label={label}: must be a class from 0 to {classes - 1}")
     if values["prompt"] is not None:
-        raise UserError(f"label={label}: must be null beside a prompt")
+        raise UserError(f"label={label}: must be null if a prompt is set")
 
 
 def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
@@ -121,7 +121,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
         "text" in parts_read(stage.model, stage.data)
         for stage in (drawing, *drawing.stages.values())
     ):
-        fix = "pass one trained with model.conditional=[text]"
+        fix = "pass a run trained with model.conditional=[text]"
         raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
     known = {*conditions.parts, *drawing.sources}
     if with_image:
@@ -201,8 +201,8 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
     """
     data = drawing.data
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
-        problem = "this model is not conditioned on embeddings of images"
-        raise UserError(f"like={[*images]}: {problem}; pass a decoder's run")
+        problem = "this model is not conditioned on image embeddings"
+        raise UserError(f"like={[*images]}: {problem}; pass the run of a decoder")
     condition = data.splits["test"].condition
     assert condition is not None
     first, last = condition[torch.tensor([images[0], images[-1]])].parts[IMAGE].value

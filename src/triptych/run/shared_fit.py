@@ -106,7 +106,7 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     for file_name, state in sorted(states.items()):  # LAST is written last, and marks completion.
         state["triptych"]["config"] = run.config()
         save_checkpoint(state, run / "checkpoints" / file_name)
-    log_line(run, f"not trained again: {name} trained the same network, and its fit was copied")
+    log_line(run, f"training skipped: copied the fit of {name}, which trained the same network")
 
 
 def _settings(config: Config) -> Entries:

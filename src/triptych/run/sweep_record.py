@@ -32,7 +32,7 @@ class Record:
     def read_file(cls, file: Path) -> Self:
         """Read a record; raises Unreadable if it is malformed."""
         if file.is_symlink():  # In an untrusted sweep it could lead to any file.
-            raise Unreadable(f"{file}: a link; put the file itself there")
+            raise Unreadable(f"{file}: symbolic link; put the file itself there")
         try:
             return cls.from_dict(read_record(file) or {})
         except ValueError as error:
@@ -83,7 +83,7 @@ class Tuning(Record):
         for point in tuning.points:
             if not 0 < len(point) == len(tuning.keys):
                 raise ValueError(
-                    f"tuning.points: {point} must have a value of each of {tuning.keys}"
+                    f"tuning.points: {point} must have one value for each of {tuning.keys}"
                 )
         for setting, point in tuning.best.items():
             if point not in tuning.points:

@@ -90,7 +90,7 @@ def check_sharded(config: Config) -> None:
     if not is_sharded(config):
         return
     if config["callbacks"].get("ema"):
-        problem = "a shard's average is not the network's"
+        problem = "averages of sharded weights are not supported"
         raise UserError(f"trainer.strategy=fsdp: {problem}; pass callbacks.ema=null weights=raw")
     clip = config["trainer"]["gradient_clip_val"]
     if clip:

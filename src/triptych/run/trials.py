@@ -73,7 +73,7 @@ def check_loads(experiment: Experiment) -> None:
     try:
         open_weights(experiment.config, experiment.data).load_state_dict(state)
     except RuntimeError as error:
-        problem = f"a new one does not take its state ({error_line(error)})"
+        problem = f"a newly built model cannot load its state ({error_line(error)})"
         raise UserError(f"model: {problem}; make all layers and buffers in __init__") from error
 
 
@@ -96,4 +96,4 @@ def _check_plain(state: Any, owner: str, place: str = "") -> None:
         torch.load(file, weights_only=True)
     except Exception as error:
         fix = "return numbers, text, lists, dicts or common tensors"
-        raise UserError(f"{owner}.state_dict(): no plain data; {fix}{place}") from error
+        raise UserError(f"{owner}.state_dict(): not plain data; {fix}{place}") from error

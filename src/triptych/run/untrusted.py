@@ -80,11 +80,11 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     except (TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run") from error
     if schema != SCHEMA:
-        problem = "written by another version of triptych, whose configurations have other keys"
-        raise UserError(f"{where}: {problem}; pass a checkpoint of schema {SCHEMA}")
+        problem = "written by another version of triptych, with other keys"
+        raise UserError(f"{where}: {problem}; pass a checkpoint with schema {SCHEMA}")
     parts = content.get("global_step"), content["triptych"].get("config"), content.get("callbacks")
     if not all(map(isinstance, parts, (int, dict, dict))):
-        raise ForeignCheckpoint(f"{where}: not as a run writes it; pass a checkpoint of a run")
+        raise ForeignCheckpoint(f"{where}: not a complete checkpoint; pass a checkpoint of a run")
     return content
 
 
@@ -104,7 +104,7 @@ def _check_own(path: Path, where: str, config: Config) -> None:
             f"belongs to another run than {run / 'config.yaml'} "
             f"({describe_differences(differences)})"
         )
-        fix = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
+        fix = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
         raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
     result = None if run.damage() else run.summary()
     if result is None:
@@ -112,7 +112,9 @@ def _check_own(path: Path, where: str, config: Config) -> None:
     try:
         check_digests(run.path, result.digests, [f"checkpoints/{path.name}"])
     except ValueError as error:
-        raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
+        raise UserError(
+            f"{where}: not the checkpoint that the run's result reports; remove it"
+        ) from error
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def interpreting(
             raise
         problem = f"its content cannot be used ({describe_error(error)})"
         raise ForeignCheckpoint(
-            f"{where}: {problem}; restore it, or the code that wrote it"
+            f"{where}: {problem}; restore it, or the version of the code that wrote it"
         ) from error
 
 
@@ -155,7 +157,7 @@ def check_reference(key: str, path: str) -> None:
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
         fix = f"or pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
-        raise UserError(f"{key}={path}: {_state(run)}; finish or restore it, {fix}")
+        raise UserError(f"{key}={path}: {_state(run)}; finish or restore this run, {fix}")
     check_checkpoint(path, key)
 
 
@@ -238,7 +240,8 @@ def _check_overrides(path: str, overrides: Sequence[str], free: tuple[str, ...] 
         if group in MODEL_KEYS and group not in free:
             keys = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
             raise UserError(
-                f"{override}: the model is that of trained={path}; beside it pass keys of {keys}"
+                f"{override}: not allowed, as trained={path} sets the model; change only keys of "
+                f"{keys}"
             )
 
 

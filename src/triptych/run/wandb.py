@@ -78,7 +78,7 @@ class WandbRun(WandbLogger):
             shutil.rmtree(path, ignore_errors=True)
         self._wandb_init["mode"] = "offline"
         started = self.experiment
-        log_line(None, f"W&B: offline ({reason}); `{self.sync}` sends the run when it has ended")
+        log_line(None, f"W&B: offline ({reason}); upload the run at its end with `{self.sync}`")
         return started
 
     @property
@@ -110,7 +110,7 @@ class WandbRun(WandbLogger):
         except TimeoutError:
             log_line(
                 None,
-                f"W&B has not received all within {FINISH:.0f} s; `{self.sync}` sends the rest",
+                f"W&B: upload not finished within {FINISH:.0f} s; send the rest with `{self.sync}`",
             )
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
@@ -142,7 +142,7 @@ class WandbRun(WandbLogger):
         sending.start()
         sending.join(SENT)
         for problem in [*problems]:
-            log_line(None, f"W&B has not received {what} ({problem}): {self.run.path} has it")
+            log_line(None, f"W&B: upload of {what} failed ({problem}); {self.run.path} keeps it")
 
 
 def mode_of(node: Mapping[str, Any]) -> str:

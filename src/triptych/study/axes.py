@@ -50,7 +50,7 @@ def value(run: Run, key: str) -> str:
     group = key.split(".")[0].split("/")[0]
     if _has(run, group):
         return "none"
-    # A run that is older than a group counts as a new one that leaves the group out.
+    # A run older than this config group counts as a run with the group's default.
     return "none" if default_choice(group) == "none" else "default"
 
 
@@ -64,7 +64,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     axes = [axis for axis in axes if not _is_only_a_name(axis, axes, runs)]
     models = {(run.seed, value(run, "trained")) for run in runs}
     if len(models) == len(dict(models)):
-        # Each seed has a trained model of its own, as if it had trained it.
+        # Each seed has its own trained model, so the model does not distinguish settings.
         axes = [axis for axis in axes if axis.key != "trained"]
     return _bundle(axes, runs)
 
@@ -97,7 +97,7 @@ def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list
     columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
     named, notes = [*axes], list[str]()
     bundled: dict[str, list[str]] = {axis.key: [] for axis in axes}
-    # The last axes are the least telling names, so they are bundled first.
+    # Bundle the last axes first, as their names are the least informative.
     for axis in reversed(axes):
         column = columns[axis.key]
         owners = [a for a in named if a is not axis and columns[a.key].determines(column)]
@@ -109,7 +109,7 @@ def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list
         if not any(_explains(owner, axis) for owner in owners):
             setting = f"{axis.key} ({listed([*axis.values])})"
             together = f"{setting} changes together with {owners[0].key}"
-            notes.insert(0, f"{together}: these runs cannot tell the effect of one from the other.")
+            notes.insert(0, f"{together}: their effects cannot be separated.")
     return [replace(axis, bundled=tuple(bundled[axis.key])) for axis in named], notes
 
 
@@ -162,7 +162,7 @@ def label(run: Run, axes: Sequence[Axis]) -> str:
     """Label a cell: "x0" for one axis, "x0 / elbo" for two; by the model or "all runs" if none."""
     names = [value_name(axis.key, value(run, axis.key)) for axis in axes]
     text = " / ".join(names) or _model_name(run)
-    # A label goes into XML, markdown and a terminal: control characters have no place in any.
+    # Escape control characters, as labels go into XML, markdown and terminals.
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
@@ -178,7 +178,7 @@ def _is_only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bo
     if not any(axis.key in run.choices for run in runs):
         return False
     if not all(_has(run, axis.key.replace("/", ".")) for run in runs):
-        return False  # The name is all that is known of a run without a configuration.
+        return False  # Without a configuration, only the name is known.
     return not any(_is_within(other.key, axis.key) for other in axes)
 
 

@@ -17,9 +17,9 @@ from triptych.study.axes import Axis, value
 from triptych.study.formatting import with_interval
 from triptych.study.statistics import ALPHA, Paired, far, spread
 
-METRIC = "metric/"  # The prefix of a user's own metric among the parts of a bound.
-BOUND = ""  # The name of the test bound among measures.
-# Measure, place among its values, and labels of two cells.
+METRIC = "metric/"  # prefix of user-supplied metrics among the parts of a bound
+BOUND = ""  # name of the test bound among the metrics
+# Metric, index of the value of ``measures.over``, and the labels of two cells.
 Key = tuple[str, int, str, str]
 # {cell's label: {seed: figures, one for each value of the measure's key}}
 Figures = dict[str, dict[int | None, tuple[float, ...]]]
@@ -82,7 +82,7 @@ class PairTest:
         """
         if self.p == 0:
             return self.pair.interval(self.step_level)
-        # A p that was cut off at 1 no longer tells what it was multiplied by.
+        # The factor of the correction is unknown if p was limited to 1.
         level = self.level if self.p >= 1 else self.step_level
         return self.pair.interval(min(level, ALPHA * self.pair.p / self.p))
 
@@ -288,7 +288,7 @@ class Comparison:
         for run in self.runs:
             if run.measured:
                 own |= run.measured.metrics
-        # The order is that of the first mention, and a built-in metric is not replaced.
+        # Built-in metrics come first, and user-supplied ones cannot replace them.
         metrics = {**SAMPLE_METRICS, **own, **SAMPLE_METRICS}
         tables = {name: self._measure(metric) for name, metric in metrics.items()}
         return {name: table for name, table in tables.items() if table is not None}

@@ -13,7 +13,7 @@ from triptych.study.statistics import spread
 
 # The statuses of runs that ended; of one seed, the run with the higher rank counts.
 ENDED = {"diverged": 1, "finished": 2}
-# How a run records a metric that has the unit of its bound, as "bpd_prior"; others by their name.
+# {metric of a claim: its key in a run's record}. Terms of the bound have a unit, as "bpd_prior".
 KEYS = {
     **{name: f"{{unit}}_{name}" for name in OF_THE_BOUND},
     **dict.fromkeys(("bound", "train_bound", "val_bound"), "{unit}"),

@@ -30,8 +30,8 @@ from triptych.study.cells import Comparison, Key, MeasureTable, PairTest, Rule, 
 from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
-MOST = 200  # More seeds are never suggested.
-FIRST = 3  # So many seeds are suggested where a setting has one.
+MOST = 200  # maximum number of seeds that a report suggests
+FIRST = 3  # number of seeds that a report suggests if a setting has one
 NODES = 32
 
 
@@ -209,13 +209,13 @@ def seeds_next(comparison: Comparison) -> int:
 
 def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
     """Return how a sweep's report decides: by its planned looks, and those taken so far."""
-    # Looks that the sweep's record does not plan were taken all the same.
+    # Use the recorded looks if the sweep's record plans none.
     planned = sweep.until or looks
     margin = planned.equal_within or sweep.equal_within
     seen = tuple(map(frozenset, looks.seeds))
-    # A later command may plan fewer looks; those that were taken still count.
+    # A later command may plan fewer looks than were already taken.
     most = max(planned.looks, len(seen))
-    # Between looks a report claims what the last look claimed; before the first, nothing.
+    # Between looks a report repeats the claims of the last look. Before the first look it has none.
     return Rule(margin, most, seen, interim=most > 1 and not seen)
 
 

@@ -17,7 +17,7 @@ COLOURS = {
     "not testable here": "#aab2be",
 }
 HOLLOW: dict[str, Any] = {"marker": "D", "markerfacecolor": "none"}
-LOW, HIGH = 0.2, 5.0  # the ends of the axis; a ratio beyond them is an arrow
+LOW, HIGH = 0.2, 5.0  # ends of the axis; an arrow shows a ratio beyond them
 
 
 def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> bytes | None:
@@ -45,8 +45,8 @@ def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]
         ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlabel(
-            "ratio of the two settings that decide; arrows: beyond the axis\n"
-            "as claimed: right of 1 (circles), near 1 (squares)"
+            "ratio of the two decisive settings (an arrow points beyond the axis)\n"
+            "reproduced: right of 1 (circles), or near 1 (squares)"
         )
         words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
         words += [

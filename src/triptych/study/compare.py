@@ -64,7 +64,7 @@ def take_look(
         return rule
     finished = [run for run in runs if run.status == "finished"]
     seeds = frozenset(run.seed for run in finished if run.seed is not None)
-    # Earlier looks without a record were not taken: this one stands for them.
+    # Earlier looks without a record were skipped; record this one in their place.
     seen = [*rule.seen, *[seeds] * (look - len(rule.seen))]
     record = {
         "looks": rule.looks,
@@ -84,7 +84,7 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
         deciding = (table.metric.name, len(table.values) - 1)
         for (metric, place, *labels), claim in comparison.claims.items():
             if (metric, place) == deciding:
-                # The order is alphabetical, so that a pair keeps its name from look to look.
+                # Sort the labels, so that a pair has the same name in each look.
                 first, second = sorted(labels)
                 outcomes[prefix + first, prefix + second] = claim.outcome
     return dict(sorted(outcomes.items()))
@@ -95,7 +95,7 @@ def comparison_of(group: Group) -> Comparison:
     runs, measure = group.runs, str(group.runs[0].measure)
     axes, notes = find_axes(runs)
     cells = build_cells(runs, axes, measure)
-    # Keys of the machine and the directory name a cell only where settings do not tell runs apart.
+    # Use machine keys and the directory in cell names only if settings do not distinguish the runs.
     typed = all_keys(run.overrides for run in runs)
     machine = [key for key in typed if role(key) is Role.MACHINE]
     for keys in (machine, [SWEEP]):
@@ -104,8 +104,8 @@ def comparison_of(group: Group) -> Comparison:
             cells = build_cells(runs, axes, measure)
     repeats = sum(cell.superseded for cell in cells)
     if repeats:
-        repeated = f"{quantity(repeats, 'run')} repeated a setting and seed already run"
-        notes.append(f"{repeated}: the newest of each counts.")
+        repeated = f"{quantity(repeats, 'run')} repeated an earlier setting and seed"
+        notes.append(f"{repeated}: only the newest counts.")
     usable = [cell for cell in cells if cell.runs]
     usable.sort(key=lambda cell: (cell.bound.mean, cell.label))
     pending = [cell for cell in cells if not cell.runs]
@@ -126,7 +126,7 @@ def build_cell(name: str, measure: str, runs: Sequence[Run]) -> Cell:
     oldest_first = sorted(runs, key=lambda run: run.age)
     usable = [run for run in oldest_first if is_usable(run)]
     others = [run for run in oldest_first if not is_usable(run)]
-    # Runs are in the order of their seeds, as figures do not depend on which job ended first.
+    # Sort the runs by seed, so that results do not depend on which job finished first.
     newest = {run.seed: run for run in usable}
     newest = dict(sorted(newest.items(), key=lambda item: (item[0] is None, item[0] or 0)))
     repeats = copies(newest)

@@ -54,7 +54,7 @@ class ContrastResult:
             return None
         mean, low, high = self.ends
         if self.contrast.ratio:
-            return exp(mean), exp(low), min(exp(high), 1e9)  # JSON has no infinity
+            return exp(mean), exp(low), min(exp(high), 1e9)  # limited, as JSON has no infinity
         base = self.means[1]
         if base <= 0 or base + min(mean, low) <= 0:
             return None
@@ -136,7 +136,7 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
     outside, inside = range_tests(pair, contrast.low, contrast.high)
     result = ContrastResult(contrast, pair, outside, inside, means=means)
     if contrast.ratio or contrast.first.metric in OF_THE_BOUND:
-        return result  # a bound has no scale: half of a bound near 0 says nothing
+        return result  # a bound may be near 0, so half of it is no reasonable margin
     return result.refuse_wide(min(map(abs, means)) / 2, "half of the smaller figure")
 
 
@@ -146,7 +146,7 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
         setting = settings[point]
         if setting.ended < seeds:
             count = f"{setting.ended} of {quantity(seeds, 'run')}"
-            raise Unmeasurable(f"{count} of {setting.label} ended")
+            raise Unmeasurable(f"only {count} of {setting.label} finished")
 
 
 def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
@@ -156,7 +156,7 @@ def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastRes
     for seed, value in first.figures.items():
         known = [figures[seed] for figures in others if seed in figures]
         lost += value > contrast.beyond * max(known, default=math.inf)
-    # The chances of as many, and of as few, if one half of all seeds were lost.
+    # Probabilities of at least and at most ``lost`` losses, if each seed is lost with p = 1/2.
     many, few = float(bdtrc(lost - 1, n, 0.5)), float(bdtr(lost, n, 0.5))
     return ContrastResult(contrast, Paired(lost / n, n), many, few)
 
@@ -177,7 +177,7 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
             raise Unmeasurable(f"{setting.label} has no finite {setting.metric}")
         fingerprints |= {run.fingerprint for run in setting.runs if run.fingerprint}
     if len(fingerprints) > 1:
-        raise Unmeasurable(f"{contrast.name}: not on the same data")
+        raise Unmeasurable(f"{contrast.name}: the runs have different data")
 
 
 def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
@@ -192,12 +192,12 @@ def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
         second = figures[1]
     pair = paired(second, first, items)
     if math.isnan(pair.p):
-        problem = "one seed, or equal figures of all, so no error is known"
+        problem = "one seed, or equal values of all seeds, so the error is unknown"
         raise Unmeasurable(f"{contrast.name}: {problem}")
     return pair
 
 
 def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
     if any(x <= 0 for x in figures.values()):
-        raise Unmeasurable(f"{contrast.name}: a figure is not above 0")
+        raise Unmeasurable(f"{contrast.name}: a ratio needs values above 0")
     return {seed: math.log(x) for seed, x in figures.items()}

@@ -16,8 +16,8 @@ from triptych.study.figures import Colours
 from triptych.study.style import INK, PAPER, LineFigure, log_axis, mark, short
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
-LEAST = 2 / 3  # A grid has at least this share of all combinations.
-WIDE = 8.0  # An axis is logarithmic from this ratio of its largest to its smallest value.
+LEAST = 2 / 3  # minimum fraction of all combinations for a grid figure
+WIDE = 8.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 # Gamma, mean over seeds and standard error.
 MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
@@ -52,7 +52,7 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
     """Draw the distance of the model's posterior mean from the true one, by noise level."""
     curves = {}
     for label, (gamma, mean, _) in _mean_curves(comparison, lambda run: run.tweedie).items():
-        # An oracle's error is rounding, decades below everything, and would flatten the others.
+        # Leave out an oracle, whose error is only rounding: it would flatten all other curves.
         if np.max(mean) > 1e-8:
             curves[label] = (gamma, mean, None)
     spread = next((run.posterior for run in comparison.runs if run.posterior), None)
@@ -107,7 +107,7 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
     if len({curve.gamma for curve in seeds}) > 1:
         low, high = max(min(c.gamma) for c in seeds), min(max(c.gamma) for c in seeds)
         if low >= high:
-            return None  # The seeds have no level in common.
+            return None  # the seeds have no noise level in common
         gamma = np.linspace(low, high, len(gamma))
     values = np.array([_read_at(gamma, curve) for curve in seeds])
     error = values.std(axis=0, ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else None
@@ -229,7 +229,7 @@ def crossing(comparison: Comparison) -> Crossing | None:
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
         cells[value(run, lines.key), value(run, along.key)] = cell
-    # A value that only refused or diverged runs have takes no room.
+    # Leave out values for which no run has a result.
     lines = _with_values(lines, {key[0] for key in cells})
     along = _with_values(along, {key[1] for key in cells})
     if len(cells) < max(4, LEAST * len(lines.values) * len(along.values)):
@@ -263,9 +263,9 @@ def lines_by_label(comparison: Comparison) -> dict[str, str]:
 
 
 HOW = (
-    "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its "
-    "standard error. A ring marks each line's lowest mean. Lower is better; lines are cut where "
-    "the frame ends."
+    "Each line is one {lines}, over {along}. Dots are seeds; the line connects their means, with "
+    "standard errors. A ring marks the lowest mean of each line. Lower is better; values beyond "
+    "the frame are not shown."
 )
 
 
@@ -282,7 +282,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     for name in crossed.lines.values:
         keys = [key for key in values if (name, key) in crossed.cells]
         _draw_line(lines, name, {places[key]: crossed.cells[name, key] for key in keys})
-    # A cell that is far above the median flattens no other.
+    # Limit the axis, so that a cell far above the median does not flatten the others.
     means = sorted(cell.bound.mean for cell in crossed.cells.values())
     low, top = means[0], min(means[-1], means[0] + 4 * (means[len(means) // 2] - means[0]) + 1e-3)
     lines.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))

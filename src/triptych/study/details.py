@@ -23,14 +23,14 @@ from triptych.study.study import Study
 from triptych.study.style import mark
 from triptych.study.tables import against
 
-# Where something lies is no property to group runs by.
+# Runs are not grouped by paths.
 PLACES = {Role.PATH, Role.OUTPUT}
-CURVES = 16  # The most curves of one run.
-TEXT = 240  # The most characters of one value.
-# Keys that are typed for a sweep, not for one run of it.
+CURVES = 16  # maximum number of curves per run
+TEXT = 240  # maximum number of characters of a value
+# Keys of a sweep's command that one run of it does not need.
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
-POINTS = 12_000  # All runs share so many points of each curve.
-FEWEST = 24  # The fewest points of a run's curve.
+POINTS = 12_000  # maximum number of points of each curve, over all runs
+FEWEST = 24  # minimum number of points of a run's curve
 
 
 def as_json(study: Study, where: Mapping[Path, str]) -> str:
@@ -48,7 +48,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     keys = _differing(study.runs, properties)
     own = [{key: values[key] for key in keys if key in values} for values in properties]
     places = {run.dir: place for place, run in enumerate(study.runs)}
-    # Section and cell of each run, by its place; the last one of a run that is compared twice.
+    # {index of a run: its section and cell}; the last one if it is compared twice.
     homes: dict[int, dict[str, Any]] = {}
     sections = []
     for number, comparison in enumerate(study.comparisons):
@@ -103,7 +103,7 @@ def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> 
     differing = []
     pairs = [*zip(runs, properties, strict=True)]
     for key in all_keys(properties):
-        # A run without a configuration tells nothing by what it lacks.
+        # Skip runs without a configuration, as their missing keys mean nothing.
         known = {values.get(key, "") for run, values in pairs if run.config}
         known |= {values[key] for values in properties if key in values}
         if len(known) > 1 and role(key) not in PLACES:
@@ -158,12 +158,12 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     clock = dict(zip(*histories.pop("time", ([], [])), strict=True))
     columns = {}
     for name, (steps, values) in histories.items():
-        # A constant is no curve.
+        # Leave out columns that are constant.
         if name.startswith(("val/", "train/")) and len({*values}) > 1:
             columns[name] = (steps, values)
     bounds = [f"val/{unit}" for unit in UNITS]
     if columns.keys() & bounds:
-        columns.pop("val/bound", None)  # It is the bound under another name.
+        columns.pop("val/bound", None)  # the same as the bound
     curves = []
     for name in sorted(columns, key=lambda name: name not in bounds)[:CURVES]:
         thinned = _thinned(*columns[name], points)
@@ -201,7 +201,7 @@ def command_again(provenance: Provenance, tuned: bool) -> str:
         return ""
     words = [word for word in provenance.overrides if word.partition("=")[0] not in OF_SWEEP]
     if any(word.startswith(("ablation=", "paper=")) for word in words):
-        # Under the sweep's own name the finished run would be returned, and nothing would run.
+        # Use another name, as with the sweep's own name the command would find the finished run.
         words = ["-m", "name=again", *words]
         if tuned:
             words.append("hydra.sweeper.tune=null")

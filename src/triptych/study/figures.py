@@ -19,7 +19,7 @@ from triptych.study.formatting import format_number, plus_minus
 from triptych.study.style import LineFigure, axes, log_axis, mark, short
 from triptych.study.tables import against
 
-# Inches of a row and of a letter.
+# Height of a row and width of a letter, in inches.
 ROW, LETTER = 0.46, 0.62 * style.SIZE / 72
 DOT: dict[str, Any] = {
     "markersize": 5.1,
@@ -61,7 +61,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
         _difference(ax, y, claim, colours[label])
         if label in far:
             _beyond(ax, y, format_number(claim.pair.mean, sign=True), 1, colours[label])
-    # Labels at the left would cover the zero line without room of their own.
+    # Leave room for the labels at the left, so that they do not cover the zero line.
     room = min(0.4, max(map(len, rivals)) * LETTER / (style.WIDTH - 0.3) + 0.02)
     ax.set_xlim(min(low, -high * room / (1 - room)), high)
     best = short(comparison.cells[0].label, 22)
@@ -122,14 +122,15 @@ def _measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours)
         marks = [mark(runs[label][seed]) for seed in seeds]
         if label in table.far:
             for gid in marks:
-                _beyond(ax, y, "", table.sign, colours[label], gid=gid)  # The row tells the value.
+                # The label of the row has the value.
+                _beyond(ax, y, "", table.sign, colours[label], gid=gid)
             continue
         values = [row[0] for row in seeds.values()]
         heights: Any = [y]
         if len(values) > 1:
             mean = table.spreads[label][0].mean
             ax.plot([mean, mean], [y - 0.2, y + 0.2], color=colours[label], linewidth=2.2)
-            # At heights of their own no dot hides another.
+            # Draw dots at different heights, so that none hides another.
             heights = y + np.linspace(-0.12, 0.12, len(values))
         for value, height, gid in zip(values, heights, marks, strict=True):
             ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
@@ -163,7 +164,7 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     ax.spines["left"].set_color(style.GRID)
     ax.locator_params(axis="x", nbins=5)
     letters = int((style.WIDTH - 0.3) / LETTER) - max(map(len, notes.values()), default=0)
-    # No line runs through the words.
+    # Give the text a background, so that no line crosses it.
     background = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.8}
     how: dict[str, Any] = {"va": "bottom", "bbox": background}
     how["transform"] = ax.get_yaxis_transform()

@@ -44,7 +44,7 @@ def _digits(error: float) -> int:
 
 def _decimals(size: float) -> int:
     """Return three decimals, or as many as show two digits of a smaller number."""
-    if not math.isfinite(size) or size >= 0.000995 or size == 0:  # 0.001 to two digits
+    if not math.isfinite(size) or size >= 0.000995 or size == 0:  # at least 0.001 after rounding
         return 3
     return 1 - math.floor(math.log10(size))
 

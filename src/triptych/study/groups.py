@@ -43,7 +43,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             unreported.append(run)
     groups = [*runs_by_data.values()]
     for run in unreported:
-        # A run on data that several groups or no group could have belongs to none of them.
+        # Leave out a run whose data fit no group, or several groups.
         homes = [group for group in groups if any(may_share_data(run, other) for other in group)]
         if len(homes) == 1:
             homes[0].append(run)
@@ -162,13 +162,13 @@ def describe_tuning(tuning: Tuning) -> str:
     best = [f"{setting_label(name)}: {_values(point)}" for name, point in tuning.best.items()]
     text = (
         f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each "
-        f"setting ({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that are in "
-        f"no comparison. Best for all together: {_values(tuning.equal)}. "
+        f"setting ({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that no "
+        f"comparison uses. Best for all together: {_values(tuning.equal)}. "
         f"Own best: {'; '.join(best)}."
     )
     edge = settings_at_edge(tuning)
     if edge:
-        text += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
+        text += f" Best at the edge of its range: {listed(edge)}; a wider range may be better."
     return text
 
 

@@ -17,7 +17,7 @@ from triptych.study.groups import setting_label
 from triptych.terminal import plain
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
-APART = 30  # pause between reports, in durations of a report, which takes a core from the runs
+APART = 30  # pause between reports, in multiples of the time that a report took
 
 
 def try_write_report(root: Path, show: bool = False) -> str:
@@ -51,8 +51,8 @@ class Monitor(threading.Thread):
         super().__init__(daemon=True)
         self.root, self.cells, self.done, self.every = root, cells, done, every
         self._halt = threading.Event()
-        self._reported = 0  # the number of ended runs in the last report
-        self._next = 0.0  # the earliest moment of the next report
+        self._reported = 0  # number of ended runs at the last report
+        self._next = 0.0  # earliest time of the next report
 
     def run(self) -> None:
         from rich.live import Live
@@ -63,14 +63,15 @@ class Monitor(threading.Thread):
         if not console.is_terminal:
             return self._run_plain()
         live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
-        # Live's own streams obey control characters in what is printed; ours stand before them.
+        # Escape control characters in printed text before Live's streams, which would execute them.
         with live, redirect_stdout(plain(sys.stdout)), redirect_stderr(plain(sys.stderr)):
             while not self._halt.wait(self.every):
                 live.update(self.table())
                 self._renew()
 
     def _run_plain(self) -> None:
-        begun: set[str] = set()  # an ended run may be started over, by retry or force
+        # Runs seen before their end. Others had ended earlier, unless retry or force restarts them.
+        begun: set[str] = set()
         printed: set[str] = set()
         halted = False
         while not halted:

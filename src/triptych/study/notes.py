@@ -33,7 +33,7 @@ def limits_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
 
 def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
     if len({tuple(cell.runs) for cell in cells}) > 1:
-        paired = "paired differences use only the seeds both have"
+        paired = "paired differences use only the seeds that both have"
         yield f"Not every setting has the same seeds: {paired}."
     for cell in cells:
         if cell.copies:
@@ -73,7 +73,7 @@ def _metrics(runs: Sequence[Run]) -> Iterator[str]:
             definitions.setdefault(name, set()).add(definition)
     for name, variants in definitions.items():
         if len(variants) > 1:
-            yield f"The runs took the metric {name} with different definitions: do not compare it."
+            yield f"The runs define the metric {name} differently: do not compare it."
 
 
 def _changes(runs: Sequence[Run]) -> Iterator[str]:
@@ -81,11 +81,11 @@ def _changes(runs: Sequence[Run]) -> Iterator[str]:
     changed = [run.dir.name for run in runs if run.data_changed]
     if changed:
         count = quantity(len(changed), "run")
-        yield f"{count} went on after the data had changed ({listed(changed[:3])})."
+        yield f"{count} resumed after the data had changed ({listed(changed[:3])})."
     if has_added_seeds(runs):
-        errs = '"clear of" errs more often than 5% of the time'
-        added = f"Seeds were added to a sweep: after a look at its figures {errs}"
-        yield f"{added}; until=decided plans looks."
+        errs = '"clear of" may be wrong more often than in 5% of reports'
+        added = f"Seeds were added to a sweep after it had results: {errs}"
+        yield f"{added}; until=decided avoids this."
     if any(run.dirty for run in runs):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
@@ -95,7 +95,7 @@ def has_added_seeds(runs: Sequence[Run]) -> bool:
     seeds_by_sweep: dict[Path, dict[tuple[str, ...], set[int | None]]] = {}
     for run in sorted(runs, key=lambda run: run.age):
         command = tuple(run.command)
-        # A sweep until=decided plans its looks, and its rounds add seeds.
+        # Seeds that a sweep with until=decided adds are planned, so they do not count.
         if "until=decided" not in command and {"-m", "--multirun"} & {*command}:
             seeds_by_command = seeds_by_sweep.setdefault(run.dir.parent, {})
             seeds_by_command.setdefault(command, set()).add(run.seed)

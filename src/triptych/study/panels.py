@@ -20,7 +20,7 @@ from triptych.study.verdict import about
 Palette = Mapping[str, str]
 Draw = Callable[[Comparison, Palette], Figure | None]
 PNG = b"\x89PNG\r\n\x1a\n"
-# Bytes of one sample grid: more would make the page too heavy to mail.
+# Maximum number of bytes of a sample grid, so that the page can be sent by mail.
 LARGEST_IMAGE = 4 * 2**20
 
 
@@ -61,19 +61,19 @@ class Gallery(NamedTuple):
 FORESHORTENED = "An arrow points to a value beyond the axis."
 DOTS = f"Each dot is one seed; an upright bar is a setting's mean. {FORESHORTENED}"
 DIFFERENCES = (
-    "Paired differences to the best setting. A line is the interval at the level of the corrected "
-    "test: without zero, and with a filled dot, where the test claims a difference. A grey band "
-    "holds what is called the same."
+    "Paired differences to the best setting, with intervals at the level of the corrected test. A "
+    "filled dot marks a significant difference: its interval excludes zero. Differences within a "
+    "grey band count as the same."
 )
 FLOOR = (
-    "The dashed line is the noise floor, the same measure between true sets, and the grey band its "
-    "range: values in it look like true data."
+    "The dashed line is the noise floor: the same metric between two sets of true data. The grey "
+    "band is its range; samples in this range are as good as true data by this metric."
 )
 
 HEADLINE = Drawing("headline", "Test bound: each seed a dot, the mean a bar.", figures.headline)
 FOREST = Drawing(
     "forest",
-    "Paired difference to the best; a line without zero is claimed by the corrected test.",
+    "Paired difference to the best; an interval without zero is significant by the corrected test.",
     figures.forest,
 )
 CROSSING = Drawing(
@@ -85,7 +85,7 @@ CROSSING = Drawing(
 PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
     (
         "Error by noise level",
-        "How wrong the network's idea of the noise is at each noise level. Bands are standard "
+        "The error of the predicted noise at each noise level. Bands are standard "
         "errors over seeds.",
         (
             Drawing(
@@ -97,8 +97,8 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
     ),
     (
         "Tweedie: posterior mean against the truth",
-        "How far the mean that follows from the model's score is from the true posterior mean, at "
-        "each noise level; dashed, the posterior's own variance, which no model removes.",
+        "The error of the posterior mean that follows from the model's score, at each noise level. "
+        "The dashed line is the variance of the posterior itself, which no model can reduce.",
         (
             Drawing(
                 "posterior_mean_error",
@@ -109,10 +109,10 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
     ),
     (
         "Validation bound during training",
-        "Left against steps, right against seconds of training: equal steps are not equal cost. "
-        "The thick line is the mean where seeds overlap; thin lines are seeds. The axis fits the "
-        "later values: earlier ones may lie above it. A line still falling at the right edge would "
-        "gain from more steps.",
+        "Left: over steps. Right: over seconds of training, as the cost of a step differs. "
+        "Thick lines are means over seeds, thin lines are seeds. The axis is chosen for the later "
+        "values; earlier ones may lie above it. A setting whose line still falls at the right edge "
+        "needs more steps.",
         (
             Drawing(
                 "training",
@@ -128,8 +128,8 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
     ),
     (
         "What each objective attends to",
-        "The weight that each training loss puts on the noise error at each noise level; at the "
-        "dashed line it trains the very bound that is measured.",
+        "The weight of the noise error in each training loss, by noise level. A loss on the dashed "
+        "line is the measured bound itself.",
         (
             Drawing(
                 "weights",
@@ -140,26 +140,26 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
     ),
 )
 
-# Title, how to read it, style, and the file in a run's folder of samples.
+# (title, explanation, style, file in a run's folder of samples)
 PICTURES = (
     (
         "Samples",
-        "Drawn by each setting's first seed, from the same noise; a good bound does not promise "
-        "good looks, nor the reverse.",
+        "Samples of each setting's first seed, from the same noise. A good bound does not imply "
+        "good samples, nor the reverse.",
         "",
         "final.png",
     ),
     (
         "By caption",
-        "A row of samples of each setting's first seed for each of a few held-out captions, some "
-        "of combinations that were kept from training.",
+        "Samples of each setting's first seed, one row for each of a few held-out captions. Some "
+        "captions have combinations that were left out of training.",
         "",
         "prompts.png",
     ),
     (
         "From noise to sample",
-        "The way of a few samples of each setting's first seed, from noise at the left to the "
-        "sample at the right, at equal shares of the sampler's steps.",
+        "Samples of each setting's first seed at equal intervals of the sampler's steps, from "
+        "noise (left) to the final sample (right).",
         "strips",
         "trajectory.png",
     ),
@@ -208,7 +208,7 @@ def known_figures(comparison: Comparison, palette: Palette) -> dict[str, Figure]
 def draw_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
     """Draw every panel for which the runs recorded data; own panels come last."""
     panels = []
-    if not comparison.deciding:  # Samples of one model have no other figures to compare.
+    if not comparison.deciding:  # if all settings share one model, only its samples can be compared
         panels += [_panel(comparison, palette, *panel) for panel in PANELS]
     others = [table for table in comparison.measures.values() if table is not comparison.deciding]
     panels.append(_measures_panel(comparison, palette, "Measures of samples", others))
@@ -288,7 +288,7 @@ def _failed(title: str, error: BaseException) -> Panel:
 
 def sample_pictures(comparison: Comparison) -> list[Gallery]:
     """List the pictures of each entry of `PICTURES` that some run has."""
-    # Bits are a measure of pictures; samples of other data are plotted.
+    # Data with a bound in bits are images. Samples of other data are plotted.
     plotted = "" if comparison.measure == "bpd" else " plotted"
     galleries = []
     for title, how, style, file in PICTURES:

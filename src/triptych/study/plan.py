@@ -23,16 +23,16 @@ from triptych.run.model import parts_table
 from triptych.study.formatting import duration, quantity, three_digits
 
 UTILISATION = 0.35
-# Operations a second: dense bfloat16 by the cards' data sheets, times the utilisation.
+# Operations per second: dense bfloat16 from the data sheets, times the utilisation.
 SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
-# Single-precision operations a second of a step on one CPU core (benchmarks/training_step.py).
+# Single-precision operations per second on one CPU core, from benchmarks/training_step.py.
 CORE = 50e9
-CLASSES = 1000  # assumed for a folder of images, which is not read
+CLASSES = 1000  # assumed number of classes of a folder, whose images are not read
 DIFFUSION = "triptych.models.diffusion.Diffusion"
-# The parts of a configuration that a network follows from.
+# The config groups that determine the network.
 PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")
-FLOAT = 4  # bytes
-WHOLE = 2  # checkpoints that a run keeps: the last and the best
+FLOAT = 4  # bytes per number
+WHOLE = 2  # number of checkpoints that a run keeps: last and best
 
 CORE_SPEED = f"at {CORE / 1e9:g} GFLOP a second in float32"
 
@@ -83,10 +83,14 @@ class Cost(NamedTuple):
 def check_countable(config: Mapping[str, Any]) -> None:
     """Raise UserError for a run without a network to train, or of a length that is not known."""
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"] or config["trained"]:
-        raise UserError("plan=true: only for model=diffusion with a network to train; leave it out")
+        raise UserError(
+            "plan=true: supports only model=diffusion with a network to train; leave it out"
+        )
     if not config["trainer"].get("max_steps"):
         epochs = f"trainer.max_epochs={config['trainer'].get('max_epochs')}"
-        raise UserError(f"plan=true: {epochs} depends on the data; use trainer.max_steps")
+        raise UserError(
+            f"plan=true: the length {epochs} depends on the data; use trainer.max_steps"
+        )
 
 
 def network_cost(config: Mapping[str, Any]) -> Cost:
@@ -94,7 +98,7 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
     check_countable(config)
     try:
         return _cost(config, "meta")
-    except Exception:  # own code may read a tensor's numbers, and a meta tensor has none
+    except Exception:  # user-supplied code may read values, which meta tensors lack
         return _cost(config, "cpu")
 
 
@@ -106,10 +110,11 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
         data.num_classes = CLASSES
         assumed = f"assumed: {CLASSES:,} classes, as data={data.name} is not read"
     table = parts_table(dict(config), data)
-    for part in ("schedule", "process"):  # they need values, which meta tensors lack
+    # Build these outside of the meta device, as they need values.
+    for part in ("schedule", "process"):
         table.at(part)
     attention: Any = nullcontext()
-    if device == "cpu":  # torch counts no other attention there
+    if device == "cpu":  # FLOPs of other attention kernels are not counted on a CPU
         attention = sdpa_kernel(SDPBackend.MATH)
     counter, saved = Operations(), Saved()  # type: ignore[no-untyped-call]  # torch's own
     with torch.device(device):
@@ -125,7 +130,7 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
 def _item(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     """Return an item, its noise level and its labels; UserError: a network has other conditions."""
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
-        problem = "for networks without conditions other than labels"
+        problem = "supports only networks with no condition or labels"
         raise UserError(f"plan=true: {problem}; leave it out")
     condition = None
     if network.conditions:
@@ -152,7 +157,7 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
     for card, speed in SPEEDS.items():
         hours.append(f"{three_digits(operations / speed / 3600)} hours on one {card}")
     return [
-        f"{quantity(sum(runs for _, runs, _, _ in settings), 'run')}, nothing is started",
+        f"{quantity(sum(runs for _, runs, _, _ in settings), 'run')}, not started",
         *lines,
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
         f"{quantity(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
@@ -186,7 +191,7 @@ def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
     memory = states + cost.activations * batch / devices
     line = (
         f"{name}: {cost.parameters / 1e6:.1f} million parameters, "
-        f"{three_digits(cost.operations / 1e9)} GFLOP an item forward and backward; "
+        f"{three_digits(cost.operations / 1e9)} GFLOP per item, forward and backward; "
         f"{batches:,} batches of {batch:,} items, {millions} million items; "
         f"weights, gradients, AdamW and activations {three_digits(memory / 2**30)} GiB in float32"
     )

@@ -59,11 +59,11 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
         points = rounds.grid({"params": sweeper.tune}, [])
         return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
     if rounds.is_search(config):
-        # It imports Optuna, which may be missing.
+        # Imports Optuna, which may be missing.
         from hydra_plugins.triptych_search import _space
 
         return _space.probe_jobs(sweeper.params or {}, config.hydra.overrides.task)
-    return []  # an adaptive sweeper of the user's own
+    return []  # a user-supplied adaptive sweeper
 
 
 def check_launcher(config: DictConfig) -> None:
@@ -73,7 +73,7 @@ def check_launcher(config: DictConfig) -> None:
     if not on_slurm(config):
         check_cores(config, "cores", "threads")
         return
-    # A job's tasks, which are requested once for a whole sweep, are the trainer's processes.
+    # SLURM starts one task per process of the trainer. The number is requested once per sweep.
     fixed = rounds.swept_keys(config) & {"trainer", "trainer.devices", "trainer.num_nodes"}
     if fixed:
         problem = "cannot vary within a SLURM sweep; start a sweep for each value"

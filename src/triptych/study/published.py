@@ -23,13 +23,13 @@ from triptych.study.statistics import ALPHA, holm
 from triptych.study.verdict import find_weakness
 
 Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
-# What reading a record that anybody may have written raises.
+# Errors that a malformed or untrusted record can raise.
 MALFORMED = (
     UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError
 )  # fmt: skip
 FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
 
-# The words for as claimed and for otherwise, of a finding and of an identity.
+# {is it an identity: (word if it is as claimed, word otherwise)}
 WORDS: dict[bool, tuple[Word, Word]] = {
     False: ("reproduced", "contradicted"),
     True: ("holds", "fails"),
@@ -42,7 +42,7 @@ class Judgement:
 
     claim: Claim
     measured: tuple[ContrastResult, ...]
-    figures: tuple[tuple[str, str], ...]  # setting, mean and standard error
+    figures: tuple[tuple[str, str], ...]  # pairs: setting, mean with standard error
     seeds: int
     items: int
     runs: tuple[Run, ...]
@@ -104,7 +104,7 @@ class Judgement:
             return self._reason_open
         text = self._deciding_text
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
-            text += f", of {len(self.measured)} contrasts the least sure"
+            text += f" (the least certain of {len(self.measured)} contrasts)"
         p = f"p = {p_value(self.p)}"
         if self.p < 1e-4:
             p = "p < 0.0001"
@@ -119,9 +119,9 @@ class Judgement:
         if reasons:
             return f"{'; '.join([*dict.fromkeys(reasons)][:3])}."
         n = sum(m.p_not_within > ALPHA for m in self.measured)
-        count = f"{n} open"
+        count = f"{n} undecided"
         if not n:
-            count = "open once corrected"
+            count = "undecided after the correction"
         return f"{self._deciding_text}: {count}; {self._basis}."
 
     @property
@@ -174,7 +174,7 @@ def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | Non
     try:
         axes = {key: list(map(str, values)) for key, values in sweep.paper_axes.items()}
         claims = read_claims(sweep.paper, axes, sweep.scale)
-    except MALFORMED:  # anybody may have written the file
+    except MALFORMED:  # the file may be untrusted
         return None
     judgements = _corrected([_judge(claim, axes, runs) for claim in claims])
     judgements = _corrected(_without_wide_margins(judgements))

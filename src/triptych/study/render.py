@@ -57,7 +57,7 @@ from triptych.study.tables import (
 from triptych.study.verdict import Verdict, footnote
 from triptych.terminal import printable
 
-SHOWN = 3  # The index names so many reasons for a sweep's failures.
+SHOWN = 3  # maximum number of failure reasons per sweep in the index
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
 NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
 TEX = {
@@ -83,12 +83,12 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     StorageError or OSError: `root` cannot be written.
     """
     root = Path(root)
-    # A directory that was deleted while its runs were at work would be made again, without them.
+    # Do not create a directory that was deleted while its runs were running.
     if not root.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     study = read_study([root, *others], equal_within)
     palette = colours(study.hues)
-    joint = "joint_" if others else ""  # The root's own report stays.
+    joint = "joint_" if others else ""  # do not replace the root's own report
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
     table, page = results_csv(study.runs, root), render_page(study, palette)
     write_atomic(report.csv, printable(table))
@@ -127,7 +127,7 @@ def _page(name: str, script: str, **values: Any) -> str:
 
 def render_page(study: Study, palette: dict[str, str]) -> str:
     """Return the HTML page."""
-    # Each section is drawn when the page comes to it, as figures take much memory.
+    # Draw the figures of one section at a time, as they take much memory.
     judged = zip(study.comparisons, study.verdicts, strict=True)
     sections = (_section(i, c, v, palette) for i, (c, v) in enumerate(judged))
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
@@ -197,7 +197,7 @@ def _index_row(root: Path, place: Path, runs: Sequence[Run]) -> tuple[Any, ...]:
         problems.append(error.problem)
         expected = 0
     states: Counter[str] = Counter(run.status for run in runs)
-    states += Counter({"not started": expected - len(runs)})  # A count below one is dropped.
+    states += Counter({"not started": expected - len(runs)})  # adding drops counts below 1
     begun = [run for run in runs if run.started]
     first = min(begun, key=lambda run: run.age, default=Run(dir=place, status="interrupted"))
     report = "report.html" if (place / "report.html").is_file() else ""
@@ -236,7 +236,7 @@ def _print_published(console: Console, published: PaperVerdicts) -> None:
     for judgement in published.judgements:
         _say(console, judgement.line, WORDS.get(judgement.word, ""), wrap=False)
     if published.changed:
-        changed = "The claims or their seeds were changed after some of these runs had ended."
+        changed = "The claims or their seeds were changed after some of these runs had finished."
         _say(console, changed, "yellow")
 
 
@@ -257,7 +257,7 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
     better = comparison.question.metric.better
     title = ", ".join(filter(None, (comparison.data, comparison.title, decides, better)))
     caption = "; ".join(filter(None, ("±: seeds alone", comparison.tested)))
-    # All is plain Text: names may hold what rich would read as markup.
+    # Use plain Text, as rich would interpret markup in names.
     table = Table(
         title=Text(f"{study.title}: {title}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
@@ -293,7 +293,7 @@ def write_figures(study: Study, out: Path) -> list[Path]:
 
 def _write_figure(figure: Figure, stem: Path) -> list[Path]:
     written = []
-    # Without a date equal figures are equal files.
+    # Omit the date, so that equal figures give equal files.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
     for ending, metadata in undated.items():
         data = io.BytesIO()
@@ -344,5 +344,5 @@ def _tex(text: str, bold: bool) -> str:
     safe = re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
     if bold and safe:
         return rf"\textbf{{{safe}}}"
-    # A bracket at the start of a cell would be read as an option of the line before.
+    # LaTeX would read a bracket at the start of a cell as an option of the previous line break.
     return f"{{}}{safe}" if safe.startswith("[") else safe

@@ -12,7 +12,7 @@ from triptych.run.read import Run
 from triptych.study.axes import find_axes
 
 SPLITS = ("test", "val", "train")
-# The last columns, and how each follows from a run.
+# {one of the last columns: function that returns its value for a run}
 FACTS: dict[str, Callable[[Run], object]] = {
     "steps": lambda run: run.steps,
     "parameters": lambda run: run.parameters,
@@ -26,7 +26,7 @@ FACTS: dict[str, Callable[[Run], object]] = {
     "data_changed": lambda run: run.data_changed,
     "error": lambda run: run.error,
 }
-# A spreadsheet takes a cell that begins so for a formula, unless it is a number.
+# A spreadsheet would execute a cell with this first character as a formula. Numbers are safe.
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 

@@ -33,7 +33,7 @@ from triptych.study.study import Study, read_study
 
 Entry = dict[str, Any]
 TITLE = "# Published claims, measured"  # the first line of the page
-AGAIN = "to run again"  # the word of a claim that has changed since, or its measure has
+AGAIN = "to run again"  # label of a claim whose text or metric changed after its runs
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -48,7 +48,7 @@ def _is_papers_sweep(place: Path) -> bool:
     try:
         return bool(SweepRecord.read(place).paper)
     except Unreadable as error:
-        log_line(None, f"left out: {error}")
+        log_line(None, f"sweep left out: {error}")
         return False
 
 
@@ -81,7 +81,9 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     UserError: ``page`` is another file; OSError, StorageError: a file cannot be written.
     """
     if page.is_file() and not page.read_bytes().startswith(TITLE.encode()):
-        raise UserError(f"--results {page}: exists and is no page of results; choose another name")
+        raise UserError(
+            f"--results {page}: exists, but is not a page of results; choose another name"
+        )
     folder = page.with_suffix("")
     for place in find_papers(roots):
         study = read_study([place])
@@ -231,8 +233,8 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
     if node is None:
         return list(entry["claims"])
     keys = decisive_keys(node.get("claims", {}), entry["scale"])
-    now = json.loads(json.dumps(keys, default=str))  # the recorded keys went through JSON, too
-    # A result of an earlier version has no digest of its settings.
+    now = json.loads(json.dumps(keys, default=str))  # convert like the recorded keys
+    # Results of earlier versions have no digest of their settings.
     same_settings = entry.get("settings") in (None, node.get("settings"))
     same_runs = same_settings and is_measured_alike(entry)
     claims = []
@@ -250,7 +252,7 @@ def is_measured_alike(entry: Entry) -> bool:
     try:
         return all(version_of(measure) == version for measure, version in versions.items())
     except UserError:
-        return True  # a class that is not installed here may have changed or not
+        return True  # the class is not installed here, so assume no change
 
 
 def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:

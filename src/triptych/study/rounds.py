@@ -20,10 +20,10 @@ from triptych.run.request import resolve
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of the tuned keys
-# Keys that only the sweep of a grid has a use for.
+# {key that only a sweep over a grid can use: the problem}
 OF_A_GRID = {
-    "until": "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3",
-    "setting": "for a sweep of an ablation that lists it, with -m",
+    "until": "needs a sweep; pass settings and seeds, as -m objective=x0,v seed=1,2,3",
+    "setting": "needs a sweep; pass -m and an ablation that lists this setting",
 }
 
 
@@ -31,14 +31,14 @@ def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]
     """Return the overrides of each run of a grid: of ``sweeper.params`` and the command line."""
     from triptych.config.hydra_internals import BasicSweeper
 
-    loader = None  # glob(x*) asks it for the choices
+    loader = None  # an override glob(x*) needs it to list the choices
     if GlobalHydra.instance().is_initialized():
         loader = GlobalHydra.instance().config_loader()
     fixed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*fixed, *arguments])
     jobs = [*itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, None))]
     if not jobs:
-        raise UserError("-m: a key has no values; list one or more, as in KEY=A,B")
+        raise UserError("-m: a key has no values; pass at least one, as in KEY=A,B")
     return [with_setting(list(job), sweeper.get("settings") or {}) for job in jobs]
 
 
@@ -53,7 +53,7 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
         raise UserError(f"setting={name}: no such setting; settings here: {known}")
     typed = set(map(key_of, job))
     added = [override for override in settings[name] if key_of(override) not in typed]
-    # The name comes first: a report names runs by the first of the keys that change together.
+    # Put the setting first: a report names runs by the first of keys that change together.
     return [*chosen, *added, *(override for override in job if override not in chosen)]
 
 
@@ -102,7 +102,7 @@ def plans_later(config: DictConfig) -> bool:
 
 def differing(config: DictConfig) -> set[str]:
     """Return the keys and groups in which cells of a sweep differ, also by their settings."""
-    if not is_grid(config):  # an adaptive sweeper varies the keys that it is given
+    if not is_grid(config):  # an adaptive sweeper varies all keys that it has
         return swept_keys(config)
     jobs = jobs_of(config)
     shared = set.intersection(*map(set, jobs))
@@ -130,7 +130,9 @@ def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], li
     seeds = [text.removeprefix("seed=") for text in overrides if text.startswith("seed=")]
     settings = list(settings_of(jobs))
     if not seeds or not all(map(str.isdigit, seeds)) or len(jobs) != len(seeds) * len(settings):
-        raise UserError("seed: a sweep in rounds needs seeds, as in seed=1,2,3")
+        raise UserError(
+            "seed: this sweep needs the same seeds for each setting; pass them, as seed=1,2,3"
+        )
     return settings, list(map(int, seeds))
 
 
@@ -163,8 +165,8 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     from triptych.study.plan import plan
 
     if not jobs:
-        problem = "for one run or a grid of runs; a search chooses its runs as it goes"
-        raise UserError(f"plan=true: {problem}")
+        problem = "not possible for a search, which chooses its runs one after another"
+        raise UserError(f"plan=true: {problem}; leave it out")
     runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
     loader = GlobalHydra.instance().config_loader()
     planned = []
@@ -174,8 +176,8 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
         request.check_overrides()
         planned.append((name or "all", runs[setting], fits[setting], request.config))
     if config.get("until"):
-        most = f"at most {config.max_seeds} a setting"
-        print(f"until=decided: the first seeds are counted, of {most}")
+        most = f"up to {config.max_seeds} seeds per setting may follow"
+        print(f"until=decided: this plan counts the first seeds; {most}")
     print("\n".join(plan(planned)))
 
 
@@ -203,8 +205,8 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     UserError: fewer than two seeds to begin with, or more than ``most``.
     """
     if not 2 <= len(first) <= most:
-        begins = f"begins with 2 to {most} seeds, not {len(first)}"
-        raise UserError(f"max_seeds={most}: a sweep until=decided {begins}")
+        problem = f"until=decided cannot start with {len(first)} of them"
+        raise UserError(f"max_seeds={most}: {problem}; pass 2 to {most} seeds")
     fresh = range(max(first) + 1, max(first) + 1 + most - len(first))
     seeds, n = [*first, *fresh], len(first)
     rounds = [seeds[:n]]
@@ -237,7 +239,7 @@ def _lowest(bounds: Mapping[Point, float], name: str) -> Point:
     """Return the point of the lowest bound; UserError: none is finite."""
     point = min(bounds, key=lambda point: bounds[point])
     if math.isinf(bounds[point]):
-        problem = "has no value at which every seed gave a finite validation bound"
+        problem = "has no value with a finite validation bound for every seed"
         raise UserError(f"tuning: {name} {problem}")
     return point
 

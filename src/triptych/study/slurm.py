@@ -21,15 +21,15 @@ from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 from triptych.errors import StorageError
 from triptych.run.directory import write_atomic
 
-# The states that a job does not leave by itself; in all others it is, or will be, at work.
+# Final states of a job. In all other states it runs or will run.
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 }
 GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
-UNSEEN = "never seen"  # a job of another cluster, or a hidden one
-PATIENCE = 20.0  # seconds for which a job must be gone, because a requeued one is for a moment
-EVERY = 30  # seconds between two looks at the queue
+UNSEEN = "never seen"  # the job is hidden, or on another cluster
+PATIENCE = 20.0  # seconds without the job until it counts as ended; a requeued job returns sooner
+EVERY = 30  # seconds between two queries of the queue
 
 Outcome = Callable[[str, Sequence[str], str], Any]
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 def ask_queue() -> dict[str, str] | None:
     """Return the state of each of this user's jobs that SLURM remembers; None without answer."""
-    # The user's own defaults (SQUEUE_PARTITION, ...) would hide jobs.
+    # Remove the user's defaults (SQUEUE_PARTITION, ...), which could hide jobs.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
     try:
@@ -46,7 +46,7 @@ def ask_queue() -> dict[str, str] | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    # A line has a job and its state, as "17_2 RUNNING"; others, as "CLUSTER: name", are ignored.
+    # Lines have a job and its state, as "17_2 RUNNING". Ignore others, as "CLUSTER: name".
     return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", done.stdout, re.MULTILINE))
 
 
@@ -57,8 +57,8 @@ class QueueWatcher(SlurmInfoWatcher):
         super().__init__(delay_s=EVERY)
         self.folder, self.tasks, self.outcome = folder, tasks, outcome
         self._state: dict[str, str] = {}  # each job's last state in the queue
-        self._since: dict[str, float] = {}  # when it was first seen as ended
-        self._values: dict[str, Any] = {}  # what the runs of jobs without a result return
+        self._since: dict[str, float] = {}  # time at which each job was first seen as ended
+        self._values: dict[str, Any] = {}  # return values of jobs that left no result
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
         """Return {job: state} of those that have ended for good, at a look at ``now`` seconds.
@@ -98,7 +98,7 @@ class QueueWatcher(SlurmInfoWatcher):
         for job, state in self.ended(without, queue, time.monotonic()).items():
             try:
                 self._write_outcome(job, state)
-            # The disk may be full; the next look may succeed.
+            # The disk may be full. Try again at the next query.
             except (OSError, StorageError) as error:
                 log.warning("SLURM job %s ended without a result (%s): %s", job, state, error)
             else:
@@ -122,7 +122,7 @@ class QueueWatcher(SlurmInfoWatcher):
         if not missing:
             return
         overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]
-        if job not in self._values:  # called once, however often the writing fails
+        if job not in self._values:  # call it once, even if writing fails repeatedly
             self._values[job] = self.outcome(job, overrides, state)
         value, completed = self._values[job], JobStatus.COMPLETED
         result = JobReturn(overrides=overrides, status=completed, _return_value=value)

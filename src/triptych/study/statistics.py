@@ -46,7 +46,7 @@ class Error:
                 return 2 * stdtr(self.df, -distance / np.sqrt(seeds))
         quantiles, weights = chi2_nodes(self.df, nodes)
         b = items[..., None]
-        # The floor keeps seeds that changed nothing from a division by zero.
+        # The lower limit avoids a division by zero if seeds change nothing.
         a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
         p = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
         return (weights * p).sum(-1) / weights.sum()
@@ -160,7 +160,7 @@ def paired(
     differences = [other[seed] - reference[seed] for seed in common]
     whole = spread(differences)
     scale = max((abs(side[seed]) for side in (reference, other) for seed in common), default=0.0)
-    # Differences that are equal up to rounding do not tell how much a seed matters.
+    # If the differences are equal up to rounding, the variation over seeds is unknown.
     if not whole.stderr > 1e-12 * scale:
         return Paired(whole.mean, whole.n)
     if items is not None and all(seed in items for seed in common):

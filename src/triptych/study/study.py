@@ -32,7 +32,7 @@ class NextStep:
     command: str
 
     def __str__(self) -> str:
-        return f"{self.reason}, finished runs stay: {self.command}"
+        return f"{self.reason}; finished runs are kept: {self.command}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Study:
         if not isinstance(command, str):
             return shlex.join(command)
         try:
-            shlex.split(command)  # It is split again to add seeds.
+            shlex.split(command)  # check that it can be split, as is done to add seeds
         except ValueError:
             return ""
         return command
@@ -128,7 +128,7 @@ class Study:
     def banner(self) -> str:
         """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
         if self.damaged:
-            return f"{self.damaged}: how many runs are to come is unknown, so nothing is settled"
+            return f"{self.damaged}: the number of planned runs is unknown, so nothing is settled"
         if self.complete and self.counts.keys() <= {"finished"}:
             return ""
         parts = [f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished"]
@@ -177,17 +177,17 @@ class Study:
     def next_step(self) -> NextStep | None:
         """The next command: retry failed runs, or add seeds that would settle open pairs."""
         words = shlex.split(self.command)
-        # The record of a sweep from elsewhere may hold any command, which is not to be suggested.
+        # Suggest only our own command: the record of an untrusted sweep may contain any other.
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
             return None
         if any(word.startswith("hparams_search=") for word in words):
-            return None  # A search goes on by its own count of trials.
+            return None  # a search is continued by its number of trials
         words = [word for word in words if word not in (RETRY, "force=true")]
         failed = self.counts["failed"]
         if failed and not self.going_on:
             return NextStep(f"{quantity(failed, 'run')} failed", shlex.join([*words, RETRY]))
         if self.published or not self.complete:
-            return None  # Published claims have the seeds that they began with.
+            return None  # published claims have fixed seeds
         return self._more_seeds(words)
 
     def _more_seeds(self, words: Sequence[str]) -> NextStep | None:

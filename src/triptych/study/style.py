@@ -26,7 +26,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from triptych.run.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
-# Okabe and Ito's colours but the yellow, then Tol's muted ones: distinct with any colour vision.
+# The colours of Okabe and Ito without yellow, then muted ones of Tol. They are distinct for
+# colour-blind readers.
 PALETTE = {
     "#0072b2": "#56aeea", "#d55e00": "#ff8d52", "#009e73": "#2fc79d", "#c56a9c": "#e79fc8",
     "#dd9500": "#f6ba45", "#4aa8dc": "#98d4f8", "#6f4fbf": "#a892f5", "#8c510a": "#cf9655",
@@ -38,8 +39,8 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     c: f"c{i}" for i, c in enumerate(PALETTE)
 }
 
-SIZE = 9.0  # Every text has this size in points.
-# Inches of a figure: two fit beside each other, and one on a phone.
+SIZE = 9.0  # size of all text, in points
+# Size of a figure in inches. Two fit side by side on a screen, and one on a phone.
 WIDTH, HEIGHT = 4.7, 3.4
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": SIZE, "text.color": INK, "text.parse_math": False,
@@ -86,7 +87,7 @@ class LineFigure:
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names, self.colours = {label: short(label, 18) for label in labels}, colours
         self.ends: dict[str, float] = {}
-        # DejaVu is wide, so that a browser's fonts fit as well.
+        # Reserve the width of DejaVu, which is wider than most fonts of browsers.
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
         self.figure, self.ax = axes(HEIGHT, 0.78, right + 0.55)
 
@@ -116,7 +117,7 @@ class LineFigure:
         last = [f"{self.names[label]} {self.ends[label]:.4g}" for label in order]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
         handles = {str(line.get_label()): line for line in self.ax.lines}
-        # A legend has room for some of many lines; the lowest one is always among them.
+        # If there are too many lines for the legend, show every n-th, with the lowest.
         apart = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
         order = order[::-1][::apart][::-1]
         named = [handles[label] for label in order], [self.names[label] for label in order]
@@ -128,7 +129,7 @@ def log_axis(ax: Axes, values: np.ndarray) -> None:
     """Set a log y axis with plain numbers; leave it linear where values hardly differ."""
     values = values[np.isfinite(values) & (values > 0)]
     decades = math.log10(values.max() / values.min()) if values.size else 1.0
-    # A factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not.
+    # Ranges below a factor of 5 may contain fewer than two of the ticks 1, 2, 5.
     if decades < 0.7:
         return
     ax.set_yscale("log")
@@ -156,13 +157,13 @@ def to_svg(figure: Figure, name: str) -> str:
         colour = re.compile(known + r"(?![0-9a-f])", re.IGNORECASE)
         text = colour.sub(f"var(--{variable}, {known})", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
-    # Widths are in pixels: text has one size in every figure, and is large enough for a phone.
+    # Set widths in pixels, so that text has the same size in each figure and is legible on a phone.
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"
     label = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
     head = f'<svg role="img" aria-label="{label}" class="plot" style="{style}" '
-    # In a replacement string, unlike in a function, backslashes of a name would be read as groups.
+    # Use a function, as re.sub would interpret backslashes of a name in a replacement string.
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
         lambda match: f"{head}{match[1]}{match[2]}", text,

@@ -46,7 +46,7 @@ from triptych.study.sweep_plan import (
 )
 
 _hooks: list["SweepHook"] = []  # the hook of the sweep that this process runs
-# The exit code of a sweep all of whose runs ended in one of these ways; 1 for any other.
+# {exit code of a sweep: statuses that all its runs may have}. The first match counts, else 1.
 EXIT_CODES = {
     0: {"finished", "pruned"},
     Diverged.exit_code: {"finished", "pruned", "diverged"},
@@ -125,12 +125,12 @@ class SweepHook(Callback):
         self.jobs = rounds.known_jobs(config)
         if config.get("until"):
             rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
-        self.cells = list(map(self.cell, self.jobs))  # a sweeper may expect more later
+        self.cells = list(map(self.cell, self.jobs))  # a sweeper may add more later
         if len({*self.cells}) < len(self.cells):
-            problem = "two runs would share a directory"
+            problem = "two runs would have the same directory"
             raise UserError(f"-m: {problem}; list each value once, and one name")
         self.before = SweepRecord.read(self.root)
-        Looks.read(self.root)  # if unreadable, refuse: the looks taken decide what may be claimed
+        Looks.read(self.root)  # raises if unreadable, as earlier looks limit later claims
         if not config.hydra.sweeper.get("tune"):
             check_tuning(config, self.root, self.before.tuning, {})
         self.reservation, self.kept = Reservation(self.root), KeptRecords(self.root)
@@ -176,7 +176,7 @@ class SweepHook(Callback):
         self.monitor.stop()
         others = self.reservation.others()
         self.reservation.release()
-        with suppress(KeyboardInterrupt):  # Ctrl-C once more keeps the earlier report
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C keeps the earlier report
             if self.kept.untouched and not others and not on_slurm(self.config):
                 self.kept.put_back()
             elif (self.root / "report.html").exists():
@@ -223,7 +223,7 @@ class SweepHook(Callback):
         self.reserve(self.plan(jobs))
         for name in map(self.cell, jobs):
             if name not in self.cells:
-                self.cells.append(name)  # the monitor draws the same list
+                self.cells.append(name)  # the monitor shows the same list
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
@@ -267,15 +267,15 @@ class SweepHook(Callback):
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
             problem = f"its SLURM job {job} ended without a result ({state})"
-            fix = "the same command goes on with it"
+            fix = "repeat the same command to resume it"
             print(f"{run.path.name}: {problem}; {fix}", file=sys.stderr, flush=True)
         return run.figure(self.config.optimized_metric)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # launchers send the hook to their workers, and its thread cannot go there
+        return {}  # launchers pickle the hook, and its thread cannot be pickled
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
-        # Hydra keeps each job's configuration; of a long sweep they would fill the memory.
+        # Hydra keeps the configuration of each job, which would fill the memory in long sweeps.
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

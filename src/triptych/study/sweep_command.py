@@ -18,7 +18,7 @@ from triptych.study import rounds
 def check_command(config: DictConfig) -> None:
     """Refuse what concerns a sweep as a whole; UserError."""
     if processes.launch():
-        fix = "use trainer=ddp in it, not torchrun or srun"
+        fix = "use trainer=ddp without torchrun or srun"
         raise UserError(f"-m: a sweep starts its processes itself; {fix}")
     sweeper, typed_for_hydra = config.hydra.sweeper, config.hydra.overrides.hydra
     if not config.hydra.sweep.dir:
@@ -31,12 +31,12 @@ def check_command(config: DictConfig) -> None:
     rounds.check_rounds(config, grid=rounds.is_grid(config))
     tuned = set(sweeper.get("tune") or {})
     if tuned and config.get("until"):
-        raise UserError("until=decided: not for a sweep that tunes; use until=null")
+        raise UserError("until=decided: not supported together with tuning; use until=null")
     typed = set(map(rounds.key_of, config.hydra.overrides.task))
     if tuned and typed & {*tuned, "test"}:
         key = min(typed & {*tuned, "test"})
         fix = "leave it out, or add hydra.sweeper.tune=null"
-        raise UserError(f"{key}: set by this sweep's tuning; {fix}")
+        raise UserError(f"{key}: this sweep tunes it; {fix}")
     if rounds.is_search(config):
         check_optimized_metric(config)
         if find_spec("optuna") is None:
@@ -50,8 +50,8 @@ def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
         return
     root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
     config.hydra.sweep.dir = str(root)
-    # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which
-    # an earlier command had several values stays in them.
+    # Leave out of the cells' names what all cells share, as the sweep's name has it. Keep a key
+    # that had several values in an earlier command.
     shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
     naming = config.hydra.job.config.override_dirname
     naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]

@@ -32,11 +32,11 @@ from triptych.run.request import resolve
 from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import is_grid, key_of
 
-COMMANDS = ".commands"  # the folder of the cells that each command at work will run
+COMMANDS = ".commands"  # folder in which each running command lists its cells
 CELLS = "cells.json"
 FIX = f"{ANOTHER}, {ANEW}"
-STUDY = "study.db"  # a search reserves it like a cell, so that there is one at a time
-# A sweep writes these beside its records; a link could lead out of its directory.
+STUDY = "study.db"  # a search reserves it like a cell, so that only one search runs
+# Files that a sweep writes. They must not be links, which could lead out of its directory.
 FILES = (STUDY, "multirun.yaml", "report.html", "results.csv")
 Cells = dict[str, Sequence[str]]  # overrides of each cell
 Others = Sequence[tuple[str, Cells]]
@@ -46,7 +46,7 @@ def check_own_files(root: Path) -> None:
     """Refuse a link, or a directory in a file's place, where this sweep will write; UserError."""
     for path in map(root.joinpath, (COMMANDS, *FILES)):
         if path.is_symlink() or (path.is_dir() and path.name != COMMANDS):
-            problem = "a link or a directory in the place of the sweep's own"
+            problem = "symbolic link or directory where the sweep writes a file"
             raise UserError(f"{path}: {problem}; move it away")
 
 
@@ -88,11 +88,13 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
     for name, job in cells.items():
         run = RunDirectory(root / name)
         if run.path.is_symlink() or run.path.is_file():
-            problem = "a link or a file in the place of a cell's directory"
+            problem = "symbolic link or file where the sweep needs a run's directory"
             raise UserError(f"{run.path}: {problem}; move it away")
         if has_run(run) and not config.force:
             plans[name] = plan_run(resolve(loader.load_sweep_config(config, [*job]), run.path))
-    refuse(root, [plan.other for plan in plans.values()], "has other runs in {} of its cells")
+    refuse(
+        root, [plan.other for plan in plans.values()], "{} of its runs exist with other settings"
+    )
     return plans
 
 
@@ -104,10 +106,12 @@ def check_others(config: DictConfig, root: Path, cells: Cells, others: Others) -
     for process, theirs in others:
         shared = cells.keys() & theirs.keys()
         if shared and (config.force or not is_grid(config)):
-            raise Busy(f"{root}: {process} is at work in this sweep; wait for it, or {ANOTHER}")
+            raise Busy(f"{root}: {process} is running this sweep; wait for it, or {ANOTHER}")
         differing = [differences(_values(theirs[name]), _values(cells[name])) for name in shared]
         differing = list(map(without_machine, differing))
-        refuse(root, differing, f"{process} runs with other settings {{}} of its cells", ANOTHER)
+        refuse(
+            root, differing, f"{process} is running {{}} of its runs with other settings", ANOTHER
+        )
 
 
 def _values(job: Sequence[str]) -> dict[str, str]:
@@ -132,7 +136,7 @@ def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Entrie
     """
     if before.best and not config.force:
         changes = differences(before.rule(list(before.best)), dict(planned))
-        refuse(root, [changes], "has been tuned otherwise")
+        refuse(root, [changes], "was tuned with other settings")
 
 
 class Reservation:
@@ -167,4 +171,4 @@ class Reservation:
         self._stack.close()
         shutil.rmtree(self.command.path, ignore_errors=True)
         with suppress(OSError):
-            self.command.path.parent.rmdir()  # succeeds for the last command
+            self.command.path.parent.rmdir()  # succeeds only if no other command is left

@@ -58,7 +58,7 @@ class SweepRuns:
         if self.damage or self.rule.interim:
             return True
         if self.rule.looks > 1 and alone:
-            return False  # The planned looks decide, not the number of runs.
+            return False  # the planned looks decide, not the number of runs
         statuses = {run.status for run in self.runs}
         will_resume = "interrupted" in statuses and bool(self.record.record)
         return self.missing > 0 or "running" in statuses or will_resume

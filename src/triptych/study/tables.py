@@ -42,7 +42,7 @@ TERMS = (
     Column("diffusion", "diffusion", "diff.", rank=4),
 )
 GAP = Column("gap", "gap to entropy")
-# Other figures of test items, which never stand in the bound's place.
+# Other metrics of test items. They never replace the bound.
 BESIDE = (
     Column("iw", "importance-weighted", rank=5),
     Column("ode", "by the ODE, its own items", rank=6),
@@ -192,7 +192,7 @@ def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
     if claim.pair.n == 0:
         return "not paired"
     if comparison.one_seed:
-        return ""  # The headline says that nothing is settled.
+        return ""  # the headline already says that nothing is settled
     words = []
     if claim.holds and claim.pair.mean > 0:
         words.append("worse")

@@ -14,9 +14,9 @@ from triptych.study.formatting import format_number, listed, plus_minus, quantit
 from triptych.study.groups import is_trial
 from triptych.study.statistics import spread
 
-# Baselines of a summary that know nothing of a picture's content.
+# {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-NAMED = 4  # A sentence names so many settings; more are counted.
+NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def verdict(comparison: Comparison) -> Verdict:
 def _answer(comparison: Comparison, untrained: bool) -> list[str]:
     if comparison.is_unmeasured:
         unmeasured = "These settings share one model and its bound"
-        return [f"{unmeasured}: measures.n=1000 compares their samples."]
+        return [f"{unmeasured}; to compare their samples, set measures.n=1000."]
     if not comparison.cells:
         return ["No run has reported a finite test bound yet."]
     if comparison.deciding:
@@ -138,14 +138,14 @@ def losses(comparison: Comparison) -> str:
             if n:
                 seeds = quantity(len(cell.seeds), "seed")
                 lost.append(f"{cell.label} {status} with {n} of {seeds}")
-    return f"{listed(lost)}: figures are of the others." if lost else ""
+    return f"{listed(lost)}: only the other seeds count." if lost else ""
 
 
 def _single_setting(comparison: Comparison) -> list[str]:
     (cell,) = comparison.cells
     figure = f"{plus_minus(cell.bound)} {comparison.unit}"
     if len(cell.runs) == 1:
-        # The error of a single run is over the items of its test set.
+        # For a single run, use the error over its test items.
         estimate = comparison.runs[0].test[comparison.measure]
         figure = f"{plus_minus(estimate)} {comparison.unit} ({quantity(estimate.n, 'item')})"
     answer = f"{cell.label}: {figure}, {quantity(cell.bound.n, 'seed')}."
@@ -190,7 +190,7 @@ def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
         sentences.append(f"Clear of {_names(relations.clear)}.")
     if relations.ahead:
         names = _names(relations.ahead)
-        sentences.append(f"Where both have a seed, it is worse than {names}.")
+        sentences.append(f"On common seeds alone, it is worse than {names}.")
     if relations.same:
         margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
         sentences.append(f"The same as {_names(relations.same)} within {margin}.")
@@ -278,13 +278,13 @@ def _about_pairs(comparison: Comparison) -> str:
         source = "draws" if comparison.one_training else "initial weights, batches, noise"
         sentences.append(
             f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by "
-            f"item too. Their intervals cover what changes with the seed ({source}), and where "
-            "they are paired by item which items are in the test set."
+            f"item too. Their intervals cover the variation over seeds ({source}) and, if paired "
+            "by item, over the choice of test items."
         )
     if comparison.one_training:
         sentences.append(
-            "All seeds of a setting are of one trained model: errors and intervals cover what is "
-            "drawn at random after training, not what another training would have changed."
+            "All seeds of a setting use one trained model: errors and intervals cover the random "
+            "draws after training, but not the variation over trainings."
         )
     return " ".join(sentences)
 
@@ -294,23 +294,23 @@ def _about_tests(comparison: Comparison) -> str:
     rule, sentences = comparison.rule, []
     if comparison.tests > 1:
         sentences.append(
-            f"{comparison.tests} differences are tested here (pairs of settings, by all that is "
-            "measured). Holm's method corrects p for all of them: with no true difference "
-            "anywhere, at most 5% of reports say “clear of”. All pairs count, so it is covered "
-            "that the best was picked on the same test items. Intervals are corrected likewise: "
-            "one excludes zero where p is at most 0.05."
+            f"{comparison.tests} differences are tested here (all pairs of settings, by each "
+            "metric). Holm's method corrects p for all of them: if there is no true difference, "
+            "at most 5% of reports say “clear of”. This also holds for the best setting, though "
+            "it was chosen on the same test items. Intervals are corrected in the same way: one "
+            "excludes zero if p is at most 0.05."
         )
     if rule.looks > 1:
         sentences.append(
-            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend "
-            f"1/{rule.looks} of the 5%, so looking again adds no errors."
+            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each look may use "
+            f"1/{rule.looks} of the 5%, so several looks do not raise the error rate."
         )
     if rule.interim:
-        sentences.append("The sweep has not ended: nothing is settled before.")
+        sentences.append("The sweep has not finished: nothing is settled yet.")
     if rule.equal_within is not None:
         sentences.append(
-            f"“The same”: two one-sided tests, corrected likewise, put the difference within "
-            f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
+            f"“The same” means: by two one-sided tests, also corrected, the difference is within "
+            f"{rule.equal_within:g} {comparison.unit}. “Not settled” means: neither is shown."
         )
     return " ".join(sentences)
 
@@ -327,4 +327,4 @@ def about(comparison: Comparison) -> str:
     measured = next((run.measured for run in comparison.runs if run.measured), None)
     if measured is None:
         return ""
-    return f"{measured.n} samples a set, against {measured.reference}."
+    return f"{measured.n} samples per set, compared with {measured.reference}."

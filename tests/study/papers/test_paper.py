@@ -72,14 +72,14 @@ def test_claim_compares_metrics_as_axis():
 @pytest.mark.parametrize(
     "claim, said",
     [
-        ({"order": ["x0", "v"]}, "one.compare: a value is needed; one of objective, bound.steps, metric"),
+        ({"order": ["x0", "v"]}, "one.compare: missing; use one of objective, bound.steps, metric"),
         ({"compare": "schedule", "order": ["x0", "v"]}, "compare=schedule: not an axis of the sweep"),
         ({"compare": "objective", "order": ["x0", "velocity"]},
-         "order=velocity: not in the sweep; objective is one of x0, epsilon, v"),
+         "order=velocity: not in the sweep; use objective of x0, epsilon, v"),
         ({"compare": "objective", "order": ["x0"]}, "order=['x0']: nothing to compare; list more settings"),
-        ({"compare": "objective"}, "0 of order, same, value, diverges; use exactly one"),
-        ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "2 of order, same, value, div"),
-        ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "within with order; use"),
+        ({"compare": "objective"}, "has 0 statistics; use exactly one of order, same, value, div"),
+        ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "has 2 statistics; use exactly one of order"),
+        ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "order cannot use within; use"),
         ({"compare": "objective", "same": ["x0", "v"]}, "same needs a tolerance"),
         ({"compare": "objective", "same": ["x0", "v"], "within": 0}, "within=0: must be a number above 0"),
         ({"compare": "objective", "value": {"v": "low"}, "within": 1.0}, "value.v='low': must be a number"),
@@ -94,7 +94,7 @@ def test_undecidable_claim_is_refused(claim, said):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"where": None}, "paper.where: a value is needed"),
+        ({"where": None}, "paper.where: required key is missing"),
         ({"minutes": 0}, "paper.minutes=0: must be a number above 0"),
     ],
 )
@@ -107,11 +107,11 @@ def test_paper_requires_where_minutes_and_claims(change, said):
 @pytest.mark.parametrize(
     "metric, config, said",
     [
-        ("bond", {}, "metric=bond: no run of this sweep has it, did you mean bound?"),
-        ("recall", {}, "with measures.n=1000, metrics of samples"),
+        ("bond", {}, "metric=bond: no run of this sweep records it; did you mean bound?"),
+        ("recall", {}, "sample metrics need measures.n=1000"),
         ("recall", {"measures": {"n": 100}}, ""),
         ("ode", {}, ""),
-        ("psnr", {}, "metric=psnr: no run of this sweep has it"),
+        ("psnr", {}, "metric=psnr: no run of this sweep records it"),
         ("psnr", {"metrics": {"psnr": {}}}, ""),
     ],
 )
@@ -124,7 +124,9 @@ def test_samples_are_drawn_if_an_axis_sets_their_number():
     claims = read_claims(node(compare="objective", order=["x0", "v"], metric="recall"), AXES)
     check_claimed_metrics(claims, CONFIG, AXES | {"measures.n": ["9", "99"]})
     repeats = AXES | {"measures.repeats": ["1", "2"]}
-    refused(lambda: check_claimed_metrics(claims, CONFIG, repeats), "no run of this sweep has it")
+    refused(
+        lambda: check_claimed_metrics(claims, CONFIG, repeats), "no run of this sweep records it"
+    )
 
 
 def test_read_claims_skips_claims_of_other_scale():

@@ -95,9 +95,12 @@ def test_paper_without_multirun_is_refused():
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["+paper.claims.falls.metric=recall"], "metric=recall: no run of this sweep has it"),
-        (["until=decided"], "paper: its settings and seeds are fixed; leave out until"),
-        (["+hydra.sweeper.tune.seed='7,8'"], "paper: its settings and seeds are fixed; leave out"),
+        (["+paper.claims.falls.metric=recall"], "metric=recall: no run of this sweep records it"),
+        (
+            ["until=decided"],
+            "paper: the settings and seeds of a paper are fixed; do not pass until",
+        ),
+        (["+hydra.sweeper.tune.seed='7,8'"], "paper: the settings and seeds of a paper are fixed"),
     ],
 )
 def test_paper_sweep_refuses_undecidable_overrides(overrides, said):

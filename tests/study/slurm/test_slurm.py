@@ -100,8 +100,8 @@ def test_cancelled_slurm_job_is_not_waited_for(cluster, root):
     assert sweep.returncode == 1, said
     [(name, summary)] = summaries(root / "logs").items()
     assert name == "seed=2" and summary["status"] == "finished"
-    told = [row for row in said.splitlines() if "the same command goes on" in row]
-    what = "ended without a result (cancelled); the same command goes on with it"
+    told = [row for row in said.splitlines() if "repeat the same command" in row]
+    what = "ended without a result (cancelled); repeat the same command to resume it"
     assert sorted(told) == [
         f"seed=1: its SLURM job {first} {what}",
         f"seed=3: its SLURM job {third} {what}",

@@ -57,12 +57,12 @@ class Ancestral(Sampler):
         condition: Condition | None = None,
     ) -> "Ancestral":
         """Return a copy whose optimal variance is measured on x (B, *event), on its own grid."""
-        own = self.variance is self.reverse  # measured already, if it has nodes
+        own = self.variance is self.reverse  # true if this variance belongs to the sampler itself
         if not isinstance(self.reverse, Optimal) or (own and self.reverse.gamma is not None):
             return self
         optimal = Optimal()
         levels = self.gammas(schedule, x.device, x.dtype)[:-1].flip(0)
-        if not len(levels):  # there are no steps: a sample is one prediction
+        if not len(levels):  # without steps, a sample is a single prediction
             return self
         optimal.measure(denoiser, levels, x, seed, condition)
         other = copy.copy(self)
@@ -73,7 +73,7 @@ class Ancestral(Sampler):
         guess = at.guess(z, at.gamma_t)
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
-        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # beta tilde's
+        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # std of beta_tilde
         assert self.reverse is not None
         widened = torch.exp(0.5 * self.reverse.log_ratio(at.process, at.gamma_t, at.gamma_s, guess))
         return mean.addcmul_(at.noise(z), std * widened)

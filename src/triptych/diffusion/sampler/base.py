@@ -25,8 +25,8 @@ from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 
 Grid = Literal["gamma", "time", "karras"]
-Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
-NUMBERS = 2**20  # entries of the samples that are drawn at a time
+Progress = Callable[[Iterable[int]], Iterable[int]]  # shows a progress bar for a loop
+NUMBERS = 2**20  # maximum number of entries of the samples that are drawn at once
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -125,7 +125,7 @@ class Sampler(ABC):
             return low + (high - low) * t
         root = torch.exp(0.5 / self.rho * torch.stack([low, high]))
         gammas = 2 * self.rho * torch.log(root[0] + (root[1] - root[0]) * t)
-        gammas[0], gammas[-1] = high, low  # exact, without the rounding of exp and log
+        gammas[0], gammas[-1] = high, low  # set the ends exactly, as exp and log round
         return gammas
 
     def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
@@ -193,5 +193,5 @@ class Sampler(ABC):
             if schedule.denoised:
                 z = denoiser(z, gammas[-1], own).x0 * process.alpha_sigma(gammas[-1])[0]
             done.append(z)
-        next(ticks, None)  # past the end, where a progress bar closes
+        next(ticks, None)  # iterate once more, so that a progress bar closes
         return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]

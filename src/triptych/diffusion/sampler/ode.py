@@ -132,7 +132,7 @@ class Heun(Sampler):
         guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
         again = at.guess(euler, at.gamma_s)
-        # This is alpha_s (s_s - s_t) / 2.
+        # The factor is alpha_s (s_s - s_t) / 2.
         half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))
         return torch.addcmul(euler, again.epsilon - guess.epsilon, half)
 
@@ -168,7 +168,7 @@ class EDM(Heun):
     def step(self, z: Tensor, at: Step) -> Tensor:
         if self.raised:
             s = torch.exp(0.5 * at.gamma_t)
-            # A tensor and not a bool, so that nothing waits for the device.
+            # Use a tensor, because a bool would wait for the device.
             inside = (self.low <= s) & (s <= self.high)
             more = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
             (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (more, at.gamma_t))

@@ -16,7 +16,7 @@ from triptych.config.habits import nearest
 from triptych.errors import UserError
 from triptych.run.parsing import format_value, to_float, value_name
 
-# The metrics that a run always has, beside those of its samples and the user's own.
+# The metrics that every run has, without those of samples and user-supplied ones.
 TERMS = ("prior", "reconstruction", "diffusion")
 OF_THE_BOUND = ("bound", *TERMS, "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
@@ -24,7 +24,7 @@ METRIC = "metric"  # the axis of a claim that compares metrics
 SOURCES = ("table", "figure", "section")
 WORDS = ("note", "kind", "quote", "otherwise", "untestable")
 
-# The axes of a sweep: {key: values as they are typed}, the seeds among them.
+# The axes of a sweep, including the seeds: {key: its values as typed}.
 Axes = Mapping[str, Sequence[str]]
 
 
@@ -151,12 +151,13 @@ def _statistic(path: str, node: Mapping[str, Any]) -> str:
     """Return a claim's statistic; UserError unless it has exactly one, with its own tolerance."""
     names = [name for name in STATISTICS if name in node]
     if len(names) != 1:
-        raise UserError(f"{path}: {len(names)} of {', '.join(STATISTICS)}; use exactly one")
+        problem = f"has {len(names)} statistics"
+        raise UserError(f"{path}: {problem}; use exactly one of {', '.join(STATISTICS)}")
     [name] = names
     accepted, required = STATISTICS[name]
     given = [key for key in TOLERANCES if key in node]
     if len(given) > 1 or not {*given} <= {*accepted}:
-        problem = f"{' and '.join(given)} with {name}"
+        problem = f"{name} cannot use {' and '.join(given)}"
         raise UserError(f"{path}: {problem}; use one of {', '.join(accepted)}")
     if required and not given:
         raise UserError(f"{path}: {name} needs a tolerance; use one of {', '.join(accepted)}")
@@ -169,11 +170,11 @@ def _axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
         axis = node["compare"]
         if axis not in (*axes, METRIC):
             fix = nearest(axis, [*axes, METRIC])
-            raise UserError(f"{path}.compare={axis}: not an axis of the sweep, {fix}")
+            raise UserError(f"{path}.compare={axis}: not an axis of the sweep; {fix}")
         return str(axis)
     varied = [key for key, values in axes.items() if len(values) > 1] or list(axes)
     if len(varied) != 1:
-        raise UserError(f"{path}.compare: a value is needed; one of {', '.join([*varied, METRIC])}")
+        raise UserError(f"{path}.compare: missing; use one of {', '.join([*varied, METRIC])}")
     return varied[0]
 
 
@@ -189,7 +190,7 @@ class ContrastBuilder:
             self.fixed[key] = self._as_typed(f"at.{key}", key, value)
         free = [key for key in axes if key != self.axis and key not in self.fixed]
         points = itertools.product(*(axes[key] for key in free))
-        # The claim is made at each value of the axes that are neither compared nor fixed.
+        # The claim must hold at each value of the axes that are neither compared nor fixed.
         self.elsewhere = [dict(zip(free, point, strict=True)) for point in points]
         self.open_axes = [key for key in free if len(axes[key]) > 1]
 
@@ -273,12 +274,12 @@ class ContrastBuilder:
             return str(value)
         if axis not in self.axes:
             fix = nearest(axis, [*self.axes])
-            raise UserError(f"{self.path}.{place}: not an axis of the sweep, {fix}")
+            raise UserError(f"{self.path}.{place}: not an axis of the sweep; {fix}")
         for text in self.axes[axis]:
             # The same text, or an equal number: 1e-3 is 0.001.
             if text == format_value(value) or to_float(text) == to_float(value):
                 return text
-        known = f"{axis} is one of {', '.join(self.axes[axis])}"
+        known = f"use {axis} of {', '.join(self.axes[axis])}"
         raise UserError(f"{self.path}.{place}={format_value(value)}: not in the sweep; {known}")
 
 

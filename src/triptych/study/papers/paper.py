@@ -27,7 +27,7 @@ from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 
-# The keys of a claim that change none of its statistics.
+# Keys of a claim that do not affect its statistics.
 WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",
@@ -69,7 +69,7 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     sweeper["scales"] = sweeper.get("scales", {}).get(scale)
     settings["sweeper"] = sweeper
     if scale == "small":
-        # A file that holds values of another scale alone adds nothing to this one.
+        # Leave out files that only set values of other scales.
         names = file.get("defaults", [])
         settings["defaults"] = [name for name in names if not _only_scales(str(name))]
     return sha256(yaml.safe_dump(settings).encode()).hexdigest()[:16]
@@ -105,21 +105,21 @@ def check_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> No
     """Raise UserError for a key that a node lacks."""
     for key in keys:
         if key not in node:
-            raise UserError(f"{path}.{key}: a value is needed")
+            raise UserError(f"{path}.{key}: required key is missing")
 
 
 def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have."""
     if any(key.split(".")[0] in ("metrics", "setting") for key in axes):
-        return  # a setting may add metrics that are not known here
+        return  # a setting may add metrics, so the names are unknown
     known = [*OF_THE_BOUND, *OF_THE_RUN, *(config.get("metrics") or {})]
     if config["measures"]["n"] or "measures.n" in axes:
         known += SAMPLE_METRICS
     for claim in claims:
         for metric in {point.metric for point in claim.points} - {*known}:
             path = f"paper.claims.{claim.name}.metric={metric}"
-            fix = "with measures.n=1000, metrics of samples are measured"
-            raise UserError(f"{path}: no run of this sweep has it, {nearest(metric, known)}; {fix}")
+            fix = f"{nearest(metric, known)} (sample metrics need measures.n=1000)"
+            raise UserError(f"{path}: no run of this sweep records it; {fix}")
 
 
 def scale_values(config: DictConfig) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def set_scale(config: DictConfig) -> list[str]:
     sweeper = config.hydra.sweeper
     with open_dict(config):
         sweeper.settings = dict(sweeper.settings) | values.pop("settings", {})
-    # A value may refer to the settings by interpolation, so these are set first.
+    # Set the settings first, as a value may refer to them by interpolation.
     grid = dict(sweeper.get("params") or {}) | values
     with open_dict(config):
         sweeper.params = {key: value for key, value in grid.items() if value is not None}
@@ -181,13 +181,13 @@ def claims_of(
     if not config.get("paper"):
         return {}
     if config.get("until") or config.hydra.sweeper.get("tune"):
-        fix = "leave out until and hydra.sweeper.tune"
-        raise UserError(f"paper: its settings and seeds are fixed; {fix}")
+        fix = "do not pass until or hydra.sweeper.tune"
+        raise UserError(f"paper: the settings and seeds of a paper are fixed; {fix}")
     node, scale = to_plain(config.paper), str(config.get("scale", "small"))
     axes = _swept_axes(config, jobs)
     runs_stay = any_result and not config.get("force")
     if runs_stay:
-        # Runs of values that are not typed again are still there.
+        # Values left out on the command line keep their existing runs.
         for key, values in axes.items():
             axes[key] = [*dict.fromkeys([*before.paper_axes.get(key, ()), *values])]
     check_claimed_metrics(read_claims(node, axes, scale), config, axes)
