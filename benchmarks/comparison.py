@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.claims import power
-from triptych.study.statistics import Error, holm, mean_squares
+from triptych.study.claims import test_power
+from triptych.study.statistics import MeanError, holm, mean_squares
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 RATIOS = (0.03, 0.3, 1.0, 3.0, 10.0, 100.0, 1e6)
@@ -64,7 +64,7 @@ def coverage(random):
                 covered = errs = textbook = 0
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, left = estimates(table(random, (BATCH,), s, ratio, rest, kind))
-                    p = Error(a, s - 1, b, ITEMS).p(mean)
+                    p = MeanError(a, s - 1, b, ITEMS).p(mean)
                     covered += (p >= 0.05).sum()
                     errs += (p <= 0.005).sum()
                     textbook += (satterthwaite(mean, a, b, left, s, ITEMS) <= 0.005).sum()
@@ -84,7 +84,7 @@ def pairs_p(bounds, s):
     pairs = []
     for i, j in combinations(range(bounds.shape[1]), 2):
         mean, a, b, _ = estimates(bounds[:, j, :s] - bounds[:, i, :s])
-        pairs.append((Error(a, s - 1, b, ITEMS).p(mean), mean))
+        pairs.append((MeanError(a, s - 1, b, ITEMS).p(mean), mean))
     return np.stack([p for p, _ in pairs], 1), np.stack([m for _, m in pairs], 1)
 
 
@@ -151,18 +151,18 @@ def announced_power(random):
             by_seed, by_item = 3 * ratio / (1 + ratio) / s, 1 / (1 + ratio)
             row = []
             for alpha in (0.05, 0.005):
-                truth = Error(by_seed, s - 1, by_item, ITEMS)
+                truth = MeanError(by_seed, s - 1, by_item, ITEMS)
                 difference = brentq(
-                    lambda d, truth=truth, alpha=alpha: power(d, truth, alpha) - 0.8,
+                    lambda d, truth=truth, alpha=alpha: test_power(d, truth, alpha) - 0.8,
                     0,
                     100 * (truth.of_seeds + truth.of_items) ** 0.5,
                     xtol=1e-9,
                 )
                 hits = 0
-                assert abs(power(difference, truth, alpha) - 0.8) < 1e-6
+                assert abs(test_power(difference, truth, alpha) - 0.8) < 1e-6
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, _ = estimates(difference + table(random, (BATCH,), s, ratio, 0.0))
-                    hits += (Error(a, s - 1, b, ITEMS).p(mean) <= alpha).sum()
+                    hits += (MeanError(a, s - 1, b, ITEMS).p(mean) <= alpha).sum()
                 row.append(f"{hits / DRAWS:.1%}")
             print(f"| {s} | {ratio:g} | " + " | ".join(row), flush=True)
 

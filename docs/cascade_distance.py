@@ -24,7 +24,7 @@ from triptych.config.compose import compose_command, without_hydra
 from triptych.run.chunks import Chunks
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
-from triptych.run.sample import cascade_of, draw_all
+from triptych.run.sample import cascade_of, draw_all_sources
 
 SETS = 3
 WAYS = {
@@ -46,14 +46,16 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     reference.fill(chunks, torch.device("cpu"))
     names = count()
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
-    unseen = reference.prompts.untrained[items]
+    unseen = reference.prompts.is_left_out_of_training[items]
 
     def figures(x, seed):
         read = chunks.fill(f"set_{next(names)}", len(x), lambda rows, _: x[rows])
         measured = {"frechet_distance": reference.compare(read, None, seed)["frechet_distance"]}
         for share, kind in zip(SHARES, (~unseen, unseen), strict=True):
             rows = kind.nonzero().squeeze(1)
-            measured[share] = reference.prompted(read.subset(rows), items[rows])["prompt_accuracy"]
+            measured[share] = reference.caption_matches(read.subset(rows), items[rows])[
+                "prompt_accuracy"
+            ]
         return measured
 
     rows: dict[str, list[dict[str, float]]] = {}
@@ -61,7 +63,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
         for way, change in WAYS.items():
             for seed in range(SETS):
                 values = composed | change | {"seed": seed}
-                first, drawn = draw_all(cascade_of(values), values).values()
+                first, drawn = draw_all_sources(cascade_of(values), values).values()
                 rows.setdefault(way, []).append(figures(drawn, seed))
                 if not change:
                     for mode in ("bilinear", "nearest"):
@@ -73,7 +75,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     print(
         "| pictures | Fréchet distance | all right, seen | all right, held out |\n|---|---|---|---|"
     )
-    floor = reference.floor(labelled=False)
+    floor = reference.noise_floor(labelled=False)
     true = [f"{floor[key]['median']:.3f}" for key in SHARES]
     ends = [f"{floor['frechet_distance'][end]:.3f}" for end in ("median", "low", "high")]
     print(f"| held out, {floor['n']} | {ends[0]} ({ends[1]} to {ends[2]}) | {' | '.join(true)} |")

@@ -6,10 +6,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from triptych.config.compose import to_plain
-from triptych.config.describe import KeyRow, chain, comments, key_rows, read_yaml
+from triptych.config.describe import KeyRow, file_comments, inheritance_chain, key_rows, read_yaml
 from triptych.config.keys import FREE_GROUPS, Key, find_key
 from triptych.config.schema import COMMANDS
-from triptych.config.source import CONFIGS, groups
+from triptych.config.source import CONFIGS, config_groups
 from triptych.declare import Role
 
 PAGE = """# Keys
@@ -48,14 +48,14 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
         parts.append(
             _section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table)))
         )
-    for group in groups(folders):
+    for group in config_groups(folders):
         part = group.split("/")[0] in FREE_GROUPS or group.endswith("/base")  # used by other files
         if part or group in ("hydra", "hydra/launcher"):
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
         keys = (row for file in files for row in _rows(file, group))
         parts.append(
-            _section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], keys)
+            _section(f"`{group}`", [(file.stem, file_comments(file)[""]) for file in files], keys)
         )
     page = "\n".join(parts)
     for words, short in SHORT.items():
@@ -65,7 +65,7 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
 
 def _rows(file: Path, group: str) -> Iterator[KeyRow]:
     """Yield the keys that a file of a group sets or inherits."""
-    merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
+    merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(inheritance_chain(file))))
     config = to_plain(merged, resolve=False)
     config.pop("defaults", None)
     if config:  # a choice called none has no keys

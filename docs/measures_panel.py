@@ -14,20 +14,22 @@ from PIL import Image
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import measure_figure
-from triptych.study.panels import colours
-from triptych.study.style import styled, to_png
+from triptych.study.panels import assign_colours
+from triptych.study.style import figure_style, to_png
 
 
 def main(sweep: str, picture: str, *names: str) -> None:
     """Draw the measures ``names`` of the sweep's only comparison."""
     (comparison,) = compare(read_runs(Path(sweep)))
-    palette = colours({label: label for label in sorted(cell.label for cell in comparison.cells)})
+    palette = assign_colours(
+        {label: label for label in sorted(cell.label for cell in comparison.cells)}
+    )
     measures = comparison.measures
     tiles = []
     for name in names:
         if name not in measures:
             raise SystemExit(f"{name}: no run measured it; choose one of {', '.join(measures)}")
-        with styled():
+        with figure_style():
             figure = measure_figure(measures[name])(comparison, palette)
         tiles.append(Image.open(io.BytesIO(to_png(figure, 110))).convert("RGB"))
     columns = min(2, len(tiles))

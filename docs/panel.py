@@ -8,7 +8,7 @@ from pathlib import Path
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.panels import colours, known_figures
+from triptych.study.panels import assign_colours, known_figures
 from triptych.study.style import to_png
 
 
@@ -16,7 +16,7 @@ def main(sweep: str, name: str, picture: str) -> None:
     """Draw the figure ``name`` of the sweep's only comparison."""
     (comparison,) = compare(read_runs(Path(sweep)))
     known = known_figures(
-        comparison, colours({cell.label: cell.label for cell in comparison.cells})
+        comparison, assign_colours({cell.label: cell.label for cell in comparison.cells})
     )
     if name not in known:
         raise SystemExit(f"{name}: no such figure; choose one of {', '.join(known)}")

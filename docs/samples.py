@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from triptych.run.pictures import save_strip
+from triptych.run.pictures import save_image_sequence
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 
@@ -22,7 +22,7 @@ def main(sweep: str, picture: str) -> None:
     rows = {cell.label: next(iter(cell.runs.values())) for cell in comparison.cells if cell.runs}
     files = [run.dir / "samples" / "final.pt" for run in rows.values()]
     x = torch.stack([torch.load(file, weights_only=True)["x"][:MOST] for file in files])
-    save_strip(x.transpose(0, 1), Path(picture))
+    save_image_sequence(x.transpose(0, 1), Path(picture))
     with Image.open(picture) as small:
         small.resize((LARGER * small.width, LARGER * small.height), Image.Resampling.NEAREST).save(
             picture

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.diffusion.process import Process, expand
+from triptych.diffusion.process import Process, expand_like
 from triptych.diffusion.schedule import Schedule
 
 
@@ -48,7 +48,7 @@ class SDE:
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Return f(t) z, (B, *event)."""
-        return expand(self.drift(t), z) * z
+        return expand_like(self.drift(t), z) * z
 
     def reverse(self, denoiser: Any, z: Tensor, t: Tensor) -> Tensor:
         """Return the drift of the reverse SDE, f(t) z - g(t)^2 score, in forward time.
@@ -56,9 +56,9 @@ class SDE:
         A step backwards is -dt times it.
         """
         score = denoiser(z, self.schedule.gamma(t)).score
-        return self.forward(z, t) - expand(self.diffusion(t), z) * score
+        return self.forward(z, t) - expand_like(self.diffusion(t), z) * score
 
     def flow(self, denoiser: Any, z: Tensor, t: Tensor) -> Tensor:
         """Return the right-hand side of the probability-flow ODE, f(t) z - 1/2 g(t)^2 score."""
         score = denoiser(z, self.schedule.gamma(t)).score
-        return self.forward(z, t) - 0.5 * expand(self.diffusion(t), z) * score
+        return self.forward(z, t) - 0.5 * expand_like(self.diffusion(t), z) * score

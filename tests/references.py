@@ -176,6 +176,6 @@ def share(setattr_: Any = setattr) -> None:
         ("versions", lambda: True),
         ("commit_of", lambda root: root == here),
         ("git_state", lambda root, *code: root == here),
-        ("code_digest", lambda config: provenance._packages(config) <= versioned),
+        ("code_digest", lambda config: provenance._user_packages_in(config) <= versioned),
     ):
         setattr_(provenance, name, functools.partial(of_clone_once, getattr(provenance, name), own))

@@ -17,9 +17,9 @@ import triptych
 from tests.conftest import TINY
 from tests.refusal import refused
 from triptych import api
-from triptych.api import _settled
+from triptych.api import _recompose
 from triptych.config.check import CONFIGS
-from triptych.config.compose import edits, typed
+from triptych.config.compose import format_override_value, overrides_between
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import Interrupted
@@ -252,7 +252,7 @@ def test_train_checks_values_set_on_config(root):
 def test_config_value_with_backslash_is_kept():
     config = triptych.compose()
     config.setting = r"C:\it's\new"
-    assert _settled(config).setting == config.setting
+    assert _recompose(config).setting == config.setting
 
 
 def test_config_accepts_group_set_to_class():
@@ -260,7 +260,7 @@ def test_config_accepts_group_set_to_class():
     config.condition_from = {"label": "/nowhere"}
     config.threshold = {"_target_": "triptych.diffusion.wrappers.StaticThreshold", "bound": 2.0}
     config.sampler = {"_target_": "triptych.diffusion.sampler.DDIM", "steps": 7}
-    settled = _settled(config)
+    settled = _recompose(config)
     for group in ("condition_from", "threshold", "sampler"):
         assert all(settled[group][key] == value for key, value in config[group].items())
 
@@ -270,10 +270,10 @@ VALUES = [None, True, 3, -1.5e-7, "a b'c,=[", r"a\b\'c\\", [1, [2.0, "x\\y"]], {
 
 @pytest.mark.parametrize("value", VALUES)
 def test_edits_are_valid_hydra_overrides(value):
-    [line] = edits({"a": {"b": "was"}}, {"a": {"b": value}})
+    [line] = overrides_between({"a": {"b": "was"}}, {"a": {"b": value}})
     assert OverridesParser.create().parse_override(line).value() == value
-    found = edits({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": value}})
-    assert list(found) == ["~a.c", f"+a.d={typed(value)}"]
+    found = overrides_between({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": value}})
+    assert list(found) == ["~a.c", f"+a.d={format_override_value(value)}"]
 
 
 def test_load_and_table_refuse_invalid_paths(tmp_path):
@@ -297,10 +297,10 @@ def test_load_and_table_refuse_invalid_paths(tmp_path):
 def test_reported_checkpoint_of_run_directory(prepared):
     """A summary names one of two files; any other checkpoint is refused."""
     run = prepared()
-    assert run.reported() == run / "checkpoints" / "last.ckpt"
+    assert run.reported_checkpoint() == run / "checkpoints" / "last.ckpt"
     summary = {"schema": 1, "status": "finished"}
     run.write("summary.json", summary | {"checkpoint": "checkpoints/best.ckpt"})
-    assert run.reported() == run / "checkpoints" / "best.ckpt"
+    assert run.reported_checkpoint() == run / "checkpoints" / "best.ckpt"
     run.write("summary.json", summary | {"checkpoint": "../../other/last.ckpt"})
     refused(lambda: triptych.load(run.path), "checkpoint '../../other/last.ckpt'")
 
@@ -318,9 +318,9 @@ def test_compose_reads_edited_config_file_again(root):
 def test_config_keeps_hydra_values_and_refuses_invalid_keys(root):
     config = triptych.compose("name=a")
     config.hydra.run.dir = str(root / "mine")
-    assert _settled(config).hydra.run.dir == str(root / "mine")
+    assert _recompose(config).hydra.run.dir == str(root / "mine")
     typed_so = triptych.compose(["name=a", f"hydra.run.dir={root / 'mine'}"])
-    assert _settled(typed_so).hydra.run.dir == str(root / "mine")
+    assert _recompose(typed_so).hydra.run.dir == str(root / "mine")
     for key, words in (
         (5, "+5=1: must be KEY=VALUE"),
         ("", "must be a name"),
@@ -328,5 +328,5 @@ def test_config_keeps_hydra_values_and_refuses_invalid_keys(root):
     ):
         config = triptych.compose()
         config[key] = 1
-        refused(lambda config=config: _settled(config), words)
+        refused(lambda config=config: _recompose(config), words)
     refused(lambda: triptych.compose([" "]), "must be KEY=VALUE")

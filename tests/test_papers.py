@@ -20,7 +20,7 @@ from triptych.run.execute import execute
 from triptych.run.prepare import prepare
 from triptych.run.request import resolve
 from triptych.run.untrusted import OWN
-from triptych.study.rounds import grid
+from triptych.study.rounds import grid_jobs
 from triptych.study.study import read_study
 
 EXACT = sorted(
@@ -151,7 +151,7 @@ def test_every_setting_of_trained_paper_builds(name, root):
         "measures.values=[]",
     ]
     unmeasured.append("~paper.claims")  # which may refer to what is measured
-    jobs = grid(compose_command("train", [f"paper={name}"]).hydra.sweeper, ["seed=1"])
+    jobs = grid_jobs(compose_command("train", [f"paper={name}"]).hydra.sweeper, ["seed=1"])
     left = {value for job in jobs for value in job}
     assert left
     while left:

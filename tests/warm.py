@@ -19,6 +19,6 @@ references.share()
 provenance.commit_of(provenance.CLONE)
 provenance.git_state(provenance.CLONE, "src", "configs")
 provenance.code_digest({})
-provenance.versions()
+provenance.package_versions()
 for groups in ([], ["logger=csv"]):
     compose_command("train", groups)

@@ -6,7 +6,7 @@ from triptych.data.base import DataModule
 from triptych.data.batch import Split
 from triptych.declare import Annotated, Count, Role, Share, Unit
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.draws import Stream, seeded_generator
 
 SIZES = {"train": 400, "val": 100, "test": 100}
 
@@ -30,7 +30,7 @@ class Bars(DataModule):
         return {name: self._split(n, place) for place, (name, n) in enumerate(SIZES.items())}
 
     def _split(self, n: int, place: int) -> Split:
-        draws = seeded(Stream.POINTS, place)
+        draws = seeded_generator(Stream.POINTS, place)
         label = torch.randint(2, (n,), generator=draws)
         first = torch.randint(9 - self.thick, (n, 1, 1), generator=draws)
         row = torch.arange(8).view(1, 8, 1)

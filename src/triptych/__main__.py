@@ -2,7 +2,7 @@
 
 import sys
 
-from triptych.cli.startup import answer_version
+from triptych.cli.startup import print_version_and_exit
 
 COMMANDS = """\
 triptych-train     train a run, a sweep with -m, or go on with one
@@ -16,7 +16,7 @@ Each describes its arguments with --help."""
 
 def main() -> None:
     """Print the commands, or the version."""
-    answer_version(sys.argv[1:])
+    print_version_and_exit(sys.argv[1:])
     if sys.argv[1:] not in ([], ["--help"]):
         sys.exit(
             "error: python -m triptych only lists the commands; type one, as triptych-train --help"

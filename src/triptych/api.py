@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import hydra_overrides, without_hyphens
 from triptych.config import compose as composing
-from triptych.declare import FilePath, refusal
+from triptych.declare import FilePath, type_error_line
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.provenance import finished_before
+from triptych.run.provenance import changed_code_warning
 from triptych.run.read import Run, read_run, read_runs
 from triptych.run.single import prepare_run, request_single
 from triptych.run.untrusted import OWN, find_checkpoint
@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     """
     if isinstance(overrides, str):
         overrides = [overrides]
-    config = _composed("train", {}, overrides)
+    config = _compose_overrides("train", {}, overrides)
     OmegaConf.set_struct(config, False)  # ``train`` reports an unknown key with the nearest name
     return config
 
@@ -62,7 +62,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     if not _training.acquire(blocking=False):
         raise UserError("another run is training in this process; wait until it ends")
     try:
-        return _train(_settled(config))
+        return _train(_recompose(config))
     finally:
         _training.release()
 
@@ -74,7 +74,7 @@ def _train(config: DictConfig) -> Run:
     if run.status != "finished":
         _execute(run)
         return read_run(run.path)
-    note = finished_before(run)
+    note = changed_code_warning(run)
     if note:
         log_line(None, f"{run.path.name}: {note}")
     return read_run(run.path)
@@ -88,18 +88,18 @@ def _execute(run: RunDirectory) -> None:
         execute(run)
     finally:
         os.environ.pop(OWN, None)
-        run.leave()  # release the lock of an interrupted run, as this process continues
+        run.clear_owner()  # release the lock of an interrupted run, as this process continues
 
 
 def check_one_process(config: DictConfig) -> None:
     """Refuse a run of several processes, which only the command can start."""
     trainer = config.trainer
-    if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
+    if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch_id():
         several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
         raise UserError(f"{several}: must be 1 in Python; use triptych-train for several processes")
 
 
-def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
+def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
     """Compose a configuration again, from its overrides and the values set by hand.
 
     So all of them are checked.
@@ -111,7 +111,11 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
         raise UserError("config: must be what triptych.compose returned, or a list of overrides")
     overrides = [*typed.hydra, *typed.task]
     composed = compose(overrides)
-    changes = list(composing.edits(composing.settings(composed), composing.settings(config)))
+    changes = list(
+        composing.overrides_between(
+            composing.settable_config(composed), composing.settable_config(config)
+        )
+    )
     if not changes:
         return composed
     return compose([*overrides, *changes])
@@ -164,7 +168,7 @@ class Trained:
             raise UserError("bound(x): condition=None; pass condition=BATCH.condition")
         batch = Batch(x.float(), condition, torch.arange(len(x)))
         with torch.no_grad():
-            return self._calibrated.elbo(batch, repeat=0, repeats=1)
+            return self._calibrated_model.elbo(batch, repeat=0, repeats=1)
 
     def _check_items(self, x: Any) -> None:
         """Refuse items for which the bound would be wrong without an error."""
@@ -183,7 +187,7 @@ class Trained:
             raise UserError(f"bound(x): x is not on the data's {levels} levels; {fix}")
 
     @cached_property
-    def _calibrated(self) -> Any:
+    def _calibrated_model(self) -> Any:
         self.model.before_accounting()
         return self.model
 
@@ -203,13 +207,13 @@ class Trained:
             "seed": seed,
             "label": "null" if label is None else label,
         }
-        values = _checked("sample", arguments, overrides)
+        values = _checked_values("sample", arguments, overrides)
         from triptych.run.experiment import Experiment
-        from triptych.run.sample import SAMPLES, draw_all, drawing_of
+        from triptych.run.sample import SAMPLES, draw_all_sources, drawing_of
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
-            return draw_all(drawing_of(opened, values), values)[SAMPLES]
+            return draw_all_sources(drawing_of(opened, values), values)[SAMPLES]
         finally:  # sampling may have moved it to a GPU
             self.model.to(device)
 
@@ -221,14 +225,14 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        split = composing.typed(split)  # quoted, because it may be any text
+        split = composing.format_override_value(split)  # quoted, because it may be any text
         arguments = {
             "ckpt": self.path,
             "split": split,
             "weights": self.weights,
             "data_root": self.data_root,
         }
-        values = _checked("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
+        values = _checked_values("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
         if values["devices"] != 1:
             raise UserError(
                 f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate"
@@ -284,12 +288,14 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _check_argument(name: str, kind: Any, value: Any) -> None:
-    problem = refusal(name, kind, value)
+    problem = type_error_line(name, kind, value)
     if problem:
         raise UserError(problem)
 
 
-def _composed(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+def _compose_overrides(
+    command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
+) -> DictConfig:
     """Compose our ``arguments`` and a user's overrides like ``triptych-COMMAND``."""
     _check_argument("overrides", Sequence[str], overrides)
     for override in overrides:
@@ -308,11 +314,11 @@ def _key_and_value(override: str) -> tuple[str, str]:
     return key, value
 
 
-def _checked(
+def _checked_values(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
     """Return the values of a command; UserError for an override that an opened run ignores."""
-    config = _composed(command, arguments, overrides)
+    config = _compose_overrides(command, arguments, overrides)
     for override in overrides:
         key, value = _key_and_value(override)
         if key in UNREAD[command] and value != "null":

@@ -63,14 +63,14 @@ class Unit:
 class IsPath:
     """Mark a path, which can be typed without Hydra's quotes."""
 
-    words = "a path"
+    describe = "a path"
 
 
 @dataclass(frozen=True)
 class IsClass:
     """Mark the dotted name of a class."""
 
-    words = "a class's dotted name"
+    describe = "a class's dotted name"
 
 
 Whole = Annotated[int, Ge(0)]
@@ -103,13 +103,13 @@ def alternatives(kind: Any) -> list[Any]:
     return list(get_args(kind)) if get_origin(kind) in UNIONS else [kind]
 
 
-def marks(kind: Any) -> list[Any]:
+def annotated_metadata(kind: Any) -> list[Any]:
     """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
     inner, metadata = unwrap(kind)
     every = list(metadata)
     if get_origin(inner) in UNIONS:
         for member in get_args(inner):
-            every += marks(member)
+            every += annotated_metadata(member)
     return every
 
 
@@ -128,7 +128,7 @@ def fits(kind: Any, value: Any) -> bool:
     """
     inner, metadata = unwrap(kind)
     has_type = _type_of(inner).accepts(get_args(inner), value)
-    return has_type and all(_within(limit, value) for limit in metadata)
+    return has_type and all(_satisfies_limit(limit, value) for limit in metadata)
 
 
 def describe_kind(kind: Any) -> str:
@@ -136,7 +136,7 @@ def describe_kind(kind: Any) -> str:
 
     Example: "null or a whole number of at least 1".
     """
-    *others, last = _words(kind)
+    *others, last = _describe_alternatives(kind)
     if not all([*others, last]):
         return ""
     return f"{', '.join(others)} or {last}" if others else last
@@ -148,11 +148,11 @@ def literal_values(kind: Any) -> list[str]:
     return _type_of(inner).options(get_args(inner))
 
 
-def _words(kind: Any) -> list[str]:
+def _describe_alternatives(kind: Any) -> list[str]:
     """Return each alternative of a type in words."""
     inner, metadata = unwrap(kind)
-    named = [mark.words for mark in metadata if isinstance(mark, IsPath | IsClass)]
-    return named[:1] or _type_of(inner).words(get_args(inner), metadata)
+    named = [mark.describe for mark in metadata if isinstance(mark, IsPath | IsClass)]
+    return named[:1] or _type_of(inner).describe(get_args(inner), metadata)
 
 
 # limits -------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ END_WORDS = {
 }
 
 
-def _within(limit: Any, value: Any) -> bool:
+def _satisfies_limit(limit: Any, value: Any) -> bool:
     match limit:
         case Ge(end) | Gt(end) | Le(end) | Lt(end):
             return ENDS[type(limit)](value, end)
@@ -185,15 +185,15 @@ def _within(limit: Any, value: Any) -> bool:
     return True
 
 
-def _range(limits: Sequence[Any], both: str) -> str:
-    """Return the limits of a range in words; ``both``: the format of a closed range."""
+def _describe_range(limits: Sequence[Any], closed_format: str) -> str:
+    """Return the limits of a range in words; ``closed_format``: the format of a closed range."""
     ends = {
         type(limit): getattr(limit, type(limit).__name__.lower())
         for limit in limits
         if type(limit) in ENDS
     }
     if Ge in ends and Le in ends:
-        return both.format(ends[Ge], ends[Le])
+        return closed_format.format(ends[Ge], ends[Le])
     return ", ".join(words.format(ends[end]) for end, words in END_WORDS.items() if end in ends)
 
 
@@ -214,7 +214,7 @@ class Type:
         """Return the values if each has a name, else []."""
         return []
 
-    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+    def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
         """Return each alternative in words; "" for an undeclared one."""
         return self.options(arguments) or [""]
 
@@ -231,16 +231,16 @@ class _Instance(Type):
     def options(self, arguments: Arguments) -> list[str]:
         return list(self.values)
 
-    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+    def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
         return list(self.values) or [self.noun]
 
 
-class _Whole(Type):
+class _Integer(Type):
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
 
-    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        return [f"a whole number {_range(limits, 'from {:.15g} to {:.15g}')}".strip()]
+    def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return [f"a whole number {_describe_range(limits, 'from {:.15g} to {:.15g}')}".strip()]
 
 
 class _Number(Type):
@@ -249,8 +249,8 @@ class _Number(Type):
         # Compare, because ``math.isfinite`` fails for whole numbers too large for a float.
         return number and -math.inf < value < math.inf
 
-    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        return [f"a number {_range(limits, 'in [{:g}, {:g}]')}".strip()]
+    def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return [f"a number {_describe_range(limits, 'in [{:g}, {:g}]')}".strip()]
 
 
 class _Literal(Type):
@@ -268,8 +268,10 @@ class _Union(Type):
     def options(self, arguments: Arguments) -> list[str]:
         return [option for member in arguments for option in literal_values(member)]
 
-    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        words = dict.fromkeys(word for member in arguments for word in _words(member))
+    def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        words = dict.fromkeys(
+            word for member in arguments for word in _describe_alternatives(member)
+        )
         return sorted(words, key="null".__ne__)  # null comes first
 
 
@@ -286,7 +288,7 @@ class _List(Type):
     def is_fixed(self, arguments: Arguments) -> bool:
         return arguments[1:] not in ((), (Ellipsis,))
 
-    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+    def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
         words = f"a list of {len(arguments)}" if self.is_fixed(arguments) else "a list"
         for limit in limits:
             if isinstance(limit, MinLen):
@@ -304,7 +306,7 @@ TYPES: dict[Any, Type] = {
     str: _Instance((str,), "text"),
     dict: _Instance((Mapping,), "a group of keys"),
     PathLike: _Instance((PathLike,)),
-    int: _Whole(),
+    int: _Integer(),
     float: _Number(),
     Literal: _Literal(),
     **dict.fromkeys(UNIONS, _Union()),
@@ -319,7 +321,7 @@ def _type_of(kind: Any) -> Type:
 # errors -------------------------------------------------------------------------------------------
 
 
-def refusal(key: str, kind: Any, value: Any) -> str:
+def type_error_line(key: str, kind: Any, value: Any) -> str:
     """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
@@ -336,7 +338,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
     raised.
     """
 
-    def hold(cls: type) -> None:
+    def wrap_init(cls: type) -> None:
         original = cls.__dict__.get("__init__")
         if original is None:
             return
@@ -347,29 +349,29 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
             values: dict[str, Any] = {}
             with suppress(TypeError):  # Python's own message is clearer
                 values = signature.bind(self, *args, **kwargs).arguments
-            for name, kind in _kinds(original).items():
+            for name, kind in _declared_types(original).items():
                 if name in values and not fits(kind, values[name]):
-                    raise error(refusal(f"{place}.{name}", kind, values[name]))
+                    raise error(type_error_line(f"{place}.{name}", kind, values[name]))
             original(self, *args, **kwargs)
 
         cls.__init__ = __init__  # type: ignore[misc]  # mypy: the class is still being created
 
-    def decorate(cls: C) -> C:
+    def decorate_class(cls: C) -> C:
         owner: Any = cls  # Any, because type checkers do not know the class of super()
 
         def __init_subclass__(sub: type, /, **options: Any) -> None:
             super(owner, sub).__init_subclass__(**options)
-            hold(sub)
+            wrap_init(sub)
 
-        hold(cls)
+        wrap_init(cls)
         setattr(cls, "__init_subclass__", classmethod(__init_subclass__))  # noqa: B010
         return cls
 
-    return decorate
+    return decorate_class
 
 
 @functools.cache
-def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+def _declared_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return {argument: type} of a function's declared arguments."""
     kinds = {}
     for name, kind in function.__annotations__.items():

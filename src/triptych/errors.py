@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from triptych.terminal import in_one_line
+from triptych.terminal import as_one_line
 
 USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
@@ -17,7 +17,7 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(in_one_line(message))
+        super().__init__(as_one_line(message))
 
 
 class DataError(UserError):
@@ -72,7 +72,7 @@ class Diverged(UserError):
         return Diverged, (self.what, self.step)
 
     @classmethod
-    def before(cls, error: str, step: int) -> "Diverged":
+    def from_earlier_start(cls, error: str, step: int) -> "Diverged":
         """Rebuild the error of an earlier execution from its message, and add a fix."""
         earlier = cls("", step)
         UserError.__init__(
@@ -92,9 +92,9 @@ class Interrupted(BaseException):
     ``lost``: the killed process, such as "process 1".
     """
 
-    def __init__(self, signal: int, step: int = 0, lost: str = ""):
-        super().__init__(signal, step, lost)
-        self.signal, self.step, self.lost = signal, step, lost
+    def __init__(self, signal: int, step: int = 0, lost_process: str = ""):
+        super().__init__(signal, step, lost_process)
+        self.signal, self.step, self.lost = signal, step, lost_process
         self.fix = "repeat the same command to resume"
 
     def __str__(self) -> str:
@@ -102,9 +102,9 @@ class Interrupted(BaseException):
 
         name = signal.Signals(self.signal).name
         if self.lost:
-            return in_one_line(f"interrupted: {self.lost} was killed ({name}); {self.fix}")
+            return as_one_line(f"interrupted: {self.lost} was killed ({name}); {self.fix}")
         where = f" at step {self.step}" if self.step else ""
-        return in_one_line(f"interrupted{where} ({name}); {self.fix}")
+        return as_one_line(f"interrupted{where} ({name}); {self.fix}")
 
 
 def mask_password(text: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import StorageError, Unreadable, UserError
-from triptych.terminal import printable
+from triptych.terminal import escape_control_characters
 
 MIB = 2**20
 # Default limits. Only environment variables raise them, not files, which may be untrusted.
@@ -40,7 +40,7 @@ STORAGE = (
 LINE = 65536  # characters of one line of a table
 
 
-def typed_path(text: str, key: str) -> Path:
+def parse_path(text: str, key: str) -> Path:
     """Return the path that was typed.
 
     UserError: it is empty, which would mean the current directory.
@@ -50,16 +50,16 @@ def typed_path(text: str, key: str) -> Path:
     return Path(text)
 
 
-def directory_with_records(place: Path) -> Path | None:
+def enclosing_record_directory(path: Path) -> Path | None:
     """Return the run's or sweep's directory in which a place lies; None if it lies in none."""
-    for folder in place.resolve().parents:
+    for folder in path.resolve().parents:
         is_run = (folder / "config.yaml").exists() and (folder / "provenance.json").exists()
         if is_run or (folder / "sweep.json").exists():
             return folder
     return None
 
 
-def limit(name: str) -> int:
+def size_limit(name: str) -> int:
     """Return the limit of that name.
 
     UserError: its environment variable is not a whole number of at least 1.
@@ -110,7 +110,7 @@ def walk(
         ahead += [here / entry.name for entry in entries if entry.is_dir(follow_symlinks=links)]
 
 
-def no_link(path: str, flags: int) -> int:
+def open_without_links(path: str, flags: int) -> int:
     """Open a file for writing, for ``open(opener=...)``; OSError if it is a link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
@@ -133,7 +133,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
+def atomic_replacement(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file for writing, which is renamed to ``path`` when complete; OSError.
 
     FileExistsError: ``new`` is true, and a file of that name exists.
@@ -142,7 +142,7 @@ def replaced(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb", opener=no_link) as file:
+        with open(part, "wb", opener=open_without_links) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -172,7 +172,7 @@ def read_bytes(path: str | Path, limit_name: str) -> bytes:
 
     OSError: it is not one; ValueError: it is larger than the limit of that name.
     """
-    most = limit(limit_name)
+    most = size_limit(limit_name)
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -204,7 +204,7 @@ def load_tensors(path: str | Path) -> Any:
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file and escape control characters; OSError or ValueError if it is invalid."""
     try:
-        return printable(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
+        return escape_control_characters(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -243,7 +243,7 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
     """
     try:
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size <= limit("TRIPTYCH_MAX_TABLE"):
+            if os.fstat(file.fileno()).st_size <= size_limit("TRIPTYCH_MAX_TABLE"):
                 text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
                 yield from csv.reader(iter(lambda: text.readline(LINE), ""))
     except (OSError, csv.Error):

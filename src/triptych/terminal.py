@@ -15,7 +15,7 @@ CONTROL = re.compile(
 )
 
 
-def printable(value: Any) -> Any:
+def escape_control_characters(value: Any) -> Any:
     r"""Escape control characters in a text, or in all texts of JSON: ESC becomes "\\x1b".
 
     Line ends stay.
@@ -25,15 +25,18 @@ def printable(value: Any) -> Any:
             return value
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
     if isinstance(value, list):
-        return [printable(entry) for entry in value]
+        return [escape_control_characters(entry) for entry in value]
     if isinstance(value, dict):
-        return {printable(key): printable(entry) for key, entry in value.items()}
+        return {
+            escape_control_characters(key): escape_control_characters(entry)
+            for key, entry in value.items()
+        }
     return value
 
 
-def in_one_line(text: object) -> str:
+def as_one_line(text: object) -> str:
     """Return a text, or an error's message, in one line with control characters escaped."""
-    return " ".join(printable(str(text)).split())
+    return " ".join(escape_control_characters(str(text)).split())
 
 
 class PlainStream:
@@ -48,7 +51,7 @@ class PlainStream:
     def write(self, text: str) -> int:
         if text.startswith("\r"):  # a library's progress bar: each write replaces the line
             self.canvas.write("\r")
-        self.canvas.write(printable(text.removeprefix("\r")))
+        self.canvas.write(escape_control_characters(text.removeprefix("\r")))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -62,12 +65,12 @@ class PlainStream:
         return getattr(self.canvas, name)
 
 
-def plain(stream: TextIO) -> TextIO:
+def escaped_stream(stream: TextIO) -> TextIO:
     """Return ``stream`` with control characters escaped; a plain one is returned unchanged."""
     return stream if isinstance(stream, PlainStream) else cast(TextIO, PlainStream(stream))
 
 
-def canvas(stream: TextIO) -> TextIO:
+def unescaped_stream(stream: TextIO) -> TextIO:
     """Return the stream behind a plain stream, for our own tables and progress bars."""
     return stream.canvas if isinstance(stream, PlainStream) else stream
 
@@ -79,4 +82,4 @@ def progress_bar(*steps: Iterable[Any], **options: Any) -> Any:
     """
     from tqdm import tqdm
 
-    return tqdm(*steps, file=canvas(sys.stderr), leave=False, **options)
+    return tqdm(*steps, file=unescaped_stream(sys.stderr), leave=False, **options)

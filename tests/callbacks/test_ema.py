@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from tests.lightning import trainer
-from triptych.callbacks.ema import EMA, exponent
+from triptych.callbacks.ema import EMA, power_exponent
 
 
 class Module(pl.LightningModule):
@@ -40,7 +40,7 @@ def fit(module, ema, steps=6, path=None):
 
 def power(sigma_rel: float, values: list[float]) -> float:
     """Return sum_i values_i times the integral of the power function over step i."""
-    edges = (np.arange(len(values) + 1) / len(values)) ** (exponent(sigma_rel) + 1)
+    edges = (np.arange(len(values) + 1) / len(values)) ** (power_exponent(sigma_rel) + 1)
     return float(np.diff(edges) @ values)
 
 

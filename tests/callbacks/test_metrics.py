@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 import triptych
 from tests.refusal import refused
 from tests.run.accidents import rows
-from triptych.callbacks.metrics import Metrics, _figure
+from triptych.callbacks.metrics import Metrics, _item_metric
 from triptych.config.check import check_metric_names
 from triptych.config.file import read_config
 from triptych.data.batch import Batch
 from triptych.data.build import build_data
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.draws import Stream, hash_seed
 from triptych.errors import UserError
 from triptych.models.metric import PerItem
 from triptych.run.directory import write_atomic
@@ -207,7 +207,7 @@ def test_invalid_or_reserved_metric_name_is_refused(name):
 @pytest.mark.parametrize("found", [torch.zeros(2), None, {"mean": 1.0}])
 def test_metric_compute_refuses_non_numeric_result(found):
     refused(
-        lambda: _figure("x", found, 3),
+        lambda: _item_metric("x", found, 3),
         "metrics.x: compute() returned ",
         "; must be a number, or a dict of",
     )
@@ -226,5 +226,5 @@ def test_metric_noise_differs_by_rank_and_rank_zero_matches_one_process():
         metrics.on_validation_batch_end(None, module, None, batch, 3)
         found.append(metrics.metrics["drawn"].sums[0, 1].item())
     assert len(set(found)) == 3
-    torch.manual_seed(mix(7, Stream.METRICS, 3))
+    torch.manual_seed(hash_seed(7, Stream.METRICS, 3))
     assert found[0] == pytest.approx(torch.randn(5).double().sum().item())

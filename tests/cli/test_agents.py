@@ -12,7 +12,7 @@ from tests.run.wandb_server import KEY, Server
 from triptych.cli.arguments import read_command_line, without_hyphens
 from triptych.config.check import CONFIGS
 from triptych.run.directory import RunDirectory
-from triptych.run.provenance import provenance
+from triptych.run.provenance import new_provenance
 
 SWEEP = CONFIGS.parent / "examples" / "wandb_sweep.yaml"
 CHOSEN = {"optimizer.lr": 0.1, "objective": "v", "seed": 2}
@@ -71,11 +71,11 @@ def test_hyphens_of_overrides_are_removed_and_hydra_flags_kept(typed, understood
 def test_wandb_run_id_is_used_only_under_wandb_agent(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
-    assert provenance(run, [], {}, {})["id"] != "abc123"
+    assert new_provenance(run, [], {}, {})["id"] != "abc123"
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
-    assert provenance(run, [], {}, {})["id"] == "abc123"
+    assert new_provenance(run, [], {}, {})["id"] == "abc123"
     (tmp_path / "sweep.json").write_text("{}")
-    assert provenance(run, [], {}, {})["id"] != "abc123"
+    assert new_provenance(run, [], {}, {})["id"] != "abc123"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.refusal import refused
 from triptych import __main__ as package
 from triptych.cli import evaluate, export, report, sample, train
 from triptych.cli.arguments import read_command_line
-from triptych.cli.outputs import check_file
+from triptych.cli.outputs import check_output_file
 from triptych.config.compose import compose_command
 from triptych.config.source import CONFIGS
 
@@ -118,17 +118,23 @@ def test_cfg_takes_at_most_two_cpu_seconds():
 )
 def test_out_inside_run_directory_is_refused(prepared, name):
     run = prepared()
-    refused(lambda: check_file("out", str(run / name)), "; choose another place")
-    check_file("out", str(run.path.parent / "figures.json"))
+    refused(lambda: check_output_file("out", str(run / name)), "; choose another place")
+    check_output_file("out", str(run.path.parent / "figures.json"))
 
 
 def test_out_inside_sweep_directory_is_refused(tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
-    refused(lambda: check_file("items", str(tmp_path / "a/b/c.json")), "run's or sweep's directory")
+    refused(
+        lambda: check_output_file("items", str(tmp_path / "a/b/c.json")),
+        "run's or sweep's directory",
+    )
 
 
 def test_out_must_be_regular_file(tmp_path):
     (tmp_path / "link.json").symlink_to(tmp_path / "other.json")
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "link.json", tmp_path / "pipe", "/dev/stdout", "/dev/null"):
-        refused(partial(check_file, "out", str(place)), "not a regular file; choose another place")
+        refused(
+            partial(check_output_file, "out", str(place)),
+            "not a regular file; choose another place",
+        )

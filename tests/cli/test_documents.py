@@ -14,8 +14,8 @@ from triptych.config.compose import compose_command
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, STATISTICS, TOLERANCES
-from triptych.study.papers.paper import claims_of, read_claims
-from triptych.study.rounds import jobs_of
+from triptych.study.papers.paper import claim_entries, read_claims
+from triptych.study.rounds import composed_grid_jobs
 
 HOUSE = CONFIGS.parent
 PAGES = [HOUSE / "README.md", *sorted(HOUSE.glob("docs/*.md"))]
@@ -108,7 +108,7 @@ def test_papers_page_example_composes_with_decidable_claims(tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "ddim_steps.yaml").write_text(example)
     cfg = compose_command("train", ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"])
-    facts = claims_of(cfg, jobs_of(cfg), SweepRecord(), False)
+    facts = claim_entries(cfg, composed_grid_jobs(cfg), SweepRecord(), False)
     assert cfg.name == "ddim_steps"
     claims = read_claims(facts["paper"], facts["paper_axes"])
     assert [c.name for c in claims[0].contrasts] == ["steps=20 − steps=100", "steps=10 − steps=20"]

@@ -11,7 +11,7 @@ from triptych.cli.arguments import read_command_line
 from triptych.config.compose import checked_values, compose_command, without_hydra
 from triptych.config.explain import EXPLANATIONS
 from triptych.config.habits import HABITS, Habit, advice
-from triptych.config.keys import Key, fields
+from triptych.config.keys import Key, declared_fields
 from triptych.config.schema import COMMANDS
 from triptych.config.source import CONFIGS
 from triptych.config.trust import check_name
@@ -144,7 +144,7 @@ def test_an_error_of_hydras_is_explained_by_its_row_in_one_line(row):
 KEYS = [
     (command, key)
     for command in ("evaluate", "sample")
-    for key in fields(Key(COMMANDS[command]).kind)
+    for key in declared_fields(Key(COMMANDS[command]).kind)
 ]
 
 

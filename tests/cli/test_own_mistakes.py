@@ -24,10 +24,10 @@ from triptych.config.build import build
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.build import check_contract
+from triptych.data.build import check_splits_match_declaration
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
-from triptych.models.contract import check_output, undisturbed
+from triptych.models.contract import check_output, isolated_evaluation
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -475,7 +475,7 @@ def test_undisturbed_restores_weights_modes_and_random_state(lab):
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
 
-    with undisturbed(model):
+    with isolated_evaluation(model):
         random.random(), np.random.rand(), torch.rand(1)
         check_output("network", model.forward, model(torch.randn(4, 2), None, None), (4, 2))
     drawn = float(torch.rand(())), random.random(), float(np.random.rand())
@@ -534,7 +534,7 @@ def test_check_contract_refuses_malformed_splits(held, words):
     data = Held()
     data.splits = held
     data.levels = held["train"].levels
-    one_refused(lambda: check_contract(data), "data own: ", *words)
+    one_refused(lambda: check_splits_match_declaration(data), "data own: ", *words)
 
 
 def test_a_mistyped_class_of_ones_own_is_refused(lab):

@@ -6,8 +6,8 @@ import torch
 from tests.refusal import refused
 from triptych.config.build import Dependencies, build, check_targets
 from triptych.config.check import CONFIGS
-from triptych.config.compose import compose_command, unresolved
-from triptych.config.keys import of_class
+from triptych.config.compose import compose_command, unresolved_config
+from triptych.config.keys import class_arguments
 from triptych.diffusion.loss import Level
 from triptych.diffusion.process import VariancePreserving
 
@@ -29,7 +29,7 @@ def test_loss_space_accepts_space_of_user_output(trusting):
         loss = build(squared | {"space": space}, "objective.loss")
         assert torch.equal(loss.weight(at._replace(own="epsilon")), expected)
     for typed in ("mylab.blend.Blend", "{_target_:mylab.blend.Blend,share:0.5}"):
-        config = unresolved(
+        config = unresolved_config(
             compose_command("train", ["objective/loss=x0", f"objective.loss.space={typed}"])
         )
         check_targets(config)
@@ -61,7 +61,7 @@ def test_value_error_of_class_is_reported_with_config_key():
 
 
 def test_class_arguments_include_inherited_ones():
-    named, more = of_class("triptych.data.digits.Digits")
+    named, more = class_arguments("triptych.data.digits.Digits")
     assert {"batch_size", "val_size", "seed"} <= set(named) and not more
 
 
@@ -97,4 +97,4 @@ GUIDANCE = ["guidance=classifier", "guidance=auto", "guidance=classifier_free", 
     "choice", [*EXPERIMENTS, *(f"ablation={name}" for name in ABLATIONS), *GUIDANCE]
 )
 def test_shipped_config_composes_with_valid_targets(choice):
-    check_targets(unresolved(compose_command("train", [choice])))
+    check_targets(unresolved_config(compose_command("train", [choice])))

@@ -9,7 +9,7 @@ from hydra.errors import MissingConfigException
 
 from triptych.config import source
 from triptych.config.compose import CONFIGS, compose_command
-from triptych.config.describe import chain, comment
+from triptych.config.describe import inheritance_chain, inherited_comment
 from triptych.config.explain import explain
 from triptych.config.identity import register_resolvers
 from triptych.config.keys import find_key
@@ -53,11 +53,11 @@ def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):
 def test_only_trusted_packages_add_config_choices(packages):
     _, trusting = packages
     assert composed("data=mine").data.where == "x"
-    assert find_key("data.where").mark(IsPath)
+    assert find_key("data.where").find_mark(IsPath)
     trusting("lab_b")
     with pytest.raises(MissingConfigException):
         composed("data=mine")
-    assert not find_key("data.where").mark(IsPath)
+    assert not find_key("data.where").find_mark(IsPath)
 
 
 def test_other_hydra_program_does_not_see_trusted_packages(packages, tmp_path):
@@ -90,9 +90,11 @@ def test_config_comment_is_inherited_through_defaults_list(packages):
     file = root / "lab_a" / "configs" / "callbacks" / "more.yaml"
     file.parent.mkdir()
     file.write_text("defaults: [default]\n")
-    assert chain(file) == [file, CONFIGS / "callbacks" / "default.yaml"]
-    assert "as a share of the run" in comment("callbacks.ema.sigma_rel", file, "callbacks")
-    assert source.folders() == (CONFIGS, root / "lab_a" / "configs")
+    assert inheritance_chain(file) == [file, CONFIGS / "callbacks" / "default.yaml"]
+    assert "as a share of the run" in inherited_comment(
+        "callbacks.ema.sigma_rel", file, "callbacks"
+    )
+    assert source.config_folders() == (CONFIGS, root / "lab_a" / "configs")
 
 
 def test_composition_does_not_change_cached_config_files():

@@ -18,7 +18,7 @@ from triptych.cli.arguments import read_command_line
 from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
 from triptych.config.identity import register_resolvers
-from triptych.config.keys import TARGET, Key, find_key, unfit
+from triptych.config.keys import TARGET, Key, find_key, invalid_values
 from triptych.config.schema import Decoders, Train, Variances
 from triptych.config.signatures import REQUIRED, TABLE, inspect_class, is_listed
 from triptych.config.trust import OURS, import_class
@@ -28,7 +28,7 @@ from triptych.diffusion.decoder import Decoder
 from triptych.diffusion.reverse_variance import ReverseVariance
 from triptych.errors import UserError
 from triptych.run.read import Run
-from triptych.study.axes import find_axes
+from triptych.study.axes import find_comparison_axes
 
 HOUSE = CONFIGS.parent
 make_table = runpy.run_path(str(HOUSE / "docs" / "signatures.py"))["make_table"]
@@ -83,7 +83,7 @@ def test_annotated_argument_appears_in_check_help_page_and_report(lab, capsys):
     config = {"denoiser.network._target_": "mine.net.Net"}
     about = {"status": "finished", "seed": 1, "dir": Path("x"), "name": "x"}
     runs = [Run(config=config | {"denoiser.network.heat": heat}, **about) for heat in "12"]
-    assert [axis.key for axis in find_axes(runs)[0]] == ["denoiser.network.heat"]
+    assert [axis.key for axis in find_comparison_axes(runs)[0]] == ["denoiser.network.heat"]
 
 
 def test_keys_page_is_current():
@@ -220,7 +220,7 @@ def test_declared_class_refuses_value_out_of_range(key, name, arguments):
 
 def test_unfit_reports_key_with_value_out_of_range(prepared):
     config = prepared().config()
-    assert not list(unfit(config, Key(Train)))
+    assert not list(invalid_values(config, Key(Train)))
     for key, value in (
         ("optimizer.lr", 1e10), ("optimizer.betas", [0.9]), ("schedule.gamma_min", -1e6), ("samples.n", -1),
         ("denoiser.network.blocks", -1), ("denoiser.network.width", 0), ("trainer.max_steps", 0),
@@ -232,7 +232,7 @@ def test_unfit_reports_key_with_value_out_of_range(prepared):
     ):  # fmt: skip
         changed = OmegaConf.create(config)
         OmegaConf.update(changed, key, value, force_add=True)
-        [(named, said)] = unfit(OmegaConf.to_container(changed), Key(Train))
+        [(named, said)] = invalid_values(OmegaConf.to_container(changed), Key(Train))
         assert named == key and said.startswith(f"{key}=") and ": must be " in said, said
 
 
@@ -246,11 +246,12 @@ def test_find_key_reports_role_and_path_mark():
         Role.DRAWING,
     ]
     assert all(
-        find_key(key).mark(IsPath) for key in ("guidance.weak", "data.root", "measures.inception")
+        find_key(key).find_mark(IsPath)
+        for key in ("guidance.weak", "data.root", "measures.inception")
     )
-    assert find_key("items", command="evaluate").mark(IsPath) and not find_key("data.std").mark(
-        IsPath
-    )
+    assert find_key("items", command="evaluate").find_mark(IsPath) and not find_key(
+        "data.std"
+    ).find_mark(IsPath)
 
 
 def test_mapping_argument_accepts_any_name_and_checks_values():

@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.config.habits import nearest
+from triptych.config.habits import suggest_name
 from triptych.config.identity import quote, run_name, slug
 
 
@@ -66,7 +66,7 @@ KEYS = (
     ],
 )
 def test_nearest_suggests_mistyped_key(typed, meant):
-    assert nearest(typed, KEYS) == f"did you mean {meant}?"
+    assert suggest_name(typed, KEYS) == f"did you mean {meant}?"
     assert (
-        nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"
+        suggest_name("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"
     )  # like nothing

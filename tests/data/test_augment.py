@@ -8,9 +8,9 @@ from triptych.data.augment import (
     Crop,
     Flip,
     augment,
-    augmented,
-    count_numbers,
-    noise_numbers,
+    augment_batch,
+    n_condition_numbers,
+    noise_condition_numbers,
 )
 from triptych.data.batch import Batch, Split
 from triptych.data.build import build_data
@@ -74,7 +74,7 @@ def test_told_augmentation_returns_parameters_of_each_item():
     plain, nothing = augment(many, [Flip(0.3), Crop(2, p=0.4)], seed=1, step=3)
     assert plain.equal(found) and nothing.shape == (240, 0)
     only, said = augment(many, [Flip(0.3), Crop(2, told=True)], seed=1, step=3)
-    assert said.shape == (240, 2) and count_numbers([Flip(0.3), Crop(2, told=True)]) == 2
+    assert said.shape == (240, 2) and n_condition_numbers([Flip(0.3), Crop(2, told=True)]) == 2
 
 
 def test_augment_refuses_points_and_too_large_padding():
@@ -100,7 +100,7 @@ def low_batch(n=4000):
 
 
 def test_conditioning_noise_matches_reported_level():
-    found = augmented(low_batch(), [ConditioningNoise(p=0.7, most=0.8)], seed=1, step=2)
+    found = augment_batch(low_batch(), [ConditioningNoise(p=0.7, most=0.8)], seed=1, step=2)
     level, noised = (found.condition.parts[name] for name in (AUGMENTATION, "low"))
     s = level.value[:, 0]
     assert level.present.equal(s > 0) and s.max() <= 0.8
@@ -117,21 +117,24 @@ def test_conditioning_noise_matches_reported_level():
 
 def test_conditioning_noise_is_independent_of_number_of_processes():
     steps, batch = [Flip(0.5, told=True), ConditioningNoise()], low_batch(12)
-    whole = augmented(batch, steps, seed=1, step=2)
+    whole = augment_batch(batch, steps, seed=1, step=2)
     parts = [Batch(*(part[s] for part in batch)) for s in (slice(6), slice(6, 12))]
     halves = [
-        augmented(part, steps, seed=1, step=2, rank=r, world=2) for r, part in enumerate(parts)
+        augment_batch(part, steps, seed=1, step=2, rank=r, world=2) for r, part in enumerate(parts)
     ]
     for name in (AUGMENTATION, "low", "label"):
         parts = [half.condition.parts[name].value for half in halves]
         assert torch.cat(parts).equal(whole.condition.parts[name].value)
-    assert whole.condition.parts[AUGMENTATION].value.shape == (12, count_numbers(steps) == 2 and 2)
+    assert whole.condition.parts[AUGMENTATION].value.shape == (
+        12,
+        n_condition_numbers(steps) == 2 and 2,
+    )
     alone = augment(batch.x, steps[:1], seed=1, step=2)[1]
     assert alone[:, 0].equal(whole.condition.parts[AUGMENTATION].value[:, 0])
 
 
 def test_noise_numbers_holds_level_and_refuses_unknown_part():
     steps = [ConditioningNoise(), Flip(told=True)]
-    assert noise_numbers(steps, "low", 0.25).tolist() == [0.25, 0.0]
+    assert noise_condition_numbers(steps, "low", 0.25).tolist() == [0.25, 0.0]
     high = [ConditioningNoise("high")]
-    refused(lambda: augmented(low_batch(4), high, seed=1, step=2), "no part 'high'")
+    refused(lambda: augment_batch(low_batch(4), high, seed=1, step=2), "no part 'high'")

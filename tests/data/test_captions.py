@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from triptych.data.batch import Split
-from triptych.data.build import check_contract, fingerprint
+from triptych.data.build import check_splits_match_declaration, fingerprint
 from triptych.data.captions import CaptionedFolder, DigitsCaptioned
 from triptych.data.digits import Digits
 from triptych.data.text import Words
@@ -21,7 +21,7 @@ def digits():
 
 
 def test_text_condition_is_encoded_caption(digits):
-    check_contract(digits)
+    check_splits_match_declaration(digits)
     assert digits.conditions == {"label": Labels(10), "text": Tokens(12, digits.encoder.width)}
     batch = digits.splits["val"].batch(torch.tensor([3, 0, 7]))
     tokens, mask = digits.encoder.encode([digits.captions["val"][i] for i in (3, 0, 7)])
@@ -105,7 +105,7 @@ def test_captioned_folder_reads_txt_beside_image(tmp_path):
     names = [f"picture {word}" for word in "a b c d e f g h i j k l m n o p q r s t".split()]
     pairs(tmp_path / "root", [f"\n {name}\n".encode() for name in names])
     data = opened(tmp_path / "root")
-    check_contract(data)
+    check_splits_match_declaration(data)
     assert data.num_classes == 0 and list(data.conditions) == ["text"]
     for name, split in data.splits.items():
         red = split.values[slice(0, None)][:, 0, 0, 0].tolist()  # image i is (i, 0, 100) all over

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.models.options import OPTIONS
-from triptych.data.build import check_contract, fingerprint
-from triptych.data.captions import DigitsCaptioned, Embedder, on_sphere, slerp
+from triptych.data.build import check_splits_match_declaration, fingerprint
+from triptych.data.captions import DigitsCaptioned, Embedder, project_to_sphere, slerp
 from triptych.data.digits import Digits
 from triptych.data.image_embeddings import ImageEmbeddings
 from triptych.data.shapes import Shapes
@@ -69,7 +69,7 @@ def test_measures_contrastive_refuses_run_of_other_image_shape(run, monkeypatch)
 
     def embedder(data, contrastive=None, classifier="x"):
         node = {"n": 8, "classifier": classifier, "inception": "y", "contrastive": contrastive}
-        return build._reference({"measures": node, "seed": 1}, data, guides, {})
+        return build._build_reference({"measures": node, "seed": 1}, data, guides, {})
 
     low, same = shapes(size=8, embeddings=path), shapes(embeddings=path)
     assert embedder(low) is None and embedder(same) is same.embedder
@@ -82,7 +82,7 @@ def test_measures_contrastive_refuses_run_of_other_image_shape(run, monkeypatch)
 def test_embeddings_are_conditions_of_captioned_data(run):
     path, network, plain = run
     data = shapes(embeddings=path)
-    check_contract(data)
+    check_splits_match_declaration(data)
     assert data.conditions == plain.conditions | {
         "embedding": Vectors(D),
         "text_embedding": Vectors(D),
@@ -104,7 +104,7 @@ def test_embeddings_are_conditions_of_captioned_data(run):
 def test_low_resolution_data_use_embeddings_of_full_images(run):
     """So a decoder draws low pictures from the same embeddings as the upsampler."""
     whole, low = shapes(embeddings=run[0]), shapes(embeddings=run[0], size=8)
-    check_contract(low)
+    check_splits_match_declaration(low)
     assert low.shape == (3, 8, 8) and low.encoders == whole.encoders
     for name, split in low.splits.items():
         of_both = [found.splits[name].condition.parts["embedding"].value for found in (whole, low)]
@@ -119,7 +119,7 @@ def test_image_embeddings_are_data_of_the_same_items(run):
     base = shapes(embeddings=run[0])
     data = ImageEmbeddings(unset(), run[0], batch_size=4)
     data.setup()
-    check_contract(data)
+    check_splits_match_declaration(data)
     assert data.shape == (D,) and data.known_as == "embedding" and data.levels is None
     assert set(data.conditions) == set(base.conditions) - {"embedding"}
     for name, split in data.splits.items():
@@ -214,9 +214,9 @@ def test_slerp_follows_great_circle():
 
 
 def test_on_sphere_normalizes_drawn_embeddings():
-    drawn = on_sphere(torch.randn(4, 9))
+    drawn = project_to_sphere(torch.randn(4, 9))
     torch.testing.assert_close(drawn.square().mean(1), torch.ones(4))
-    torch.testing.assert_close(on_sphere(drawn), drawn)
+    torch.testing.assert_close(project_to_sphere(drawn), drawn)
 
 
 def test_embedder_texts_without_mask_use_all_tokens(run):

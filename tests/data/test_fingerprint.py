@@ -13,7 +13,7 @@ from PIL import Image
 from triptych.data.batch import Split
 from triptych.data.build import fingerprint
 from triptych.data.digits import Digits
-from triptych.data.layout import place
+from triptych.data.layout import hash_to_unit_interval
 from triptych.data.mixture import Mixture, Ring
 from triptych.data.mnist import Mnist
 
@@ -54,22 +54,24 @@ def test_folder_split_is_stable_when_images_are_added_or_removed(plain):
 
 
 def test_hash_split_matches_fractions_and_depends_on_seed(tmp_path):
-    at = np.array([place(Path(f"class/{i}.png"), 0) for i in range(20000)])
+    at = np.array([hash_to_unit_interval(Path(f"class/{i}.png"), 0) for i in range(20000)])
     # Hashes are uniform up to three standard deviations of a binomial.
     assert abs((at < 0.1).mean() - 0.1) < 3 * (0.1 * 0.9 / 20000) ** 0.5
-    other = np.array([place(Path(f"class/{i}.png"), 1) for i in range(20000)])
+    other = np.array([hash_to_unit_interval(Path(f"class/{i}.png"), 1) for i in range(20000)])
     assert abs(((at < 0.1) & (other < 0.1)).mean() - 0.01) < 3 * (0.01 * 0.99 / 20000) ** 0.5
 
 
 def test_hash_split_normalizes_unicode_names():
-    assert place(Path("caf\u00e9.png"), 0) == place(Path("cafe\u0301.png"), 0)
+    assert hash_to_unit_interval(Path("caf\u00e9.png"), 0) == hash_to_unit_interval(
+        Path("cafe\u0301.png"), 0
+    )
 
 
 def test_fingerprint_depends_on_contents_not_location(plain, tmp_path):
     first = fingerprint(folder(plain))
     shutil.copytree(plain, tmp_path / "copy", copy_function=shutil.copy)  # times differ
     os.utime(tmp_path / "copy" / "00.png", (1, 1))
-    assert fingerprint(folder(tmp_path / "copy")).record() == first.record()
+    assert fingerprint(folder(tmp_path / "copy")).as_entries() == first.as_entries()
     file = plain / "07.png"
     size, stamp = file.stat().st_size, file.stat()
     Image.new("RGB", (20, 12), (201, 0, 100)).save(file)
@@ -101,7 +103,7 @@ def test_fingerprint_depends_on_labels(tmp_path):
     write_mnist(tmp_path / "b")
     data = Mnist(tmp_path / "b", val_size=5)
     data.setup()
-    assert fingerprint(data).record() == of(Mnist(tmp_path / "a", val_size=5)).record()
+    assert fingerprint(data).as_entries() == of(Mnist(tmp_path / "a", val_size=5)).as_entries()
     split = data.splits["train"]
     split.labels[0] = (split.labels[0] + 1) % 10
     assert fingerprint(data).data != of(Mnist(tmp_path / "a", val_size=5)).data
@@ -116,7 +118,7 @@ def test_fingerprint_of_generated_data_is_their_parameters():
     longer = of(Ring(**ring | {"train_size": 300}))
     assert longer.data == first.data and longer.split != first.split
     for same in ({"seed": 7}, {"batch_size": 5}, {"eval_batch_size": 5}):
-        assert of(Ring(**ring | same)).record() == first.record()
+        assert of(Ring(**ring | same)).as_entries() == first.as_entries()
     two = dict(weights=[0.5, 0.5], means=[[0.0], [1.0]], train_size=30, val_size=5, test_size=20)
     assert (
         of(Mixture(covariances=[0.1, 0.1], **two)).data
@@ -129,7 +131,7 @@ def test_fingerprint_of_generated_data_ignores_rounding():
     data.setup()
     first = fingerprint(data)
     data.splits["test"].values.mul_(1 + 1e-7)
-    assert fingerprint(data).record() == first.record()
+    assert fingerprint(data).as_entries() == first.as_entries()
 
 
 def test_fingerprint_of_60_000_images_is_fast():

@@ -10,7 +10,7 @@ from PIL import Image
 from triptych.data import folder
 from triptych.data.build import fingerprint
 from triptych.data.cache import item_number
-from triptych.data.layout import place
+from triptych.data.layout import hash_to_unit_interval
 from triptych.errors import StorageError
 
 from .helpers import image_folder, refused, save_images
@@ -29,7 +29,7 @@ def plain(tmp_path):
 
 def test_folder_splits_by_hash_and_reads_uint8_values(plain):
     data = image_folder(plain)
-    at = [place(Path(f"{i:02d}.png"), 0) for i in range(20)]
+    at = [hash_to_unit_interval(Path(f"{i:02d}.png"), 0) for i in range(20)]
     order = sorted(range(20), key=at.__getitem__)
     red = {name: split.values[:][:, 0, 0, 0].tolist() for name, split in data.splits.items()}
     assert red["test"] == [i for i in order if at[i] < 0.1]
@@ -101,7 +101,7 @@ def test_cache_avoids_reading_images_again(plain, monkeypatch):
     monkeypatch.setattr(folder, "read_image", None)
     again = image_folder(plain)
     assert again.splits["train"].values[:].equal(first.splits["train"].values[:])
-    assert fingerprint(again).record() == fingerprint(first).record()
+    assert fingerprint(again).as_entries() == fingerprint(first).as_entries()
     with pytest.raises(TypeError):
         image_folder(plain, size=4)  # another size is another file
 

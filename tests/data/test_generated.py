@@ -65,7 +65,7 @@ def test_embedded_ring_is_ring_with_gaussian_noise_off_plane():
     data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
     x, plane = ready(data).splits["train"].values.double(), data.mixture.plane
     assert torch.allclose(plane.T @ plane, torch.eye(2).double(), atol=1e-12)
-    across = data.mixture.across
+    across = data.mixture.orthogonal_part
     rest = across(x)
     assert torch.allclose(rest @ plane, torch.zeros(1).double(), atol=1e-6)
     spread = (rest.square().sum(1).mean() / (d - 2)).item()

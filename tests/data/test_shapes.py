@@ -51,12 +51,12 @@ def test_draw_picture_shows_its_attributes():
     random = np.random.RandomState(0)
     for what in COMBINATIONS * 3:
         named = tuple(values[k] for values, k in zip(ATTRIBUTES.values(), what, strict=True))
-        assert seen_in(shapes.draw_picture(what, random)) == named
+        assert seen_in(shapes.render_image(what, random)) == named
 
 
 def test_shapes_caption_names_exactly_its_attributes():
     for what, phrase, place, article in product(COMBINATIONS, range(3), range(3), (False, True)):
-        said = attributes_of(shapes.caption(what, phrase, place, article))
+        said = attributes_of(shapes.compose_caption(what, phrase, place, article))
         assert said == dict(zip(ATTRIBUTES if place else list(ATTRIBUTES)[:3], what, strict=False))
 
 
@@ -94,7 +94,7 @@ def test_shapes_splits_are_disjoint_and_test_is_independent_of_sizes(data):
 
 @pytest.mark.parametrize(("number", "seed"), [(n, s) for n in (1, 4, 6) for s in range(5)])
 def test_held_out_combinations_share_no_attribute_pair(number, seed):
-    held = shapes.unseen(number, seed)
+    held = shapes.choose_held_out_combinations(number, seed)
     assert len(held) == number
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert len({(one[a], one[b]) for one in held}) == number

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from triptych.data import shapes, source
-from triptych.data.base import Generated
+from triptych.data.base import SyntheticData
 from triptych.data.build import fingerprint
 from triptych.data.mixture import Ring
 from triptych.data.mnist import Mnist
@@ -149,12 +149,12 @@ def test_identical_images_in_train_and_test_are_counted(tmp_path):
     for i in range(2):
         os.link(tmp_path / f"train/{i}.png", tmp_path / f"test/copy{i}.png")
     data = image_folder(tmp_path)
-    record = fingerprint(data).record()
+    record = fingerprint(data).as_entries()
     assert record["shared"] == {"test": 2}
     assert record["description"] == data.description
     ring = Ring(train_size=30, val_size=5, test_size=5)
     ring.setup()
-    assert "shared" not in fingerprint(ring).record()
+    assert "shared" not in fingerprint(ring).as_entries()
 
 
 def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
@@ -182,7 +182,7 @@ def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
     assert shown["data"] == f"{line}; 1 test items are also in train"
 
 
-class Few(Generated):
+class Few(SyntheticData):
     name, shape = "few", (2,)
 
     def draw(self, n, generator):
@@ -266,7 +266,7 @@ def test_num_workers_does_not_change_training_batches(first):
 def test_shapes_with_too_few_distinct_pictures_are_refused(monkeypatch):
     """Otherwise drawing would never end if the test set had every possible picture."""
     monkeypatch.setattr(
-        shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8)
+        shapes, "render_image", lambda what, random: np.zeros((3, 16, 16), np.uint8)
     )
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

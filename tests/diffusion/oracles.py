@@ -14,7 +14,7 @@ from triptych.diffusion.condition import Vectors
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.prediction import Prediction
-from triptych.diffusion.process import Process, VariancePreserving, expand
+from triptych.diffusion.process import Process, VariancePreserving, expand_like
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Sigmoid
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sigmoid": Sigmoid}
@@ -162,7 +162,7 @@ class Given(nn.Module):
         return drawn.split([self.maps.shape[2], self.maps.shape[1]], 1)
 
     def forward(self, z, gamma, condition=None):
-        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
         if condition is None:
             return Oracle(self.marginals()[1], self.process)(z, gamma)
         v = condition.parts[self.name].value.to(z)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.diffusion.condition import Condition, Part, dropout
+from triptych.diffusion.condition import Condition, Part, drop_parts
 
 from .oracles import refused
 
@@ -42,9 +42,9 @@ def test_condition_split_keeps_item_order():
 def test_condition_without_together_only_and_to():
     assert set(both().without("label").parts) == {"text"}
     assert both().without("label", "text") is None and Condition.of(label=None) is None
-    together = both().without("label").together(Condition(label=LABEL.flip(0)))
-    assert together.label.equal(LABEL.flip(0)) and both().together(None).label.equal(LABEL)
-    assert both().together(Condition(label=LABEL.flip(0))).label.equal(LABEL.flip(0)), (
+    together = both().without("label").merge(Condition(label=LABEL.flip(0)))
+    assert together.label.equal(LABEL.flip(0)) and both().merge(None).label.equal(LABEL)
+    assert both().merge(Condition(label=LABEL.flip(0))).label.equal(LABEL.flip(0)), (
         "the other's part wins"
     )
     assert set(both().only("text", "image").parts) == {"text"} and both().only("image") is None
@@ -63,12 +63,12 @@ def test_condition_drop_combines_with_absent_parts():
 def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
     n = 20_000
     condition = Condition(label=torch.arange(n) % 10, vector=torch.zeros(n, 2))
-    gone = {k: ~p.present for k, p in dropout(condition, 0.2, seed=1, step=3).parts.items()}
+    gone = {k: ~p.present for k, p in drop_parts(condition, 0.2, seed=1, step=3).parts.items()}
     assert gone["label"].equal(gone["vector"])
     assert abs(gone["label"].double().mean().item() - 0.2) < 3 * (0.16 / n) ** 0.5
     apart = {
         k: ~p.present
-        for k, p in dropout(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()
+        for k, p in drop_parts(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()
     }
     for name, share in (("label", 0.2), ("vector", 0.5)):
         assert (
@@ -76,9 +76,9 @@ def test_dropout_is_joint_for_one_share_and_independent_for_a_dict():
         )
     joint = (apart["label"] & apart["vector"]).double().mean().item()
     assert abs(joint - 0.1) < 3 * (0.09 / n) ** 0.5, "independently"
-    assert dropout(condition, {"vector": 0.5}, 1, 3).parts["label"].present is None
+    assert drop_parts(condition, {"vector": 0.5}, 1, 3).parts["label"].present is None
     halves = [
-        dropout(half, {"label": 0.2, "vector": 0.5}, 1, 3, r, 2)
+        drop_parts(half, {"label": 0.2, "vector": 0.5}, 1, 3, r, 2)
         for r, half in enumerate(condition.split(n // 2))
     ]
     for name, gone in apart.items():

@@ -9,7 +9,7 @@ from triptych.diffusion.distillation import distilled
 from triptych.diffusion.loss import Simple, TruncatedSNR
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
-from triptych.diffusion.process import expand
+from triptych.diffusion.process import expand_like
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Cosine, Linear
 
@@ -52,7 +52,8 @@ def test_distilled_target_matches_progressive_distillation_algorithm_2(process):
     torch.testing.assert_close(process.diffuse(x, schedule.gamma(t), eps), z)
     # One step of the student leads to the same point as two of the teacher.
     here, there = (
-        [expand(a, z) for a in process.alpha_sigma(schedule.gamma(at))] for at in (t, t - 1 / STEPS)
+        [expand_like(a, z) for a in process.alpha_sigma(schedule.gamma(at))]
+        for at in (t, t - 1 / STEPS)
     )
     landed = Prediction("x0", x, z, *here).at(*there)
     np.testing.assert_allclose(landed.numpy(), z_2, rtol=1e-6, atol=1e-9)
@@ -82,7 +83,7 @@ class Student(torch.nn.Module):
     def forward(self, z, gamma, condition=None):
         t = self.schedule.t_of(gamma.expand(len(z)))
         x, _ = distilled(self.teacher, self.schedule, z, t, STEPS, condition)
-        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
         return Prediction("x0", x, z, alpha, sigma)
 
 
@@ -117,7 +118,7 @@ def test_distillation_gradient_does_not_flow_through_teacher():
     (slope,) = torch.autograd.grad(losses.nats.sum(), scaled.gain)
     found = distilled(taught, schedule, z, t, STEPS)
     alpha, sigma = process.alpha_sigma(schedule.gamma(t))
-    target = expand(alpha, z) * found[1] - expand(sigma, z) * found[0]
+    target = expand_like(alpha, z) * found[1] - expand_like(sigma, z) * found[0]
     said = Wrong()(z, schedule.gamma(t), None)
     torch.testing.assert_close(slope, (2 * (said - target) * said).sum(), rtol=1e-6, atol=0)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from triptych.diffusion.draws import (
+    assign_ensemble_members,
     evaluation_draw,
-    mix,
+    hash_seed,
     stratified_times,
     training_draw,
-    training_members,
 )
 
 SHAPE = (2, 3)
@@ -29,18 +29,22 @@ def evenly_spread(t):
 
 
 def test_mix_has_no_collisions_and_depends_on_order():
-    seeds = [mix(a, b, c) for a in range(-5, 60) for b in range(60) for c in range(25)]
-    seeds += [mix(a, b) for a in range(300) for b in range(300)] + [mix(a) for a in range(1000)]
+    seeds = [hash_seed(a, b, c) for a in range(-5, 60) for b in range(60) for c in range(25)]
+    seeds += [hash_seed(a, b) for a in range(300) for b in range(300)] + [
+        hash_seed(a) for a in range(1000)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert mix(3, 1, 4) == mix(3, 1, 4)
+    assert hash_seed(3, 1, 4) == hash_seed(3, 1, 4)
 
 
 def test_mix_of_consecutive_seeds_is_uncorrelated():
     """Each bit of a seed flips for half of all neighbours: mean 1/2 with the standard error 1 / (2
     sqrt n)."""
     n = 4000
-    flips = [[(mix(7, i) ^ mix(7, i + 1)) >> bit & 1 for bit in range(63)] for i in range(n)]
+    flips = [
+        [(hash_seed(7, i) ^ hash_seed(7, i + 1)) >> bit & 1 for bit in range(63)] for i in range(n)
+    ]
     assert (torch.tensor(flips).double().mean(0) - 0.5).abs().max() < 5 / (2 * math.sqrt(n))
 
 
@@ -67,11 +71,13 @@ def test_stratified_times_are_shuffled_and_uniform():
 @pytest.mark.parametrize("batch", [8, 12, 30])
 def test_training_members_share_global_batch_equally_on_any_world_size(batch):
     for step in range(5):
-        whole = training_members(8, batch, 3, step)
+        whole = assign_ensemble_members(8, batch, 3, step)
         assert {batch // 8, -(-batch // 8)} >= {*whole.bincount(minlength=8).tolist()}
         for world in (2, 3):
             if batch % world == 0:
-                parts = [training_members(8, batch, 3, step, rank, world) for rank in range(world)]
+                parts = [
+                    assign_ensemble_members(8, batch, 3, step, rank, world) for rank in range(world)
+                ]
                 assert torch.cat(parts).equal(whole)
 
 
@@ -84,7 +90,9 @@ def test_training_members_cover_all_noise_levels_evenly():
         times, _ = training_draw((), batch, 0, step)
         strata = (times * 8).long()
         seen.index_put_(
-            (training_members(members, batch, 0, step), strata), torch.ones(batch), accumulate=True
+            (assign_ensemble_members(members, batch, 0, step), strata),
+            torch.ones(batch),
+            accumulate=True,
         )
     expected = steps / 8
     chi_squares = ((seen - expected).square() / expected).sum(1)
@@ -176,7 +184,7 @@ def test_times_stay_below_one_in_float32():
     """1 - 1e-10 rounds to 1 in float32, where a schedule may have no slope and floor(t T) is no
     step."""
     index, repeats = torch.tensor([0]), 2**40
-    start = mix(5, 2) / 2**63  # item 0's first time
+    start = hash_seed(5, 2) / 2**63  # item 0's first time
     repeat = round((1 - start - 1e-10) * repeats)
     exact = start + repeat / repeats
     assert 1 - 2e-10 < exact < 1 and torch.tensor(exact, dtype=torch.float32) == 1

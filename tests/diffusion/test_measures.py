@@ -10,9 +10,9 @@ import torch
 
 from triptych.diffusion.measures import (
     class_accuracy,
-    covered,
-    directions,
+    covered_fraction,
     energy_distance,
+    fixed_directions,
     frechet_distance,
     mode_fractions,
     sliced_wasserstein,
@@ -29,7 +29,7 @@ def test_sliced_wasserstein_of_shift_is_norm_over_sqrt_d(d):
     found = sliced_wasserstein(x, x[torch.randperm(50)] + shift, n=20_000 if d > 2 else 64)
     assert found == pytest.approx(shift.norm().item() / math.sqrt(d), rel=1e-12 if d == 2 else 0.02)
     assert sliced_wasserstein(x, x.flip(0)) == pytest.approx(0, abs=1e-12)
-    torch.testing.assert_close(directions(d).norm(dim=1), torch.ones(64).double())
+    torch.testing.assert_close(fixed_directions(d).norm(dim=1), torch.ones(64).double())
 
 
 def test_energy_distance_is_unbiased_and_matches_closed_form():
@@ -100,12 +100,19 @@ def test_precision_and_recall_match_brute_force():
         ]
         return sum(near) / len(points)
 
-    assert covered(fake, by=real) == pytest.approx(share(fake, real, 3))
-    assert covered(real, by=fake) == pytest.approx(share(real, fake, 3))
-    assert covered(real, by=real) == 1
-    assert covered(real, by=real + 100) == covered(real + 100, by=real) == 0
+    assert covered_fraction(fake, reference=real) == pytest.approx(share(fake, real, 3))
+    assert covered_fraction(real, reference=fake) == pytest.approx(share(real, fake, 3))
+    assert covered_fraction(real, reference=real) == 1
+    assert (
+        covered_fraction(real, reference=real + 100)
+        == covered_fraction(real + 100, reference=real)
+        == 0
+    )
     real, narrow = normal(500, 2), 0.2 * normal(500, 2, seed=1)
-    assert covered(narrow, by=real) > 0.95 and covered(real, by=narrow) < 0.4
+    assert (
+        covered_fraction(narrow, reference=real) > 0.95
+        and covered_fraction(real, reference=narrow) < 0.4
+    )
 
 
 def test_class_accuracy_is_share_of_matching_labels():

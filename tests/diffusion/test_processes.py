@@ -14,7 +14,7 @@ from triptych.diffusion.process import (
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
-    expand,
+    expand_like,
 )
 from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Linear
@@ -108,8 +108,8 @@ def test_process_str_includes_its_parameters():
 
 def test_expand_reshapes_per_item_values_for_broadcasting():
     z = torch.zeros(3, 2, 4)
-    assert expand(torch.tensor(1.0), z).shape == ()
-    assert expand(torch.arange(3), z).shape == (3, 1, 1)
+    assert expand_like(torch.tensor(1.0), z).shape == ()
+    assert expand_like(torch.arange(3), z).shape == (3, 1, 1)
 
 
 @both

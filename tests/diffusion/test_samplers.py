@@ -437,7 +437,7 @@ def test_evaluations_count_the_calls_of_the_denoiser(schedule):
             sampler(
                 network(net, "epsilon"), schedule, (2, 2), generator=generator(), condition=told
             )
-            assert net.calls == sampler.calls_under(schedule)
+            assert net.calls == sampler.count_denoiser_calls(schedule)
 
 
 # grids --------------------------------------------------------------------------------------------

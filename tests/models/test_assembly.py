@@ -13,7 +13,7 @@ from triptych.data.build import build_data
 from triptych.run.execute import execute
 from triptych.run.model import build_model
 from triptych.run.reopen import reopen
-from triptych.study.rounds import grid
+from triptych.study.rounds import grid_jobs
 
 POINTS = "data=ring data.train_size=300 data.val_size=50 data.test_size=100".split()
 RING = [*POINTS, "denoiser=mlp", "denoiser.network.width=16", "denoiser.network.blocks=1"]
@@ -107,7 +107,7 @@ def test_bound_variance_learned_trains(prepared):
 @pytest.mark.parametrize(("name", "rungs"), [("ladder", 11), ("learned_snr", 6)])
 def test_ablation_settings_build_with_equal_model_sizes(root, name, rungs):
     data, sizes, ablation = None, [], [f"ablation={name}"]
-    for job in grid(compose_command("train", ablation).hydra.sweeper, ["seed=1"]):
+    for job in grid_jobs(compose_command("train", ablation).hydra.sweeper, ["seed=1"]):
         config = OmegaConf.to_container(
             without_hydra(compose_command("train", [*ablation, *job])), resolve=True
         )

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from triptych.data.batch import Batch, to_unit
-from triptych.data.shapes import halved
+from triptych.data.shapes import halve_resolution
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.loss import Elbo as Weight
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
-from triptych.diffusion.process import VariancePreserving, expand
+from triptych.diffusion.process import VariancePreserving, expand_like
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
 from triptych.models.cascade import Cascade
@@ -33,7 +33,7 @@ LEVELS = 3
 PICTURES = torch.tensor([[2, 2, 0, 0], [0, 0, 2, 2], [1, 2, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
 PICTURES = PICTURES.view(5, 1, 2, 2)
 SHARES = torch.tensor([0.35, 0.1, 0.15, 0.15, 0.25])
-LOW = halved(PICTURES).long()
+LOW = halve_resolution(PICTURES).long()
 
 
 class Exact(nn.Module):
@@ -48,7 +48,7 @@ class Exact(nn.Module):
         self.conditional = low is not None
 
     def forward(self, z, gamma, condition=None):
-        alpha, sigma = self.process.alpha_sigma(expand(gamma.expand(len(z)), z))
+        alpha, sigma = self.process.alpha_sigma(expand_like(gamma.expand(len(z)), z))
         gap = (z.unsqueeze(1) - alpha.unsqueeze(1) * self.points).flatten(2).square().sum(2)
         score = self.shares.log() - gap / (2 * sigma.view(-1, 1) ** 2)
         if condition is not None:

@@ -11,7 +11,7 @@ from triptych.diffusion.sampler import DDIM
 from triptych.models.classifier import Classifier
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
-from triptych.run.guidance import guided
+from triptych.run.guidance import build_guided_denoiser
 from triptych.run.model import build_model
 from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
@@ -64,7 +64,7 @@ def test_classifier_guidance_changes_samples_of_unconditional_model(trained, pre
     config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
     data = build_data(config)
     model = build_model(config, data).eval()
-    wrapped = guided(model, data, config, OtherRuns(config))
+    wrapped = build_guided_denoiser(model, data, config, OtherRuns(config))
     assert wrapped.conditional and not any(p.requires_grad for p in wrapped.classifier.parameters())
     x = Drawing(model, data, DDIM(3), wrapped).samples(4, seed=0)
     assert not torch.equal(x, Drawing(model, data, DDIM(3)).samples(4, seed=0))

@@ -13,14 +13,14 @@ from triptych.data.build import build_data
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, Labels, Vectors
-from triptych.diffusion.draws import training_members
+from triptych.diffusion.draws import assign_ensemble_members
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
 from triptych.run.drawing import Drawing
-from triptych.run.guidance import guided
+from triptych.run.guidance import build_guided_denoiser
 from triptych.run.measure import choose_conditions
-from triptych.run.model import build_model, facts
+from triptych.run.model import build_model, data_facts
 from triptych.run.other_runs import OtherRuns, open_teacher
 from triptych.run.reference import SampleReference
 
@@ -55,7 +55,7 @@ def test_unconditional_model_ignores_labels_and_refuses_guidance(model):
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     free = config | {"guidance": CFG}
     refused(
-        lambda: guided(made, data, free, OtherRuns(config)),
+        lambda: build_guided_denoiser(made, data, free, OtherRuns(config)),
         "guidance.scale=2.0",
         "model.conditional=true",
     )
@@ -75,7 +75,7 @@ def test_ensemble_member_of_item_is_independent_of_world_size(model, conditional
     made, data, _ = model("+denoiser.network.members=3", f"model.conditional={conditional}")
     batch = data.splits["train"].batch(torch.arange(12))
     for step in range(3):
-        dealt = training_members(3, 12, made.seed, step)
+        dealt = assign_ensemble_members(3, 12, made.seed, step)
         for world in (1, 2, 3):
             for rank, places in enumerate(torch.arange(12).chunk(world)):
                 part = Batch(batch.x[places], batch.condition[places], batch.index[places])
@@ -104,7 +104,7 @@ def test_sample_label_is_refused_for_unconditional_model(finished, inside):
 
 def test_conditional_model_refuses_data_without_labels():
     config, data = {"model": {"conditional": True}}, SimpleNamespace(name="points", conditions={})
-    refused(lambda: facts(config, data), "model.conditional=true: data points has no labels")
+    refused(lambda: data_facts(config, data), "model.conditional=true: data points has no labels")
 
 
 def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
@@ -116,7 +116,7 @@ def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     wrong = config | {"guidance": CFG | {"parts": ["text"]}}
     refused(
-        lambda: guided(made, data, wrong, OtherRuns(config)),
+        lambda: build_guided_denoiser(made, data, wrong, OtherRuns(config)),
         "guidance.parts: 'text' is no part",
         "use label",
     )
@@ -141,7 +141,7 @@ def test_guidance_requires_label_dropout_of_its_parts(dropout, parts, gone):
     made = SimpleNamespace(denoiser=denoiser, label_dropout=dropout, **facts)
     for scale in (0.0, 1.0, 2.0):
         config = {"guidance": CFG | {"scale": scale, "parts": parts}}
-        wrap = lambda config=config: guided(made, None, config, OtherRuns(config))  # noqa: E731
+        wrap = lambda config=config: build_guided_denoiser(made, None, config, OtherRuns(config))  # noqa: E731
         if gone and scale != 1:
             refused(
                 wrap,
@@ -162,12 +162,14 @@ def test_classifier_guidance_refuses_model_without_label_dropout():
     node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact"}
     config = {"guidance": node | {"scale": 1.0}}
     words = "guidance=Classifier: never trained without label"
-    refused(lambda: guided(made, data, config, OtherRuns({})), words)
+    refused(lambda: build_guided_denoiser(made, data, config, OtherRuns({})), words)
     made.conditional = False
-    assert guided(made, data, config, OtherRuns({})).scale == 1
+    assert build_guided_denoiser(made, data, config, OtherRuns({})).scale == 1
     made.of_latents = True
     words = "guidance: Classifier does not support models of latents"
-    refused(lambda: guided(made, data, config, OtherRuns({})), words, "classifier_free")
+    refused(
+        lambda: build_guided_denoiser(made, data, config, OtherRuns({})), words, "classifier_free"
+    )
 
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
@@ -185,7 +187,7 @@ def test_teacher_without_label_dropout_is_refused_if_student_has_it(model, dropo
 
 def test_static_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
-    wrapped = guided(made, data, config, OtherRuns(config))
+    wrapped = build_guided_denoiser(made, data, config, OtherRuns(config))
     # All but the last bit of noise comes from an estimate within [-1, 1].
     assert Drawing(made, data, DDIM(3), wrapped).samples(4, seed=0).abs().max() < 1.1
     assert Drawing(made, data, DDIM(3)).samples(4, seed=0).abs().max() > 2
@@ -255,10 +257,12 @@ def test_measured_samples_use_labels_of_reference_sets():
     drawing = Drawing(SimpleNamespace(conditional=["label"]), held, DDIM(3))
     for n in (30, 120):
         reference = SampleReference(held, n, 0, {})
-        reference.held_features = lambda rows: rows
+        reference.held_out_features = lambda rows: rows
         measured = SimpleNamespace(config={"measures": {"n": n}}, reference=reference)
         sets = [choose_conditions(measured, drawing, repeat).labels for repeat in range(5)]
-        assert all(torch.equal(one[:60], reference.true_set(i)[1]) for i, one in enumerate(sets))
+        assert all(
+            torch.equal(one[:60], reference.held_out_set(i)[1]) for i, one in enumerate(sets)
+        )
         assert all(len(one) == n and abs((one == 0).sum() / n - 2 / 3) < 0.2 for one in sets)
         assert not torch.equal(sets[0], sets[1])
 
@@ -274,7 +278,9 @@ def test_measured_samples_use_captions_of_whole_split(kinds):
         node = SimpleNamespace(
             config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes)
         )
-        items = drawing.held_out(n) if kinds == 1 else choose_conditions(node, drawing, 0).items
+        items = (
+            drawing.held_out_indices(n) if kinds == 1 else choose_conditions(node, drawing, 0).items
+        )
         assert len(items) == n and len(items.unique()) == same
         assert abs(items[:100].float().mean() - 500 / kinds) < 120 / kinds or n > 100
         assert n < 1000 or items.equal(torch.arange(n) % (1000 // kinds)), "as they are"

@@ -87,7 +87,7 @@ def test_numbers_of_identifies_texts_by_unmasked_tokens():
     tokens[1, 2:] = tokens[0, 2:] + 1
     tokens[1, :2] = tokens[0, :2]
     mask = torch.tensor([[1, 1, 0, 0]] * 3).bool()
-    a, b, c = contrastive.numbers_of(Part(tokens, mask=mask)).tolist()
+    a, b, c = contrastive.hash_texts(Part(tokens, mask=mask)).tolist()
     assert a == b != c and max(a, c) < 2**53
 
 
@@ -162,7 +162,7 @@ def work(rank, world, file, results):
     mine = slice(0, 5) if rank == 0 else slice(5, PAIRS) if rank == 1 else slice(0, 0)
     with torch.no_grad():
         if rank < 2:
-            found.eval()._account(pairs(mine), 1)
+            found.eval()._evaluate_batch(pairs(mine), 1)
     account = found.accounting.compute().figures
     results.put((rank, nats.tolist(), {n: g.tolist() for n, g in of_rank.items()}, account))
     dist.barrier()
@@ -190,7 +190,7 @@ def test_contrastive_loss_and_gradient_are_independent_of_world_size(tmp_path, w
         torch.testing.assert_close(added, gradient, rtol=1e-9, atol=1e-12)
     whole.before_accounting()
     with torch.no_grad():
-        whole.eval()._account(pairs(), 1)
+        whole.eval()._evaluate_batch(pairs(), 1)
     for name, figure in whole.accounting.compute().figures.items():
         for g in got:
             assert g[3][name] == pytest.approx(figure)

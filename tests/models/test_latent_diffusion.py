@@ -156,7 +156,7 @@ def test_accounted_latent_diffusion_gap_matches_closed_form():
     model = make(network, Oracle(standard(q), VP), repeats=4, **options)
     model.before_report()
     with torch.no_grad():
-        model._account(batch(x), 4, {}, report=True)
+        model._evaluate_batch(batch(x), 4, {}, report=True)
     found = model.accounting.compute().figures
     own = gap_of_a_standard_normal(torch.ones(1, q), LOW).item() / d  # E y^2 = 1 over the data
     assert abs(found["gap"]["mean"] - own) < 3 * found["gap"]["stderr"]

@@ -124,7 +124,7 @@ def moved(model):
         optimizers=[rate],
     )
     model.logged = []
-    model.log_own = lambda figures, **_: model.logged.append(figures)
+    model.log_model_metrics = lambda figures, **_: model.logged.append(figures)
     return model
 
 
@@ -152,7 +152,7 @@ def test_training_and_validation_step_run_on_meta_device(name):
     assert model.accounting.sums.device == META
     extra = model.extra(batch()) if name.endswith("vae") else {}
     if extra:
-        model._account(batch(), 2, extra, report=True)
+        model._evaluate_batch(batch(), 2, extra, report=True)
 
 
 def test_callbacks_run_on_meta_device():

@@ -18,8 +18,8 @@ from triptych.models.accounting import Logged
 from triptych.models.contract import (
     check_gradient,
     check_schedule,
+    isolated_evaluation,
     try_sampler,
-    undisturbed,
 )
 from triptych.networks.mlp import MLP
 
@@ -238,7 +238,7 @@ def test_try_sampler_accepts_or_refuses_user_sampler(trusting, name, words):
     model = SimpleNamespace(denoiser=denoiser, prepared=lambda one: one, **parts)
 
     def draw():
-        with undisturbed(denoiser):
+        with isolated_evaluation(denoiser):
             try_sampler(sampler, model)
 
     refused_if(draw, words and f"sampler: {words}", f"({file}:")
@@ -255,9 +255,9 @@ def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
         LightningModule, "log", lambda self, name, *value, **how: logged.append(name)
     )
     model = Logged()
-    model.log_own({"val/bound": 1.0, "step": 2})
+    model.log_model_metrics({"val/bound": 1.0, "step": 2})
     model.log("step", 2)
     model.log("val/mine", 1.0)
     refused(lambda: model.log("val/bound", 2.0), f"log('val/bound'){problem}")
-    refused(lambda: model.log_own({"val/mine": 2.0}), f"log('val/mine'){problem}")
+    refused(lambda: model.log_model_metrics({"val/mine": 2.0}), f"log('val/mine'){problem}")
     assert logged == ["val/bound", "step", "step", "val/mine"]

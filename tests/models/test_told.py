@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.refusal import refused, refused_if
-from triptych.data.augment import Flip, augmented
+from triptych.data.augment import Flip, augment_batch
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Part, Vectors
@@ -50,7 +50,7 @@ def test_told_augmentation_does_not_leak_into_samples(told):
     for step in range(200):
         batch = Batch(POINT.repeat(64, 1, 1, 1), None, torch.arange(64))
         loss = trained.loss(
-            augmented(batch, [Flip(0.5, told=told)], seed=3, step=step), step, 0, 1
+            augment_batch(batch, [Flip(0.5, told=told)], seed=3, step=step), step, 0, 1
         ).mean()
         optimizer.zero_grad()
         loss.backward()

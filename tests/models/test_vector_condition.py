@@ -9,8 +9,8 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.run.drawing import Drawing
-from triptych.run.evaluate import account_split
-from triptych.run.guidance import guided
+from triptych.run.evaluate import evaluate_split
+from triptych.run.guidance import build_guided_denoiser
 from triptych.run.model import build_model
 from triptych.run.other_runs import OtherRuns
 from triptych.run.trainer import build_trainer
@@ -58,8 +58,8 @@ def test_vector_conditioned_model_trains_with_dropout_and_guidance(made):
     assert {embedder + "null", embedder + "layers.0.weight"} <= changed
     gone = torch.cat([~c.parts["embedding"].present for c in told]).double().mean().item()
     assert 0.4 < gone < 0.6
-    figures = account_split(build_trainer(config, None, []), model, data, "test").figures
+    figures = evaluate_split(build_trainer(config, None, []), model, data, "test").figures
     assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3
-    denoiser = guided(model, data, config | {"guidance": CFG}, OtherRuns(config))
+    denoiser = build_guided_denoiser(model, data, config | {"guidance": CFG}, OtherRuns(config))
     x, pushed = (Drawing(model, data, DDIM(3), g).samples(6, seed=0) for g in (None, denoiser))
     assert x.shape == pushed.shape == (6, 2) and not torch.equal(x, pushed)

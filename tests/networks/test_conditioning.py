@@ -64,12 +64,12 @@ def test_masked_tokens_do_not_change_conditioning():
     padded = text.value.clone()
     padded[:, 2:] = 7
     with torch.no_grad():
-        same = network(gamma, told.together(Condition(text=Part(padded, None, text.mask))))
+        same = network(gamma, told.merge(Condition(text=Part(padded, None, text.mask))))
         torch.testing.assert_close(same, network(gamma, told))
-        other = network(gamma, told.together(Condition(text=Part(padded + 1, None, text.mask))))
+        other = network(gamma, told.merge(Condition(text=Part(padded + 1, None, text.mask))))
         assert not torch.allclose(other, same)
         empty = network(
-            gamma, told.together(Condition(text=Part(padded, None, torch.zeros_like(text.mask))))
+            gamma, told.merge(Condition(text=Part(padded, None, torch.zeros_like(text.mask))))
         )
     assert empty.isfinite().all()
 

@@ -8,12 +8,12 @@ from torch import nn
 
 from tests.diffusion.oracles import normal, refused
 from triptych.config.build import build
-from triptych.config.compose import compose_command, unresolved
+from triptych.config.compose import compose_command, unresolved_config
 from triptych.diffusion.condition import MEMBER, Condition, Labels, Tokens
 from triptych.networks.base import ImageAttention, LevelWaves
 from triptych.networks.conv_ladder import Head
-from triptych.networks.dit import DiT, sines
-from triptych.networks.jit import JiT, SwiGLU, rotary, turned
+from triptych.networks.dit import DiT, sine_positions
+from triptych.networks.jit import JiT, SwiGLU, rotary_angles, rotate_pairs
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
@@ -158,7 +158,7 @@ def test_dit_unpatchify_inverts_patchify():
 
 def test_sinusoidal_positions_are_unique_and_translation_invariant():
     """Rows and columns have sines, so products depend on the distance along each."""
-    place = sines(3, 5, 16)
+    place = sine_positions(3, 5, 16)
     assert place.shape == (15, 16) and len(place.unique(dim=0)) == 15
     near = (place @ place.T).unflatten(0, (3, 5)).unflatten(2, (3, 5))
     torch.testing.assert_close(near[0, 0, 1, 1], near[1, 3, 2, 4])
@@ -168,8 +168,8 @@ def test_sinusoidal_positions_are_unique_and_translation_invariant():
 def test_rotary_embedding_depends_on_relative_position():
     """Rotary positions (Su et al. 2021): q_m . k_n depends on n - m, here in rows and columns."""
     q, k = normal(2, 16)
-    places = tuple(part.double() for part in rotary(4, 5, 16))
-    at = [turned(v.expand(20, -1), places).unflatten(0, (4, 5)) for v in (q, k)]
+    places = tuple(part.double() for part in rotary_angles(4, 5, 16))
+    at = [rotate_pairs(v.expand(20, -1), places).unflatten(0, (4, 5)) for v in (q, k)]
     for down, right in ((0, 0), (1, 2), (3, 0)):
         products = (at[0][: 4 - down, : 5 - right] * at[1][down:, right:]).sum(-1)
         torch.testing.assert_close(
@@ -241,7 +241,7 @@ def test_unet_skip_scale_matches_ddpm_plus_plus():
 
 def published(name: str) -> dict:
     """Return the keys of a published network."""
-    return unresolved(compose_command("train", [f"denoiser={name}"]))["denoiser"]["network"]
+    return unresolved_config(compose_command("train", [f"denoiser={name}"]))["denoiser"]["network"]
 
 
 @pytest.mark.parametrize("name", ["unet_ddpm", "unet_iddpm", "unet_edm", "unet_vdm"])
@@ -298,7 +298,7 @@ def test_ensemble_members_train_on_own_items_and_average_in_eval():
     network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=3)).train()
     z, gamma = torch.randn(5, 1, 4, 4), torch.randn(5)
     answers = torch.stack(
-        [network.member(z, gamma), *(other(z, gamma) for other in network.others)]
+        [network.forward_member(z, gamma), *(other(z, gamma) for other in network.others)]
     )
     torch.testing.assert_close(network(z, gamma), answers.mean(0))
     dealt = torch.tensor([2, 0, 2, 2, 0])

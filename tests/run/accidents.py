@@ -11,7 +11,7 @@ import pytest
 
 from triptych.errors import Interrupted
 from triptych.models.diffusion import Diffusion
-from triptych.run.checkpoints import Keep
+from triptych.run.checkpoints import CheckpointSaver
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 
@@ -48,7 +48,7 @@ def stopped(run: RunDirectory, at: int = 4, number: int = signal.SIGTERM) -> Run
 
 def stop_after(run: RunDirectory, at: int) -> RunDirectory:
     """End the run after step ``at``, between two checkpoints, as a kill would."""
-    after_a_step = Keep.on_train_batch_end
+    after_a_step = CheckpointSaver.on_train_batch_end
 
     def then_fail(keep, trainer, *rest):
         after_a_step(keep, trainer, *rest)
@@ -56,7 +56,7 @@ def stop_after(run: RunDirectory, at: int) -> RunDirectory:
             stumble()
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Accident):
-        patch.setattr(Keep, "on_train_batch_end", then_fail)
+        patch.setattr(CheckpointSaver, "on_train_batch_end", then_fail)
         execute(run)
     (run / "summary.json").unlink()
     return run

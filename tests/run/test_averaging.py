@@ -6,11 +6,11 @@ import torch
 from tests.refusal import refused
 from tests.run.accidents import column
 from tests.run.commands import evaluated
-from triptych.callbacks.ema import EMA, combination
+from triptych.callbacks.ema import EMA, combination_factors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.denoiser_model import DenoiserModel
-from triptych.run.averaging import average_of, averages, reported
+from triptych.run.averaging import averages, find_average, reported_weights
 from triptych.run.execute import execute
 from triptych.run.fit import check_averaging
 from triptych.run.reopen import reopen
@@ -32,7 +32,7 @@ def test_every_ema_is_validated_and_only_reported_one_tested(prepared, monkeypat
     fitted, before = [], DenoiserModel.before_report
 
     def watched(self, batch, batch_idx):
-        tested.append(self.tested.name)
+        tested.append(self.test_loader.name)
         return elbo(self, batch, batch_idx)
 
     monkeypatch.setattr(BoundModel, "test_step", watched)
@@ -80,10 +80,10 @@ def test_weights_chosen_before_choice_is_refused():
         ),
     ):
         with pytest.raises(UserError, match=words):
-            average_of({"callbacks": {"EMA": ema}, "triptych": {}, "global_step": 0}, weights)
+            find_average({"callbacks": {"EMA": ema}, "triptych": {}, "global_step": 0}, weights)
     for weights, said in (("raw", "raw"), ("ema", "sigma_rel_0.05"), ("chosen", "sigma_rel_0.1")):
         about = {"config": {"weights": weights}, "chosen": "sigma_rel_0.1"}
-        assert reported({"callbacks": {"EMA": ema}, "triptych": about}) == said
+        assert reported_weights({"callbacks": {"EMA": ema}, "triptych": about}) == said
 
 
 def test_two_ema_callbacks_are_refused():
@@ -138,8 +138,8 @@ def test_post_hoc_ema_is_combination_of_snapshots(prepared):
         6,
     ):  # of an earlier checkpoint, as the best may be: later snapshots are no part of it
         until = [of for of in known if of[0] <= step]
-        found = average_of(checkpoint | {"global_step": step}, "sigma_rel_0.07", run.path)
-        factors = dict(zip(until, combination(until, step, 0.07), strict=True))
+        found = find_average(checkpoint | {"global_step": step}, "sigma_rel_0.07", run.path)
+        factors = dict(zip(until, combination_factors(until, step, 0.07), strict=True))
         for name in known[until[0]]:
             expected = sum(factor * known[of][name].double() for of, factor in factors.items())
             torch.testing.assert_close(found[name], expected.float())
@@ -147,7 +147,7 @@ def test_post_hoc_ema_is_combination_of_snapshots(prepared):
             (run / "averages" / "000000006.pt").unlink(missing_ok=True)
     for name, value in reopen(last(run), "sigma_rel_0.07").model.named_parameters():
         assert torch.equal(value, found[name])
-    refused(lambda: average_of(checkpoint, "sigma_rel_0.07", run / "samples"), "not kept")
+    refused(lambda: find_average(checkpoint, "sigma_rel_0.07", run / "samples"), "not kept")
 
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])

@@ -13,7 +13,7 @@ from scipy import stats
 
 from triptych.data.digits import Digits
 from triptych.data.mixture import Ring
-from triptych.run.account import baselines
+from triptych.run.account import baseline_bounds
 
 
 def test_digits_baselines_match_count_from_file():
@@ -34,7 +34,7 @@ def test_digits_baselines_match_count_from_file():
         bits -= [math.log2((counts[row[pixel]] + 1 / 17) / 1351) / 64 for row in test]
     data = Digits()
     data.setup()
-    found = baselines(data)
+    found = baseline_bounds(data)
     assert found["histogram"]["mean"] == pytest.approx(bits.mean(), rel=1e-12)
     assert found["histogram"]["stderr"] == pytest.approx(stats.sem(bits), rel=1e-9)
     assert found["histogram"]["n"] == 297
@@ -48,4 +48,4 @@ def test_digits_baselines_match_count_from_file():
 def test_data_with_density_have_no_baselines():
     data = Ring(train_size=10, val_size=0, test_size=10)
     data.setup()
-    assert baselines(data) is None
+    assert baseline_bounds(data) is None

@@ -15,7 +15,7 @@ from triptych.errors import UserError
 from triptych.run import other_runs as guides
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
-from triptych.run.model import build_model, parts_table, set_up_torch
+from triptych.run.model import build_model, injection_table, set_up_torch
 from triptych.run.new_process import call_in_new_process
 
 RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp".split()
@@ -99,7 +99,7 @@ def test_unknown_variance_name_or_class_is_refused(prepared):
 
 def test_parts_are_built_once_and_config_keys_override_dependencies(prepared):
     config = prepared(*RING).config()
-    table = parts_table(config, build_data(config))
+    table = injection_table(config, build_data(config))
     assert table["schedule"] is table["schedule"]
     assert build(config["bound"], "bound", table).schedule is table["schedule"]
     network = config["denoiser"]["network"] | {"shape": [3]}

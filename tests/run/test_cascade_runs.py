@@ -21,7 +21,7 @@ from triptych.run.sample import (
     _conditioning_noise,
     cascade_of,
     condition_of,
-    draw_all,
+    draw_all_sources,
     drawing_of,
 )
 
@@ -89,7 +89,7 @@ def test_prompts_are_drawn_low_first_and_told_to_both(runs):
     for drawing in (cascade.stages["low"], cascade):
         network = drawing.model.denoiser.network
         network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
-    drawn = draw_all(cascade, values)
+    drawn = draw_all_sources(cascade, values)
     sizes = {name: tuple(x.shape) for name, x in drawn.items()}
     assert sizes == {"low": (5, 3, 8, 8), "samples": (5, 3, 16, 16)}
     prompts = (
@@ -110,7 +110,7 @@ def test_noise_is_on_the_low_picture_and_told(runs):
     assert [one.sampler.steps for one in (cascade.stages["low"], cascade)] == [3, 1]
     told = []
     cascade.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
-    drawn = draw_all(cascade, values)
+    drawn = draw_all_sources(cascade, values)
     (first,) = {len(c) for c in told}
     assert first == 200 and told[0].parts[AUGMENTATION].value.eq(0.5).all()
     zero = torch.zeros_like(drawn["low"])
@@ -157,12 +157,12 @@ def test_one_run_is_asked_a_prompt(runs):
     drawn = []
     for prompt in (["one red circle", "two blue squares"], "one red circle", None):
         given = keys | {"prompt": prompt}
-        drawn.append(draw_all(drawing_of(run, given), given)["samples"])
+        drawn.append(draw_all_sources(drawing_of(run, given), given)["samples"])
     assert drawn[0][::2].equal(drawn[1][::2]) and not drawn[0].equal(drawn[1])
     told = []
     run.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     small = keys | {"batch_size": 3, "sampler": keys["sampler"] | {"steps": 1}}
-    draw_all(drawing_of(run, small), small)
+    draw_all_sources(drawing_of(run, small), small)
     text = torch.cat([one.parts["text"].value for one in told])
     assert text.equal(run.data.splits["val"].condition.parts["text"].value[:4]), (
         "in turn over batches"

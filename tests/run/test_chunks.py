@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.run.commands import command, end, environment
 from tests.run.hooks import hook
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import hash_seed
 from triptych.diffusion.measures import Moments
 from triptych.diffusion.reverse_variance import Optimal
 from triptych.diffusion.sampler import base
@@ -23,7 +23,7 @@ from triptych.run import chunks
 from triptych.run.chunks import FOLDER, Chunks, chunk_seed
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
-from triptych.run.measure import _key
+from triptych.run.measure import _cache_key
 from triptych.run.provenance_file import Provenance
 from triptych.run.reference import ImageReference, PointReference
 
@@ -70,19 +70,19 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(
         sets = [ours.fill(name, n, items) for name, n in (("a", 70), ("b", 5), ("c", 5), ("d", 33))]
         shares.append(len(calls) - before)
     assert sum(shares) == 5 + 1 + 1 + 3 and max(shares) - min(shares) <= 1
-    expected = [torch.randn(16, 2, generator=torch.Generator().manual_seed(mix(1, 2)))]
+    expected = [torch.randn(16, 2, generator=torch.Generator().manual_seed(hash_seed(1, 2)))]
     for chunk, size in enumerate((16, 16, 16, 6), 1):
         expected.append(
-            torch.randn(size, 2, generator=torch.Generator().manual_seed(mix(1, 2, chunk)))
+            torch.randn(size, 2, generator=torch.Generator().manual_seed(hash_seed(1, 2, chunk)))
         )
     whole = torch.cat(expected)
     assert torch.equal(sets[0]["x"], whole)
     some = torch.tensor([69, 3, 3, 17])
     assert torch.equal(sets[0].subset(some)["x"], whole[some])
-    parts = torch.cat([*sets[0].subset(some).parts("x")])
+    parts = torch.cat([*sets[0].subset(some).iterate_chunks("x")])
     assert torch.equal(parts, whole[torch.tensor([3, 3, 17, 69])])
     for rows in ([17, 18, 19], [3, 4, 69]):  # chunks of which no item is among them
-        found = Moments.of(sets[0].subset(torch.tensor(rows)).parts("x"))
+        found = Moments.of(sets[0].subset(torch.tensor(rows)).iterate_chunks("x"))
         torch.testing.assert_close(found.covariance, whole[rows].double().T.cov())
 
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, 
         patch.setattr(chunks, "save_checkpoint", counted)
         execute(run)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(PointReference, "floor", stopped)
+        patch.setattr(PointReference, "noise_floor", stopped)
         execute(run)
     assert len(drawn) == 2 * CHUNKS + 1  # the one that was drawn and not saved
     (chunk,) = [*run.path.glob(f"{FOLDER}/*/samples_1_0_2.pt")]
@@ -116,7 +116,7 @@ def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, 
 
 def test_chunks_of_other_weights_are_drawn_again(small, drawn, prepared, monkeypatch):
     run = prepared(*TRAINED, "measures.n=50", "measures.repeats=1", path="run")
-    monkeypatch.setattr(PointReference, "floor", lambda *_: 1 / 0)
+    monkeypatch.setattr(PointReference, "noise_floor", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         execute(run)
     assert len(drawn) == 4
@@ -139,18 +139,18 @@ def test_a_guide_of_any_value_and_the_embedder_are_among_those_weights():
     reference = SimpleNamespace(judges=lambda: [embedder])
     experiment = SimpleNamespace(reference=reference, measured=measured)
     run = SimpleNamespace(provenance=Provenance())
-    keys = [_key(experiment, run)]
+    keys = [_cache_key(experiment, run)]
     for network in (other, embedder):
         nn.init.zeros_(network.weight)
-        keys.append(_key(experiment, run))
-    assert len({*keys}) == 3 and keys[2] == _key(experiment, run)
+        keys.append(_cache_key(experiment, run))
+    assert len({*keys}) == 3 and keys[2] == _cache_key(experiment, run)
 
 
 def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
     monkeypatch.setattr(base, "NUMBERS", 64 * 7)
     seer = prepared("model=classifier", "model.noise=false", "model.network.width=8", path="seer")
     execute(seer)
-    monkeypatch.setattr(ImageReference, "floor", lambda *_: 1 / 0)
+    monkeypatch.setattr(ImageReference, "noise_floor", lambda *_: 1 / 0)
     run = prepared(
         "measures.n=20", "measures.repeats=1", f"measures.classifier={seer.path}", path="run"
     )
@@ -206,7 +206,7 @@ chunks.save_checkpoint = killed
 """,
     "measuring": """
 from triptych.run.reference import PointReference
-PointReference.floor = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+PointReference.noise_floor = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """,
 }
 

@@ -13,7 +13,12 @@ from tests.study.fake_runs import make_run
 from triptych.run import provenance
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.provenance import code_digest, describe_changes, finished_before, versions
+from triptych.run.provenance import (
+    changed_code_warning,
+    code_digest,
+    describe_changes,
+    package_versions,
+)
 from triptych.run.provenance_file import Execution
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
@@ -63,7 +68,7 @@ def test_code_digest_covers_clone_and_user_packages(root, monkeypatch):
     (root / "lab" / "net.py").write_text("width = 2\n")
     assert code_digest(config) != before and code_digest({}) == ours
     copy = shutil.copytree(SOURCES / "triptych", root / "copy" / "triptych")
-    monkeypatch.setattr(provenance, "_places", lambda package: [copy])
+    monkeypatch.setattr(provenance, "_package_paths", lambda package: [copy])
     for file in sorted(copy.rglob("*.py"))[::40]:
         before = code_digest({})
         file.write_text(file.read_text() + "\n")
@@ -71,7 +76,7 @@ def test_code_digest_covers_clone_and_user_packages(root, monkeypatch):
 
 
 def test_versions_lists_runtime_dependencies():
-    found = versions()
+    found = package_versions()
     assert {"torch", "numpy", "pytorch-lightning", "hydra-core"} <= set(found)
     assert "pytest" not in found and json.dumps(found)
 
@@ -97,11 +102,11 @@ def test_repeated_sweep_reports_changed_code_once(tmp_path, monkeypatch):
     runs = [make_run(tmp_path, "x0", seed, 2.0) for seed in (1, 2, 3)]
     for run in runs:
         under(run, "0")
-    assert finished_before(*map(RunDirectory, runs)) == ""
+    assert changed_code_warning(*map(RunDirectory, runs)) == ""
     for run in runs[:2]:
         under(run, "1")
     (runs[2] / "config.yaml").unlink()  # which that run's own job says
-    assert finished_before(*map(RunDirectory, runs)) == (
+    assert changed_code_warning(*map(RunDirectory, runs)) == (
         f"finished earlier, with other code than now ({runs[0].name}, {runs[1].name}); "
         "force=true runs again and keeps the old directory under another name"
     )

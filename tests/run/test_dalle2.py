@@ -7,7 +7,7 @@ import torch
 
 from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
-from triptych.data.captions import on_sphere
+from triptych.data.captions import project_to_sphere
 from triptych.errors import UserError
 from triptych.run.build import build_drawing
 from triptych.run.directory import RunDirectory
@@ -95,7 +95,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     drawing = build_drawing(config, opened.model, opened.data, OtherRuns(config))
     asked = drawing.condition(5)
     drawn = drawing.fill(asked, 5, drawing.generator(0)).parts["embedding"].value
-    torch.testing.assert_close(drawn, on_sphere(drawn))
+    torch.testing.assert_close(drawn, project_to_sphere(drawn))
     assert not torch.allclose(drawn, asked.parts["embedding"].value)
 
     def pictures_like(*asked):
@@ -104,7 +104,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     own = opened.data.splits["test"].condition.parts["embedding"].value
     torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
     torch.testing.assert_close(pictures_like(3, 7)[[0, -1]], own[[3, 7]])
-    torch.testing.assert_close(pictures_like(3, 7), on_sphere(pictures_like(3, 7)))
+    torch.testing.assert_close(pictures_like(3, 7), project_to_sphere(pictures_like(3, 7)))
     for part, what, words in (
         ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
         ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),

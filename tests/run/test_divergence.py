@@ -102,7 +102,7 @@ def test_divergence_step_is_exact_when_loss_is_read_rarely(prepared, monkeypatch
     The reported step is still the first whose loss was not finite.
     """
     read: list[int] = []
-    original = stopping.Stop._note
+    original = stopping.Stop._note_non_finite
 
     class Elsewhere(torch.Tensor):
         @property
@@ -117,7 +117,7 @@ def test_divergence_step_is_exact_when_loss_is_read_rarely(prepared, monkeypatch
         original(self, finite, step, kind)
         self._bad = self._bad.as_subclass(Elsewhere)
 
-    monkeypatch.setattr(stopping.Stop, "_note", note)
+    monkeypatch.setattr(stopping.Stop, "_note_non_finite", note)
     spoil(monkeypatch, "loss", 5)
     run = prepared("data.val_size=0", "trainer.val_check_interval=100", "trainer.log_every_n_steps=8",
                    "trainer.max_steps=50")  # fmt: skip

@@ -15,7 +15,7 @@ from triptych.errors import Interrupted, UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.run import training as module
-from triptych.run.checkpoints import Keep
+from triptych.run.checkpoints import CheckpointSaver
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.model import build_model
@@ -212,7 +212,7 @@ def test_run_prints_warmup_validation_and_resume_messages(prepared, capfd, monke
     """Warnings of warm-up alone, progress without a terminal, where and how the run resumes."""
     run = prepared("data.val_size=8")
     monkeypatch.delenv("TRIPTYCH_SWEEP", raising=False)
-    after_a_step = Keep.on_train_batch_end
+    after_a_step = CheckpointSaver.on_train_batch_end
 
     def then_signal(keep, trainer, *rest):
         if trainer.global_step == 4:
@@ -220,7 +220,7 @@ def test_run_prints_warmup_validation_and_resume_messages(prepared, capfd, monke
         after_a_step(keep, trainer, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as stopped:
-        patch.setattr(Keep, "on_train_batch_end", then_signal)
+        patch.setattr(CheckpointSaver, "on_train_batch_end", then_signal)
         execute(run)
     lines = capfd.readouterr().err.splitlines()
     assert "lr_schedule.warmup_steps=100: all 6 training steps are warm-up; lower it" in lines

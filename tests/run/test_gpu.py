@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.run.account import account_split
+from triptych.run.account import evaluate_split
 from triptych.run.execute import execute
 from triptych.run.fit import build_trainer
 from triptych.run.reopen import reopen
@@ -28,7 +28,7 @@ def test_a_checkpoint_has_the_same_bound_on_both(prepared):
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
     opened.config["trainer"]["accelerator"] = "gpu"
     trainer = build_trainer(opened.config, None, [])
-    on_gpu = account_split(trainer, opened.model, opened.data, "test").figures["bpd"]
+    on_gpu = evaluate_split(trainer, opened.model, opened.data, "test").figures["bpd"]
     assert on_gpu["n"] == on_cpu["n"]
     assert on_gpu["mean"] == pytest.approx(on_cpu["mean"], rel=TF32)
 

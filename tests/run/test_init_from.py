@@ -11,14 +11,14 @@ from torch import nn
 from tests.refusal import refused
 from tests.run.accidents import stop_after
 from triptych.cli.arguments import read_command_line
-from triptych.config.compose import compose_command, unresolved
+from triptych.config.compose import compose_command, unresolved_config
 from triptych.data.build import Fingerprint
 from triptych.errors import UserError
 from triptych.run.averaging import averages
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.initialization import initialise, read_other
-from triptych.run.leakage import remember
+from triptych.run.initialization import initialise, read_other_checkpoint
+from triptych.run.leakage import data_record
 from triptych.run.untrusted import read_checkpoint
 
 STILL = (
@@ -129,15 +129,17 @@ def test_init_from_refuses_weights_trained_on_test_items(monkeypatch):
         return Fingerprint(name, name, {split: len(i) for split, i in items.items()}, found)
 
     theirs = data("x", train=[1, 2, 3], val=[4], test=[5])
-    found = {"triptych": {"data": remember(theirs, None)}}
+    found = {"triptych": {"data": data_record(theirs, None)}}
     monkeypatch.setattr("triptych.run.initialization.read_checkpoint", lambda *_: found)
     with pytest.raises(UserError, match=r"data: the model was trained on 1 of the 2 test items"):
-        read_other("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
+        read_other_checkpoint("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
     ours = data("z", train=[7, 8], val=[9], test=[10])
-    assert read_other("init_from", "/x", ours, "")[0] is found
+    assert read_other_checkpoint("init_from", "/x", ours, "")[0] is found
     # The items of the other run stay recorded, even after a resumed start.
-    kept = remember(ours, None) | {"items": remember(ours, found["triptych"]["data"])["items"]}
-    again = remember(ours, kept)
+    kept = data_record(ours, None) | {
+        "items": data_record(ours, found["triptych"]["data"])["items"]
+    }
+    again = data_record(ours, kept)
     assert again["items"]["train"].tolist() == [1, 2, 3, 7, 8] and not again["changed"]
 
 
@@ -209,7 +211,7 @@ def test_cfg_shows_the_other_runs_model_beside_a_trained_model(source, capsys):
         read_command_line([*line, "--cfg", "job"], "train")
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["denoiser"] == source.config()["denoiser"]
-    assert shown["sampler"] == unresolved(compose_command("train", line))["sampler"]
+    assert shown["sampler"] == unresolved_config(compose_command("train", line))["sampler"]
 
 
 def test_trained_refuses_training_keys_and_invalid_runs(source, prepared, root):

@@ -106,13 +106,13 @@ def test_job_started_during_interruption_is_stopped_and_awaited(program, tmp_pat
     program("time.sleep(60)")
     stop = "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('saved') or sys.exit(5))\n"
     (tmp_path / "program.py").write_text(stop + (tmp_path / "program.py").read_text())
-    answer = jobs.Server._answer
+    answer = jobs.ForkServer._read_answer
 
     def interrupted(server, look):
-        monkeypatch.setattr(jobs.Server, "_answer", answer)
+        monkeypatch.setattr(jobs.ForkServer, "_read_answer", answer)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.Server, "_answer", interrupted)
+    monkeypatch.setattr(jobs.ForkServer, "_read_answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jobs.run_job("a", tmp_path / "log")
     assert (tmp_path / "log").read_text() == "saved\n"

@@ -12,7 +12,7 @@ import pytest
 
 from triptych.errors import Busy
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import INSTEAD, owner
+from triptych.run.processes import INSTEAD, describe_process
 
 WITHOUT = """
 import fcntl, os, sys, time
@@ -44,7 +44,9 @@ def test_run_directory_lock_is_exclusive(tmp_path, no_flock):
     run = RunDirectory(tmp_path)
     refused = pytest.raises(Busy, match=rf"another process is using it \(.* pid {os.getpid()}\)")
     with run.lock():
-        assert run.holder() == owner() and (tmp_path / INSTEAD).exists() == bool(no_flock)
+        assert run.holder() == describe_process() and (tmp_path / INSTEAD).exists() == bool(
+            no_flock
+        )
         with refused, run.lock():
             pass
     assert run.holder() is None and not (tmp_path / INSTEAD).exists()
@@ -74,7 +76,7 @@ def test_lock_waiter_recreates_discarded_directory(tmp_path):
     run, written = RunDirectory(tmp_path / "run"), []
 
     def wait():
-        with run.lock(patience=20.0):
+        with run.lock(timeout=20.0):
             run.write("x.json", {})
             written.append(True)
 

@@ -7,8 +7,13 @@ from tests.run.test_wandb import TIMES, table
 from triptych.cli.arguments import read_command_line
 from triptych.errors import UserError
 from triptych.run.execute import execute
-from triptych.run.loggers import Guarded, address, build_loggers, closing
-from triptych.run.metrics import MetricsCsv, flat_figures
+from triptych.run.loggers import (
+    GuardedLogger,
+    build_loggers,
+    close_loggers_on_exit,
+    mlflow_tracking_uri,
+)
+from triptych.run.metrics import MetricsCsv, flatten_metrics
 
 LOGGERS = """
 from pytorch_lightning.loggers import Logger
@@ -70,7 +75,7 @@ def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
     rows, last = by_name(table(run.path)), max(table(run.path))
     final = {
         k: float(v)
-        for k, v in flat_figures(run.summary().record).items()
+        for k, v in flatten_metrics(run.summary().record).items()
         if isinstance(v, int | float)
     }
     assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
@@ -153,10 +158,10 @@ def stub(tmp_path, monkeypatch):
     Returns the logger.
     """
 
-    def log(**fails: int) -> Guarded:
+    def log(**fails: int) -> GuardedLogger:
         monkeypatch.setattr(Stub, "fails", fails)
         rows = MetricsCsv(tmp_path / "metrics.csv", float)
-        logger = Guarded(Stub, rows)
+        logger = GuardedLogger(Stub, rows)
         for step in range(5):
             for one in (rows, logger):
                 one.log_metrics({"train/loss": 1.0}, step)
@@ -177,7 +182,7 @@ def test_user_logger_error_is_reported_with_file_and_line(trusting, prepared, ca
     file, run = trusting("own_loggers", LOGGERS), prepared()
     run.write("config.yaml", run.config() | {"logger": {"mine": {"_target_": "own_loggers.Mine"}}})
     loggers = build_loggers(run, 0, float)
-    with closing(loggers, run):
+    with close_loggers_on_exit(loggers, run):
         for step in (0, 1):
             loggers[1].log_metrics({"train/loss": 1.0}, step)
     [line] = capsys.readouterr().err.splitlines()
@@ -198,13 +203,13 @@ def test_mlflow_tracking_uri_of_untrusted_run_is_ignored(prepared, monkeypatch, 
     asked = f"sqlite:///{root}/elsewhere.db"
     run = prepared("logger=mlflow", f"logger.mlflow.tracking_uri={asked}", csv=False)
     node = run.config()["logger"]["mlflow"]
-    assert address(node, run.config(), run) is None
+    assert mlflow_tracking_uri(node, run.config(), run) is None
     assert f"MLFLOW_TRACKING_URI={asked}" in capsys.readouterr().err
     monkeypatch.setenv("MLFLOW_TRACKING_URI", asked)
-    assert address(node, run.config(), run) == asked
+    assert mlflow_tracking_uri(node, run.config(), run) == asked
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
-    assert address(node, run.config(), run) == asked
+    assert mlflow_tracking_uri(node, run.config(), run) == asked
 
 
 def test_mlflow_tracking_uri_with_password_is_refused(prepared, root):

@@ -102,7 +102,9 @@ def test_peers_reason_names_killed_process_and_signal(tmp_path):
         SimpleNamespace(poll=lambda: None),
         SimpleNamespace(poll=lambda: -signal.SIGKILL),
     ]
-    found = peers.reason(RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
+    found = peers.original_error(
+        RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    )
     assert isinstance(found, Interrupted) and (found.signal, found.lost) == (
         signal.SIGKILL,
         "process 2",
@@ -116,7 +118,7 @@ def test_peers_reason_names_killed_process_and_signal(tmp_path):
 def test_peers_ignore_error_file_of_earlier_launch(tmp_path):
     (tmp_path / ".error-1.json").write_text(json.dumps({"token": "an earlier one", "error": "old"}))
     (tmp_path / ".error-2.json").write_text(json.dumps({"token": str(os.getpid()), "error": "new"}))
-    reason = Peers(RunDirectory(tmp_path), lambda _: None).reason(
+    reason = Peers(RunDirectory(tmp_path), lambda _: None).original_error(
         RuntimeError("gloo: connection closed")
     )
     assert str(reason).startswith("process 2: new")

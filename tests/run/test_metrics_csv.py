@@ -17,7 +17,7 @@ def path(tmp_path):
 
 def table(path, every=0.0, step=0):
     made = MetricsCsv(path, float, every=every)
-    made.keep_until(step)
+    made.truncate_after(step)
     return made
 
 
@@ -45,7 +45,7 @@ def test_metrics_csv_is_independent_of_order_of_writes(path, seed):
         log.log_metrics({name: float(i)}, step)
         if draw.random() < 0.05:
             with pytest.MonkeyPatch.context() as patch:
-                for write in ("atomic", "write_end"):
+                for write in ("atomic", "replace_file_end"):
                     patch.setattr(metrics, write, full_disk)
                 with pytest.raises(StorageError):
                     log.flush()
@@ -68,9 +68,11 @@ def test_metrics_csv_memory_and_writes_stay_bounded(path, monkeypatch):
     log = table(path)
     log.log_metrics({"loss": 1.0}, 0)
     log.flush()
-    sizes, write = [], metrics.write_end
+    sizes, write = [], metrics.replace_file_end
     monkeypatch.setattr(metrics, "atomic", None)
-    monkeypatch.setattr(metrics, "write_end", lambda *a: (sizes.append(len(a[-1])), write(*a)))
+    monkeypatch.setattr(
+        metrics, "replace_file_end", lambda *a: (sizes.append(len(a[-1])), write(*a))
+    )
     for step in range(1, 100):
         log.log_metrics({"loss": 1.0}, step)
         before = path.read_bytes()

@@ -15,7 +15,7 @@ from tests.refusal import refused
 from triptych.data.batch import Split
 from triptych.models.metric import Samples
 from triptych.run.execute import execute
-from triptych.run.reference import SampleReference, own_metrics
+from triptych.run.reference import SampleReference, user_sample_metrics
 from triptych.study.render import write_report
 
 from ..study.fake_runs import make_run
@@ -120,14 +120,14 @@ def test_a_change_in_place_is_not_seen_by_other_metrics(lab):
 
     reference = SampleReference(SET, 16, 0, {"a": Far(), "b": Radius()})
     samples = Samples(torch.ones(16, 2), torch.zeros(16, 2))
-    assert reference._own_figures(samples) == {"a": 9, "b": pytest.approx(2**0.5)}
+    assert reference._compute_user_metrics(samples) == {"a": 9, "b": pytest.approx(2**0.5)}
 
 
 def test_a_mistake_is_refused_before_training(lab):
     from metric_lab import Classified, Radius, Vector
 
     def tried(metric):
-        return SampleReference(SET, 64, 0, {"x": metric}).try_own()
+        return SampleReference(SET, 64, 0, {"x": metric}).try_user_metrics()
 
     with pytest.raises(ValueError, match="only one element"):
         tried(Vector())
@@ -139,12 +139,12 @@ def test_it_is_tried_on_classes_and_features_where_samples_will_have_them(lab):
     from metric_lab import Classified, Sorted
 
     refused(
-        SampleReference(SET, 64, 0, {"x": Sorted()}).try_own,
+        SampleReference(SET, 64, 0, {"x": Sorted()}).try_user_metrics,
         "metrics.x: AttributeError: 'NoneType'",
     )
     reference = SampleReference(SET, 64, 0, {"x": Sorted(), "y": Classified()})
     reference.classifier = SimpleNamespace(read=lambda x: (x, x))
-    assert not reference.try_own(labelled=True)
+    assert not reference.try_user_metrics(labelled=True)
 
 
 def test_a_mean_over_a_set_without_a_value_is_none(prepared, lab, monkeypatch):
@@ -198,4 +198,4 @@ def test_what_cannot_be_taken_is_refused_before_training(
     import metric_lab
 
     monkeypatch.setattr(metric_lab.Radius, "higher_is_better", sense)
-    refused(lambda: own_metrics(prepared(*RING, *MEASURED, *overrides).config()), words)
+    refused(lambda: user_sample_metrics(prepared(*RING, *MEASURED, *overrides).config()), words)

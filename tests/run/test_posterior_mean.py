@@ -7,12 +7,12 @@ from tests.study.fake_runs import make_run
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
 from triptych.run.measure import measure_posterior_mean
-from triptych.run.pictures import save_picture, save_real
+from triptych.run.pictures import save_picture, save_real_images
 from triptych.run.read import read_run
 from triptych.study.compare import compare
 from triptych.study.curves import posterior_mean_error
-from triptych.study.panels import colours
-from triptych.study.style import styled, to_svg
+from triptych.study.panels import assign_colours
+from triptych.study.style import figure_style, to_svg
 
 SMALL = (
     "data=ring",
@@ -33,9 +33,9 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
     assert abs(found["spread"][-1] - 1.15) < 0.15
     run = make_run(tmp_path / "sweep", "v", 1, 2.0, tweedie=found)
     (comparison,) = compare([read_run(run)])
-    with styled():
+    with figure_style():
         figure = posterior_mean_error(
-            comparison, colours({c.label: c.label for c in comparison.cells})
+            comparison, assign_colours({c.label: c.label for c in comparison.cells})
         )
     # SVG has its text as text: a tick in TeX would be shown with its dollars
     assert "0.001<" in to_svg(figure, "t") and "$" not in to_svg(figure, "t")
@@ -77,5 +77,5 @@ def test_without_a_test_no_item_of_its_set_is_looked_at(prepared, tmp_path, over
     data.splits["test"] = None
     assert bool(measure_posterior_mean(experiment)) == bool(overrides)
     save_picture(x, data, tmp_path / "final.png")
-    save_real(data, 9, tmp_path / "real.png")
+    save_real_images(data, 9, tmp_path / "real.png")
     assert (tmp_path / "real.png").exists() != bool(overrides)

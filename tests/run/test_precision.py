@@ -5,7 +5,7 @@ import torch
 
 from tests.run.accidents import rows, stop_after
 from triptych.models.diffusion import Diffusion
-from triptych.run.evaluate import account_split
+from triptych.run.evaluate import evaluate_split
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
@@ -39,7 +39,7 @@ def test_bf16_mixed_trains_and_bound_is_computed_in_float32(prepared, monkeypatc
     for precision in ("32-true", "bf16-mixed"):
         opened.config["trainer"]["precision"] = precision
         trainer = build_trainer(opened.config, None, [])
-        found = account_split(trainer, opened.model, opened.data, "val").figures
+        found = evaluate_split(trainer, opened.model, opened.data, "val").figures
         assert found["bpd"] == summary["val"]["bpd"], precision
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
 

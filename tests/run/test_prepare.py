@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from tests.refusal import refused
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
-from triptych.config.identity import NOT_IN_NAMES, leaves, register_resolvers
-from triptych.config.keys import Key, fields, with_roles
+from triptych.config.identity import NOT_IN_NAMES, flatten_config, register_resolvers
+from triptych.config.keys import Key, declared_fields, keys_with_roles
 from triptych.config.schema import Train
 from triptych.errors import UserError
 from triptych.run.prepare import plan_run
@@ -107,7 +107,7 @@ def test_override_dirname_excludes_execution_keys(prepared):
     register_resolvers()
     config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")
     excluded = set(config.job.config.override_dirname.exclude_keys)
-    assert excluded == set(with_roles(*NOT_IN_NAMES)) - {
+    assert excluded == set(keys_with_roles(*NOT_IN_NAMES)) - {
         "seed",
         "experiment",
     }  # these tell cells apart
@@ -128,13 +128,13 @@ def test_every_declared_key_exists_in_configurations(prepared):
     }
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
     config = prepared("optimizer.weight_decay=0.1", csv=False).config()
-    found = {key for key, _ in leaves(config)}
-    for key, kind in fields(Train).items():
+    found = {key for key, _ in flatten_config(config)}
+    for key, kind in declared_fields(Train).items():
         assert key in known or any(k == key or k.startswith(f"{key}.") for k in found), key
-        inner = Key().inside(kind)
+        inner = Key().nested(kind)
         if inner.base.startswith(("pytorch_lightning", "torch")):
             continue  # what may be said to classes of others, more than our files say
-        for name in fields(kind):
+        for name in declared_fields(kind):
             declared = f"{key}.{name}"
             there = any(k == declared or k.startswith(f"{declared}.") for k in found)
             assert there or key in ("likelihood", "model", "logger", "paper"), declared

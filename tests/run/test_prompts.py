@@ -30,7 +30,7 @@ def changed(label, name):
 
 def test_prompt_accuracy_of_true_items_is_one(data):
     prompts, items = Prompts(data, None), torch.arange(90)
-    found = prompts.compare(None, logits(data.splits["val"].labels), items)
+    found = prompts.match_fractions(None, logits(data.splits["val"].labels), items)
     assert found == {"prompt_accuracy": 1.0} | {f"{name}_accuracy": 1.0 for name in ATTRIBUTES}
 
 
@@ -38,7 +38,7 @@ def test_prompt_accuracy_of_true_items_is_one(data):
 def test_prompt_accuracy_counts_attributes_named_in_caption(data, name):
     prompts, items = Prompts(data, None), torch.arange(90)
     labels = torch.tensor([changed(label, name) for label in data.splits["val"].labels.tolist()])
-    found = prompts.compare(None, logits(labels), items)
+    found = prompts.match_fractions(None, logits(labels), items)
     words = [set(caption.split()) for caption in data.captions["val"]]
     silent = sum(not said & {"left", "right"} for said in words) / 90 if name == "side" else 0.0
     assert 0.2 < silent < 0.5 or name != "side"
@@ -56,8 +56,8 @@ def test_prompt_accuracy_skips_captions_without_class(data):
     )
     prompts.meaning[:60] = -1
     labels[60:75] = torch.tensor([changed(label, "shape") for label in labels[60:75].tolist()])
-    assert prompts.compare(None, logits(labels), items)["prompt_accuracy"] == 0.5
-    assert prompts.compare(None, logits(labels[:60]), items[:60]) == {}
+    assert prompts.match_fractions(None, logits(labels), items)["prompt_accuracy"] == 0.5
+    assert prompts.match_fractions(None, logits(labels[:60]), items[:60]) == {}
 
 
 class OneHot:
@@ -79,16 +79,19 @@ def test_retrieval_accepts_captions_of_equal_meaning(data):
     said = data.meaning(distinct)
     for nearest in range(len(distinct)):
         embedding = prompts.embedder.images(torch.tensor([nearest]))
-        found = prompts.compare(embedding, logits(torch.tensor([0])), torch.tensor([item]))
+        found = prompts.match_fractions(embedding, logits(torch.tensor([0])), torch.tensor([item]))
         # The caption leaves the side open.
         assert found["retrieval"] == float(torch.equal(said[nearest, :3], said[asked, :3]))
 
 
 def test_untrained_prompts_are_held_out_combinations(data):
     prompts = Prompts(data, None)
-    kept = {COMBINATIONS[k][:3] for k in data.splits["val"].labels[prompts.untrained].tolist()}
-    assert kept <= set(data.held_out) and prompts.untrained.any()
-    assert not data.untrained(data.splits["train"].labels).any()
+    kept = {
+        COMBINATIONS[k][:3]
+        for k in data.splits["val"].labels[prompts.is_left_out_of_training].tolist()
+    }
+    assert kept <= set(data.held_out) and prompts.is_left_out_of_training.any()
+    assert not data.is_left_out_of_training(data.splits["train"].labels).any()
 
 
 def test_prompt_accuracy_of_digits_captions_is_class_accuracy():
@@ -96,8 +99,8 @@ def test_prompt_accuracy_of_digits_captions_is_class_accuracy():
     data.setup()
     own = data.splits["val"].labels
     assert torch.equal(data.meaning(data.captions["val"]), own.unsqueeze(1))
-    found = Prompts(data, None).compare(None, one_hot(own, 10).double(), torch.arange(150))
+    found = Prompts(data, None).match_fractions(None, one_hot(own, 10).double(), torch.arange(150))
     assert found == {"prompt_accuracy": 1.0}
     other = one_hot((own + 1) % 10, 10).double()
-    wrong = Prompts(data, None).compare(None, other, torch.arange(150))
+    wrong = Prompts(data, None).match_fractions(None, other, torch.arange(150))
     assert wrong == {"prompt_accuracy": 0.0}

@@ -77,7 +77,7 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
     monkeypatch.setattr(
         "sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"]
     )
-    record = provenance.provenance(
+    record = provenance.new_provenance(
         RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {}
     )
     assert record["overrides"] == ["logger.mlflow.tracking_uri=https://***@host:5000/x?a=b@c"]
@@ -124,7 +124,7 @@ def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
         "lab_kept.net.Net lab_loose.Net lab_hidden.net.Net lab_file.Net triptych.networks.mlp.MLP"
     )
     config = {"parts": [{"_target_": name} for name in (*names.split(), "torch.optim.AdamW")]}
-    own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
+    own = provenance.new_provenance(RunDirectory(root / "run"), [], {}, config)["own"]
     head = subprocess.run(
         [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout

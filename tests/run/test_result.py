@@ -10,7 +10,7 @@ from triptych.run.execute import execute
 from triptych.run.parsing import parse_estimates
 from triptych.run.provenance_file import Provenance
 from triptych.run.read import read_run
-from triptych.run.result import Result, figures_line, seal
+from triptych.run.result import Result, add_checksum, split_line
 
 BOUND = metrics(1.5)
 
@@ -19,10 +19,10 @@ def test_result_round_trips_through_summary_json(tmp_path):
     start = Provenance(overrides=("seed=2",), choices={"data": "digits"})
     record = Result.of(start, "finished", seed=2, test=BOUND).record
     assert record["schema"] == 1 and record["samples"] is None and "val" not in record
-    (tmp_path / "summary.json").write_text(json.dumps(seal(record)))
+    (tmp_path / "summary.json").write_text(json.dumps(add_checksum(record)))
     run = read_run(tmp_path)
     assert (run.status, run.seed, run.test["bpd"].mean) == ("finished", 2, 1.5)
-    assert run.choices == {"data": "digits"} and run.record == seal(record)
+    assert run.choices == {"data": "digits"} and run.record == add_checksum(record)
 
 
 def test_user_panels_add_curves_but_cannot_replace_figures(prepared, monkeypatch):
@@ -47,7 +47,7 @@ def figure(mean, stderr=0.02, n=297):
 
 
 def line_of(figures) -> str:
-    return figures_line(parse_estimates("test", figures))
+    return split_line(parse_estimates("test", figures))
 
 
 def test_figures_line_keeps_digits_of_small_errors():

@@ -44,7 +44,7 @@ def test_stop_is_synchronized_every_second_or_twenty_steps(clock, seconds, apart
     trainer, stop = Trainer(clock, seconds), Stop()
     for _ in range(200):
         trainer.step()
-        assert stop.agreed(trainer) is None
+        assert stop.agreed_signal(trainer) is None
     gaps = {b - a for a, b in zip(trainer.steps[1:], trainer.steps[2:], strict=False)}
     assert gaps == {apart}
 
@@ -53,11 +53,13 @@ def test_stop_of_other_process_is_noticed_within_twenty_steps(clock):
     trainer, stop = Trainer(clock, 0.001), Stop()
     for _ in range(45):
         trainer.step()
-        stop.agreed(trainer)
+        stop.agreed_signal(trainer)
     trainer.other = 1
-    assert stop.agreed(trainer) is None and stop.agreed(trainer, look=True) is not None
+    assert (
+        stop.agreed_signal(trainer) is None and stop.agreed_signal(trainer, force=True) is not None
+    )
     waited = 0
-    while stop.agreed(trainer) is None:
+    while stop.agreed_signal(trainer) is None:
         trainer.step()
         waited += 1
     assert waited <= 20
@@ -73,10 +75,10 @@ def test_job_tolerates_sigint_from_sweep_and_worker(monkeypatch, first):
     stop._training = True
     with monkeypatch.context() as patch:
         patch.setenv(SWEEP, "1")
-        stop._receive(first, None)
-        stop._receive(signal.SIGINT, None)
+        stop._handle_signal(first, None)
+        stop._handle_signal(signal.SIGINT, None)
     with pytest.raises(Interrupted, match=first.name):
-        stop._receive(signal.SIGINT, None)
+        stop._handle_signal(signal.SIGINT, None)
 
 
 def test_divergence_is_reported_at_its_own_step(clock):
@@ -84,5 +86,5 @@ def test_divergence_is_reported_at_its_own_step(clock):
     with pytest.raises(Diverged, match="diverged at step 33"):
         for _ in range(60):
             trainer.step()
-            stop._note(torch.tensor(trainer.global_step != 33), trainer.global_step)
-            stop.agreed(trainer)
+            stop._note_non_finite(torch.tensor(trainer.global_step != 33), trainer.global_step)
+            stop.agreed_signal(trainer)

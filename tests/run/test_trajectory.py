@@ -15,7 +15,7 @@ from triptych.diffusion.sampler import DDIM, Ancestral, Chosen, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.run import pictures
 from triptych.run.drawing import Drawing
-from triptych.run.pictures import save_strip, trajectory
+from triptych.run.pictures import sample_trajectory, save_image_sequence
 
 
 class Half(torch.nn.Module):
@@ -37,14 +37,14 @@ def test_the_moments_lie_on_the_sampler_s_own_path(monkeypatch):
     monkeypatch.setattr(pictures, "FRAMES", 5)
     schedule, sampler, shape = Linear(-8.0, 5.0), DPMSolver(8), (3, 1, 6, 5)
     denoiser, drawing = of(sampler, schedule, shape[1:])
-    x, gamma = trajectory(drawing, None, 3, generator(), 3)
+    x, gamma = sample_trajectory(drawing, None, 3, generator(), 3)
     assert x.shape == (5, *shape)
     torch.testing.assert_close(gamma, sampler.gammas(schedule)[::2])
     torch.testing.assert_close(x[0], torch.randn(shape, generator=generator()))
     torch.testing.assert_close(x[-1], sampler(denoiser, schedule, shape, generator=generator()))
     # There are never more moments than the sampler has.
     monkeypatch.setattr(pictures, "FRAMES", 50)
-    assert len(trajectory(drawing, None, 3, generator(), 3)[0]) == 9
+    assert len(sample_trajectory(drawing, None, 3, generator(), 3)[0]) == 9
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_it_ends_with_the_first_of_the_samples(schedule, steps):
     """
     sampler = Ancestral(steps, chunk=3)
     denoiser, drawing = of(sampler, schedule, (2,))
-    x, gamma = trajectory(drawing, None, 8, generator(), shown=5)
+    x, gamma = sample_trajectory(drawing, None, 8, generator(), max_shown=5)
     samples = sampler(denoiser, schedule, (8, 2), generator=generator())
     assert len(x) == len(gamma) == min(steps + 1, 9)
     torch.testing.assert_close(x[-1], samples[:5])
@@ -68,7 +68,7 @@ def test_of_several_draws_it_is_the_way_of_the_one_that_is_kept():
     schedule, sampler = Linear(-8.0, 5.0), Chosen(4, 3, eta=1.0, chunk=3)
     denoiser, drawing = of(sampler, schedule, (2,))
     told = Condition(text_embedding=torch.randn(8, 2, generator=generator()))
-    x, _ = trajectory(drawing, told, 8, generator(), shown=5)
+    x, _ = sample_trajectory(drawing, told, 8, generator(), max_shown=5)
     samples = sampler(denoiser, schedule, (8, 2), generator=generator(), condition=told)
     torch.testing.assert_close(x[-1], samples[:5])
 
@@ -87,7 +87,7 @@ def test_the_strip_is_told_what_the_sampler_is_told(tmp_path, monkeypatch):
     noised = Drawing(
         model, SimpleNamespace(shape=(2,)), DDIM(3), prepare=lambda c, _: c.map(lambda x: x + 1)
     )
-    monkeypatch.setattr(pictures, "_moments", lambda *_: pictures.new_figure(1, 1))
+    monkeypatch.setattr(pictures, "_plot_trajectory", lambda *_: pictures.new_figure(1, 1))
     pictures.save_trajectory(noised, Condition(low=torch.zeros(4, 2)), 3, 0, tmp_path)
     assert len(told) == 3 and all(one.equal(torch.ones(3, 2)) for one in told)
 
@@ -95,7 +95,7 @@ def test_the_strip_is_told_what_the_sampler_is_told(tmp_path, monkeypatch):
 def test_a_strip_has_a_row_a_sample(tmp_path):
     for channels, mode in ((1, "L"), (3, "RGB")):
         x = torch.linspace(-1, 1, 4).view(4, 1, 1, 1, 1).expand(4, 3, channels, 6, 5)
-        save_strip(x, tmp_path / "strip.png")
+        save_image_sequence(x, tmp_path / "strip.png")
         with Image.open(tmp_path / "strip.png") as strip:
             factor = 384 // (4 * 6)
             assert strip.mode == mode and strip.size == (4 * 6 * factor, 3 * 7 * factor)
@@ -122,5 +122,5 @@ def test_the_real_images_are_from_all_of_the_test_set(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(pictures, "save_picture", lambda x, *_: shown.append(x))
     for n in (3, 50):
-        pictures.save_real(data, n, tmp_path / "real.png")
+        pictures.save_real_images(data, n, tmp_path / "real.png")
     assert torch.equal(shown[0], images[[0, 4, 8]]) and torch.equal(shown[1], images)

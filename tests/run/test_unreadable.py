@@ -19,7 +19,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.provenance_file import ID, Provenance
 from triptych.run.read import find_runs, is_run, read_run
-from triptych.run.untrusted import adopt
+from triptych.run.untrusted import adopt_trained_config
 from triptych.study.study import read_study
 
 RESULT = {"schema": 1, "status": "finished"}
@@ -209,7 +209,7 @@ def test_trained_run_without_likelihood_group_is_adopted(finished, monkeypatch):
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     run.record(result)
     adopted = config | {"trained": str(run.path), "likelihood": {"items": 3}}
-    adopt(adopted, {"likelihood": "ode"}, [])
+    adopt_trained_config(adopted, {"likelihood": "ode"}, [])
     assert "likelihood" not in adopted
 
 

@@ -18,11 +18,11 @@ from tests.run.commands import command, end, environment, start, wait_for
 from tests.run.wandb_files import directories, last_step, records, rows
 from tests.run.wandb_server import KEY, Server
 from triptych.run import wandb as ours_of_wandb
-from triptych.run.checkpoints import Keep
+from triptych.run.checkpoints import CheckpointSaver
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.loggers import build_loggers, import_libraries
-from triptych.run.metrics import comparable, flat_figures
+from triptych.run.metrics import flatten_metrics, grouping_settings
 from triptych.run.provenance_file import Provenance
 from triptych.run.wandb import describe_run
 
@@ -197,7 +197,7 @@ def test_wandb_rows_are_written_soon_after_logging(prepared):
 @pytest.mark.slow
 def test_wandb_loses_no_row_if_network_fails(prepared, monkeypatch, capsys, root):
     """The server closes the connection of an online run and does not answer any more."""
-    after_a_step = Keep.on_train_batch_end
+    after_a_step = CheckpointSaver.on_train_batch_end
     with Server() as server:
         for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
             monkeypatch.setenv(f"WANDB_{name}", value)
@@ -209,7 +209,7 @@ def test_wandb_loses_no_row_if_network_fails(prepared, monkeypatch, capsys, root
                 wait_for(lambda: "UpsertBucket" in server.operations, None, 15)  # it is online
                 server.dead = True
 
-        monkeypatch.setattr(Keep, "on_train_batch_end", then_hang_up)
+        monkeypatch.setattr(CheckpointSaver, "on_train_batch_end", then_hang_up)
         run = prepared("trainer.max_steps=12", csv=False)
         began = time.monotonic()
         summary = execute(run)
@@ -275,8 +275,8 @@ def test_wandb_receives_figures_panels_choices_and_artifact(prepared, monkeypatc
         if record.artifact.type == "model":
             [entry] = record.artifact.manifest.contents
             artifacts[record.artifact.name] = Path(entry.local_path).read_bytes()
-    assert artifacts == {f"model-{run.provenance.id}": run.reported().read_bytes()}
-    figures = flat_figures(summary.record)
+    assert artifacts == {f"model-{run.provenance.id}": run.reported_checkpoint().read_bytes()}
+    figures = flatten_metrics(summary.record)
     assert {name: told.get(name) for name in figures} == figures
     assert {"test/nats_per_dim_draw_stderr", "measures/sliced_wasserstein_stderr"} <= {*figures}
     bounds = [
@@ -369,7 +369,7 @@ def test_flat_figures_flattens_summary():
         "uneven": {"a": [1], "b": [1, 2]},
         "curve": {"gamma": [0.0, 1.0], "error": [math.pi, 2.0]},
     }
-    assert flat_figures(summary) == {
+    assert flatten_metrics(summary) == {
         "steps": 7,
         "final/val_bpd": 1.5,
         "final/val_bpd_stderr": 0.1,
@@ -390,4 +390,4 @@ def test_wandb_config_has_flat_keys_for_overrides():
     }
     typed = ["optimizer.lr=0.1", "+model.n=[1,2]", "seed=1", "logger.x=1", "objective=v"]
     flat = {"objective": "v", "seed": 1, "optimizer/lr": 0.1, "model/n": [1, 2]}
-    assert comparable({"objective": "v"}, config, typed) == flat
+    assert grouping_settings({"objective": "v"}, config, typed) == flat

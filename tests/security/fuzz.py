@@ -86,8 +86,8 @@ def _required(made: type) -> list[str]:
 
 def main() -> None:
     from triptych.config.build import build
-    from triptych.config.keys import of_class
-    from triptych.config.trust import import_class, trusted
+    from triptych.config.keys import class_arguments
+    from triptych.config.trust import import_class, trusted_packages
     from triptych.data.build import build_data
     from triptych.errors import UserError
 
@@ -110,7 +110,7 @@ def main() -> None:
     if how == "all":
         prefixes += [("pytorch_lightning", 2), ("hydra", 2), ("omegaconf", 2), ("torch.utils", 1)]
     watch = Watch(str(inside))
-    trusted()  # reads the project file once
+    trusted_packages()  # reads the project file once
     tried, accepted = 0, []
     for prefix, depth in prefixes:
         found = list(dict.fromkeys(names(prefix, depth)))
@@ -133,7 +133,7 @@ def main() -> None:
     values = hostile(outside)[:: 1 if how == "all" else 2]
     nodes = []
     for name in accepted:
-        keys = sorted(of_class(name)[0])
+        keys = sorted(class_arguments(name)[0])
         required = _required(import_class(name))
         for value in values:
             nodes.append({"_target_": name} | dict.fromkeys(keys, value))

@@ -15,10 +15,10 @@ from triptych.data.build import build_data
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.initialization import read_other
+from triptych.run.initialization import read_other_checkpoint
 from triptych.run.model import build_model
 from triptych.run.reopen import reopen
-from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_config
+from triptych.run.untrusted import OWN, adopt_trained_config, check_checkpoint, check_config
 
 from .strangers import attacks, configuration, marks, put, save_checkpoint, save_run
 
@@ -165,7 +165,7 @@ def test_untrusted_config_does_not_download_data(root, config, which, monkeypatc
         elif which == "resume":
             execute(RunDirectory(theirs))
         else:
-            adopt(mine := configuration(f"trained={theirs}"), {}, [])
+            adopt_trained_config(mine := configuration(f"trained={theirs}"), {}, [])
             build_data(mine)
     assert not marks(root) and not any(asked)
 
@@ -176,7 +176,7 @@ def test_checkpoint_path_outside_run_directory_is_ignored(root, config):
     theirs.write("summary.json", result)
     save_checkpoint(root / "other.ckpt", config)
     with pytest.raises(UserError, match="checkpoints/last.ckpt"):
-        read_other("trained", str(theirs.path), None, "")
+        read_other_checkpoint("trained", str(theirs.path), None, "")
 
 
 @pytest.mark.parametrize("group", ["data", "model", "bound", "objective"])
@@ -217,13 +217,13 @@ def test_trust_is_read_from_pyproject_of_clone(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text('[tool.triptych]\ntrust = ["my_lab"]\n')
     monkeypatch.setattr(own_code, "PYPROJECT", tmp_path / "pyproject.toml")
     monkeypatch.delenv("TRIPTYCH_TRUST", raising=False)
-    assert own_code._trusted.__wrapped__("") == ("my_lab",)
+    assert own_code._trusted_packages.__wrapped__("") == ("my_lab",)
 
 
 def test_triptych_trust_can_be_changed_at_runtime(monkeypatch):
     for names in ((), ("lab_a",), ("lab_a", "lab_b")):
         monkeypatch.setenv("TRIPTYCH_TRUST", ",".join(names))
-        assert own_code.trusted() == names
+        assert own_code.trusted_packages() == names
 
 
 @pytest.mark.slow

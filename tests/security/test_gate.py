@@ -33,9 +33,9 @@ from triptych.run.request import resolve
 from triptych.run.result import Result
 from triptych.run.untrusted import (
     OWN,
-    adopt,
+    adopt_trained_config,
     check_checkpoint,
-    check_initial,
+    check_init_from,
     check_reference,
     check_run,
     read_checkpoint,
@@ -132,7 +132,7 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
     kept = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
     assert "remove" not in refused(lambda: read_checkpoint(last(run)), kept)
     refused(lambda: check_reference("guide", str(run)), damaged)
-    refused(lambda: adopt({"trained": str(run)}, {}, []), damaged)
+    refused(lambda: adopt_trained_config({"trained": str(run)}, {}, []), damaged)
     (run / "summary.json").unlink()  # then either may be wrong
     assert "remove" not in refused(lambda: read_checkpoint(last(run)), "restore the wrong file")
 
@@ -190,8 +190,8 @@ DOORS = {
     "resume": resume,
     "own": own,
     "same name": same_name,
-    "trained": lambda run: adopt(configuration(f"trained={run}"), {}, []),
-    "init_from": lambda run: check_initial({"init_from": str(run)}),
+    "trained": lambda run: adopt_trained_config(configuration(f"trained={run}"), {}, []),
+    "init_from": lambda run: check_init_from({"init_from": str(run)}),
     "ckpt": lambda run: check_checkpoint(str(run)),
     "guide": lambda run: reopen(str(run)),
     "report": report,
@@ -323,12 +323,12 @@ def test_matplotlibrc_in_current_folder_is_not_read(root, door):
     ],
 )
 def test_a_garbled_table_does_not_stop_a_run(root, text):
-    from hydra_plugins.triptych_search.sweeper import _bounds
+    from hydra_plugins.triptych_search.sweeper import _read_validation_bounds
 
     (root / "metrics.csv").write_bytes(text)
-    assert len(_bounds(root)) <= 1  # what a search looks at while it goes on
+    assert len(_read_validation_bounds(root)) <= 1  # what a search looks at while it goes on
     table = MetricsCsv(root / "metrics.csv", float)
-    table.keep_until(100)
+    table.truncate_after(100)
     for row in table.rows.values():
         assert all(np.isfinite(float(value)) for value in row.values())
     table.log_metrics({"x": 1.0}, 3)

@@ -149,4 +149,4 @@ def deep(root):
 
 def test_deeply_nested_folders_are_supported(deep):
     assert find_runs(deep) == [] and list_images(deep) == [] and find_papers([deep]) == []
-    RunDirectory(deep).sweep_up()
+    RunDirectory(deep).remove_temporary_files()

@@ -10,9 +10,9 @@ from tests.study.fake_runs import make_runs, metrics
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import natural_key
 from triptych.run.read import read_position, read_run
-from triptych.run.result import Result, one_line
+from triptych.run.result import Result, result_line
 from triptych.run.sweep_record import Looks, SweepRecord
-from triptych.study.claims import rule_of
+from triptych.study.claims import sweep_decision_rule
 from triptych.study.results_page import find_papers
 from triptych.study.study import read_study
 
@@ -38,7 +38,7 @@ def test_summary_numbers_with_overflowing_squares_are_ignored(root):
 
 def test_one_line_prints_result_of_single_item_without_stderr(root):
     figures = {name: figure | {"stderr": None, "n": 1} for name, figure in metrics(2.0).items()}
-    line = one_line(
+    line = result_line(
         RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary()
     )
     assert line.startswith("test bound 2.0000 bits/dim") and "n = 1" in line
@@ -56,7 +56,7 @@ LOOKS = {"looks": 5, "equal_within": None, "seeds": [[1, 2]]}
 
 def test_looks_json_applies_without_sweep_json(root):
     """Otherwise a test of five looks would claim at the level of one."""
-    rule = rule_of(SweepRecord(), Looks.read(plant(root, "looks.json", LOOKS)))
+    rule = sweep_decision_rule(SweepRecord(), Looks.read(plant(root, "looks.json", LOOKS)))
     assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
 
 

@@ -20,7 +20,7 @@ from tests.study.fake_runs import make_run
 from triptych.run.directory import RunDirectory
 from triptych.study.console import PlainConsole
 from triptych.study.monitor import Monitor
-from triptych.terminal import canvas, plain
+from triptych.terminal import escaped_stream, unescaped_stream
 
 # Set the window's title, clear the screen, reverse the text, red, carriage return, a link.
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine\x1b[8m\x7f[link=x]y[/]"
@@ -195,8 +195,12 @@ def test_monitor_table_of_hostile_cells_adds_no_escape_sequences(tmp_path):
 def test_plain_stream_escapes_control_characters_except_progress_bar():
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    stream = plain(terminal)
+    stream = escaped_stream(terminal)
     print("a\rb\x1b[31m", "c\td", file=stream)
     stream.writelines(["\r50%", "\r100%\n"])
     assert terminal.getvalue() == "a\\rb\\x1b[31m c\td\n\r50%\r100%\n"
-    assert not stream.isatty() and canvas(stream) is terminal and plain(stream) is stream
+    assert (
+        not stream.isatty()
+        and unescaped_stream(stream) is terminal
+        and escaped_stream(stream) is stream
+    )

@@ -21,7 +21,7 @@ from triptych.run.read import Run
 from triptych.study import cells, compare
 from triptych.study.cells import Comparison
 from triptych.study.tables import table_rows
-from triptych.study.verdict import verdict
+from triptych.study.verdict import describe_verdict
 
 RATIOS = (
     0.03,
@@ -111,7 +111,7 @@ def _measured(values: np.ndarray) -> SampleMeasures:
 
 def claims_in_words(comparison: Comparison) -> list[str]:
     """Return all printed claims of a difference: in sentences, table rows and measures."""
-    said = verdict(comparison)
+    said = describe_verdict(comparison)
     told = [text for text in (said.headline, *said.lines) if "lear of" in text]
     return told + [
         row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))

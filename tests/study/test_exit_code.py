@@ -12,14 +12,14 @@ from triptych.run.directory import PRUNE, RunDirectory
 from triptych.study import render, sweep
 from triptych.study.render import write_report
 from triptych.study.sweep import SweepHook, sweep_exit_code
-from triptych.study.sweep_plan import KeptRecords
+from triptych.study.sweep_plan import RecordBackup
 
 
 @pytest.fixture
 def hook(root, monkeypatch):
     """The hook of this process's sweep over one objective, for runs that a test makes."""
     found = sweep_hook(root, optimized_metric="val.bpd.mean")
-    found.monitor, found.kept = SimpleNamespace(stop=lambda: None), KeptRecords(found.root)
+    found.monitor, found.kept = SimpleNamespace(stop=lambda: None), RecordBackup(found.root)
     monkeypatch.setattr(sweep, "_hooks", [found])
     return found
 
@@ -94,7 +94,7 @@ def test_job_killed_before_start_is_reported_as_interrupted(hook, capsys):
 
 
 def test_report_after_ctrl_c_counts_interrupted_run(hook):
-    """The last report is older than that run; after Ctrl-C, ``leave`` renews the report.
+    """The last report is older than that run; after Ctrl-C, ``clear_owner`` renews the report.
 
     Hydra calls the other hook only at the end of a sweep.
     """
@@ -104,8 +104,8 @@ def test_report_after_ctrl_c_counts_interrupted_run(hook):
     assert "1 of 2 runs finished, 1 not started" in report.read_text()
     with (run := add(hook, "interrupted")).lock():
         pass
-    run.leave()  # as its process, which has ended
-    hook.leave()
+    run.clear_owner()  # as its process, which has ended
+    hook.end_monitoring()
     assert "1 of 2 runs finished, 1 interrupted (the same command resumes it)" in report.read_text()
 
 

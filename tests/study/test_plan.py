@@ -17,7 +17,7 @@ from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.request import resolve
-from triptych.study.plan import network_cost, plan
+from triptych.study.plan import describe_cost, network_cost
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def test_network_cost_supports_user_network_that_reads_values(trusting):
 def test_plan_hours_follow_from_flop_and_stated_rate():
     config = resolved("trainer.max_steps=1000", "data.batch_size=64")
     cost = network_cost(config)
-    lines = plan([("a", 3, 3, config), ("b", 2, 1, config)])
+    lines = describe_cost([("a", 3, 3, config), ("b", 2, 1, config)])
     assert lines[0] == "5 runs, not started" and len(lines) == 7, "one line for one network"
     total = 4 * 1000 * 64 * cost.operations
     assert (
@@ -111,13 +111,15 @@ def test_plan_memory_accounts_for_devices_and_fsdp(typed, devices, shards):
     config = resolved("trainer.max_steps=1000", "data.batch_size=64", *typed)
     cost = network_cost(config)
     memory = 16 * cost.parameters / shards + 64 / devices * cost.activations
-    line = plan([("a", 1, 1, config)])[1]
+    line = describe_cost([("a", 1, 1, config)])[1]
     assert f"activations {memory / 2**30:.3g} GiB" in line and "devices" in line
 
 
 def test_large_numbers_are_written_in_full():
     """1.07e+03 next to 12 is easily misread."""
-    lines = plan([("a", 9, 9, resolved("trainer.max_steps=100_000_000_000", "data.batch_size=64"))])
+    lines = describe_cost(
+        [("a", 9, 9, resolved("trainer.max_steps=100_000_000_000", "data.batch_size=64"))]
+    )
     assert "; 100,000,000,000 batches of 64 items, 6,400,000 million items; " in lines[1]
     assert re.search(r"; \d,\d\d0 hours on one A100, \d,\d\d0 hours on one H100 in", lines[2])
 
@@ -125,15 +127,17 @@ def test_large_numbers_are_written_in_full():
 def test_plan_prints_assumed_number_of_classes(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
     assumed = [
-        line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line
+        line
+        for line in describe_cost([("a", 1, 1, labelled), ("b", 1, 1, labelled)])
+        if "assumed" in line
     ]
     assert assumed == ["assumed: 1,000 classes, as data=folder is not read"]
-    assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
+    assert not any("assumed" in line for line in describe_cost([("a", 1, 1, resolved())]))
 
 
 def test_plan_counts_parameters_of_learned_variance():
     fixed, learned = resolved(), resolved("bound.variance=learned", "bound.steps=100")
-    lines = plan([("fixed", 1, 1, fixed), ("learned", 1, 1, learned)])
+    lines = describe_cost([("fixed", 1, 1, fixed), ("learned", 1, 1, learned)])
     more = network_cost(learned).parameters - network_cost(fixed).parameters
     assert more > 0 and sum("parameters" in line for line in lines) == 2
 

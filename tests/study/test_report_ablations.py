@@ -7,10 +7,10 @@ import pytest
 
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command, to_plain, without_hydra
-from triptych.config.identity import leaves
+from triptych.config.identity import flatten_config
 from triptych.run.parsing import Estimate, format_value
 from triptych.run.read import Run
-from triptych.study.axes import find_axes
+from triptych.study.axes import find_comparison_axes
 from triptych.study.rounds import with_setting
 
 NAMES = sorted(file.stem for file in (CONFIGS / "ablation").glob("*.yaml"))
@@ -42,10 +42,10 @@ def test_the_axes_of_an_ablation_are_its_grid(name):
             Run(
                 dir=Path("/", *values), status="finished", overrides=told, choices=choices,
                 seed=int(told["seed"]), test={"bpd": Estimate(1.0, 0.1, 9)},
-                config={k: format_value(v) for k, v in leaves(config)},
+                config={k: format_value(v) for k, v in flatten_config(config)},
             )
         )  # fmt: skip
-    axes, notes = find_axes(runs)
+    axes, notes = find_comparison_axes(runs)
     assert {axis.key for axis in axes} == set(grid), axes
     assert [list(axis.values) for axis in axes] == [grid[axis.key] for axis in axes]
     assert not notes

@@ -7,11 +7,11 @@ from triptych.cli import report as cli
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import forest
-from triptych.study.panels import colours
+from triptych.study.panels import assign_colours
 from triptych.study.study import read_study
 from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
-from triptych.study.verdict import footnote, verdict
+from triptych.study.verdict import describe_verdict, footnote
 
 from .fake_runs import diverged, edit, make_run, make_runs, metrics, sweep, write_items
 
@@ -60,12 +60,12 @@ def test_different_data_and_units_are_never_compared(tmp_path):
 
 def test_difference_not_significant_after_holm_is_not_settled(tmp_path):
     comparison = runs_of(tmp_path, HINTS)
-    assert comparison.claim(0, 1).pair.p < 0.05 and comparison.claim(0, 1).p > 0.05
-    said = verdict(comparison)
+    assert comparison.bound_test(0, 1).pair.p < 0.05 and comparison.bound_test(0, 1).p > 0.05
+    said = describe_verdict(comparison)
     assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
     assert "3 differences are tested" in footnote(comparison)
     assert table_rows(comparison)[1].verdict == "not settled"
-    drawn = forest(comparison, colours({"a": "a", "b": "b", "c": "c"}))
+    drawn = forest(comparison, assign_colours({"a": "a", "b": "b", "c": "c"}))
     assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
 
 
@@ -73,12 +73,16 @@ def test_compare_pairs_common_seeds_only(tmp_path):
     table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
     comparison = runs_of(tmp_path, table)
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
-    assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (
+    assert (
+        comparison.bound_test(0, 1).pair.n,
+        comparison.bound_test(0, 2).pair.n,
+        comparison.tests,
+    ) == (
         2,
         0,
         1,
     )
-    said = verdict(comparison)
+    said = describe_verdict(comparison)
     # a has the lower mean, but b is better wherever both ran.
     assert "On common seeds alone, it is worse than b." in said.headline
     verdicts = [row.verdict for row in table_rows(comparison)]
@@ -111,7 +115,7 @@ def test_same_setting_in_two_sweeps_is_labelled_by_sweep(tmp_path):
     make_runs(tmp_path / "after", {"x0": {1: 2.02, 2: 2.041, 3: 2.06}})
     (comparison,) = compare([*read_runs(tmp_path / "before"), *read_runs(tmp_path / "after")])
     assert [cell.label for cell in comparison.cells] == ["after", "before"]
-    assert "Clear of before." in verdict(comparison).headline
+    assert "Clear of before." in describe_verdict(comparison).headline
 
 
 def test_repeated_run_counts_newest_only(tmp_path):
@@ -193,7 +197,11 @@ def test_divergences_are_reported_in_table_banner_and_verdict(tmp_path):
     story = read_study([tmp_path])
     [comparison], [said] = story.comparisons, story.verdicts
     cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
-    assert [len(cells[name].lost("diverged")) for name in ("v", "x0", "score")] == [0, 3, 5]
+    assert [len(cells[name].seeds_ended_as("diverged")) for name in ("v", "x0", "score")] == [
+        0,
+        3,
+        5,
+    ]
     assert "x0 diverged with 3 of 5 seeds and score diverged with 5 of 5 seeds" in said.headline
     assert "Clear of x0" in said.headline
     found = {row.label: row for row in table_rows(comparison)}
@@ -215,7 +223,11 @@ def test_copied_results_under_other_seeds_count_once(tmp_path):
         tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others}
     )
     (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
-    assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.claim(0, 1).pair.n == 3
+    assert (
+        set(cell.runs) == {1, 2, 3}
+        and cell.bound.n == 3
+        and comparison.bound_test(0, 1).pair.n == 3
+    )
     assert table_rows(comparison)[0].seeds == "3 (3 copied)"
     (note,) = [note for note in comparison.notes if "to the last digit" in note]
     assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
@@ -231,9 +243,11 @@ def test_seeds_of_one_trained_model_are_not_copies(tmp_path):
 def test_interval_excludes_zero_exactly_if_corrected_test_holds(tmp_path):
     targets = {"levels": 1.846, "v": 1.852, "epsilon": 1.858, "score": 1.905, "x0": 1.90}
     comparison = one(sweep(tmp_path, targets, items=True))
-    claims = [comparison.claim(i, j) for j in range(5) for i in range(j)]
-    assert all((low > 0 or high < 0) == c.holds for c in claims for low, high in [c.interval])
-    assert any(claim.holds for claim in claims)
+    claims = [comparison.bound_test(i, j) for j in range(5) for i in range(j)]
+    assert all(
+        (low > 0 or high < 0) == c.is_significant for c in claims for low, high in [c.interval]
+    )
+    assert any(claim.is_significant for claim in claims)
     assert all(claim.interval[0] <= claim.pair.interval(0.05)[0] for claim in claims), (
         "wider, as corrected"
     )
@@ -259,4 +273,4 @@ def test_pair_without_common_items_uses_seeds_only(tmp_path):
             run = make_run(tmp_path, objective, seed, bound, test=metrics(bound, n=9))
             write_items(run, total, np.arange(9) + 9 * seed)
     (found,) = compare(read_runs(tmp_path))
-    assert found.claim(0, 1).pair.n_items == 0
+    assert found.bound_test(0, 1).pair.n_items == 0

@@ -8,11 +8,11 @@ import re
 import pytest
 
 from triptych.study import details
-from triptych.study.curves import crossing
+from triptych.study.curves import find_crossing
 from triptych.study.panels import sample_pictures
 from triptych.study.render import write_report
 from triptych.study.study import read_study
-from triptych.study.tables import against
+from triptych.study.tables import difference_entries
 
 from .fake_runs import edit, failed, make_run, picture, running, sweep
 
@@ -43,7 +43,10 @@ def test_details_compare_each_setting_with_every_other(objectives):
             assert float(difference.split()[0].replace("−", "-")) == pytest.approx(mean, abs=5.1e-4)
             assert p == rows[j][i][1] and verdict == ("worse" if mean > 0 else "better")
     assert found["keys"] == ["objective", "seed", "objective.name"]
-    assert against(comparison, 0, 1)[1] == "worse" and against(comparison, 1, 0)[1] == "better"
+    assert (
+        difference_entries(comparison, 0, 1)[1] == "worse"
+        and difference_entries(comparison, 1, 0)[1] == "better"
+    )
 
 
 def test_details_json_escapes_script_end_and_nan(tmp_path):
@@ -67,7 +70,7 @@ def test_details_curves_are_thinned_recorded_points(objectives):
             known = dict(zip(steps, values, strict=True))
             assert curve["y"] == pytest.approx([known[x] for x in curve["x"]], rel=1e-4)
             assert len(curve["x"]) >= len(steps) // curve["every"]
-    thin = details._thinned(range(1000), range(1000), 24)
+    thin = details._thin_curve(range(1000), range(1000), 24)
     assert thin["every"] == 42 and thin["x"][-1] == 999 and len(thin["x"]) <= 25
 
 
@@ -103,7 +106,7 @@ def test_refused_run_adds_no_differing_key_and_no_axis_value(tmp_path):
     story, found = told(tmp_path)
     keys = found["keys"]
     assert not [key for key in keys if key.startswith("k")] and "optimizer.lr" in keys
-    assert crossing(story.comparisons[0]).along.values == ("0.001", "0.002")
+    assert find_crossing(story.comparisons[0]).along.values == ("0.001", "0.002")
 
 
 def test_report_shows_only_png_files_within_run(tmp_path):

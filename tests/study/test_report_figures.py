@@ -11,12 +11,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from triptych.run.metrics import MetricsCsv
-from triptych.study.curves import crossing, crossing_figure, noise_levels, training, training_time
+from triptych.study.curves import (
+    crossing_figure,
+    find_crossing,
+    noise_levels,
+    training,
+    training_time,
+)
 from triptych.study.figures import forest, headline
-from triptych.study.panels import colours
+from triptych.study.panels import assign_colours
 from triptych.study.render import write_report
 from triptych.study.study import read_study
-from triptych.study.style import styled
+from triptych.study.style import figure_style
 from triptych.study.tables import table_rows
 
 from .fake_runs import TARGETS, edit, make_run, sweep
@@ -24,7 +30,7 @@ from .test_report_compare import one
 
 
 def hues(comparison):
-    return colours({cell.label: cell.label for cell in comparison.cells})
+    return assign_colours({cell.label: cell.label for cell in comparison.cells})
 
 
 def compared(root):
@@ -73,7 +79,7 @@ def test_headline_dots_and_forest_labels_do_not_overlap(tmp_path):
     for seed in (1, 2, 3):
         make_run(tmp_path, "v", seed, 2.0 + seed / 1e6)
         make_run(tmp_path, "epsilon", seed, 2.1 + seed / 100)
-    with styled():
+    with figure_style():
         figures = [draw(*compared(tmp_path)) for draw in (headline, forest)]
         dots = [line for line in figures[0].axes[0].lines if line.get_marker() == "o"]
         assert len({float(line.get_ydata()[0]) for line in dots}) == 6
@@ -94,7 +100,7 @@ def test_metrics_csv_time_counts_fitting_only(tmp_path):
     first.flush()
     assert times(tmp_path) == [0.1, 0.2, 0.3]
     again = MetricsCsv(tmp_path / "metrics.csv", lambda: 0.25)
-    again.keep_until(20)
+    again.truncate_after(20)
     again.log_metrics({"loss": 1.0}, 30)
     again.flush()
     assert times(tmp_path) == [0.1, 0.2, 0.25]
@@ -108,7 +114,7 @@ def times(root) -> list[float]:
 def test_outlier_setting_is_drawn_at_axis_edge(tmp_path):
     compared_to = compared(sweep(tmp_path / "good", TARGETS))
     comparison, palette = compared(sweep(tmp_path / "one bad", TARGETS | {"bad": 13.0}))
-    assert comparison.bounds.far == {"bad"}
+    assert comparison.bounds.outlying_cells == {"bad"}
     for draw, text in ((headline, "12.999 ±"), (forest, "+11.09"), (training, "")):
         drawn = [draw(comparison, palette).axes[0], draw(*compared_to).axes[0]]
         ends = (one.get_ylim() if draw is training else one.get_xlim() for one in drawn)
@@ -143,7 +149,7 @@ def additive(objective, rate, seed):
 
 def test_crossing_of_two_categorical_axes_is_a_grid(tmp_path):
     two = {"rates": ("linear", "cosine"), "key": "schedule"}
-    found = crossing(grid(tmp_path, lambda o, r, s: 2 + 0.01 * s, **two))
+    found = find_crossing(grid(tmp_path, lambda o, r, s: 2 + 0.01 * s, **two))
     assert (
         found.numbers is None and found.along.key == "objective" and found.lines.key == "schedule"
     )
@@ -152,29 +158,32 @@ def test_crossing_of_two_categorical_axes_is_a_grid(tmp_path):
 def test_crossing_of_incomplete_grid_is_none(tmp_path):
     """In this design one setting goes with one value of the other, as after tuning by hand."""
     tuned = dict(zip(OBJECTIVES, RATES, strict=False))
-    assert crossing(grid(tmp_path, lambda o, r, s: 2.0 + s / 50 if tuned[o] == r else None)) is None
+    assert (
+        find_crossing(grid(tmp_path, lambda o, r, s: 2.0 + s / 50 if tuned[o] == r else None))
+        is None
+    )
 
 
 def test_crossing_figure_allows_missing_cell_and_linear_axis(tmp_path):
     how = {"rates": ("2", "4", "6"), "objectives": OBJECTIVES[:2], "key": "denoiser.network.blocks"}
     bound = lambda o, r, s: None if (o, r) == ("x0", "6") else additive(o, r, s)  # noqa: E731
     comparison = grid(tmp_path, bound, **how)
-    assert len(crossing(comparison).cells) == 5
-    with styled():
+    assert len(find_crossing(comparison).cells) == 5
+    with figure_style():
         figure = crossing_figure(comparison, hues(comparison))
     assert figure.axes[0].get_xscale() == "linear"
 
 
 def test_crossing_figure_draws_numbers_on_axis_and_names_as_lines(tmp_path):
     comparison = grid(tmp_path, additive)
-    found = crossing(comparison)
+    found = find_crossing(comparison)
     assert found.lines.key == "objective" and found.along.key == "optimizer.lr"
     assert found.along.values == RATES and found.numbers == tuple(map(float, RATES))
     assert len(found.cells) == 20
-    palette = colours(read_study([tmp_path]).hues)
+    palette = assign_colours(read_study([tmp_path]).hues)
     assert len(set(palette.values())) == 4, "a colour is a line's"
     assert palette["x0 / lr=0.001"] == palette["x0 / lr=0.008"] != palette["v / lr=0.008"]
-    with styled():
+    with figure_style():
         figure = crossing_figure(comparison, palette)
     (ax,) = figure.axes
     assert ax.get_xscale() == "log" and len(ax.containers) == 4

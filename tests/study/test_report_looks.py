@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from triptych.study.compare import decide
+from triptych.study.compare import decide_at_look
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote
@@ -37,27 +37,27 @@ def until(root, look, looks, margin=None):
 def test_decide_reports_pairs_as_open_separated_or_same(tmp_path):
     add(tmp_path, (1, 2, 3))
     failed(tmp_path, "d", 1, "boom")  # a setting without a result is in no pair
-    _, first = decide(tmp_path, 1, 4, equal_within=0.004)
+    _, first = decide_at_look(tmp_path, 1, 4, equal_within=0.004)
     assert first["a", "b"] == "open" and set(first) == {("a", "b"), ("a", "c"), ("b", "c")}
     add(tmp_path, range(4, 13))
-    sentence, last = decide(tmp_path, 2, 4, equal_within=0.004)
+    sentence, last = decide_at_look(tmp_path, 2, 4, equal_within=0.004)
     assert last == {("a", "b"): "same", ("a", "c"): "separated", ("b", "c"): "separated"}
     assert (
         sentence == "look 2 of 4, 12 seeds: of 3 pairs 2 separated, 1 the same within 0.004, 0 open"
     )
-    assert decide(tmp_path, 3, 4)[1] == last | {
+    assert decide_at_look(tmp_path, 3, 4)[1] == last | {
         ("a", "b"): "open"
     }  # without a margin nothing is the same
 
 
 def test_recorded_look_is_not_repeated_with_more_seeds(tmp_path):
     add(tmp_path, (1, 2, 3), noise=0.1)
-    before = decide(tmp_path, 1, 4)
+    before = decide_at_look(tmp_path, 1, 4)
     add(tmp_path, range(4, 13), noise=0.1)
-    assert decide(tmp_path, 1, 4) == before
+    assert decide_at_look(tmp_path, 1, 4) == before
     assert json.loads((tmp_path / "looks.json").read_text())["seeds"] == [[1, 2, 3]]
-    decide(tmp_path, 2, 4)
-    decide(tmp_path, 4, 4)  # which stands for a third one that nobody recorded
+    decide_at_look(tmp_path, 2, 4)
+    decide_at_look(tmp_path, 4, 4)  # which stands for a third one that nobody recorded
     record = json.loads((tmp_path / "looks.json").read_text())
     assert [len(seeds) for seeds in record["seeds"]] == [3, 12, 12, 12]
 
@@ -65,21 +65,21 @@ def test_recorded_look_is_not_repeated_with_more_seeds(tmp_path):
 def test_look_with_opposite_sign_does_not_decide_pair(tmp_path):
     """At first a is lower, but b is over all seeds, which is not settled."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.071, 3: 2.082}})
-    assert decide(tmp_path, 1, 2)[1] == {("a", "b"): "separated"}
+    assert decide_at_look(tmp_path, 1, 2)[1] == {("a", "b"): "separated"}
     make_runs(tmp_path, {"a": {4: 2.04, 5: 2.05, 6: 2.06}, "b": {4: 1.74, 5: 1.95, 6: 1.86}})
-    assert decide(tmp_path, 2, 2)[1] == {("a", "b"): "open"}
+    assert decide_at_look(tmp_path, 2, 2)[1] == {("a", "b"): "open"}
 
 
 def test_interval_after_earlier_look_uses_level_of_that_look(tmp_path):
     """Half of 5% belongs to each look at one pair; the last look has p = .3, the first 1e-5."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.0701, 3: 2.08}})
     until(tmp_path, 1, 2)
-    decide(tmp_path, 1, 2)
+    decide_at_look(tmp_path, 1, 2)
     make_runs(tmp_path, {"a": {4: 2.04, 5: 2.05, 6: 2.06}, "b": {4: 2.84, 5: 2.05, 6: 2.04}})
     until(tmp_path, 2, 2)
-    decide(tmp_path, 2, 2)
+    decide_at_look(tmp_path, 2, 2)
     (claim,) = read_study([tmp_path]).comparisons[0].claims.values()
-    assert claim.holds and claim.pair.p > 0.2
+    assert claim.is_significant and claim.pair.p > 0.2
     assert claim.interval == pytest.approx(claim.pair.interval(0.025)) and claim.interval[0] < 0
 
 
@@ -88,7 +88,7 @@ def test_report_claims_follow_recorded_looks(tmp_path):
     assert "Clear of b" in read_study([tmp_path]).answer
     until(tmp_path, 1, 4)
     assert "lear of" not in read_study([tmp_path]).answer  # before the first look
-    assert decide(tmp_path, 1, 4)[1] == {("a", "b"): "open"}
+    assert decide_at_look(tmp_path, 1, 4)[1] == {("a", "b"): "open"}
     story = read_study([tmp_path])
     assert "Not settled against b" in story.answer and "lear of" not in story.answer
     assert "This is look 1 of 4" in footnote(story.comparisons[0])
@@ -98,7 +98,7 @@ def test_report_claims_follow_recorded_looks(tmp_path):
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
     assert "lear of" not in read_study([tmp_path]).answer
     assert (
-        "open" not in decide(tmp_path, 2, 4)[1].values()
+        "open" not in decide_at_look(tmp_path, 2, 4)[1].values()
         and "Clear of b" in read_study([tmp_path]).answer
     )
     edit(tmp_path / "sweep.json", expected=30)  # a further round takes nothing back
@@ -134,7 +134,7 @@ def test_joint_report_applies_rule_of_each_sweep(tmp_path):
     alone, both = [first], ([tmp_path], [second, first])
     assert all("lear of" in read_study(roots).answer for roots in (alone, [tmp_path]))
     until(first, 1, 4)
-    decide(first, 1, 4)
+    decide_at_look(first, 1, 4)
     assert "lear of" not in read_study(alone).answer
     assert all(
         "This is look 1 of 4" in footnote(read_study(roots).comparisons[0]) for roots in both
@@ -193,7 +193,11 @@ def test_report_of_part_of_sweep_expects_no_other_runs(tmp_path):
         if "objective=a" in path.name or "objective=c" in path.name
     ]
     story = read_study(several)
-    assert story.expected == len(several) == 16 and "lear of" in story.answer and not story.going_on
+    assert (
+        story.expected == len(several) == 16
+        and "lear of" in story.answer
+        and not story.has_open_runs
+    )
     nested = tmp_path / "nested"
     add(nested / "runs", range(1, 9))
     edit(nested / "sweep.json", expected=24, equal_within=0.5)
@@ -216,18 +220,22 @@ def test_report_claims_nothing_with_malformed_looks_json(tmp_path, record):
 def test_malformed_items_npz_falls_back_to_seeds(tmp_path):
     add(tmp_path, (1, 2, 3))
     (whole,) = read_study([tmp_path]).comparisons
-    assert whole.claim(0, 1).pair.n_items == 50 and "in 3 of 3 pairs by item too" in footnote(whole)
+    assert whole.bound_test(0, 1).pair.n_items == 50 and "in 3 of 3 pairs by item too" in footnote(
+        whole
+    )
     run = whole.cells[0].runs[1].dir
     for broken in (np.full(50, np.nan), np.zeros(0)):
         write_items(run, broken)
         (part,) = read_study([tmp_path]).comparisons
-        assert part.claim(0, 1).pair.n_items == 0 and part.claim(1, 2).pair.n_items == 50
+        assert part.bound_test(0, 1).pair.n_items == 0 and part.bound_test(1, 2).pair.n_items == 50
         assert "in 1 of 3 pairs by item too" in footnote(part)
     # Other items, or the same in another order, are matched by their index.
     values = np.random.default_rng([1, ord("a")])
     bound, hard = 2.0 + 0.002 * values.normal(), 0.05 * values.normal(size=50)
     order = np.random.default_rng(0).permutation(50)
     write_items(run, (bound + hard - hard.mean())[order], order)
-    assert read_study([tmp_path]).comparisons[0].claim(0, 1).pair == whole.claim(0, 1).pair
+    assert (
+        read_study([tmp_path]).comparisons[0].bound_test(0, 1).pair == whole.bound_test(0, 1).pair
+    )
     write_items(run, bound + hard - hard.mean(), np.arange(50) + 1)
-    assert read_study([tmp_path]).comparisons[0].claim(0, 1).pair.n_items == 0
+    assert read_study([tmp_path]).comparisons[0].bound_test(0, 1).pair.n_items == 0

@@ -8,10 +8,10 @@ import pytest
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.figures import measure_figure
-from triptych.study.panels import colours, draw_panels
+from triptych.study.panels import assign_colours, draw_panels
 from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
-from triptych.study.style import styled
+from triptych.study.style import figure_style
 from triptych.study.tables import table_rows
 from triptych.study.verdict import ranking
 
@@ -46,16 +46,18 @@ def comparison(tmp_path):
 
 
 def test_measure_panel_caption_describes_figure(comparison, tmp_path):
-    lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}))[-1].how
+    lines = draw_panels(comparison, assign_colours({"x0": "x0", "v": "v"}))[-1].how
     assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines
     about = {"n": 8, "floor": {"precision": {"median": 0.97, "low": 0.96, "high": 0.99}}}
     for seed in (1, 2):
         measures = {"precision": {"mean": seed / 4}}
         make_run(tmp_path / "dots", "x0", seed, 1.9, measures=measures, measured=about)
     of_dots = one(tmp_path / "dots")
-    dots = draw_panels(of_dots, colours({"x0": "x0"}))[-1].how
+    dots = draw_panels(of_dots, assign_colours({"x0": "x0"}))[-1].how
     assert "beyond the axis. The dashed" in dots
-    ax = measure_figure(of_dots.measures["precision"])(of_dots, colours({"x0": "x0"})).axes[0]
+    ax = measure_figure(of_dots.measures["precision"])(of_dots, assign_colours({"x0": "x0"})).axes[
+        0
+    ]
     across = {marker: [[*line.get_xdata()] for line in ax.lines if line.get_marker() == marker]
               for marker in ("o", "None")}  # fmt: skip
     assert across == {"o": [[0.25], [0.5]], "None": [[0.97, 0.97], [0.375, 0.375]]}
@@ -80,7 +82,7 @@ def test_measure_panel_caption_describes_figure(comparison, tmp_path):
 def test_measure_figure_axis_has_at_least_two_tick_labels(comparison, values, floor, scale):
     cells = {"x0": {1: values}}
     table = replace(comparison.measures["sliced_wasserstein"], cells=cells, floor=floor)
-    with styled():
+    with figure_style():
         ax = measure_figure(table)(comparison, {"x0": "C0"}).axes[0]
         low, high = ax.get_ylim()
         ticks = [one for one in ax.get_yticklabels() if low <= one.get_position()[1] <= high]

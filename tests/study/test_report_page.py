@@ -15,7 +15,7 @@ import pytest
 
 from triptych.cli import report as cli
 from triptych.study import render
-from triptych.study.panels import colours
+from triptych.study.panels import assign_colours
 from triptych.study.render import to_latex, write_report
 from triptych.study.study import read_study
 from triptych.study.tables import Column, Entry, TableRow
@@ -98,7 +98,7 @@ def test_report_shows_answer_before_details(full):
     (comparison,) = full.study.comparisons
     for i, cell in enumerate(comparison.cells):
         assert f"{cell.bound.mean:.3f} ± {cell.bound.stderr:.3f}" in body
-        assert i == 0 or f"{comparison.claim(0, i).pair.mean:+.3f}" in body
+        assert i == 0 or f"{comparison.bound_test(0, i).pair.mean:+.3f}" in body
 
 
 def test_csv_has_every_run_in_full_precision(full):
@@ -234,7 +234,9 @@ def test_figures_are_encoded_per_comparison_to_limit_memory(tmp_path, monkeypatc
 
 
 def test_twelve_cells_have_distinct_colours():
-    assert len({*colours({f"setting {i}": f"setting {i}" for i in range(12)}).values()}) == 12
+    assert (
+        len({*assign_colours({f"setting {i}": f"setting {i}" for i in range(12)}).values()}) == 12
+    )
 
 
 def test_print_table_shows_same_numbers_at_each_width(tmp_path, capsys, monkeypatch):

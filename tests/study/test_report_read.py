@@ -140,10 +140,10 @@ def test_run_left_before_start_is_interrupted(tmp_path):
     with run.lock():
         pass
     assert read_run(run.path).status == "running"  # about to begin
-    run.leave()
+    run.clear_owner()
     assert read_run(run.path).status == "interrupted"
     with run.lock():
-        run.leave()  # somebody else has begun
+        run.clear_owner()  # somebody else has begun
         assert read_run(run.path).status == "running"
 
 

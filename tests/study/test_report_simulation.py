@@ -10,9 +10,9 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from triptych.study import verdict
-from triptych.study.cells import Rule
-from triptych.study.claims import power, seeds_needed, seeds_next, seeds_to_settle
-from triptych.study.statistics import Error, crossed, mean_squares, paired
+from triptych.study.cells import DecisionRule
+from triptych.study.claims import seeds_needed, seeds_to_settle, seeds_to_settle_best, test_power
+from triptych.study.statistics import MeanError, crossed_mean_error, mean_squares, paired
 
 from .simulate import RARE, RATIOS, Memory, at_most, bounds, claims_in_words
 
@@ -37,7 +37,7 @@ def test_crossed_intervals_have_nominal_coverage(seeds, ratio, rest):
     spread = np.sqrt(rest * max(by_item, by_seed))
     d = crossed_effects(random, n, seeds, items, by_seed, by_item)
     d = d + spread * random.normal(size=(n, seeds, items))
-    mean, error = d.mean((1, 2)), crossed(d)
+    mean, error = d.mean((1, 2)), crossed_mean_error(d)
     p = error.p(mean)
     covered = int((p >= 0.05).sum())  # within critical(.05)
     assert at_least(covered, n, 0.95) and at_most(covered, n, 0.98), covered / n
@@ -48,20 +48,20 @@ def test_crossed_intervals_have_nominal_coverage(seeds, ratio, rest):
 @pytest.mark.parametrize("df", [1, 2, 4, 11])
 def test_crossed_error_reduces_to_student_t(df):
     x = np.array([0.5, 2.0, 8.0, 30.0])
-    error = Error(np.array([1e-3, 1.0, 1e3]), df, 1.0, 297)
+    error = MeanError(np.array([1e-3, 1.0, 1e3]), df, 1.0, 297)
     for alpha in (0.05, 1e-4):
         assert error.p(error.critical(alpha)) == pytest.approx(alpha, rel=1e-6)
     # A vanishing share of the items still goes through the quadrature.
-    assert Error(1.0, df, 1e-12, 10**9).p(x) == pytest.approx(2 * stats.t.sf(x, df), rel=1e-3)
-    assert Error(1e-14, df, 1.0, 297).p(x[:2]) == pytest.approx(
+    assert MeanError(1.0, df, 1e-12, 10**9).p(x) == pytest.approx(2 * stats.t.sf(x, df), rel=1e-3)
+    assert MeanError(1e-14, df, 1.0, 297).p(x[:2]) == pytest.approx(
         2 * stats.t.sf(x[:2], 296), rel=1e-6
     )
-    assert Error(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
+    assert MeanError(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
 
 
 def test_crossed_error_of_single_item_is_paired_t_test():
     d = np.random.default_rng(0).normal(size=(4, 1))
-    error = crossed(d)
+    error = crossed_mean_error(d)
     assert error.p(d.mean()) == pytest.approx(stats.ttest_1samp(d[:, 0], 0).pvalue, rel=1e-9)
 
 
@@ -102,9 +102,13 @@ def test_half_of_alpha_is_reserved_for_bound_comparison():
     """
     table = np.array([[[2.0], [2.1], [2.2]], [[2.05], [2.16], [2.27]]]).repeat(9, 2)
     sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
-    found = Memory(table, sampled).compare(Rule(equal_within=1e9))
-    claim, other = found.claim(0, 1), found.sampled("precision", 0, "a", "b")
-    assert claim.pair.p > 0.05 / 7 and claim.p == pytest.approx(2 * claim.pair.p) and claim.holds
+    found = Memory(table, sampled).compare(DecisionRule(equal_within=1e9))
+    claim, other = found.bound_test(0, 1), found.metric_test("precision", 0, "a", "b")
+    assert (
+        claim.pair.p > 0.05 / 7
+        and claim.p == pytest.approx(2 * claim.pair.p)
+        and claim.is_significant
+    )
     assert claim.equal and not other.equal
 
 
@@ -116,7 +120,7 @@ def test_repeated_looks_keep_false_claims_at_most_5_percent(no_advice):
         seen, ever = (), False
         for size in sizes:
             seen = (*seen, frozenset(range(size)))
-            found = memory.compare(Rule(looks=len(sizes), seen=seen), range(size))
+            found = memory.compare(DecisionRule(looks=len(sizes), seen=seen), range(size))
             ever |= bool(claims_in_words(found))
         told += ever
     assert at_most(told, n, 0.05), told / n
@@ -127,7 +131,7 @@ def test_equivalence_is_claimed_falsely_in_at_most_5_percent():
     for k in range(n):
         for gap in (0.02, 0.0):
             d = bounds(random, [2.0, 2.0 + gap], 8, 100, RATIOS[k % len(RATIOS)], sd=0.004)
-            claim = Memory(d).compare(Rule(equal_within=0.02)).claim(0, 1)
+            claim = Memory(d).compare(DecisionRule(equal_within=0.02)).bound_test(0, 1)
             told, held = told + (gap > 0 and claim.equal), held + (gap == 0 and claim.equal)
     assert at_most(told, n, 0.05) and held > 0.6 * n, (told, held)
 
@@ -137,13 +141,13 @@ def test_equivalence_is_claimed_falsely_in_at_most_5_percent():
 def test_power_matches_simulated_rejection_rate(ratio, seeds, alpha):
     random, n, items = np.random.default_rng([seeds, int(ratio)]), 3000, 50
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
-    truth = Error(by_seed / seeds, seeds - 1, by_item / items, items)
+    truth = MeanError(by_seed / seeds, seeds - 1, by_item / items, items)
     most = 100 * (truth.of_seeds + truth.of_items) ** 0.5
-    difference = brentq(lambda d: power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
-    assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
+    difference = brentq(lambda d: test_power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
+    assert test_power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
     # The table has no interaction, whose one variance would be part of both errors.
     d = difference + crossed_effects(random, n, seeds, items, by_seed, by_item)
-    hits = int((crossed(d).p(d.mean((1, 2))) <= alpha).sum())
+    hits = int((crossed_mean_error(d).p(d.mean((1, 2))) <= alpha).sum())
     assert at_least(hits, n, 0.78) and at_most(hits, n, 0.82), hits / n
 
 
@@ -152,13 +156,16 @@ def test_power_without_items_is_the_noncentral_t(df):
     limit = stats.t.ppf(1 - 0.005 / 2, df)
     for shift in (3.0, 20.0):
         truth = stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift)
-        assert power(shift, Error(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
+        assert test_power(shift, MeanError(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
 
 
 def test_seeds_needed_is_smallest_sufficient_number():
-    now = Error(0.02**2 / 3, 2, 1e-6, 297)
+    now = MeanError(0.02**2 / 3, 2, 1e-6, 297)
     needed = seeds_needed(0.03, now, 0.005)
-    at = {n: power(0.03, Error(0.02**2 / n, n - 1, 1e-6, 297), 0.005) for n in (needed - 1, needed)}
+    at = {
+        n: test_power(0.03, MeanError(0.02**2 / n, n - 1, 1e-6, 297), 0.005)
+        for n in (needed - 1, needed)
+    }
     assert at[needed - 1] < 0.8 <= at[needed]
     assert seeds_needed(0.001, now, 0.005) is None  # the items alone leave twice that open
 
@@ -185,15 +192,17 @@ def test_seeds_next_settles_each_pair_that_seeds_can_settle():
         return Memory(rows[..., None]).compare(rule)
 
     found = compared(table)
-    claims = {name: found.sampled(found.question.metric.name, 0, "a", name) for name in above}
-    assert [name for name, claim in claims.items() if claim.holds] == ["d"]
+    claims = {name: found.metric_test(found.question.metric.name, 0, "a", name) for name in above}
+    assert [name for name, claim in claims.items() if claim.is_significant] == ["d"]
     assert {name: seeds_to_settle(claims[name]) for name in "bce"} == {
         "b": needed(above["b"]), "c": needed(above["c"]), "e": None,
     }  # fmt: skip
-    assert seeds_next(found) == max(needed(above["b"]), needed(above["c"]))
-    assert seeds_next(compared(table[[0, 3, 4]])) == 0, "one is settled, the other never will be"
-    assert seeds_next(compared(table[:, :1])) == 3, "of one seed nothing is known"
-    assert seeds_next(compared(table, Rule(looks=3))) == 0, (
+    assert seeds_to_settle_best(found) == max(needed(above["b"]), needed(above["c"]))
+    assert seeds_to_settle_best(compared(table[[0, 3, 4]])) == 0, (
+        "one is settled, the other never will be"
+    )
+    assert seeds_to_settle_best(compared(table[:, :1])) == 3, "of one seed nothing is known"
+    assert seeds_to_settle_best(compared(table, DecisionRule(looks=3))) == 0, (
         "which says itself how many there will be"
     )
 

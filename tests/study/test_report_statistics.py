@@ -11,7 +11,7 @@ from scipy import stats
 
 from triptych.run.parsing import Estimate
 from triptych.study.formatting import duration, plus_minus, three_digits, with_interval
-from triptych.study.statistics import far, holm, paired, spread
+from triptych.study.statistics import holm, outlying_labels, paired, spread
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
 pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)
@@ -66,7 +66,7 @@ def test_only_common_seeds_count():
 def test_paired_of_fewer_than_two_seeds_is_nan(reference, other, n):
     pair = paired(reference, other)
     assert pair.n == n and math.isnan(pair.interval(0.05)[0]) and math.isnan(pair.p)
-    assert math.isnan(pair.not_beyond(9.0 - abs(pair.mean))), "nor that they are the same"
+    assert math.isnan(pair.one_sided_p(9.0 - abs(pair.mean))), "nor that they are the same"
 
 
 def test_paired_of_identical_seeds_has_nan_p():
@@ -135,9 +135,12 @@ def test_with_interval_rounds_to_interval_width(figures, said):
     ],
 )
 def test_far_finds_outlier_settings(values, bad):
-    assert far(values) == bad
+    assert outlying_labels(values) == bad
     assert (
-        far({label: [-value for value in several] for label, several in values.items()}, -1) == bad
+        outlying_labels(
+            {label: [-value for value in several] for label, several in values.items()}, -1
+        )
+        == bad
     )
 
 

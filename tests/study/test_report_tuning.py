@@ -8,7 +8,7 @@ import pytest
 from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import SweepRecord, Tuning
-from triptych.study.groups import BEST, EQUAL, describe_tuning, setting_label, stages
+from triptych.study.groups import BEST, EQUAL, describe_tuning, setting_label, tuning_stages
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 
@@ -57,7 +57,7 @@ def runs(tmp_path):
 
 
 def test_stages_remove_tuned_keys_from_settings(runs):
-    found = dict(stages(runs, SweepRecord.from_dict(SWEEP).tuning))
+    found = dict(tuning_stages(runs, SweepRecord.from_dict(SWEEP).tuning))
     assert list(found) == [BEST, EQUAL]
     for part in found.values():
         assert len(part) == 6 and not any("optimizer.lr" in run.overrides for run in part)
@@ -136,7 +136,7 @@ def test_setting_values_with_commas_are_one_setting():
     tuning = Tuning(
         ("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, [1, 2]
     )
-    assert [len(part) for _, part in stages([run], tuning)] == [1, 1]
+    assert [len(part) for _, part in tuning_stages([run], tuning)] == [1, 1]
 
 
 def test_tuning_edge_is_by_value_not_by_typed_order():

@@ -11,7 +11,7 @@ from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
 from triptych.config.describe import read_yaml
-from triptych.config.metric import version_of
+from triptych.config.metric import metric_version
 from triptych.config.source import CONFIGS
 from triptych.study import results_page
 from triptych.study.claims_figure import claims_figure
@@ -256,7 +256,7 @@ def test_a_file_that_refers_beyond_itself_is_read_as_it_is_written(tmp_path, mon
     (tmp_path / "paper").mkdir()
     text = "name: 2024-06-01\nhydra: null\npaper: {claims: {a: {at: {sampler.steps: '${sampler.steps}'}}}}\n"
     (tmp_path / "paper" / "theirs.yaml").write_text(text)
-    monkeypatch.setattr(results_page, "folders", lambda: (tmp_path,))
+    monkeypatch.setattr(results_page, "config_folders", lambda: (tmp_path,))
     claims = results_page.read_papers()["theirs"]["claims"]
     assert claims == {"a": {"at": {"sampler.steps": "${sampler.steps}"}}}
 
@@ -301,16 +301,16 @@ def test_a_result_older_than_what_measured_it_is_to_be_run_again(paper, tmp_path
     assert "3 to run again" in page(tmp_path, paper), "by a former version of this package"
     files = [*paper.glob("*/summary.json")]
     for file in files:
-        edit(file, versions={"classes": version_of("classes")})
+        edit(file, versions={"classes": metric_version("classes")})
     assert "to run again" not in page(tmp_path, paper)
-    edit(files[0], versions={"classes": version_of("classes") - 1})
+    edit(files[0], versions={"classes": metric_version("classes") - 1})
     assert "3 to run again" in page(tmp_path, paper)
 
 
 def test_a_metric_of_ones_own_has_a_version(paper, tmp_path, monkeypatch, trusting):
     monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE})
     trusting("version_lab", "class Mine:\n    version = 2\n")
-    assert version_of("version_lab.Mine") == 2
+    assert metric_version("version_lab.Mine") == 2
     for file in paper.glob("*/config.yaml"):
         file.write_text("metrics: {mine: {_target_: version_lab.Mine}}\n")
     assert "3 to run again" in page(tmp_path, paper)

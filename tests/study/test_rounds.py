@@ -13,9 +13,9 @@ from triptych.run.sweep_record import SweepRecord
 from triptych.study.rounds import (
     check_rounds,
     choose_point,
-    grid,
-    names,
-    seeds_after,
+    grid_jobs,
+    seed_rounds,
+    setting_names,
     settings_and_seeds,
 )
 
@@ -56,16 +56,16 @@ def test_choose_point_excludes_values_with_diverged_seed():
 
 
 def test_seeds_after_ends_at_max_seeds():
-    assert [len(r) for r in seeds_after([1, 2, 3], 12)] == [3, 5, 8, 12]
-    assert seeds_after([11, 12, 13], 6) == [
+    assert [len(r) for r in seed_rounds([1, 2, 3], 12)] == [3, 5, 8, 12]
+    assert seed_rounds([11, 12, 13], 6) == [
         [11, 12, 13],
         [11, 12, 13, 14, 15],
         [11, 12, 13, 14, 15, 16],
     ]
-    assert seeds_after([1, 2, 3], 3) == [[1, 2, 3]]
+    assert seed_rounds([1, 2, 3], 3) == [[1, 2, 3]]
     for first, most in (([1], 12), ([1, 2, 3], 2)):
         with pytest.raises(UserError, match="max_seeds"):
-            seeds_after(first, most)
+            seed_rounds(first, most)
 
 
 def test_grid_applies_setting_overrides_unless_typed():
@@ -73,26 +73,26 @@ def test_grid_applies_setting_overrides_unless_typed():
         "params": {"seed": "1,2", "setting": "small,large"},
         "settings": {"small": ["model.width=4"], "large": ["model.width=8", "model.depth=2"]},
     }
-    assert grid(sweeper, []) == [
+    assert grid_jobs(sweeper, []) == [
         ["setting=small", "model.width=4", "seed=1"],
         ["setting=large", "model.width=8", "model.depth=2", "seed=1"],
         ["setting=small", "model.width=4", "seed=2"],
         ["setting=large", "model.width=8", "model.depth=2", "seed=2"],
     ]
-    assert grid(sweeper, ["seed=3", "setting=large", "model.width=16"]) == [
+    assert grid_jobs(sweeper, ["seed=3", "setting=large", "model.width=16"]) == [
         ["setting=large", "model.depth=2", "seed=3", "model.width=16"]
     ]
     added = {"settings": {"small": ["+model.heads=2", "~model.depth", "model.width=4"]}}
-    assert grid(added, ["seed=1", "setting=small", "+model.heads=4", "model.depth=3"]) == [
+    assert grid_jobs(added, ["seed=1", "setting=small", "+model.heads=4", "model.depth=3"]) == [
         ["setting=small", "model.width=4", "seed=1", "+model.heads=4", "model.depth=3"]
     ]
     with pytest.raises(
         UserError, match="setting=huge: no such setting; settings here: small, large"
     ):
-        grid(sweeper, ["setting=small,huge"])
+        grid_jobs(sweeper, ["setting=small,huge"])
     with pytest.raises(UserError, match="setting=small: no such setting; settings here: none"):
-        grid({}, ["setting=small,large"])
-    assert grid(sweeper, ["setting=null", "seed=1"]) == [["seed=1", "setting=null"]]
+        grid_jobs({}, ["setting=small,large"])
+    assert grid_jobs(sweeper, ["setting=null", "seed=1"]) == [["seed=1", "setting=null"]]
 
 
 def test_settings_and_seeds_splits_grid():
@@ -101,7 +101,7 @@ def test_settings_and_seeds_splits_grid():
 
 
 def test_an_axis_without_values_is_refused():
-    refused(lambda: grid({}, ["seed=range(4,1)", "objective=x0,v"]), "-m: a key has no values")
+    refused(lambda: grid_jobs({}, ["seed=range(4,1)", "objective=x0,v"]), "-m: a key has no values")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ class Offline(RoundsSweeper):
         self.batches.append(jobs)
         for job in jobs:
             told = dict(o.split("=", 1) for o in job)
-            folder = self.hook.root / self.hook.cell(job)
+            folder = self.hook.root / self.hook.cell_directory_name(job)
             folder.mkdir(parents=True, exist_ok=True)
             figure = metrics(self.bound(told), n=1)
             figures = {"val": figure} | ({} if told.get("test") == "false" else {"test": figure})
@@ -156,7 +156,7 @@ def test_tuning_uses_equal_budget_test_false_and_fresh_seeds(root):
         )
 
     sweep = Offline(root, bound, tune={"optimizer.lr": "0.1,0.2,0.4"}, tuning_seeds="101,102")
-    sweep._tuned(GRID)
+    sweep._tune_and_run_grid(GRID)
     tuning, final = sweep.batches
     assert len(tuning) == 2 * 3 * 2 and all("test=false" in job for job in tuning)
     per = [sum(f"objective={o}" in job for job in tuning) for o in own]
@@ -174,23 +174,23 @@ def test_tuning_uses_equal_budget_test_false_and_fresh_seeds(root):
 def test_recorded_tuning_choice_is_kept_during_rerun(root, monkeypatch):
     """The same command is killed before it has read its trials again."""
     options = {"tune": {"optimizer.lr": "0.1,0.2"}, "tuning_seeds": "101"}
-    Offline(root, lambda told: float(told["optimizer.lr"]), **options)._tuned(GRID)
+    Offline(root, lambda told: float(told["optimizer.lr"]), **options)._tune_and_run_grid(GRID)
     chosen = json.loads((root / "sweep.json").read_text())["tuning"]
     again = Offline(root, lambda told: 1.0, **options)
     again.hook.record = lambda **facts: (
         facts.get("tuning") and again.batches.append(facts["tuning"])
     )
     monkeypatch.setattr(again, "_launch", lambda jobs: again.batches.append("launched"))
-    again._tuned(GRID)
+    again._tune_and_run_grid(GRID)
     assert again.batches[:2] == [chosen, "launched"]
 
 
 def test_names_of_settings_omit_execution_keys():
     """Keys that set how or where runs are started or watched name no setting."""
-    assert names([("objective=x0", "plan=true", "threads=2", "name=s")]) == {
+    assert setting_names([("objective=x0", "plan=true", "threads=2", "name=s")]) == {
         ("objective=x0", "plan=true", "threads=2", "name=s"): "objective=x0"
     }
-    assert [*names([("setting=3", "a=1"), ("setting=4", "a=1")]).values()] == [
+    assert [*setting_names([("setting=3", "a=1"), ("setting=4", "a=1")]).values()] == [
         "setting=3",
         "setting=4",
     ]
@@ -199,7 +199,7 @@ def test_names_of_settings_omit_execution_keys():
 @pytest.mark.parametrize("seeds", [None, "1,102", "", "-1", "4294967296", "a,b"])
 def test_tuning_seeds_must_be_valid_and_differ_from_report_seeds(root, seeds):
     sweep = Offline(root, lambda told: 2.0, tune={"optimizer.lr": "0.1,0.2"}, tuning_seeds=seeds)
-    refused(lambda: sweep._tuned(GRID), "tuning_seeds")
+    refused(lambda: sweep._tune_and_run_grid(GRID), "tuning_seeds")
 
 
 def decides(monkeypatch, at: int) -> list[tuple]:
@@ -210,7 +210,7 @@ def decides(monkeypatch, at: int) -> list[tuple]:
         asked.append((look, looks))
         return f"look {look}", {("v", "x0"): "same" if look >= at else "open"}
 
-    monkeypatch.setattr("triptych.study.compare.decide", decide)
+    monkeypatch.setattr("triptych.study.compare.decide_at_look", decide)
     return asked
 
 
@@ -218,7 +218,7 @@ def decides(monkeypatch, at: int) -> list[tuple]:
 def test_until_decided_adds_seeds_until_no_pair_is_open(root, monkeypatch, at, looks):
     asked = decides(monkeypatch, at)
     sweep = Offline(root, lambda told: 2.0)
-    sweep._until_decided(GRID)
+    sweep._run_rounds_until_decided(GRID)
     assert asked == [(look, 4) for look in range(1, looks + 1)]
     assert [len(batch) for batch in sweep.batches] == [6, 10, 16, 24][:looks]
     for batch in sweep.batches:  # the same seeds for all
@@ -230,12 +230,14 @@ def test_until_decided_adds_seeds_until_no_pair_is_open(root, monkeypatch, at, l
 
 def test_until_decided_resumes_at_recorded_look(root, monkeypatch):
     decides(monkeypatch, at=3)
-    Offline(root, lambda told: 2.0)._until_decided(GRID)
+    Offline(root, lambda told: 2.0)._run_rounds_until_decided(GRID)
     asked = decides(monkeypatch, at=3)
     again = Offline(root, lambda told: 2.0)
-    again._until_decided(GRID)
+    again._run_rounds_until_decided(GRID)
     assert asked == [(3, 4)] and [len(batch) for batch in again.batches] == [16]
-    assert again.hook.look({"looks": 4, "equal_within": 0.5}) == 1, "by another rule it begins anew"
+    assert again.hook.next_look({"looks": 4, "equal_within": 0.5}) == 1, (
+        "by another rule it begins anew"
+    )
 
 
 @pytest.mark.slow

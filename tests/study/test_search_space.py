@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hydra_plugins.triptych_search._space import distribution, probe_jobs
-from hydra_plugins.triptych_search.sweeper import OptunaSweeper, _Watch
+from hydra_plugins.triptych_search._space import optuna_distribution, probe_jobs
+from hydra_plugins.triptych_search.sweeper import OptunaSweeper, _TrialMonitor
 from tests.refusal import refused, refused_command
 from tests.study.fake_runs import make_run
 from triptych.config.check import check_optimized_metric
@@ -20,7 +20,7 @@ from triptych.study import sweep
 
 
 def drawn_from(text: str):
-    return distribution(OverridesParser.create().parse_override(text))
+    return optuna_distribution(OverridesParser.create().parse_override(text))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def search(tmp_path, monkeypatch):
         hook = SimpleNamespace(
             reserve=lambda cells: None, plan=lambda jobs: {}, expect=lambda jobs: None
         )
-        hook.root, hook.cell = tmp_path, lambda job: str(len(asked) + 1)
+        hook.root, hook.cell_directory_name = tmp_path, lambda job: str(len(asked) + 1)
         monkeypatch.setattr(sweep, "current_hook", lambda: hook)
         sweeper.launcher = SimpleNamespace(launch=launch)
         monkeypatch.setattr(sweeper, "validate_batch_is_legal", lambda batch: None)
@@ -190,7 +190,7 @@ def test_pruning_writes_prune_file_into_run_directory(tmp_path):
     (run / "metrics.csv").write_text("step,val/bpd\n10,2.0\n")
     (run / PRUNE).symlink_to(outside)
     trial = SimpleNamespace(report=lambda value, step: None, should_prune=lambda: True)
-    with _Watch([trial], [run]):
+    with _TrialMonitor([trial], [run]):
         time.sleep(0.8)
     assert (run / PRUNE).is_file() and not outside.exists()
 

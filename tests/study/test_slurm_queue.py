@@ -53,7 +53,7 @@ def submitted(tmp_path, monkeypatch):
         state.told.append((job, overrides, how))
         return 1.25
 
-    monkeypatch.setattr(slurm, "ask_queue", ask)
+    monkeypatch.setattr(slurm, "query_queue", ask)
     monkeypatch.setattr(slurm.time, "monotonic", lambda: state.clock)
     monkeypatch.setattr(SlurmJob, "watcher", None)
     slurm.watch_queue({"nodes": 1, "tasks_per_node": 2, "submitit_folder": folder}, outcome)
@@ -135,9 +135,9 @@ def test_ask_queue_parses_squeue_output(tmp_path, monkeypatch, script, queue):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SQUEUE_PARTITION", "OTHER")
-    assert slurm.ask_queue() == queue
+    assert slurm.query_queue() == queue
 
 
 def test_ask_queue_without_squeue_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.ask_queue() is None
+    assert slurm.query_queue() is None

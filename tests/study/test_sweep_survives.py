@@ -126,7 +126,7 @@ def test_interrupted_sweep_prints_one_line_and_saves_checkpoint(root, asked, lau
 
 def test_stop_below_without_ps_does_nothing(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    processes.stop_below({os.getpid()})
+    processes.stop_descendants({os.getpid()})
 
 
 def test_job_of_dead_sweep_ends_at_once(tmp_path):

@@ -13,7 +13,7 @@ from triptych.study.claims import seeds_needed
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
-from triptych.study.verdict import verdict
+from triptych.study.verdict import describe_verdict
 
 from .fake_runs import edit, failed, make_run, make_runs, metrics
 from .test_report_compare import HINTS, one, runs_of
@@ -33,7 +33,7 @@ def recorded(root, **facts):
 
 def test_verdict_states_lowest_clear_and_not_settled(tmp_path):
     """With three seeds, c is 1 above a in each, and b is above and below."""
-    said = verdict(runs_of(tmp_path, CLEAR))
+    said = describe_verdict(runs_of(tmp_path, CLEAR))
     assert said.sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
     assert "Not settled against b." in said.headline
 
@@ -66,7 +66,7 @@ def test_next_step_replaces_typed_seeds(tmp_path):
     comparison = runs_of(tmp_path, HINTS | {"c": {1: 1.11, 2: 1.2, 3: 1.36}})
     story = recorded(tmp_path, command=[*COMMAND, "seed=1,2,3"])
     assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
-    claims = [comparison.claim(0, j) for j in (1, 2)]
+    claims = [comparison.bound_test(0, j) for j in (1, 2)]
     few, n = (seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
     assert few < n and f"b and c: about {n} seeds per setting would settle b and c." in story.answer
     seeds = ",".join(map(str, range(1, n + 1)))
@@ -78,7 +78,7 @@ def test_verdict_summarizes_seeds_needed_for_many_settings(tmp_path):
         f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k**2 / 6000 for s in (1, 2, 3)}
         for k in range(7)
     }
-    said = verdict(runs_of(tmp_path, table)).headline
+    said = describe_verdict(runs_of(tmp_path, table)).headline
     assert re.search(
         r"Not settled against 6 settings: about \d+ seeds per setting would settle", said
     )
@@ -129,7 +129,7 @@ def test_verdict_names_settings_no_better_than_baseline(tmp_path, bounds, said):
                 bound + seed / 50 * (1 + len(objective)),
                 baselines=simple,
             )
-    headline = verdict(one(tmp_path)).headline
+    headline = describe_verdict(one(tmp_path)).headline
     if said:
         assert said in headline
         # The warning precedes the answer if the best setting is among the weak ones.
@@ -163,7 +163,7 @@ def test_samples_no_better_than_noise_are_named(tmp_path):
         bad = measured({"frechet_distance": 60.0 + seed, "class_accuracy": 0.1}, noise=noise)
         make_run(tmp_path, "x0", seed, 1.9 + seed / 25, **good)
         make_run(tmp_path, "v", seed, 1.9 + seed / 50, **bad)
-    said = " ".join(verdict(one(tmp_path)).lines)
+    said = " ".join(describe_verdict(one(tmp_path)).lines)
     assert "no better than noise (50.000): v" in said and "no better than noise (0.100): v" in said
     assert "noise (50.000): x0" not in said
 

@@ -11,13 +11,13 @@ class Packages(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        from triptych.config.source import CONFIGS, check_apart, of_packages
+        from triptych.config.source import CONFIGS, check_files_are_unique, package_config_folders
 
-        packages = of_packages()
+        packages = package_config_folders()
         if not packages or not any(
             str(CONFIGS) in str(part.path) for part in search_path.get_path()
         ):
             return
-        check_apart()
+        check_files_are_unique()
         for package, folder in packages.items():
             search_path.append(package, f"file://{folder}")

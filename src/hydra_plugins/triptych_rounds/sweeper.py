@@ -67,24 +67,24 @@ class RoundsSweeper(BasicSweeper):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
-        from triptych.study.rounds import grid
+        from triptych.study.rounds import grid_jobs
         from triptych.study.sweep import current_hook
 
-        jobs = grid(self.config.hydra.sweeper, arguments)
+        jobs = grid_jobs(self.config.hydra.sweeper, arguments)
         self.hook = current_hook()
         if self.tune:
-            return self._tuned(jobs)
+            return self._tune_and_run_grid(jobs)
         if self.config.get("until"):
-            return self._until_decided(jobs)
+            return self._run_rounds_until_decided(jobs)
         return self._launch(jobs)
 
     def _launch(self, jobs: list[Job]) -> list[float | None]:
         """Run these jobs to their end, except those that have finished; return their results."""
         from triptych.run.directory import write_atomic
-        from triptych.study.rounds import fits_first
+        from triptych.study.rounds import split_by_fit
 
-        first, later = fits_first(
-            [job for job in jobs if self.hook.cell(job) not in self.hook.done]
+        first, later = split_by_fit(
+            [job for job in jobs if self.hook.cell_directory_name(job) not in self.hook.done]
         )
         if not first:
             return []
@@ -99,14 +99,16 @@ class RoundsSweeper(BasicSweeper):
 
     # until decided --------------------------------------------------------------------------------
 
-    def _until_decided(self, jobs: list[Job]) -> None:
-        from triptych.study.compare import decide
-        from triptych.study.rounds import seeds_after, settings_and_seeds
+    def _run_rounds_until_decided(self, jobs: list[Job]) -> None:
+        from triptych.study.compare import decide_at_look
+        from triptych.study.rounds import seed_rounds, settings_and_seeds
 
         settings, seeds = settings_and_seeds(jobs)
-        rounds = seeds_after(seeds, self.config.max_seeds)
+        rounds = seed_rounds(seeds, self.config.max_seeds)
         facts = {"looks": len(rounds), "equal_within": self.config.equal_within}
-        look = self.hook.look(facts)  # the number of the look that an earlier start has reached
+        look = self.hook.next_look(
+            facts
+        )  # the number of the look that an earlier start has reached
         while True:
             batch = [
                 [*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings
@@ -115,7 +117,9 @@ class RoundsSweeper(BasicSweeper):
             self._launch(batch)
             if not self.hook.all_finished(batch):
                 return  # the hook reports the unfinished runs; do not add seeds
-            sentence, pairs = decide(self.hook.root, look, len(rounds), self.config.equal_within)
+            sentence, pairs = decide_at_look(
+                self.hook.root, look, len(rounds), self.config.equal_within
+            )
             print(sentence, flush=True)
             if "open" not in pairs.values() or look == len(rounds):
                 return
@@ -123,17 +127,17 @@ class RoundsSweeper(BasicSweeper):
 
     # tuned ----------------------------------------------------------------------------------------
 
-    def _tuned(self, jobs: list[Job]) -> None:
+    def _tune_and_run_grid(self, jobs: list[Job]) -> None:
         """Tune each setting, and run the grid with the points that were best."""
-        from triptych.study.rounds import choose_point, names, settings_and_seeds
+        from triptych.study.rounds import choose_point, setting_names, settings_and_seeds
 
         settings, seeds = settings_and_seeds(jobs)
-        tuning_seeds, points = self._tuning_seeds(seeds), self._points()
-        named = names(settings)
-        facts = self._planned_tuning(tuning_seeds, points, list(named.values()))
-        trials = trials_of(settings, points, tuning_seeds)
+        tuning_seeds, points = self._tuning_seeds(seeds), self._tuning_points()
+        named = setting_names(settings)
+        facts = self._tuning_entries(tuning_seeds, points, list(named.values()))
+        trials = trials_by_setting(settings, points, tuning_seeds)
         batch = list(itertools.chain.from_iterable(trials.values()))
-        self.hook.expect(batch, more=len(settings) * len(seeds), tuning=facts)
+        self.hook.expect(batch, n_later=len(settings) * len(seeds), tuning=facts)
         self._launch(batch)
         if not self.hook.all_finished(batch):
             return
@@ -163,12 +167,12 @@ class RoundsSweeper(BasicSweeper):
             raise UserError(f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: {expected}")
         return tuning_seeds
 
-    def _points(self) -> list[Point]:
-        from triptych.study.rounds import grid
+    def _tuning_points(self) -> list[Point]:
+        from triptych.study.rounds import grid_jobs
 
-        return [tuple(point) for point in grid({"params": self.tune}, [])]
+        return [tuple(point) for point in grid_jobs({"params": self.tune}, [])]
 
-    def _planned_tuning(
+    def _tuning_entries(
         self, seeds: list[int], points: list[Point], names: list[str]
     ) -> dict[str, Any]:
         """Return the entries of ``sweep.json`` about the tuning.
@@ -181,14 +185,14 @@ class RoundsSweeper(BasicSweeper):
         facts: dict[str, Any] = {"keys": list(self.tune), "seeds": seeds}
         facts["points"] = [list(point) for point in points]
         before = self.hook.before.tuning
-        check_tuning(self.config, self.hook.root, before, Tuning(**facts).rule(names))
+        check_tuning(self.config, self.hook.root, before, Tuning(**facts).plan_entries(names))
         if before.best and not self.config.force:
             # Keep the earlier choice in the record until the trials are evaluated again.
             facts |= {"equal": before.equal, "best": before.best}
         return facts
 
 
-def trials_of(
+def trials_by_setting(
     settings: list[Setting], points: list[Point], seeds: list[int]
 ) -> dict[tuple[Setting, Point], list[Job]]:
     """Return the trials of each setting at each point, with one run per seed."""

@@ -31,12 +31,14 @@ def parse_space(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[li
     typed = [*(f"{key}={value}" for key, value in params.items()), *arguments]
     parsed = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(typed)}
     fixed = [str(o.input_line) for o in parsed.values() if not o.is_sweep_override()]
-    return fixed, {key: distribution(o) for key, o in parsed.items() if o.is_sweep_override()}
+    return fixed, {
+        key: optuna_distribution(o) for key, o in parsed.items() if o.is_sweep_override()
+    }
 
 
 def trial_job(fixed: Sequence[str], params: Mapping[str, Any]) -> list[str]:
     """Return the overrides of a trial."""
-    return [*fixed, *(f"{key}={_text(value)}" for key, value in params.items())]
+    return [*fixed, *(f"{key}={_override_text(value)}" for key, value in params.items())]
 
 
 def probe_jobs(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -45,7 +47,7 @@ def probe_jobs(params: Mapping[str, str], arguments: Sequence[str]) -> list[list
     In each, the other keys have their first value.
     """
     fixed, space = parse_space(params, arguments)
-    extremes = {key: _extremes(values) for key, values in space.items()}
+    extremes = {key: _extreme_values(values) for key, values in space.items()}
     first = {key: values[0] for key, values in extremes.items()}
     jobs = [trial_job(fixed, first)]
     for key, values in extremes.items():
@@ -53,22 +55,22 @@ def probe_jobs(params: Mapping[str, str], arguments: Sequence[str]) -> list[list
     return jobs
 
 
-def _extremes(values: Any) -> Sequence[Any]:
+def _extreme_values(values: Any) -> Sequence[Any]:
     """Return all choices, or both ends of a range."""
     if isinstance(values, CategoricalDistribution):
         return values.choices
     return values.low, values.high
 
 
-def check_space(space: Space, earlier: Space) -> None:
-    """Check that a study with trials in the space ``earlier`` can continue in ``space``.
+def check_space(space: Space, earlier_space: Space) -> None:
+    """Check that a study with trials in the space ``earlier_space`` can continue in ``space``.
 
     UserError: it cannot.
     """
-    if earlier and earlier.keys() != space.keys():
-        key = min(earlier.keys() ^ space.keys())
+    if earlier_space and earlier_space.keys() != space.keys():
+        key = min(earlier_space.keys() ^ space.keys())
         raise UserError(f"{key}: a search cannot add or drop keys; choose another name")
-    for key, distribution in earlier.items():
+    for key, distribution in earlier_space.items():
         try:
             check_distribution_compatibility(distribution, space[key])
         except ValueError as error:
@@ -76,7 +78,7 @@ def check_space(space: Space, earlier: Space) -> None:
             raise UserError(f"{key}: {problem}; choose another name") from error
 
 
-def distribution(override: Override) -> Any:
+def optuna_distribution(override: Override) -> Any:
     """Return Optuna's distribution for an override that sweeps over values.
 
     UserError: Optuna has none for it.
@@ -85,9 +87,9 @@ def distribution(override: Override) -> Any:
     log = "log" in getattr(value, "tags", ())
     try:
         if override.is_choice_sweep():
-            return CategoricalDistribution([_plain(choice) for choice in value.list])
+            return CategoricalDistribution([_plain_value(choice) for choice in value.list])
         if override.is_range_sweep() and not log:
-            return _of_range(value)
+            return _range_distribution(value)
         if isinstance(value.start, int) and isinstance(value.end, int):  # int(interval(1,9))
             return IntDistribution(value.start, value.end, log=log)
         return FloatDistribution(float(value.start), float(value.end), log=log)
@@ -96,20 +98,20 @@ def distribution(override: Override) -> Any:
         raise UserError(f"{override.input_line}: {problem}") from error
 
 
-def _of_range(value: Any) -> Any:
+def _range_distribution(value: Any) -> Any:
     values = list(value.range())
     if values and value.step > 0 and isinstance(values[0] + value.step, int):
         return IntDistribution(values[0], values[-1], step=int(value.step))
     return CategoricalDistribution(values)
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value)
     return getattr(value, "text", value)
 
 
-def _text(value: Any) -> str:
+def _override_text(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -110,7 +110,7 @@ class OptunaSweeper(BasicSweeper):
             batch = under_way[: self.n_jobs]
             under_way = under_way[self.n_jobs :]
             missing = self.n_trials - done - len(batch) - len(under_way)
-            batch += [self._draw(study) for _ in range(min(self.n_jobs - len(batch), missing))]
+            batch += [self._new_trial(study) for _ in range(min(self.n_jobs - len(batch), missing))]
             self._run_batch(study, batch, launched)
             launched += len(batch)
             numbers = {trial.number for trial in batch}
@@ -118,23 +118,23 @@ class OptunaSweeper(BasicSweeper):
                 return  # the trial was interrupted; the same command resumes it
             done += len(batch)
 
-    def _draw(self, study: Any) -> Any:
+    def _new_trial(self, study: Any) -> Any:
         """Return a new trial, whose values depend on its number and not on the command."""
         from optuna.samplers import TPESampler
 
         study.sampler = TPESampler(seed=self.seed + 1000 * len(study.trials))
         return study.ask(self.space)
 
-    def _run_batch(self, study: Any, batch: list[Any], launched: int) -> None:
+    def _run_batch(self, study: Any, batch: list[Any], first_job_index: int) -> None:
         """Run trials at the same time, and report their figures to the study."""
         from hydra_plugins.triptych_search._space import trial_job
 
         jobs = [trial_job(self.fixed, trial.params) for trial in batch]
-        folders = [self.hook.root / self.hook.cell(job) for job in jobs]
+        folders = [self.hook.root / self.hook.cell_directory_name(job) for job in jobs]
         self.validate_batch_is_legal(jobs)
         self.hook.expect(jobs)
-        with _Watch(batch, folders if self.prune else []):
-            results = self.launcher.launch(jobs, initial_job_idx=launched)
+        with _TrialMonitor(batch, folders if self.prune else []):
+            results = self.launcher.launch(jobs, initial_job_idx=first_job_index)
         for trial, folder, result in zip(batch, folders, results, strict=True):
             report_trial(study, trial, folder, result.return_value, self.metric)
 
@@ -178,7 +178,7 @@ def _is_running(trial: Any) -> bool:
     return trial.state.name == "RUNNING"
 
 
-class _Watch(threading.Thread):
+class _TrialMonitor(threading.Thread):
     """Report validation bounds of running trials to the study, and mark trials to be stopped."""
 
     def __init__(self, trials: list[Any], folders: list[Path]):
@@ -198,12 +198,12 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         while not self._halt.wait(0.5):
             for trial, folder, reported in self.running:
-                self._report(trial, folder, reported)
+                self._report_bounds(trial, folder, reported)
 
-    def _report(self, trial: Any, folder: Path, reported: set[int]) -> None:
+    def _report_bounds(self, trial: Any, folder: Path, reported: set[int]) -> None:
         from triptych.run.directory import PRUNE, write_atomic
 
-        for step, value in _bounds(folder):
+        for step, value in _read_validation_bounds(folder):
             if step in reported:
                 continue
             reported.add(step)
@@ -213,7 +213,7 @@ class _Watch(threading.Thread):
                 write_atomic(folder / PRUNE, "")
 
 
-def _bounds(folder: Path) -> list[tuple[int, float]]:
+def _read_validation_bounds(folder: Path) -> list[tuple[int, float]]:
     """Return the pairs (step, validation bound) that a run's table has so far."""
     from triptych.run.read import Run
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import pytorch_lightning as pl
 import torch
 
-from triptych.callbacks.metrics import metrics_of
+from triptych.callbacks.metrics import item_metrics_callback
 from triptych.declare import Count, NonNegative, Unit, declared
 from triptych.errors import UserError
 
@@ -41,7 +41,7 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        better = {"accuracy": "higher"} | metrics_of(trainer).better
+        better = {"accuracy": "higher"} | item_metrics_callback(trainer).better
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, but this callback needs a metric where lower is better"
             raise UserError(

@@ -37,9 +37,9 @@ class EMA(pl.Callback):
     """Average the parameters after each step, for several lengths of the average at once.
 
     average <- beta_n average + (1 - beta_n) parameters after step n, with the beta_n of each length
-    (see ``exponent``). Parameters are averaged, buffers are not. Validation uses the average of the
-    first length. A checkpoint holds the raw weights in its ``state_dict``, and all averages and
-    their counter in this callback's state.
+    (see ``power_exponent``). Parameters are averaged, buffers are not. Validation uses the average
+    of the first length. A checkpoint holds the raw weights in its ``state_dict``, and all averages
+    and their counter in this callback's state.
 
     Args:
         sigma_rel: length of the reported average as a share of the run so far (EDM2's power
@@ -70,7 +70,9 @@ class EMA(pl.Callback):
         self._beta: dict[str, Callable[[int], float]] = {}
         if half_life is not None:
             self._beta[f"half_life_{half_life:g}"] = partial(half_life_beta, half_life)
-        self._beta |= {name: partial(power_beta, exponent(s)) for name, s in self._powers.items()}
+        self._beta |= {
+            name: partial(power_beta, power_exponent(s)) for name, s in self._powers.items()
+        }
         self.lengths = tuple(self._beta)
         self.name = self.lengths[0]
         self.validates = True  # validation uses the average in place of the raw weights
@@ -119,11 +121,11 @@ class EMA(pl.Callback):
         if self.average and self.validates:
             parameters = _parameters(module)
             self._raw = [p.detach().clone() for p in parameters.values()]
-            _copy(parameters, list(self.average.values()))
+            _copy_values(parameters, list(self.average.values()))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._raw is not None:
-            _copy(_parameters(pl_module), self._raw)
+            _copy_values(_parameters(pl_module), self._raw)
             self._raw = None
 
     def on_exception(
@@ -152,11 +154,11 @@ def _parameters(module: pl.LightningModule) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copy(parameters: dict[str, Tensor], values: list[Tensor]) -> None:
+def _copy_values(parameters: dict[str, Tensor], values: list[Tensor]) -> None:
     torch._foreach_copy_(list(parameters.values()), values)
 
 
-def exponent(sigma_rel: float) -> float:
+def power_exponent(sigma_rel: float) -> float:
     """Solve sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2) for gamma >= 0.
 
     The solution is found by bisection. ValueError if ``sigma_rel`` is outside (0, 12^(-1/2));
@@ -191,16 +193,18 @@ def half_life_beta(half_life: float, n: int) -> float:
     return 1 - (1 - keep) / (1 - keep**n)
 
 
-def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> np.ndarray:
+def combination_factors(
+    stored_averages: Sequence[tuple[int, float]], step: int, sigma_rel: float
+) -> np.ndarray:
     """Solve for factors that combine stored averages to one of another length (app. C, alg. 3).
 
     They minimise the squared distance of the profiles among factors with the sum 1, so parameters
-    that do not change in training are unchanged. ``stored``: (step, sigma_rel) of each average, in
-    the order of the factors.
+    that do not change in training are unchanged. ``stored_averages``: (step, sigma_rel) of each
+    average, in the order of the factors.
     """
-    profiles = [(t, exponent(s)) for t, s in stored]
-    own = np.array([[_product(a, b) for b in profiles] for a in profiles])
-    aim = np.array([_product(a, (step, exponent(sigma_rel))) for a in profiles])
+    profiles = [(t, power_exponent(s)) for t, s in stored_averages]
+    own = np.array([[_profile_product(a, b) for b in profiles] for a in profiles])
+    aim = np.array([_profile_product(a, (step, power_exponent(sigma_rel))) for a in profiles])
     # Normalise the profiles, as those of early steps are high and narrow.
     scale = 1 / np.sqrt(np.diag(own))
     count = len(profiles)
@@ -212,7 +216,7 @@ def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
     return factors / factors.sum()
 
 
-def _product(a: tuple[int, float], b: tuple[int, float]) -> float:
+def _profile_product(a: tuple[int, float], b: tuple[int, float]) -> float:
     """Return the integral of the product of two power profiles, each given by (step, gamma)."""
     (s, c), (t, d) = a, b
     overlap = (c + d + 1) * math.log(min(s, t)) - (c + 1) * math.log(s) - (d + 1) * math.log(t)

@@ -11,9 +11,9 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.check import check_metric_names
-from triptych.config.own_code import defined_at, is_own, raised_by
+from triptych.config.own_code import definition_location, is_user_code, reraise_as_user_error
 from triptych.data.batch import Batch
-from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.draws import Stream, hash_seed
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
@@ -70,18 +70,18 @@ class Metrics(pl.Callback):
             seeds.append(pl_module.global_rank)
         for name, metric in self.metrics.items():
             with torch.random.fork_rng(devices):
-                torch.manual_seed(mix(*seeds))
-                _update(name, metric, pl_module, batch)
+                torch.manual_seed(hash_seed(*seeds))
+                _update_metric(name, metric, pl_module, batch)
 
     on_test_batch_end = on_validation_batch_end
 
-    def try_own(self, model: BoundModel, batch: Batch) -> None:
+    def try_user_metrics(self, model: BoundModel, batch: Batch) -> None:
         """Update each metric once and reset it, if any is user-supplied; UserError if one fails."""
-        if not any(map(is_own, self.metrics.values())):
+        if not any(map(is_user_code, self.metrics.values())):
             return
         model.before_accounting()  # as Lightning does before metrics are updated
         for name, metric in self.metrics.items():
-            _update(name, metric.to(model.device), model, batch)
+            _update_metric(name, metric.to(model.device), model, batch)
             metric.reset()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
@@ -92,10 +92,12 @@ class Metrics(pl.Callback):
         )
 
     def on_test_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self._compute(module.tested.items)
+        self._compute(module.test_loader.items)
 
     def _compute(self, items: int) -> None:
-        self.figures = {name: _figure(name, m.compute(), items) for name, m in self.metrics.items()}
+        self.figures = {
+            name: _item_metric(name, m.compute(), items) for name, m in self.metrics.items()
+        }
 
 
 def logged_mean(figure: dict[str, Any]) -> float:
@@ -103,35 +105,35 @@ def logged_mean(figure: dict[str, Any]) -> float:
     return math.nan if figure["mean"] is None else float(figure["mean"])
 
 
-def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
+def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     """Build the user's metrics that ``config`` names, both of items and of samples."""
     nodes = (config.get("metrics") or {}).items()
     metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
     for name, metric in metrics.items():
         higher = getattr(metric, "higher_is_better", None)
         if higher not in BETTER:
-            fix = f"must be True, False or None{defined_at(type(metric))}"
+            fix = f"must be True, False or None{definition_location(type(metric))}"
             raise UserError(f"metrics.{name}: higher_is_better={higher!r}; {fix}")
     return metrics
 
 
-def build_metrics(config: dict[str, Any]) -> list[Metrics]:
+def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:
     """Return the callback of the item metrics that ``config`` names, or [] if there are none."""
     of_items = {
         n: metric
-        for n, metric in named_metrics(config).items()
+        for n, metric in build_user_metrics(config).items()
         if not isinstance(metric, OfSamples)
     }
     return [Metrics(of_items)] if of_items else []
 
 
-def metrics_of(trainer: pl.Trainer) -> Metrics:
+def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
     """Return the callback of the trainer's item metrics, or one without metrics if it has none."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
     return next((callback for callback in callbacks if isinstance(callback, Metrics)), Metrics({}))
 
 
-def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
+def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have changed the mode
     # A cascade has one for each stage.
@@ -139,14 +141,14 @@ def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     try:
         for account in accounts:
             account.paused = True
-        with raised_by(f"metrics.{name}"):
+        with reraise_as_user_error(f"metrics.{name}"):
             metric.update(model, copy.deepcopy(batch))
     finally:
         for account in accounts:
             account.paused = False
 
 
-def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
+def _item_metric(name: str, value: Any, items: int) -> dict[str, Any]:
     try:
         if isinstance(value, Mapping):
             return {key: value[key] for key in ("mean", "stderr", "n")}

@@ -10,4 +10,4 @@ from triptych.cli import startup
 if startup.is_command():
     startup.start()
 elif startup.STARTED in os.environ:  # a launcher's worker
-    startup.make_streams_plain()
+    startup.escape_standard_streams()

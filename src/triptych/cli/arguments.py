@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.startup import answer_version
-from triptych.config.check import check_lists
+from triptych.cli.startup import print_version_and_exit
+from triptych.config.check import check_choice_lists
 from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
 from triptych.config.identity import ABSENT, quote, register_resolvers
@@ -71,7 +71,7 @@ def config_folder(text: str) -> Path:
 
 def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namespace:
     """Return a command's options and overrides; answer --version, --help and --cfg, and exit."""
-    answer_version(arguments)
+    print_version_and_exit(arguments)
     register_resolvers()
     options = make_parser(command).parse_intermixed_args(list(map(without_hyphens, arguments)))
     options.overrides = hydra_overrides(options.overrides, command)
@@ -79,7 +79,7 @@ def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namesp
         options.overrides.append(f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]")
     if options.help or options.cfg or options.resolve or options.package:
         gc.disable()  # the process ends here; collecting garbage takes a fifth of its time
-        print(answer_page(options, command), end="")
+        print(help_or_config_text(options, command), end="")
         sys.exit(0)
     return options
 
@@ -110,7 +110,7 @@ def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
     parts = [override.lstrip("+").partition("._target_=") for override in typed]
     classes = {place: target for place, is_class, target in parts if is_class}
     overrides = [hydra_override(override, classes, command) for override in typed]
-    check_lists(overrides)
+    check_choice_lists(overrides)
     return overrides
 
 
@@ -126,14 +126,14 @@ def hydra_override(override: str, classes: Mapping[str, str], command: str) -> s
     check_password(override)
     if value == "{}":
         raise UserError(f"{override}: an empty group changes nothing; leave it out")
-    return f"{plus_signs(key, classes)}{key}={quoted(key.lstrip('+'), value, command)}"
+    return f"{plus_signs(key, classes)}{key}={quote_value(key.lstrip('+'), value, command)}"
 
 
-def quoted(key: str, value: str, command: str) -> str:
+def quote_value(key: str, value: str, command: str) -> str:
     """Quote a value that Hydra would misread, or could not read at all."""
     if AS_IT_IS.fullmatch(value):
         return value
-    is_path = find_key(key, command=command).mark(IsPath) is not None
+    is_path = find_key(key, command=command).find_mark(IsPath) is not None
     misread = UNQUOTED.fullmatch(value) or (key == "name" and GROUPED.fullmatch(value))
     return quote(value) if is_path or misread else value
 
@@ -141,7 +141,7 @@ def quoted(key: str, value: str, command: str) -> str:
 # output of --help and --cfg -----------------------------------------------------------------------
 
 
-def answer_page(options: argparse.Namespace, command: str) -> str:
+def help_or_config_text(options: argparse.Namespace, command: str) -> str:
     """Return the output of ``--help`` or ``--cfg``, checked as for a run."""
     cfg = compose_command(command, options.overrides)
     if options.help:

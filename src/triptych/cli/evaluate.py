@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from triptych.cli.arguments import run_command
-from triptych.cli.outputs import check_file
+from triptych.cli.outputs import check_output_file
 from triptych.config.compose import checked_values
 from triptych.errors import UserError
 from triptych.run.processes import rank
@@ -18,7 +18,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     values = checked_values(cfg, "evaluate")
     outputs = {key: values[key] for key in ("out", "items") if values[key]}
     for key, path in outputs.items():
-        check_file(key, path)
+        check_output_file(key, path)
     if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
         raise UserError(f"items={values['items']}: same file as out; choose another name")
     find_checkpoint(cfg.ckpt)  # report a missing file before torch is imported
@@ -31,12 +31,12 @@ def evaluate_and_print(cfg: DictConfig) -> None:
     """Evaluate, print one line, and write JSON to ``out``."""
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.parsing import parse_estimates
-    from triptych.run.result import figures_line
+    from triptych.run.result import split_line
 
     figures = evaluate_composed(cfg)
     if rank() != 0:
         return
-    print(figures_line(parse_estimates(cfg.split, figures), cfg.split))
+    print(split_line(parse_estimates(cfg.split, figures), cfg.split))
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

@@ -8,10 +8,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from triptych.cli.outputs import check_folder
-from triptych.cli.startup import answer_version
+from triptych.cli.outputs import check_output_folder
+from triptych.cli.startup import print_version_and_exit
 from triptych.errors import UserError
-from triptych.files import check_directory, typed_path
+from triptych.files import check_directory, parse_path
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.pipeline import check_expressible, write_pipeline
@@ -21,11 +21,11 @@ from triptych.run.untrusted import find_checkpoint
 def export(arguments: list[str]) -> Path:
     """Export as the command line says; return the directory written."""
     source, target, license_name = parse(arguments)
-    run, folder = RunDirectory(typed_path(source, "RUN")), typed_path(target, "OUT").absolute()
+    run, folder = RunDirectory(parse_path(source, "RUN")), parse_path(target, "OUT").absolute()
     check_directory(run.path)
     check_expressible(run)
     find_checkpoint(run.path, "run")
-    check_folder("DIR", str(folder))
+    check_output_folder("DIR", str(folder))
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"DIR={target}: is not empty; choose a new directory")
     if find_spec("diffusers") is None:
@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> tuple[str, str, str]:
 
 def main() -> None:
     """Run the console script."""
-    answer_version(sys.argv[1:])
+    print_version_and_exit(sys.argv[1:])
     if {"-h", "--help"} & {*sys.argv[1:]}:
         sys.exit(print(__doc__))
     with one_line_errors("export"):

@@ -5,38 +5,38 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from triptych.errors import StorageError, UserError
-from triptych.files import STORAGE, directory_with_records
+from triptych.files import STORAGE, enclosing_record_directory
 
 
-def check_file(key: str, path: str) -> None:
+def check_output_file(key: str, path: str) -> None:
     """Check that the file can be written; UserError, or StorageError."""
     place = Path(path).absolute()
-    check_records(key, path, place)
+    check_not_in_run(key, path, place)
     if place.is_symlink() or (place.exists() and not place.is_file()):
         raise UserError(f"{key}={path}: not a regular file; choose another place")
-    check_writable(key, path, place.parents)
+    check_first_writable(key, path, place.parents)
 
 
-def check_folder(key: str, path: str) -> None:
+def check_output_folder(key: str, path: str) -> None:
     """Check that files can be written in a folder, which may not exist yet.
 
     Raises UserError or StorageError.
     """
     place = Path(path).absolute()
-    check_records(key, path, place / "samples")
-    check_writable(key, path, [place, *place.parents])
+    check_not_in_run(key, path, place / "samples")
+    check_first_writable(key, path, [place, *place.parents])
 
 
-def check_records(key: str, path: str, place: Path) -> None:
+def check_not_in_run(key: str, path: str, output: Path) -> None:
     """Refuse an output within the directory of a run or a sweep."""
-    records = directory_with_records(place)
+    records = enclosing_record_directory(output)
     if records:
         raise UserError(
             f"{key}={path}: lies in a run's or sweep's directory, {records}; choose another place"
         )
 
 
-def check_writable(key: str, path: str, folders: Iterable[Path]) -> None:
+def check_first_writable(key: str, path: str, folders: Iterable[Path]) -> None:
     """Check that the first existing one of these folders is writable, by a temporary file."""
     probe = next(folder for folder in folders if folder.exists()) / f".{os.getpid()}.tmp"
     try:

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from triptych.cli.outputs import check_file, check_folder
-from triptych.cli.startup import answer_version
+from triptych.cli.outputs import check_output_file, check_output_folder
+from triptych.cli.startup import print_version_and_exit
 from triptych.errors import StorageError, UserError
-from triptych.files import typed_path
+from triptych.files import parse_path
 from triptych.run.read import find_runs, is_run
 
 DIRS = "directory of a sweep or a run; with several, joint_report.html is written into the first"
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: the report is written; 1: a directory is missing, empty or not writable.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    answer_version(arguments)
+    print_version_and_exit(arguments)
     try:
         options = make_parser().parse_args(arguments)
         check_options(options)
@@ -70,20 +70,20 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("triptych-report", description=__doc__)
     parser.add_argument(
-        "dirs", nargs="+", type=partial(typed_path, key="DIR"), metavar="DIR", help=DIRS
+        "dirs", nargs="+", type=partial(parse_path, key="DIR"), metavar="DIR", help=DIRS
     )
-    parser.add_argument("--equal-within", type=margin, metavar="M", help=WITHIN)
+    parser.add_argument("--equal-within", type=parse_margin, metavar="M", help=WITHIN)
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument(
-        "--figures", type=partial(typed_path, key="--figures"), metavar="OUT", help=FIGURES
+        "--figures", type=partial(parse_path, key="--figures"), metavar="OUT", help=FIGURES
     )
     outputs.add_argument(
-        "--results", type=partial(typed_path, key="--results"), metavar="FILE", help=RESULTS
+        "--results", type=partial(parse_path, key="--results"), metavar="FILE", help=RESULTS
     )
     return parser
 
 
-def margin(text: str) -> float:
+def parse_margin(text: str) -> float:
     """Parse the largest difference that counts as none; argparse reports a ValueError."""
     value = float(text)
     if not 0 < value < math.inf:
@@ -102,9 +102,9 @@ def check_options(options: argparse.Namespace) -> None:
     if options.results:
         if options.equal_within:
             raise UserError("--equal-within: claims have their own margins; leave it out")
-        check_file("--results", options.results)
+        check_output_file("--results", options.results)
     if options.figures:
-        check_folder("--figures", options.figures)
+        check_output_folder("--figures", options.figures)
         if any((options.figures / name).exists() for name in REPORT):
             raise UserError(
                 f"--figures={options.figures}: holds a report; choose another directory"

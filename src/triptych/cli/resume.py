@@ -8,12 +8,12 @@ import os
 import sys
 
 from triptych.errors import UserError
-from triptych.files import typed_path
+from triptych.files import parse_path
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory, check_digests
-from triptych.run.provenance import finished_before
-from triptych.run.result import one_line
+from triptych.run.provenance import changed_code_warning
+from triptych.run.result import result_line
 from triptych.run.untrusted import check_run, find_checkpoint
 
 ARGUMENT = "resume="
@@ -25,7 +25,7 @@ def resume(run: RunDirectory) -> None:
     if run.status != "finished":
         _execute(run)
     elif processes.rank() == 0:
-        warn_of_lost_checkpoint(run)
+        warn_if_checkpoint_is_lost(run)
     if processes.rank() == 0:
         print_result(run)
 
@@ -46,12 +46,12 @@ def _execute(run: RunDirectory) -> None:
 
 def print_finished(run: RunDirectory) -> None:
     """Print the result of a run that had already finished."""
-    print(finished_before(run) or "finished before")
-    warn_of_lost_checkpoint(run)
+    print(changed_code_warning(run) or "finished before")
+    warn_if_checkpoint_is_lost(run)
     print_result(run)
 
 
-def warn_of_lost_checkpoint(run: RunDirectory) -> None:
+def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
     """Warn if a finished run's checkpoint is missing, or is not the one that was evaluated."""
     result = run.summary()
     digests = result.digests if result else {}
@@ -64,7 +64,7 @@ def warn_of_lost_checkpoint(run: RunDirectory) -> None:
 
 def print_result(run: RunDirectory) -> None:
     """Print a run's figures and its directory."""
-    print(one_line(run.summary()))
+    print(result_line(run.summary()))
     print(f"run: {run.path}")
 
 
@@ -79,9 +79,9 @@ def main() -> None:
             problem = "resume=DIR uses the recorded configuration; type no other argument"
             raise UserError(f"{typed}: {problem}")
         processes.end_with_parent()
-        resume(RunDirectory(typed_path(sys.argv[1].removeprefix(ARGUMENT), ARGUMENT)))
+        resume(RunDirectory(parse_path(sys.argv[1].removeprefix(ARGUMENT), ARGUMENT)))
         if serving:
-            jobs.leave()
+            jobs.exit_job()
 
 
 if __name__ == "__main__":

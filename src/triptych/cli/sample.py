@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from triptych.cli.arguments import run_command
-from triptych.cli.outputs import check_folder
+from triptych.cli.outputs import check_output_folder
 from triptych.config.compose import checked_values
 from triptych.errors import UserError
 from triptych.run.directory import atomic
@@ -30,8 +30,10 @@ def sample(cfg: DictConfig) -> Path:
     ``save_tensor`` chooses the folder.
     """
     values = checked_values(cfg, "sample")
-    check_folder("out", values["out"])
-    for key, path in checkpoints(values).items():  # report a missing file before torch is imported
+    check_output_folder("out", values["out"])
+    for key, path in checkpoint_paths(
+        values
+    ).items():  # report a missing file before torch is imported
         find_checkpoint(path, key)
     from triptych.run import sample as sampling
     from triptych.run.pictures import save_picture, save_trajectory
@@ -41,7 +43,7 @@ def sample(cfg: DictConfig) -> Path:
         drawing = sampling.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     else:
         drawing = sampling.cascade_of(values)
-    drawn = sampling.draw_all(drawing, values)
+    drawn = sampling.draw_all_sources(drawing, values)
     samples = drawn[sampling.SAMPLES]
     folder = save_tensor(samples, Path(cfg.out))
     save_picture(samples[:PICTURED], drawing.data, folder / "samples.png")
@@ -52,12 +54,12 @@ def sample(cfg: DictConfig) -> Path:
             )
     if values["trajectory"] is not None:
         condition = sampling.condition_of(drawing, values, cfg.n)
-        seed, few = sampling.seed_of(values, 0), min(cfg.n, cfg.batch_size)
+        seed, few = sampling.batch_seed(values, 0), min(cfg.n, cfg.batch_size)
         save_trajectory(drawing, condition, few, seed, folder)
     return folder
 
 
-def checkpoints(values: dict[str, Any]) -> dict[str, str]:
+def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
     """Return {key: checkpoint}: that of ``ckpt``, or those of a cascade's stages."""
     stages = values["cascade"]
     if stages is None:

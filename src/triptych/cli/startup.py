@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TextIO
 
-from triptych.terminal import plain
+from triptych.terminal import escaped_stream
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTED = "TRIPTYCH_STARTED"  # marks the further processes that Lightning starts for a command
@@ -41,29 +41,29 @@ def start() -> None:
         os.chdir(here)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
-            signal.signal(number, _end)
+            signal.signal(number, _exit_on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
         # If stdout or stderr is closed, open it. Otherwise the next opened file would get its
         # number, and printed text would go into this file.
         pass
     os.close(file)
-    output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
+    output, sys.stderr = _escaped_stream(1, sys.stdout), _escaped_stream(2, sys.stderr)
     sys.stdout = output
-    make_streams_plain()
-    atexit.register(_finish, output)  # called last, as it is registered first
+    escape_standard_streams()
+    atexit.register(_flush_at_exit, output)  # called last, as it is registered first
 
 
-def answer_version(arguments: Sequence[str]) -> None:
+def print_version_and_exit(arguments: Sequence[str]) -> None:
     """Print the package's version and exit, if ``--version`` is among a command's arguments."""
     if "--version" in arguments:
         print(f"triptych {version('triptych')}")
         sys.exit(0)
 
 
-def make_streams_plain() -> None:
+def escape_standard_streams() -> None:
     """Escape control characters in all output of this process."""
-    sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
+    sys.stdout, sys.stderr = escaped_stream(sys.stdout), escaped_stream(sys.stderr)
 
 
 def replace_process(command: list[str]) -> None:
@@ -76,17 +76,18 @@ def replace_process(command: list[str]) -> None:
     os.execv(command[0], command)
 
 
-def _end(number: int, _: Any) -> None:
+def _exit_on_signal(signal_number: int, _: Any) -> None:
     if all(
         os.environ.get(name) in (None, "", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     ):
-        line = f"interrupted ({signal.Signals(number).name}); repeat the same command to resume\n"
+        name = signal.Signals(signal_number).name
+        line = f"interrupted ({name}); repeat the same command to resume\n"
         with suppress(OSError):
             os.write(2, line.encode())
-    os._exit(128 + number)  # do not raise, as imports and callbacks may catch an exception
+    os._exit(128 + signal_number)  # do not raise, as imports and callbacks may catch an exception
 
 
-class _Output(io.FileIO):
+class _EscapedOutput(io.FileIO):
     """A standard stream that never raises, because a failed write must not end a run."""
 
     lost = 0  # errno of the first write that failed
@@ -99,9 +100,9 @@ class _Output(io.FileIO):
             return len(data)
 
 
-def _stream(number: int, stream: TextIO | None) -> TextIO:
-    """Reopen standard stream ``number``; escape characters that its encoding lacks."""
-    raw = io.BufferedWriter(_Output(number, "w", closefd=False))
+def _escaped_stream(file_descriptor: int, stream: TextIO | None) -> TextIO:
+    """Reopen standard stream ``file_descriptor``; escape characters that its encoding lacks."""
+    raw = io.BufferedWriter(_EscapedOutput(file_descriptor, "w", closefd=False))
     encoding, by_line = (
         getattr(stream, "encoding", "utf-8"),
         getattr(stream, "line_buffering", False),
@@ -109,7 +110,7 @@ def _stream(number: int, stream: TextIO | None) -> TextIO:
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=by_line)
 
 
-def _finish(output: Any) -> None:
+def _flush_at_exit(output: Any) -> None:
     """Flush at exit; exit with code 74 if output was lost.
 
     It is not lost if the reader closed the pipe (``| head``).

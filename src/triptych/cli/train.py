@@ -32,7 +32,7 @@ from triptych.run.directory import PRUNE, RunDirectory
 from triptych.run.provenance_file import Provenance
 from triptych.run.request import resolve
 from triptych.run.result import Result
-from triptych.run.single import check_no_sweep, check_run_there, prepare_run, request_single
+from triptych.run.single import check_existing_run, check_no_sweep, prepare_run, request_single
 from triptych.run.untrusted import OWN
 
 register_resolvers()
@@ -73,10 +73,10 @@ def print_plan(config: DictConfig) -> None:
     check_no_sweep(config)
     request = resolve(config, Path(config.hydra.run.dir))
     request.check_overrides()
-    check_run_there(request)
-    from triptych.study.plan import plan
+    check_existing_run(request)
+    from triptych.study.plan import describe_cost
 
-    print("\n".join(plan([(str(config.name or "run"), 1, 1, request.config)])))
+    print("\n".join(describe_cost([(str(config.name or "run"), 1, 1, request.config)])))
 
 
 # a sweep's run ------------------------------------------------------------------------------------
@@ -129,12 +129,12 @@ def execute_in_process(run: RunDirectory) -> None:
         # A job that SLURM preempts must not look like one that has ended.
         time.sleep(processes.PATIENCE)
     if code != 0 and first:
-        report_end(run, code, pruned)
+        report_unfinished_run(run, code, pruned)
 
 
-def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
+def report_unfinished_run(run: RunDirectory, code: int, pruned: bool) -> None:
     """Print why a run has not finished; record it if its own process could not."""
-    reason = last_words(run, code)
+    reason = process_end_reason(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):
         run.record(Result.of(run.provenance, "failed", stage="build", error=reason))
@@ -142,7 +142,7 @@ def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
         print(f"{run.path.name}: {reason}", file=sys.stderr, flush=True)
 
 
-def last_words(run: RunDirectory, code: int) -> str:
+def process_end_reason(run: RunDirectory, code: int) -> str:
     """Return why a run's process ended: its last line of output, or the signal that killed it."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"

@@ -6,14 +6,14 @@ from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any
 
-from triptych.config.habits import nearest
-from triptych.config.keys import OPTIONS, find_key, join, of_class
-from triptych.config.own_code import defined_at, raised_at
+from triptych.config.habits import suggest_name
+from triptych.config.keys import OPTIONS, class_arguments, find_key, join
+from triptych.config.own_code import definition_location, error_location
 from triptych.config.signatures import REQUIRED, inspect_class
 from triptych.config.trust import HOMES, check_name, import_class
 from triptych.declare import IsClass, alternatives, unwrap
 from triptych.errors import UserError
-from triptych.terminal import in_one_line
+from triptych.terminal import as_one_line
 
 # {argument name: key of the configuration whose object or value it receives}. The objects are built
 # in this order, because each draws its initial weights from one generator.
@@ -39,7 +39,7 @@ SHARED = frozenset(PARTS.values())
 
 
 @cache
-def _named_kinds(owner: type) -> Mapping[str, Any]:
+def _arguments_with_class_names(owner: type) -> Mapping[str, Any]:
     """Return {argument: base class} of a class's arguments that accept the name of a class."""
     kinds: dict[str, Any] = {}
     for name, argument in inspect_class(owner).named.items():
@@ -76,23 +76,23 @@ def check_names(config: Any, path: str = "") -> None:
             raise UserError(f"{join(place, nested[0])}: must be a plain value for {target}")
 
 
-def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
+def drop_unaccepted_arguments(config: dict[str, Any], typed_keys: Collection[str]) -> None:
     """Drop keys of a file that the typed ``_target_`` does not accept.
 
     Of an optimizer's keys only ``lr`` is kept.
     AdamW's weight decay means something else to another class, whose own defaults its users know.
     """
     for group, node in targets(config, ""):
-        if f"{group}._target_" not in typed:
+        if f"{group}._target_" not in typed_keys:
             continue
-        names, more = of_class(check_name(node["_target_"], group))
+        names, more = class_arguments(check_name(node["_target_"], group))
         if more:
             continue
         kept = {"lr"} if group == "optimizer" else {*names}
         kept = {*kept, *OPTIONS}
         for key in [*node]:
             place = f"{group}.{key}"
-            if key not in kept and place not in typed and place not in SHARED:
+            if key not in kept and place not in typed_keys and place not in SHARED:
                 del node[key]
 
 
@@ -104,23 +104,27 @@ def check_targets(config: Any, path: str = "") -> None:
         check_arguments(node, place)
 
 
-def check_base(target: str, place: str) -> None:
+def check_base(target: str, dotted_key: str) -> None:
     """Refuse a class that does not derive from the base class of its place."""
-    bases = find_key(place).bases
-    if bases and not issubclass(import_class(target, place), tuple(map(resolve_name, bases))):
-        raise UserError(f"{place}._target_={target}: must be a subclass of {' or '.join(bases)}")
+    bases = find_key(dotted_key).bases
+    if bases and not issubclass(import_class(target, dotted_key), tuple(map(resolve_name, bases))):
+        raise UserError(
+            f"{dotted_key}._target_={target}: must be a subclass of {' or '.join(bases)}"
+        )
 
 
-def check_arguments(node: dict[str, Any], place: str) -> None:
+def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
     """Refuse a key that its class does not accept."""
     target = node["_target_"]
-    names, more = of_class(target)
+    names, more = class_arguments(target)
     if more:
         return
     for key in node:
-        if key not in names and key not in OPTIONS and f"{place}.{key}" not in SHARED:
-            shown = f"{place}.{key}={repr(node[key])[:100]}"
-            raise UserError(f"{shown}: {target} has no such argument; {nearest(key, list(names))}")
+        if key not in names and key not in OPTIONS and f"{dotted_key}.{key}" not in SHARED:
+            shown = f"{dotted_key}.{key}={repr(node[key])[:100]}"
+            raise UserError(
+                f"{shown}: {target} has no such argument; {suggest_name(key, list(names))}"
+            )
 
 
 class Dependencies:
@@ -140,26 +144,28 @@ class Dependencies:
     def __iter__(self) -> Iterator[str]:
         yield from self.facts
         for name, place in PARTS.items():
-            if self.node(place) not in (None, {}):
+            if self.config_at(place) not in (None, {}):
                 yield name
 
     def __getitem__(self, name: str) -> Any:
-        return self.facts[name] if name in self.facts else self.at(PARTS[name])
+        return self.facts[name] if name in self.facts else self.build_at(PARTS[name])
 
-    def at(self, place: str) -> Any:
+    def build_at(self, dotted_key: str) -> Any:
         """Return the value at a dotted key, built if it describes an object."""
-        if place in self.built:
-            return self.built[place]
-        node: Any = self.node(place)
-        owner, _, key = place.rpartition(".")
+        if dotted_key in self.built:
+            return self.built[dotted_key]
+        node: Any = self.config_at(dotted_key)
+        owner, _, key = dotted_key.rpartition(".")
         if owner and isinstance(node, str):
-            node = _expand(node, place, import_class(self.node(f"{owner}._target_"), owner), key)
+            node = _expand_class_name(
+                node, dotted_key, import_class(self.config_at(f"{owner}._target_"), owner), key
+            )
         if not isinstance(node, dict | str):
             return node
-        self.built[place] = build(node, place, self)
-        return self.built[place]
+        self.built[dotted_key] = build(node, dotted_key, self)
+        return self.built[dotted_key]
 
-    def beside(self, owner: type) -> "Dependencies":
+    def for_parts_of(self, owner: type) -> "Dependencies":
         """Return this table for the parts of a model class, which may set ``outputs``."""
         outputs: Any = getattr(owner, "outputs", None)
         if self is NO_TABLE or not callable(outputs):
@@ -167,10 +173,10 @@ class Dependencies:
         arguments = {name: self[name] for name in inspect.signature(outputs).parameters}
         return Dependencies(self.config, self.facts | {"outputs": outputs(**arguments)}, self.built)
 
-    def node(self, place: str) -> Any:
+    def config_at(self, dotted_key: str) -> Any:
         """Return the configuration's value at a dotted key; None if there is none."""
         node: Any = self.config
-        for key in place.split("."):
+        for key in dotted_key.split("."):
             node = node.get(key) if isinstance(node, dict) else None
         return node
 
@@ -190,27 +196,27 @@ def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) 
     return _build_object(config, path, table, extra)
 
 
-def _build_value(node: Any, place: str, table: Dependencies) -> Any:
+def _build_value(node: Any, dotted_key: str, table: Dependencies) -> Any:
     """Build all objects within ``node``; return other values as they are."""
     if isinstance(node, list):
-        return [_build_value(value, f"{place}[{i}]", table) for i, value in enumerate(node)]
+        return [_build_value(value, f"{dotted_key}[{i}]", table) for i, value in enumerate(node)]
     if not isinstance(node, dict):
         return node
     if "_target_" in node:
-        return _build_object(node, place, table, {})
-    if find_key(place).bases:
-        raise UserError(f"{place}: has no class; pass a group with _target_=CLASS")
-    return {key: _build_value(value, f"{place}.{key}", table) for key, value in node.items()}
+        return _build_object(node, dotted_key, table, {})
+    if find_key(dotted_key).bases:
+        raise UserError(f"{dotted_key}: has no class; pass a group with _target_=CLASS")
+    return {key: _build_value(value, f"{dotted_key}.{key}", table) for key, value in node.items()}
 
 
 def _build_object(
-    node: dict[str, Any], place: str, table: Dependencies, extra: dict[str, Any]
+    node: dict[str, Any], dotted_key: str, table: Dependencies, extra: dict[str, Any]
 ) -> Any:
     """Build an object: injected dependencies first, then nested ones, then itself."""
-    owner = import_class(node["_target_"], place)
+    owner = import_class(node["_target_"], dotted_key)
     needs_optimizer = any(base.__module__ == "torch.optim.lr_scheduler" for base in owner.__mro__)
-    arguments = {} if needs_optimizer else _inject(owner, {*node, *extra}, table)
-    arguments |= _nested(owner, node, place, table.beside(owner), extra) | extra
+    arguments = {} if needs_optimizer else _injected_arguments(owner, {*node, *extra}, table)
+    arguments |= _build_arguments(owner, node, dotted_key, table.for_parts_of(owner), extra) | extra
     if node.get("_partial_") or needs_optimizer:
         return partial(owner, **arguments)
     try:
@@ -218,11 +224,11 @@ def _build_object(
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_cause(error, place, defined_at(owner))) from error
+        raise UserError(_error_cause(error, dotted_key, definition_location(owner))) from error
 
 
-def _nested(
-    owner: type, node: dict[str, Any], place: str, table: Dependencies, extra: Collection[str]
+def _build_arguments(
+    owner: type, node: dict[str, Any], dotted_key: str, table: Dependencies, extra: Collection[str]
 ) -> dict[str, Any]:
     """Build the arguments of a class that its node describes."""
     names, more = inspect_class(owner)
@@ -232,20 +238,22 @@ def _nested(
             continue
         if key not in names and not more:  # another class of this group reads it
             continue
-        path = f"{place}.{key}"
+        path = f"{dotted_key}.{key}"
         if path in table.built or (path in SHARED and table is not NO_TABLE):
-            arguments[key] = table.at(path)
+            arguments[key] = table.build_at(path)
         else:
-            arguments[key] = _build_value(_expand(value, path, owner, key), path, table)
+            arguments[key] = _build_value(_expand_class_name(value, path, owner, key), path, table)
     return arguments
 
 
-def _inject(owner: type, given: set[str], table: Dependencies) -> dict[str, Any]:
+def _injected_arguments(
+    owner: type, nested_arguments: set[str], table: Dependencies
+) -> dict[str, Any]:
     """Return the arguments of a class that come from the table; refuse a missing part."""
     if table is NO_TABLE:
         return {}
     named = {**inspect_class(owner).named}
-    for name in given.union(getattr(owner, "ignores", ())):
+    for name in nested_arguments.union(getattr(owner, "ignores", ())):
         named.pop(name, None)
     injected = {name: table[name] for name in table if name in named}
     for name, argument in named.items():
@@ -257,30 +265,32 @@ def _inject(owner: type, given: set[str], table: Dependencies) -> dict[str, Any]
     return injected
 
 
-def _expand(value: Any, place: str, owner: type, key: str) -> Any:
+def _expand_class_name(value: Any, dotted_key: str, owner: type, key: str) -> Any:
     """Expand the name of a class to a node, if the argument ``key`` of ``owner`` accepts names."""
-    base = _named_kinds(owner).get(key)
+    base = _arguments_with_class_names(owner).get(key)
     if base is None or not isinstance(value, str):
         return value
     short_names = getattr(base, "named", {})
     if "." in value:
-        named = import_class(value, place)
+        named = import_class(value, dotted_key)
     elif not short_names:
         return value
     elif value in short_names:
         named = short_names[value]
     else:
-        raise UserError(f"{place}={value!r}: must be one of {', '.join(short_names)}")
+        raise UserError(f"{dotted_key}={value!r}: must be one of {', '.join(short_names)}")
     if not issubclass(named, base):
-        raise UserError(f"{place}={value}: must be a subclass of {base.__module__}.{base.__name__}")
+        raise UserError(
+            f"{dotted_key}={value}: must be a subclass of {base.__module__}.{base.__name__}"
+        )
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
 
 
-def _cause(error: BaseException, path: str, place: str) -> str:
+def _error_cause(error: BaseException, path: str, dotted_key: str) -> str:
     """Return the innermost exception's message in one line, with its key and place in user code."""
     while error.__cause__ is not None:
         error = error.__cause__
-    message = (in_one_line(error) or type(error).__name__) + (raised_at(error) or place)
+    message = (as_one_line(error) or type(error).__name__) + (error_location(error) or dotted_key)
     if path and message.startswith(path.split(".")[0]):
         return message
     return f"{path}: {message}"

@@ -14,13 +14,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.build import check_names, keep_arguments
-from triptych.config.habits import answer, nearest
-from triptych.config.identity import leaves
-from triptych.config.keys import FREE_GROUPS, Key, entries, fields, of_class, takes, unfit
+from triptych.config.build import check_names, drop_unaccepted_arguments
+from triptych.config.habits import advice_line, suggest_name
+from triptych.config.identity import flatten_config
+from triptych.config.keys import (
+    FREE_GROUPS,
+    Key,
+    accepts_key,
+    class_arguments,
+    declared_fields,
+    entries,
+    invalid_values,
+)
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.schema import COMMANDS, Train
-from triptych.config.source import CONFIGS, choices_of
+from triptych.config.source import CONFIGS, group_choices
 from triptych.errors import UserError, check_password
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -45,46 +53,46 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     values: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     plain = {key: value for key, value in values.items() if value != "???"}
     typed = [override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task]
-    check_packages(plain)
-    keep_arguments(plain, typed)
+    check_packaged_keys(plain)
+    drop_unaccepted_arguments(plain, typed)
     check_names(plain)
     command = str(hydra.job.config_name)
     group = Key(COMMANDS[command])
-    swept = _swept(hydra)
-    for key, line in chain(_undeclared(plain, group, command), unfit(plain, group)):
+    swept = _swept_key_prefixes(hydra)
+    for key, line in chain(_undeclared_keys(plain, group, command), invalid_values(plain, group)):
         if key.startswith(swept):
             # The sweep of a file sets another class here in each run. Each run is checked later.
             continue
         if key not in typed:
-            line = line.replace(": ", f"{_origin(hydra.runtime.choices)}: ", 1)
+            line = line.replace(": ", f"{_files_that_add_keys(hydra.runtime.choices)}: ", 1)
         raise UserError(line)
 
 
-def _swept(hydra: DictConfig) -> tuple[str, ...]:
+def _swept_key_prefixes(hydra: DictConfig) -> tuple[str, ...]:
     """Return the beginnings of keys, as "objective.loss.", whose group a file's sweep chooses."""
     axes = hydra.sweeper.get("params") or {}
-    return tuple(f"{axis.replace('/', '.')}." for axis in axes if choices_of(axis))
+    return tuple(f"{axis.replace('/', '.')}." for axis in axes if group_choices(axis))
 
 
-def check_packages(config: Mapping[str, Any]) -> None:
+def check_packaged_keys(config: Mapping[str, Any]) -> None:
     """Refuse a packaged file with keys that no run has, because nothing would read them."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         fix = "begin it with the line # @package _global_"
         raise UserError(f"{group}: the file's keys are not used by any run; {fix}")
 
 
-def _origin(choices: Mapping[str, Any]) -> str:
+def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
     """Return the files that may add any key, as " (in experiment=first)"; "" if there are none."""
     free = [f"{group}={choices[group]}" for group in FREE_GROUPS if choices.get(group)]
     files = [choice for choice in free if choice != "local=default"]  # most clones lack that file
     return f" (in {', '.join(files)})" if files else ""
 
 
-def check_lists(overrides: Iterable[str]) -> None:
+def check_choice_lists(overrides: Iterable[str]) -> None:
     """Refuse a list of choices for a group that has one: Hydra would merge their files."""
     for override in overrides:
         group, _, value = override.partition("=")
-        if value.startswith("[") and group not in LISTS and choices_of(group):
+        if value.startswith("[") and group not in LISTS and group_choices(group):
             raise UserError(
                 f"{override}: pass one choice, or compare several with triptych-train -m"
             )
@@ -93,38 +101,41 @@ def check_lists(overrides: Iterable[str]) -> None:
 def check_declared(values: dict[str, Any], command: str) -> None:
     """Refuse the first undeclared key of a command that opens a run, such as ``+step=100``."""
     check_names(values)
-    for _, line in _undeclared(values, Key(COMMANDS[command]), command):
+    for _, line in _undeclared_keys(values, Key(COMMANDS[command]), command):
         raise UserError(line)
 
 
-def _undeclared(config: dict[str, Any], group: Key, command: str) -> Iterator[Problem]:
+def _undeclared_keys(config: dict[str, Any], group: Key, command: str) -> Iterator[Problem]:
     for entry in entries(config, group):
-        if takes(entry.group, entry.name, entry.target):
+        if accepts_key(entry.group, entry.name, entry.target):
             continue
-        names = [*fields(entry.group.kind), *of_class(entry.target or entry.group.base)[0]]
+        names = [
+            *declared_fields(entry.group.kind),
+            *class_arguments(entry.target or entry.group.base)[0],
+        ]
         siblings = [entry.place.removesuffix(entry.name) + name for name in names]
-        near = nearest(entry.place, siblings)
-        yield entry.place, _no_such_key(entry.place, entry.value, near, command)
+        near = suggest_name(entry.place, siblings)
+        yield entry.place, _unknown_key_error(entry.place, entry.value, near, command)
 
 
-def _no_such_key(key: str, value: Any, fix: str, command: str) -> str:
+def _unknown_key_error(key: str, value: Any, fix: str, command: str) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return answer(key, text, command=command) or f"{key}={value!r}: no such key; {fix}"
+    return advice_line(key, text, command=command) or f"{key}={value!r}: no such key; {fix}"
 
 
-def defaults(choices: dict[str, Any]) -> DictConfig:
+def compose_defaults(choices: dict[str, Any]) -> DictConfig:
     """Compose the files of ``choices`` alone, without overrides and free groups."""
     overrides = ["~local"]  # the only free group that train.yaml lists
     for group, choice in choices.items():
         if choice and not group.startswith("hydra/") and group not in FREE_GROUPS:
             overrides.append(f"{group}={choice}")
     if GlobalHydra.instance().is_initialized():  # true in a command, false in Python
-        return _load(overrides)
+        return _compose_plain(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return _load(overrides)
+        return _compose_plain(overrides)
 
 
-def _load(overrides: list[str]) -> DictConfig:
+def _compose_plain(overrides: list[str]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     return loader.load_configuration("train", overrides, RunMode.RUN)
 
@@ -138,15 +149,15 @@ def check_metric_names(names: Iterable[str]) -> None:
             raise UserError(f"metrics.{name}: a built-in metric has this name; choose another")
 
 
-def check_together(config: dict[str, Any]) -> None:
+def check_contradictions(config: dict[str, Any]) -> None:
     """Refuse the first keys that contradict each other."""
     check_metric_names(config.get("metrics") or {})
-    check_length(config["trainer"])
+    check_run_length(config["trainer"])
     check_fsdp(config)
     check_tracking_uri(config.get("logger") or {})
 
 
-def check_length(trainer: Mapping[str, Any]) -> None:
+def check_run_length(trainer: Mapping[str, Any]) -> None:
     """Refuse a run that has no length, or two of them."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     if epochs and steps:
@@ -159,7 +170,7 @@ def check_length(trainer: Mapping[str, Any]) -> None:
 
 def check_fsdp(config: dict[str, Any]) -> None:
     """Refuse sharded weights with networks or losses of EDM2, which normalise whole weights."""
-    uses_edm2 = any(str(value).endswith(".EDM2") for _, value in leaves(config))
+    uses_edm2 = any(str(value).endswith(".EDM2") for _, value in flatten_config(config))
     if uses_edm2 and config["trainer"].get("strategy") == "fsdp":
         problem = "EDM2 normalizes whole weights, which FSDP splits"
         raise UserError(f"trainer.strategy=fsdp: {problem}; use trainer=ddp")
@@ -172,18 +183,18 @@ def check_tracking_uri(logger: Mapping[str, Any]) -> None:
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
 
 
-def warm_up_line(warmup: int, steps: int) -> str:
+def warm_up_warning(warmup: int, steps: int) -> str:
     """Return a warning if the learning rate never reaches its value during the fit, or ""."""
     if warmup < steps:
         return ""
     return f"lr_schedule.warmup_steps={warmup}: all {steps} training steps are warm-up; lower it"
 
 
-def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
+def check_overrides_are_read(config: Mapping[str, Any], typed_keys: Collection[str]) -> None:
     """Refuse overrides that nothing in this configuration reads; cells of a sweep may have them."""
-    if "guide" in typed:
+    if "guide" in typed_keys:
         check_guide(config)
-    if "optimized_metric" in typed:
+    if "optimized_metric" in typed_keys:
         check_optimized_metric(config)
 
 
@@ -201,7 +212,9 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
         return
     names = [*(f"val.{name}.mean" for name in (*FIGURES, *user_metrics)), *OTHER_FIGURES]
     names += [f"measures.{name}.mean" for name in (*SAMPLE_METRICS, *user_metrics)]
-    raise UserError(f"optimized_metric={path}: no such metric is recorded; {nearest(path, names)}")
+    raise UserError(
+        f"optimized_metric={path}: no such metric is recorded; {suggest_name(path, names)}"
+    )
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

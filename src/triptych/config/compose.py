@@ -30,24 +30,26 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(explain(error, command)) from error
 
 
-def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
-    """Yield the overrides that turn the configuration ``was`` into ``now``.
+def overrides_between(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Yield the overrides that turn the configuration ``old`` into ``new``.
 
     Examples: ``a.b=1``, ``+a.c=x``, ``~a.d``.
     """
-    if isinstance(was, Mapping) and isinstance(now, Mapping) and now:
-        for name in dict.fromkeys([*was, *now]):
-            yield from edits(was.get(name, ABSENT), now.get(name, ABSENT), join(key, name))
-    elif now is ABSENT:
-        if was is not None:  # Hydra cannot delete a key that is null
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and new:
+        for name in dict.fromkeys([*old, *new]):
+            yield from overrides_between(
+                old.get(name, ABSENT), new.get(name, ABSENT), join(key, name)
+            )
+    elif new is ABSENT:
+        if old is not None:  # Hydra cannot delete a key that is null
             yield f"~{key}"
-    elif was is ABSENT:
-        yield f"+{key}={typed(now)}"
-    elif was != now or type(was) is not type(now):
-        yield f"{key}={typed(now)}"
+    elif old is ABSENT:
+        yield f"+{key}={format_override_value(new)}"
+    elif old != new or type(old) is not type(new):
+        yield f"{key}={format_override_value(new)}"
 
 
-def typed(value: Any) -> str:
+def format_override_value(value: Any) -> str:
     """Format a plain value in the grammar of Hydra's overrides; UserError if it is not plain."""
     if value is None:
         return "null"
@@ -59,20 +61,24 @@ def typed(value: Any) -> str:
         # The explanations of unknown names expect class names without quotes.
         return value if NAME.fullmatch(value) else quote(value)
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(typed, value))}]"
+        return f"[{','.join(map(format_override_value, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{typed(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(f"{key}:{format_override_value(inner)}" for key, inner in value.items())
+            + "}"
+        )
     raise UserError(
         f"{value!r}: must be a number, text, boolean, null, or a list or mapping of them"
     )
 
 
-def unresolved(cfg: DictConfig) -> dict[str, Any]:
+def unresolved_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration without Hydra's node, interpolations unresolved."""
     return to_plain(without_hydra(cfg), resolve=False)
 
 
-def settings(cfg: DictConfig) -> dict[str, Any]:
+def settable_config(cfg: DictConfig) -> dict[str, Any]:
     """Return all that overrides can set, with Hydra's node, and with interpolations unresolved."""
     plain = to_plain(cfg, resolve=False)
     # These keys record the composition itself, so overrides cannot set them.

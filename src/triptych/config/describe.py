@@ -13,10 +13,24 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.keys import Key, allowed, find_key, join, members, named_classes, of_class
+from triptych.config.keys import (
+    Key,
+    allowed_target,
+    class_arguments,
+    declared_members,
+    find_key,
+    join,
+    named_classes,
+)
 from triptych.config.schema import COMMANDS
 from triptych.config.signatures import REQUIRED
-from triptych.config.source import CONFIGS, choices_of, files_of, folders, groups
+from triptych.config.source import (
+    CONFIGS,
+    config_folders,
+    config_groups,
+    group_choices,
+    group_files,
+)
 from triptych.declare import Role, Unit, describe_kind
 
 TRAIN_EXAMPLE = "seed=2 (for a key with a +, +key=value)"
@@ -42,14 +56,14 @@ def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
     The further keys that a group accepts follow after its own.
     """
     target = str(config.get("_target_") or "")
-    known = members(key, target)
+    known = declared_members(key, target)
     for name, value in config.items():
         place = join(path, name)
         inner = find_key(place, target) if path else known.get(str(name), Key())
         if isinstance(value, dict) and value:
             yield from key_rows(value, inner, place)
         elif not str(name).startswith("_"):
-            yield _row(place, inner, value)
+            yield _key_row(place, inner, value)
     if path:
         yield from _added_rows(config, known, path)
 
@@ -57,18 +71,18 @@ def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
 def _added_rows(config: Any, known: Mapping[str, Key], path: str) -> Iterator[KeyRow]:
     for name, key in known.items():
         if name not in config and key.default is not REQUIRED:
-            yield _row(f"{path}.{name}", key, key.default, added=True)
+            yield _key_row(f"{path}.{name}", key, key.default, is_added=True)
 
 
-def _row(path: str, key: Key, value: Any, added: bool = False) -> KeyRow:
+def _key_row(path: str, key: Key, value: Any, is_added: bool = False) -> KeyRow:
     text = str(yaml.safe_dump(value, default_flow_style=True, width=1000))
-    unit = key.mark(Unit)
+    unit = key.find_mark(Unit)
     values = describe_kind(key.kind) + (f" ({unit.name})" if unit else "")
-    return KeyRow(path, text.removesuffix("\n...\n").strip(), values, key.role, added=added)
+    return KeyRow(path, text.removesuffix("\n...\n").strip(), values, key.role, added=is_added)
 
 
 @cache
-def comments(file: Path) -> dict[str, str]:
+def file_comments(file: Path) -> dict[str, str]:
     """Return {dotted key: its comment} of a file; "" is the comment at its top."""
     lines = file.read_text(encoding="utf-8").splitlines()
     head = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
@@ -83,11 +97,11 @@ def comments(file: Path) -> dict[str, str]:
     return texts
 
 
-def chain(file: Path) -> list[Path]:
+def inheritance_chain(file: Path) -> list[Path]:
     """Return a file and the files of its group that it inherits from."""
     files = [file]
     for child in files:  # the list grows by the parents of each
-        homes = (home for home in folders() if home in child.parents)
+        homes = (home for home in config_folders() if home in child.parents)
         group = child.parent.relative_to(next(homes, child.parent))
         for entry in read_yaml(child).get("defaults", []):
             if not isinstance(entry, str):
@@ -108,19 +122,19 @@ def read_yaml(file: Path) -> dict[str, Any]:
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
-def listing(key: str, depth: int = 1) -> list[str]:
+def choices_with_key(key: str, depth: int = 1) -> list[str]:
     """Return the choices of a key's group that list the key; ``depth``: 2 for a nested group."""
     names = key.split(".")
     group, inner = "/".join(names[:depth]), names[depth:]
-    return sorted({file.stem for file in files_of(group) if _lists(file, inner)})
+    return sorted({file.stem for file in group_files(group) if _file_has_key(file, inner)})
 
 
-def _lists(file: Path, names: list[str]) -> bool:
+def _file_has_key(file: Path, names: list[str]) -> bool:
     """Return whether a file, or one from which it inherits, has this key."""
-    return any(_has(read_yaml(member), names) for member in chain(file))
+    return any(_has_nested_key(read_yaml(member), names) for member in inheritance_chain(file))
 
 
-def _has(node: Any, names: list[str]) -> bool:
+def _has_nested_key(node: Any, names: list[str]) -> bool:
     for name in names:
         if not isinstance(node, dict) or name not in node:
             return False
@@ -128,20 +142,22 @@ def _has(node: Any, names: list[str]) -> bool:
     return True
 
 
-def plus_signs(key: str, typed: Mapping[str, str]) -> str:
+def plus_signs(key: str, typed_key: Mapping[str, str]) -> str:
     """Return the plus signs that a typed key needs: "", "+" or "++".
 
     "+" is for a key that its class takes and no file lists, "++" for one whose class was typed.
     """
     parent, _, name = key.rpartition(".")
-    if parent in typed:
-        return "++" if name in of_class(allowed(typed[parent]))[0] else ""
-    if any(listing(key, depth) for depth in range(1, key.count(".") + 1)):
+    if parent in typed_key:
+        return "++" if name in class_arguments(allowed_target(typed_key[parent]))[0] else ""
+    if any(choices_with_key(key, depth) for depth in range(1, key.count(".") + 1)):
         return ""
-    return "+" if any(name in of_class(target)[0] for target in named_classes(parent)) else ""
+    return (
+        "+" if any(name in class_arguments(target)[0] for target in named_classes(parent)) else ""
+    )
 
 
-def comment(key: str, file: Path, folder: str = "") -> str:
+def inherited_comment(key: str, file: Path, folder: str = "") -> str:
     """Return the comment of a dotted key in a file, or in one from which the file inherits.
 
     ``folder``: the group of these files.
@@ -150,22 +166,24 @@ def comment(key: str, file: Path, folder: str = "") -> str:
         key = ""
     elif folder:
         key = key.removeprefix(folder.replace("/", ".") + ".")
-    return next(filter(None, (comments(member).get(key) for member in chain(file))), "")
+    return next(
+        filter(None, (file_comments(member).get(key) for member in inheritance_chain(file))), ""
+    )
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
     """Return the text of ``--help``."""
-    own = (group for group in groups() if group.split("/")[0] != "hydra")
-    choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in own)
+    own = (group for group in config_groups() if group.split("/")[0] != "hydra")
+    choices = "\n".join(f"{group}: {', '.join(group_choices(group))}" for group in own)
     plain: Any = OmegaConf.to_container(cfg)
     plain.pop("hydra", None)
-    files = _files(cfg.hydra.runtime) | {"": CONFIGS / f"{command}.yaml"}
+    files = _choice_files(cfg.hydra.runtime) | {"": CONFIGS / f"{command}.yaml"}
     keys = "\n".join(_help_line(row, files) for row in key_rows(plain, Key(COMMANDS[command])))
     example = EXAMPLES[command]
     return f"Choices, as in data=digits:\n\n{choices}\n\nKeys, as in {example}:\n\n{keys}\n"
 
 
-def _files(runtime: Any) -> dict[str, Path]:
+def _choice_files(runtime: Any) -> dict[str, Path]:
     """Return the file of each group's choice, from the first folder that has it."""
     files = {}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
@@ -180,7 +198,7 @@ def _files(runtime: Any) -> dict[str, Path]:
 def _help_line(row: KeyRow, files: Mapping[str, Path]) -> str:
     """Return a key's line, with the comment of the first file that has one."""
     places = ("", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0])
-    texts = (comment(row.key, files[place], place) for place in places if place in files)
+    texts = (inherited_comment(row.key, files[place], place) for place in places if place in files)
     about = "; ".join(filter(None, (row.values, next(filter(None, texts), ""))))
     key = f"+{row.key}" if row.added else row.key
     line = f"{key}={row.value}".ljust(40)

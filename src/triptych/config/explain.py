@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from hydra.errors import OverrideParseException
 
-from triptych.config.describe import listing, read_yaml
-from triptych.config.habits import advice, closest, nearest
-from triptych.config.identity import leaves
+from triptych.config.describe import choices_with_key, read_yaml
+from triptych.config.habits import advice, closest_name, suggest_name
+from triptych.config.identity import flatten_config
 from triptych.config.keys import FREE_GROUPS
-from triptych.config.source import CONFIGS, choices_of, files_of, groups
+from triptych.config.source import CONFIGS, config_groups, group_choices, group_files
 
 QUOTED = {"train": "name='a=b'", "evaluate": "ckpt='a=b'", "sample": "ckpt='a=b'"}
 
@@ -51,9 +51,9 @@ def explain(error: Exception, command: str) -> str:
 
 def choice_fix(command: str, group: str, choice: str) -> str:
     """Return what to type in place of a choice that does not exist."""
-    options = choices_of(group)
+    options = group_choices(group)
     every = f"choose from {', '.join(options)}"
-    match = closest(choice, options)
+    match = closest_name(choice, options)
     if match:
         every = f"did you mean {match}? ({every})"
     return advice(group, choice, command) or every
@@ -62,7 +62,7 @@ def choice_fix(command: str, group: str, choice: str) -> str:
 def key_fix(command: str, key: str, value: str = "") -> str:
     """Return what to type in place of a key that does not exist."""
     text = advice(key, value, command) or key_of_other_choice(command, key, value)
-    return text or nearest(key, names(command))
+    return text or suggest_name(key, known_names(command))
 
 
 def key_of_other_choice(command: str, key: str, value: str) -> str:
@@ -70,7 +70,7 @@ def key_of_other_choice(command: str, key: str, value: str) -> str:
     parts = key.split(".")
     for depth in range(1, len(parts)):
         group = "/".join(parts[:depth])
-        choices = listing(key, depth)
+        choices = choices_with_key(key, depth)
         if choices and group in command_groups(command):
             few = " or ".join(f"{group}={choice}" for choice in sorted(choices, key=len)[:3])
             return f"it exists with {few} (in a sweep over {group}, type '{key}=choice({value})')"
@@ -80,21 +80,21 @@ def key_of_other_choice(command: str, key: str, value: str) -> str:
 def command_groups(command: str) -> list[str]:
     """Return the groups from which a command has a choice."""
     if command == "train":
-        return groups()
+        return config_groups()
     defaults = read_yaml(CONFIGS / f"{command}.yaml").get("defaults", [])
     return [group for entry in defaults if isinstance(entry, dict) for group in entry]
 
 
-def names(command: str) -> list[str]:
+def known_names(command: str) -> list[str]:
     """Return the names of a command's groups and keys, including those of all choices."""
     known = command_groups(command)
     for group in [*known]:
         # Files of these groups set keys of other groups.
         if group.split("/")[0] not in (*FREE_GROUPS, "hydra"):
             place = group.removesuffix("/base").replace("/", ".")
-            for file in files_of(group):
-                known += [f"{place}.{key}" for key, _ in leaves(read_yaml(file))]
-    known += [key for key, _ in leaves(read_yaml(CONFIGS / f"{command}.yaml"))]
+            for file in group_files(group):
+                known += [f"{place}.{key}" for key, _ in flatten_config(read_yaml(file))]
+    known += [key for key, _ in flatten_config(read_yaml(CONFIGS / f"{command}.yaml"))]
     return [name for name in known if name.rpartition(".")[2] != "defaults"]
 
 

@@ -53,17 +53,17 @@ def check_aliases(text: str, file: Path) -> None:
         raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
 
 
-def copy_plain(value: Any, what: str) -> Any:
+def copy_plain(value: Any, description: str) -> Any:
     """Copy ``value`` as None, bool, int, float, str, list and dict alone.
 
-    UserError: it holds other values; ``what`` begins the message.
+    UserError: it holds other values; ``description`` begins the message.
     Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs
     that is gone is left out at the value that changed nothing (`REMOVED`).
     """
     try:
-        copied = _copy(value, "", what)
+        copied = _copy(value, "", description)
     except RecursionError as error:
-        raise UserError(f"{what}: nested too deeply; flatten it") from error
+        raise UserError(f"{description}: nested too deeply; flatten it") from error
     if isinstance(copied, dict):
         _drop_removed(copied)
     return copied
@@ -76,22 +76,24 @@ def _drop_removed(config: dict[str, Any]) -> None:
             del node[key]
 
 
-def _copy(value: Any, path: str, what: str) -> Any:
+def _copy(value: Any, path: str, description: str) -> Any:
     if isinstance(value, dict):
-        _check_keys(value, path, what)
-        return {key: _copy(inner, join(path, key), what) for key, inner in value.items()}
+        _check_keys(value, path, description)
+        return {key: _copy(inner, join(path, key), description) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_copy(item, f"{path}[{i}]", what) for i, item in enumerate(value)]
+        return [_copy(item, f"{path}[{i}]", description) for i, item in enumerate(value)]
     if type(value) not in PLAIN:
         problem = f"{path or 'the configuration'} is {type(value).__name__}"
-        raise UserError(f"{what}: {problem}; must be a number, text, list or group")
+        raise UserError(f"{description}: {problem}; must be a number, text, list or group")
     if isinstance(value, str) and "${" in value:
         problem = "interpolation is not allowed in a recorded configuration"
-        raise UserError(f"{what}: {path}={value[:60]!r}: {problem}")
+        raise UserError(f"{description}: {path}={value[:60]!r}: {problem}")
     return value
 
 
-def _check_keys(group: dict[Any, Any], path: str, what: str) -> None:
+def _check_keys(group: dict[Any, Any], path: str, description: str) -> None:
     for key in group:
         if type(key) is not str:
-            raise UserError(f"{what}: {f'{path}.{key!r}'[:60].lstrip('.')}: a key must be text")
+            raise UserError(
+                f"{description}: {f'{path}.{key!r}'[:60].lstrip('.')}: a key must be text"
+            )

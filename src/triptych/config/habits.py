@@ -152,20 +152,20 @@ def advice(key: str, value: str, command: str = "train") -> str:
     return ""
 
 
-def answer(key: str, value: str, command: str = "train") -> str:
+def advice_line(key: str, value: str, command: str = "train") -> str:
     """Return ``advice`` as a line, such as ``lr=0.1: use optimizer.lr=0.1``; or ""."""
     text = advice(key, value, command)
     return f"{key}={value}: {text}" if text else ""
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Suggest a name: the same name in a group, or the ``closest``; otherwise list the names."""
+def suggest_name(name: str, names: Sequence[str]) -> str:
+    """Suggest a name: the same name in a group, or the ``closest_name``; otherwise list the names."""
     # Leave out groups.
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
     inside = [known for known in keys if known.rpartition(".")[2] == name]
     if inside:  # the user left out the group of the key
         return f"did you mean {' or '.join(inside[:3])}?"
-    match = closest(name, keys)
+    match = closest_name(name, keys)
     if match:
         return f"did you mean {match}?"
     group = name.rpartition(".")[0]
@@ -173,17 +173,17 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f"choose from {', '.join((siblings or keys)[:SHOWN])}"
 
 
-def closest(name: str, names: Sequence[str]) -> str:
+def closest_name(name: str, names: Sequence[str]) -> str:
     """Return the name most similar as a whole and in its last part; "" if none is similar.
 
     The last part counts, because a common group makes any two names similar.
     """
 
-    def likeness(known: str) -> float:
+    def similarity(known: str) -> float:
         whole = SequenceMatcher(None, known, name).ratio()
         last = SequenceMatcher(None, known.rpartition(".")[2], name.rpartition(".")[2]).ratio()
         if min(whole, last) < NEAR or "._" in known:
             return 0.0
         return whole + last
 
-    return max(filter(likeness, names), key=likeness, default="")
+    return max(filter(similarity, names), key=similarity, default="")

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.describe import read_yaml
-from triptych.config.keys import allowed, join, of_class, role, with_roles
+from triptych.config.keys import allowed_target, class_arguments, join, keys_with_roles, role
 from triptych.config.signatures import REQUIRED
 from triptych.config.source import CONFIGS
 from triptych.declare import Role
@@ -64,7 +64,7 @@ def role_in(config: Mapping[str, Any], key: str) -> Role:
     return role(key, str(config.get(f"{parent}._target_", "")))
 
 
-def default_of(config: Mapping[str, Any], key: str) -> Any:
+def default_value(config: Mapping[str, Any], key: str) -> Any:
     """Return the default of a dotted key that an earlier version's configuration lacks.
 
     ABSENT: it has no default.
@@ -73,7 +73,9 @@ def default_of(config: Mapping[str, Any], key: str) -> Any:
     if key in top:
         return top[key]
     parent, _, name = key.rpartition(".")
-    argument = of_class(allowed(str(config.get(f"{parent}._target_", ""))))[0].get(name)
+    argument = class_arguments(allowed_target(str(config.get(f"{parent}._target_", ""))))[0].get(
+        name
+    )
     if argument is None or argument.default is REQUIRED:
         return ABSENT
     return argument.default
@@ -92,14 +94,14 @@ def default_choice(group: str) -> str:
 def _defaults_at_top() -> dict[str, Any]:
     config = {**read_yaml(CONFIGS / "train.yaml")}
     del config["defaults"]
-    return dict(leaves(config))
+    return dict(flatten_config(config))
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_config(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of a plain configuration; lists and empty groups are values."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from leaves(value, join(prefix, key))
+            yield from flatten_config(value, join(prefix, key))
     else:
         yield prefix, node
 
@@ -107,7 +109,11 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a ``data`` configuration that identifies the distribution."""
     target = data.get("_target_", "")
-    return {key: value for key, value in leaves(data) if role(f"data.{key}", target) is Role.DATA}
+    return {
+        key: value
+        for key, value in flatten_config(data)
+        if role(f"data.{key}", target) is Role.DATA
+    }
 
 
 def describe(data: dict[str, Any]) -> str:
@@ -127,19 +133,19 @@ def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
             inner = recorded.get(name, ABSENT), composed.get(name, ABSENT)
             differing |= differences(*inner, join(key, name))
         return differing
-    if _may_differ(key) or _same(recorded, composed):
+    if _only_affects_start(key) or _equal_values(recorded, composed):
         return {}
     return {key: (recorded, composed)}
 
 
-def _may_differ(key: str) -> bool:
+def _only_affects_start(key: str) -> bool:
     """Return whether a key only sets where or how a command starts, and nothing of its run."""
     if key == "optimized_metric":  # only sweeps read it, and its default has changed
         return True
     return role(key) is Role.START or role(key.partition(".")[0]) is Role.PATH
 
 
-def _same(recorded: Any, composed: Any) -> bool:
+def _equal_values(recorded: Any, composed: Any) -> bool:
     """Return whether two values are equal; null equals a missing key."""
     nothing = (None, ABSENT)
     if recorded in nothing:
@@ -147,9 +153,9 @@ def _same(recorded: Any, composed: Any) -> bool:
     return bool(recorded == composed)
 
 
-def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
+def result_changing_differences(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
     """Return the ``differences`` that make two configurations different runs."""
-    flat = dict(leaves(recorded))
+    flat = dict(flatten_config(recorded))
     others = differences(recorded, config)
     return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
 
@@ -189,10 +195,10 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     In an unnamed sweep, choices of groups count as axes.
     """
     axes = set(cfg.hydra.sweeper.get("params") or {})
-    if own_name(cfg) is None:
+    if explicit_sweep_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
     shared = {}
-    for override in _typed(cfg):
+    for override in _typed_overrides(cfg):
         key = override.key_or_group
         if override.is_sweep_override() or key in axes or role(key) in NOT_IN_NAMES:
             continue
@@ -202,10 +208,12 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
 
 def grid_keys(cfg: DictConfig) -> set[str]:
     """Return the keys with several values on the command line."""
-    return {override.key_or_group for override in _typed(cfg) if override.is_sweep_override()}
+    return {
+        override.key_or_group for override in _typed_overrides(cfg) if override.is_sweep_override()
+    }
 
 
-def _typed(cfg: DictConfig) -> list[Any]:
+def _typed_overrides(cfg: DictConfig) -> list[Any]:
     # Only sweeps need the parser, whose import is slow.
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -220,11 +228,12 @@ def sweep_name(cfg: DictConfig) -> str:
     if any(override.startswith("name=") for override in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
     return slug(
-        ",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP
+        ",".join([explicit_sweep_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]),
+        SWEEP,
     )
 
 
-def own_name(cfg: DictConfig) -> str | None:
+def explicit_sweep_name(cfg: DictConfig) -> str | None:
     """Return the sweep's explicit name, or its experiment's."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
     return None if name is None else str(name)
@@ -232,7 +241,7 @@ def own_name(cfg: DictConfig) -> str | None:
 
 def not_in_names() -> list[str]:
     """Return the keys that are left out of cells' names; seed and experiment stay in."""
-    return [key for key in with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
+    return [key for key in keys_with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
 
 
 def quote(text: str) -> str:

@@ -7,19 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, is_typeddict
 
-from triptych.config.habits import answer
+from triptych.config.habits import advice_line
 from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
 from triptych.config.signatures import REQUIRED, UNKNOWN, Arguments, arguments
-from triptych.config.source import folders
-from triptych.config.trust import check_name, trusted
+from triptych.config.source import config_folders
+from triptych.config.trust import check_name, trusted_packages
 from triptych.declare import (
     Role,
     alternatives,
+    annotated_metadata,
     fits,
     is_declaration,
     literal_values,
-    marks,
-    refusal,
+    type_error_line,
     unwrap,
 )
 from triptych.errors import UserError
@@ -39,18 +39,20 @@ class Key(NamedTuple):
     role: Role = Role.IDENTITY
     default: Any = REQUIRED
 
-    def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
+    def nested(self, kind: Any, default: Any = REQUIRED) -> "Key":
         """Return a nested key of type ``kind``; it inherits the role unless its type names one."""
-        return Key(kind, Key(kind).mark(Role) or self.role, default)
+        return Key(kind, Key(kind).find_mark(Role) or self.role, default)
 
-    def mark(self, kind: type[M]) -> M | None:
+    def find_mark(self, kind: type[M]) -> M | None:
         """Return the mark of a class, such as ``Unit``, in the declaration; None if it has none."""
-        return next((mark for mark in marks(self.kind) if isinstance(mark, kind)), None)
+        return next(
+            (mark for mark in annotated_metadata(self.kind) if isinstance(mark, kind)), None
+        )
 
     @property
     def bases(self) -> tuple[str, ...]:
         """Base classes that a group's ``_target_`` must derive from; () for any."""
-        base = self.mark(Base)
+        base = self.find_mark(Base)
         if base is None:
             return ()
         return (base.target, base.other) if base.other else (base.target,)
@@ -66,17 +68,17 @@ def join(path: str, name: Any) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
-def fields(kind: Any) -> dict[str, Any]:
+def declared_fields(kind: Any) -> dict[str, Any]:
     """Return {key: type} of a declared group; {} for anything else."""
     for member in alternatives(unwrap(kind)[0]):
         table, _ = unwrap(member)
         if is_typeddict(table):
-            return _hints(table)
+            return _type_hints(table)
     return {}
 
 
 @cache
-def _hints(table: type) -> dict[str, Any]:
+def _type_hints(table: type) -> dict[str, Any]:
     hints = typing.get_type_hints(table, include_extras=True)
     return {name: _without_not_required(kind) for name, kind in hints.items()}
 
@@ -85,22 +87,22 @@ def _without_not_required(kind: Any) -> Any:
     return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.NotRequired else kind
 
 
-def of_class(target: str) -> Arguments:
+def class_arguments(target: str) -> Arguments:
     """Return the arguments of a class; an unknown class may take any argument."""
     return arguments(target) or UNKNOWN
 
 
-def below(key: Key, name: str, target: str = "") -> Key | None:
+def nested_key(key: Key, name: str, target: str = "") -> Key | None:
     """Return the key ``name`` of a group that ``target`` describes; None if unknown."""
-    declared = fields(key.kind)
+    declared = declared_fields(key.kind)
     if name in declared:
-        return key.inside(declared[name])
+        return key.nested(declared[name])
     for owner in (target, key.base):
-        named = of_class(owner)[0]
+        named = class_arguments(owner)[0]
         if name in named:
-            return key.inside(*named[name])
+            return key.nested(*named[name])
     kind = _kind_of_values(key.kind)
-    return None if kind is Any else key.inside(kind)
+    return None if kind is Any else key.nested(kind)
 
 
 def _kind_of_values(kind: Any) -> Any:
@@ -111,20 +113,20 @@ def _kind_of_values(kind: Any) -> Any:
     return Any
 
 
-def takes(key: Key, name: str, target: str = "") -> bool:
+def accepts_key(key: Key, name: str, target: str = "") -> bool:
     """Return whether the group ``key``, described by ``target``, may have a key ``name``."""
-    if below(key, name, target) is not None:
+    if nested_key(key, name, target) is not None:
         return True
     owner = target or key.base
-    return of_class(owner)[1] if owner else not fields(key.kind)
+    return class_arguments(owner)[1] if owner else not declared_fields(key.kind)
 
 
-def members(key: Key, target: str = "") -> dict[str, Key]:
+def declared_members(key: Key, target: str = "") -> dict[str, Key]:
     """Return a group's declared keys; undeclared arguments are injected, not configured."""
-    named = {name: key.inside(kind) for name, kind in fields(key.kind).items()}
-    for name, argument in of_class(target or key.base)[0].items():
+    named = {name: key.nested(kind) for name, kind in declared_fields(key.kind).items()}
+    for name, argument in class_arguments(target or key.base)[0].items():
         if name not in named and is_declaration(argument.kind):
-            named[name] = key.inside(*argument)
+            named[name] = key.nested(*argument)
     return named
 
 
@@ -137,22 +139,22 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
     key, parent = Key(COMMANDS[command]), ""
     *groups_above, last = path.replace("/", ".").split(".")
     for name in groups_above:
-        key = _member(key, name, named_classes(parent))
+        key = _merged_member(key, name, named_classes(parent))
         parent = join(parent, name)
     known = named_classes(parent)
-    return _member(key, last, [allowed(target), *known] if target else known)
+    return _merged_member(key, last, [allowed_target(target), *known] if target else known)
 
 
-def _member(key: Key, name: str, targets: list[str]) -> Key:
+def _merged_member(key: Key, name: str, targets: list[str]) -> Key:
     """Return a key as the first of these classes declares it, or else one with the group's role."""
     for target in [*targets, ""]:
-        member = below(key, name, target)
+        member = nested_key(key, name, target)
         if member is not None:
             return member
     return key._replace(kind=Any)
 
 
-def name_null(key: str, value: str) -> str:
+def describe_null(key: str, value: str) -> str:
     """Return ``value`` as reports show it: "null" by the text of ``Annotated[None, "..."]``."""
     if value != "null":
         return value
@@ -172,13 +174,13 @@ def role(key: str, target: str = "") -> Role:
     return find_key(key, target).role
 
 
-def allowed(target: str) -> str:
+def allowed_target(target: str) -> str:
     """Return ``target`` if a configuration may name that class; "" if not."""
-    return _allowed(target, trusted())
+    return _allowed_target(target, trusted_packages())
 
 
 @cache
-def _allowed(target: str, packages: tuple[str, ...]) -> str:
+def _allowed_target(target: str, packages: tuple[str, ...]) -> str:
     if target.startswith("hydra_plugins.triptych_"):
         return target
     try:
@@ -187,14 +189,16 @@ def _allowed(target: str, packages: tuple[str, ...]) -> str:
         return ""
 
 
-def named_classes(place: str) -> list[str]:
+def named_classes(dotted_key: str) -> list[str]:
     """Return the allowed classes that config files name at a dotted key."""
-    return _named_classes(place, folders(), trusted())
+    return _named_classes(dotted_key, config_folders(), trusted_packages())
 
 
 @cache
-def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...]) -> list[str]:
-    group, _, inner = place.partition(".")
+def _named_classes(
+    dotted_key: str, homes: tuple[Path, ...], packages: tuple[str, ...]
+) -> list[str]:
+    group, _, inner = dotted_key.partition(".")
     targets: dict[str, None] = {}  # in the order of the files
     for home in homes if group else ():
         for file in sorted((home / group).rglob("*.yaml")):
@@ -203,7 +207,7 @@ def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...
             for indent, target in TARGET.findall(file.read_text("utf-8", "replace")):
                 if indent and not inner:  # this class belongs to a group within this one
                     continue
-                if subgroup == ("" if indent else inner) and allowed(target):
+                if subgroup == ("" if indent else inner) and allowed_target(target):
                     targets[target] = None
     return [*targets]
 
@@ -220,12 +224,12 @@ class Entry(NamedTuple):
     @property
     def key(self) -> Key:
         """The key's declaration; a key without one accepts any value."""
-        return below(self.group, self.name, self.target) or Key()
+        return nested_key(self.group, self.name, self.target) or Key()
 
 
 def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
     """Yield every key of a configuration, and those of its groups after each."""
-    target = allowed(str(config.get("_target_") or ""))
+    target = allowed_target(str(config.get("_target_") or ""))
     for name, value in config.items():
         if name in OPTIONS:
             continue
@@ -235,37 +239,40 @@ def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
             yield from entries(value, entry.key, entry.place)
 
 
-def unfit(
+def invalid_values(
     config: Any, group: Key, path: str = "", command: str = "train"
 ) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key at or below ``path`` with a value not allowed."""
     for entry in entries(config, group, path):
-        line = _refusal(entry.place, entry.key, entry.value, command)
+        line = _value_error(entry.place, entry.key, entry.value, command)
         if line:
             yield entry.place, line
 
 
-def _refusal(place: str, key: Key, value: Any, command: str) -> str:
+def _value_error(dotted_key: str, key: Key, value: Any, command: str) -> str:
     """Return the error line for a value that its declaration does not allow; "" if it does."""
-    if fields(key.kind):
+    if declared_fields(key.kind):
         if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
-        return f"{place}={repr(value)[:100]}: must be a group of keys ({', '.join(members(key))})"
+        names = ", ".join(declared_members(key))
+        return f"{dotted_key}={repr(value)[:100]}: must be a group of keys ({names})"
     if fits(key.kind, value) or (isinstance(value, dict) and "_target_" in value):
         return ""  # the class that receives an object checks it
-    return answer(place, str(value), command=command) or refusal(place, key.kind, value)
+    return advice_line(dotted_key, str(value), command=command) or type_error_line(
+        dotted_key, key.kind, value
+    )
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
     """Raise UserError for the first key below ``path`` with a value that is not allowed."""
     key = find_key(path, command=command) if path else Key(COMMANDS[command])
-    for _, line in unfit(config, key, path, command):
+    for _, line in invalid_values(config, key, path, command):
         raise UserError(line)
 
 
 def groups() -> tuple[str, ...]:
     """Return the groups that every run has."""
-    hints = _hints(Train)
+    hints = _type_hints(Train)
     required = [key for key in hints if key in Train.__required_keys__]
     return tuple(key for key in required if _is_group(unwrap(hints[key])[0]))
 
@@ -274,13 +281,13 @@ def _is_group(kind: Any) -> bool:
     return is_typeddict(kind) or typing.get_origin(kind) is dict
 
 
-def with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
+def keys_with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
     """Return all keys with one of these roles; descend only into groups that lack it."""
     names, group = [], key or Key(Train)
-    for name, kind in fields(group.kind).items():
-        member, place = group.inside(kind), join(path, name)
+    for name, kind in declared_fields(group.kind).items():
+        member, place = group.nested(kind), join(path, name)
         if member.role in roles:
             names.append(place)
         else:
-            names += with_roles(*roles, key=member, path=place)
+            names += keys_with_roles(*roles, key=member, path=place)
     return names

@@ -66,7 +66,7 @@ CLASSES = Metric("classes", "classes that samples are drawn for", version=2)
 MEASURES = {**SAMPLE_METRICS, CLASSES.name: CLASSES}
 
 
-def measures_of(config: Mapping[str, str]) -> list[str]:
+def metric_names(config: Mapping[str, str]) -> list[str]:
     """Return the names of a run's measures, from its configuration {dotted key: value}.
 
     A metric of the user's is named by its class.
@@ -80,12 +80,12 @@ def measures_of(config: Mapping[str, str]) -> list[str]:
     return measures
 
 
-def version_of(measure: str) -> int:
+def metric_version(metric_name: str) -> int:
     """Return the current version of a measure; 1 if it declares none.
 
-    ``measure``: its name, or the path of its class.
+    ``metric_name``: its name, or the path of its class.
     UserError: the class cannot be imported, or may not be.
     """
-    if "." in measure:
-        return int(getattr(import_class(measure, "metrics"), "version", 1))
-    return MEASURES[measure].version if measure in MEASURES else 1
+    if "." in metric_name:
+        return int(getattr(import_class(metric_name, "metrics"), "version", 1))
+    return MEASURES[metric_name].version if metric_name in MEASURES else 1

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
-from triptych.terminal import in_one_line
+from triptych.terminal import as_one_line
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: (its spec, digest of its file)}
 
 
-def trusted() -> tuple[str, ...]:
+def trusted_packages() -> tuple[str, ...]:
     """Return the packages whose classes configurations may name."""
     # Read it again each time, as a notebook may change it.
-    return _trusted(os.environ.get("TRIPTYCH_TRUST", ""))
+    return _trusted_packages(os.environ.get("TRIPTYCH_TRUST", ""))
 
 
 @cache
-def _trusted(typed: str) -> tuple[str, ...]:
+def _trusted_packages(typed: str) -> tuple[str, ...]:
     names = [name.strip() for name in typed.split(",")]
     if PYPROJECT.is_file():
         import tomllib
@@ -37,10 +37,10 @@ def _trusted(typed: str) -> tuple[str, ...]:
 
 def is_trusted(name: str) -> bool:
     """Return whether a dotted name lies in a trusted package."""
-    return any(lies_in(name, package) for package in trusted())
+    return any(is_within_package(name, package) for package in trusted_packages())
 
 
-def is_own(part: object) -> bool:
+def is_user_code(part: object) -> bool:
     """Return whether a function, or an object's class, is a user's."""
     return is_trusted(getattr(part, "__module__", None) or "")
 
@@ -67,15 +67,15 @@ def digest_file(file: str | Path) -> str:
         return "unreadable"
 
 
-def lies_in(name: str, package: str) -> bool:
+def is_within_package(name: str, package: str) -> bool:
     """Return whether a dotted name is ``package`` or lies in it."""
     return name == package or name.startswith(f"{package}.")
 
 
-def defined_at(what: Callable[..., Any]) -> str:
+def definition_location(definition: Callable[..., Any]) -> str:
     """Return " (FILE:LINE)" of a user's function, method or class; "" for others."""
-    code = inspect.unwrap(getattr(what, "__func__", what))
-    if not is_own(code):
+    code = inspect.unwrap(getattr(definition, "__func__", definition))
+    if not is_user_code(code):
         return ""
     try:
         return f" ({inspect.getsourcefile(code)}:{inspect.getsourcelines(code)[1]})"
@@ -83,7 +83,7 @@ def defined_at(what: Callable[..., Any]) -> str:
         return f" ({code.__module__}.{code.__qualname__})"
 
 
-def raised_at(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """Return " (FILE:LINE, in NAME)" of the innermost frame in user code; or "".
 
     If the last call was a method of a user's class, it is " (FILE:LINE)" of the class.
@@ -97,22 +97,22 @@ def raised_at(error: BaseException) -> str:
             function = "" if name == "<module>" else f", in {name}"
             return f" ({frame.f_code.co_filename}:{line}{function})"
     if error.__cause__ is not None:
-        return raised_at(error.__cause__)
-    return defined_at(type(frames[-1][0].f_locals.get("self"))) if frames else ""
+        return error_location(error.__cause__)
+    return definition_location(type(frames[-1][0].f_locals.get("self"))) if frames else ""
 
 
 def describe_error(error: BaseException) -> str:
     """Describe an exception in one line: type, message, and where user code raised it."""
-    return in_one_line(f"{type(error).__name__}: {str(error)[:600]}{raised_at(error)}")
+    return as_one_line(f"{type(error).__name__}: {str(error)[:600]}{error_location(error)}")
 
 
 @contextmanager
-def raised_by(key: str = "") -> Iterator[None]:
+def reraise_as_user_error(key: str = "") -> Iterator[None]:
     """Raise each error of a user's code in the block as a UserError that begins with ``key``."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or not raised_at(error):
+        if isinstance(error, UserError) or not error_location(error):
             raise
         description = describe_error(error)
         raise UserError(f"{key}: {description}" if key else description) from error

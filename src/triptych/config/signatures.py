@@ -58,14 +58,14 @@ def is_listed(target: str) -> bool:
 def arguments(target: str) -> Arguments | None:
     """Return the arguments of a class by its dotted name; None if it is unknown or untrusted."""
     if is_listed(target):
-        return _listed(defining_name(target))
+        return _signature_from_table(defining_name(target))
     if is_trusted(target) or target.startswith("torch.optim."):
-        return _imported(target)
+        return _signature_from_import(target)
     return None
 
 
 @cache
-def _listed(name: str) -> Arguments:
+def _signature_from_table(name: str) -> Arguments:
     """Return the entry of a class; its types are written with the names of ``declare``."""
     entry = read_table()["classes"][name]
     named = {}
@@ -75,7 +75,7 @@ def _listed(name: str) -> Arguments:
     return Arguments(named, entry["more"])
 
 
-def _imported(target: str) -> Arguments | None:
+def _signature_from_import(target: str) -> Arguments | None:
     module, _, name = target.rpartition(".")
     known = module in sys.modules
     try:
@@ -98,7 +98,7 @@ def inspect_class(owner: type) -> Arguments:
     parents = owner.__mro__[:-1]  # all but object
     inits = [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)]
     for init in inits:
-        for name, argument in _own_arguments(init):
+        for name, argument in _declared_arguments(init):
             if name not in named:
                 if passes_on:
                     named[name] = argument
@@ -108,12 +108,12 @@ def inspect_class(owner: type) -> Arguments:
     return Arguments(named, passes_on and bool(inits))
 
 
-def _own_arguments(init: Callable[..., Any]) -> Iterator[tuple[str, Argument]]:
+def _declared_arguments(init: Callable[..., Any]) -> Iterator[tuple[str, Argument]]:
     for parameter in [*inspect.signature(init).parameters.values()][1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
-        yield parameter.name, Argument(_kind(init, parameter.annotation), default)
+        yield parameter.name, Argument(_annotation_type(init, parameter.annotation), default)
 
 
 def _takes_keywords(init: Callable[..., Any]) -> bool:
@@ -121,7 +121,7 @@ def _takes_keywords(init: Callable[..., Any]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _kind(init: Callable[..., Any], annotation: Any) -> Any:
+def _annotation_type(init: Callable[..., Any], annotation: Any) -> Any:
     """Return the type of an annotation; ``Any`` if only type checkers can evaluate it."""
     if annotation is inspect.Parameter.empty:
         return Any

@@ -8,77 +8,77 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-from triptych.config.own_code import trusted
+from triptych.config.own_code import trusted_packages
 from triptych.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"  # the folder of this clone
 
 
-def file_of(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """Return the file of a module without importing it."""
-    spec = _spec(name.partition(".")[0])
+    spec = _top_module_spec(name.partition(".")[0])
     if spec is not None and spec.name == name and spec.origin:
         return Path(spec.origin)
-    for place in places(name):
+    for place in module_paths(name):
         for file in (place / "__init__.py", place.with_suffix(".py")):
             if file.is_file():
                 return file
     return None
 
 
-def places(name: str) -> list[Path]:
+def module_paths(name: str) -> list[Path]:
     """Return the possible paths of a module, without suffix.
 
     Only its outermost parent is looked up.
     """
     top, *rest = name.split(".")
-    spec = _spec(top)
+    spec = _top_module_spec(top)
     folders = spec.submodule_search_locations if spec else None
     return [Path(folder, *rest) for folder in folders or ()]
 
 
-def _spec(top: str) -> ModuleSpec | None:
+def _top_module_spec(top: str) -> ModuleSpec | None:
     try:
         return find_spec(top)
     except (ImportError, ValueError):
         return None
 
 
-def of_packages() -> dict[str, Path]:
+def package_config_folders() -> dict[str, Path]:
     """Return {trusted package: its folder ``configs``} without importing it."""
-    return _of_packages(trusted(), tuple(sys.path))
+    return _package_config_folders(trusted_packages(), tuple(sys.path))
 
 
-def folders() -> tuple[Path, ...]:
+def config_folders() -> tuple[Path, ...]:
     """Return all config folders in Hydra's search order, the clone's first."""
-    return (CONFIGS, *of_packages().values())
+    return (CONFIGS, *package_config_folders().values())
 
 
-def groups(among: Sequence[Path] | None = None) -> list[str]:
-    """Return all groups in the folders ``among``, such as ``objective/loss``.
+def config_groups(folders: Sequence[Path] | None = None) -> list[str]:
+    """Return all groups in the folders ``folders``, such as ``objective/loss``.
 
     By default, those in all config folders.
     """
     groups = set()
-    for home in folders() if among is None else among:
+    for home in config_folders() if folders is None else folders:
         groups |= {file.parent.relative_to(home).as_posix() for file in home.rglob("*.yaml")}
     return sorted(groups - {"."})
 
 
-def files_of(group: str) -> list[Path]:
+def group_files(group: str) -> list[Path]:
     """Return a group's files in all folders."""
-    return list(chain.from_iterable((folder / group).glob("*.yaml") for folder in folders()))
+    return list(chain.from_iterable((folder / group).glob("*.yaml") for folder in config_folders()))
 
 
-def choices_of(group: str) -> list[str]:
+def group_choices(group: str) -> list[str]:
     """Return the names of a group's files in all folders."""
-    return sorted({file.stem for file in files_of(group)})
+    return sorted({file.stem for file in group_files(group)})
 
 
-def check_apart() -> None:
+def check_files_are_unique() -> None:
     """Refuse a config file that two folders have, because one would shadow the other."""
     known: dict[str, Path] = {}
-    for folder in folders():
+    for folder in config_folders():
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder).as_posix()
             if name in known:
@@ -87,10 +87,10 @@ def check_apart() -> None:
 
 
 @cache
-def _of_packages(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
+def _package_config_folders(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
     homes: dict[str, Path] = {}
     for package in packages:
-        for place in places(package):
+        for place in module_paths(package):
             if (place / "configs").is_dir():
                 homes.setdefault(package, (place / "configs").resolve())
     return homes

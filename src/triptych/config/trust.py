@@ -17,8 +17,13 @@ import sys
 from typing import Any
 
 from triptych.config.habits import CALLBACKS
-from triptych.config.own_code import is_trusted, lies_in, raised_at, remember_imported
-from triptych.config.own_code import trusted as trusted
+from triptych.config.own_code import (
+    error_location,
+    is_trusted,
+    is_within_package,
+    remember_imported,
+)
+from triptych.config.own_code import trusted_packages as trusted_packages
 from triptych.config.signatures import arguments, defining_name, is_listed, read_table
 from triptych.errors import UserError
 
@@ -63,15 +68,15 @@ def check_name(target: Any, where: str = "") -> str:
     """Check that the class of that name may be built; return the name, or raise UserError."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         shown = ascii(target)[:100]
-        raise UserError(f"{_key(where)}={shown}: must be the dotted name of a class")
+        raise UserError(f"{_key_prefix(where)}={shown}: must be the dotted name of a class")
     if target in REASONS:
-        raise UserError(f"{_key(where)}={target}: {REASONS[target]}")
-    if not _may_be_named(target):
-        raise _refused(target, where)
+        raise UserError(f"{_key_prefix(where)}={target}: {REASONS[target]}")
+    if not _is_allowed_target(target):
+        raise _refusal(target, where)
     return target
 
 
-def _may_be_named(target: str) -> bool:
+def _is_allowed_target(target: str) -> bool:
     if is_trusted(target) or target in HOMES:
         return True
     if OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
@@ -90,37 +95,38 @@ def import_class(target: Any, where: str = "") -> type:
         owner = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"cannot be imported: {line}{raised_at(error)}"
-        raise UserError(f"{_key(where)}={target}: {problem}") from error
+        problem = f"cannot be imported: {line}{error_location(error)}"
+        raise UserError(f"{_key_prefix(where)}={target}: {problem}") from error
     if is_trusted(target):
         remember_imported()
-    if not isinstance(owner, type) or not _is_home(owner, target, module):
-        raise UserError(f"{_key(where)}={target}: {module} defines no class of that name")
+    if not isinstance(owner, type) or not _is_defined_in(owner, target, module):
+        raise UserError(f"{_key_prefix(where)}={target}: {module} defines no class of that name")
     return owner
 
 
-def _is_home(owner: type, target: str, module: str) -> bool:
+def _is_defined_in(owner: type, target: str, module: str) -> bool:
     """Return whether the class is defined where its name says, not imported from elsewhere."""
     if owner.__qualname__ != target.rpartition(".")[2]:
         return False
     if is_trusted(target):
         return is_trusted(owner.__module__)
-    return lies_in(owner.__module__, module)
+    return is_within_package(owner.__module__, module)
 
 
-def _key(where: str) -> str:
+def _key_prefix(where: str) -> str:
     return f"{where}._target_".lstrip(".")
 
 
-def _refused(target: str, where: str) -> UserError:
-    problem = f"{_key(where)}={target[:100]}: class is not allowed in a configuration"
-    listed = (name for name in read_table()["classes"] if _may_be_named(name))
+def _refusal(target: str, where: str) -> UserError:
+    problem = f"{_key_prefix(where)}={target[:100]}: class is not allowed in a configuration"
+    listed = (name for name in read_table()["classes"] if _is_allowed_target(name))
     close = difflib.get_close_matches(target[:100], listed, n=1, cutoff=0.75)
     if close:
         return UserError(f"{problem}; did you mean {close[0]}?")
     package = target.partition(".")[0]
     if package not in NOT_OWN:
-        fix = f"to allow your own code, export TRIPTYCH_TRUST={','.join([*trusted(), package])}"
+        packages = ",".join([*trusted_packages(), package])
+        fix = f"to allow your own code, export TRIPTYCH_TRUST={packages}"
     else:
         fix = "see docs/security.md for the allowed classes"
     return UserError(f"{problem}; {fix}")

@@ -19,8 +19,8 @@ from torch.nn.functional import pad
 
 from triptych.data.batch import Batch
 from triptych.declare import Count, Gt, Le, Share, Unit, declared
-from triptych.diffusion.condition import AUGMENTATION, Condition, Part, part_of
-from triptych.diffusion.draws import Stream, mix, seeded
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part, find_part
+from triptych.diffusion.draws import Stream, hash_seed, seeded_generator
 from triptych.errors import UserError
 
 Uniform = Callable[..., Tensor]
@@ -133,36 +133,36 @@ class ConditioningNoise(Augmentation):
         return angle.cos() * x + angle.sin() * eps
 
 
-def augmented(
+def augment_batch(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
     """Return a training batch after all ``steps``.
 
     If a step is ``told``, the condition describes what was done to each item.
     """
-    part_seed = mix(seed, Stream.PART_AUGMENTATION)
+    part_seed = hash_seed(seed, Stream.PART_AUGMENTATION)
     all_numbers = []
-    for name, changes in by_part(steps).items():
+    for name, changes in group_by_part(steps).items():
         if name is None:
             x, numbers = augment(batch.x, changes, seed, step, rank, world)
             batch = batch._replace(x=x)
         else:
-            part = part_of(batch.condition, name)
+            part = find_part(batch.condition, name)
             if batch.condition is None or part is None:
                 fix = "set augmentation=none"
                 raise UserError(f"augmentation: the condition has no part {name!r}; {fix}")
             value, numbers = augment(part.value, changes, part_seed, step, rank, world)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
-            batch = batch._replace(condition=batch.condition.together(changed))
+            batch = batch._replace(condition=batch.condition.merge(changed))
         all_numbers.append(numbers)
     numbers = torch.cat(all_numbers, 1)
     if not numbers.shape[1]:
         return batch
     done = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
-    return batch._replace(condition=done.together(batch.condition))
+    return batch._replace(condition=done.merge(batch.condition))
 
 
-def by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation]]:
+def group_by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation]]:
     """Group changes by the part of the condition that they change; None: the item itself."""
     groups: dict[str | None, list[Augmentation]] = {}
     for change in steps:
@@ -183,7 +183,7 @@ def augment(
         raise UserError(
             f"augmentation: needs images (C, H, W), but items are {shape}; set augmentation=none"
         )
-    generator = seeded(seed, Stream.AUGMENTATION, step)
+    generator = seeded_generator(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
     uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731
     done = [x.new_zeros(len(x), 0)]
@@ -196,13 +196,13 @@ def augment(
     return x, torch.cat(done, 1)
 
 
-def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
+def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
     """Return the condition's part "augmentation", (numbers,), when ``part`` alone was noised.
 
     ``level``: to which level.
     """
     numbers = [torch.zeros(0)]
-    for changes in by_part(steps).values():
+    for changes in group_by_part(steps).values():
         for change in changes:
             if not change.told:
                 continue
@@ -213,6 +213,6 @@ def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Ten
     return torch.cat(numbers)
 
 
-def count_numbers(steps: Sequence[Augmentation]) -> int:
+def n_condition_numbers(steps: Sequence[Augmentation]) -> int:
     """Count the numbers with which a condition describes what was done to an item."""
     return sum(change.numbers for change in steps if change.told)

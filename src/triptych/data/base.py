@@ -13,20 +13,21 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
-from triptych.data.source import check_val_size, folder_path
+from triptych.data.source import check_val_size, require_folder
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
-from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import DataError as DataError
 
 
-def select(
-    values: Tensor, labels: Tensor, parts: Mapping[str, np.ndarray], levels: int | None
+def select_splits(
+    values: Tensor, labels: Tensor, rows_by_split: Mapping[str, np.ndarray], levels: int | None
 ) -> dict[str, Split]:
-    """Return {name: Split} with the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
+    """Return {name: Split} of rows ``rows_by_split[name]`` of values (n, *shape), labels (n,)."""
     return {
-        n: Split(values[rows], Condition(label=labels[rows]), levels) for n, rows in parts.items()
+        n: Split(values[rows], Condition(label=labels[rows]), levels)
+        for n, rows in rows_by_split.items()
     }
 
 
@@ -102,7 +103,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """Name, classes, size of an item and splits, in one line; after ``setup``."""
         facts = [self.name]
         if self.num_classes:
-            facts.append(f"{self.num_classes} classes{self._first_classes()}")
+            facts.append(f"{self.num_classes} classes{self._first_class_names()}")
         if len(self.shape) == 3:
             channels, height, width = self.shape
             facts.append(f"{height}x{width}x{channels}")
@@ -111,7 +112,7 @@ class DataModule(pl.LightningDataModule, ABC):
         facts.append(" / ".join(f"{len(split)} {name}" for name, split in self.splits.items()))
         return ", ".join(facts)
 
-    def _first_classes(self) -> str:
+    def _first_class_names(self) -> str:
         if not self.class_names:
             return ""
         names = [*self.class_names[:10]]
@@ -210,7 +211,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return self.eval_dataloader("val")
 
 
-class Official(DataModule):
+class OfficialData(DataModule):
     """Test: the official one. Validation: the last `val_size` of the official training set.
 
     Both are permuted by RandomState(0) first, so that any first few are a fair sample.
@@ -226,7 +227,7 @@ class Official(DataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        self.root, self.download = folder_path(root), download
+        self.root, self.download = require_folder(root), download
         self.val_size = val_size
 
     def split(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Split]:
@@ -234,11 +235,11 @@ class Official(DataModule):
         order = np.random.RandomState(0).permutation(len(train[0]))
         test_order = np.random.RandomState(0).permutation(len(test[0]))
         trained, held_out = hold_out(order, self.val_size)
-        splits = select(*train, {"train": trained, "val": held_out}, self.levels)
-        return splits | select(*test, {"test": test_order}, self.levels)
+        splits = select_splits(*train, {"train": trained, "val": held_out}, self.levels)
+        return splits | select_splits(*test, {"test": test_order}, self.levels)
 
 
-class Generated(DataModule):
+class SyntheticData(DataModule):
     """Items that a formula draws, by default points (d,).
 
     Each split has a seed of its own, which follows from data_seed.
@@ -265,7 +266,9 @@ class Generated(DataModule):
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # Draw at least one, as torch.multinomial refuses 0.
-            x, labels = self.draw(max(n, 1), seeded(self.data_seed, Stream.POINTS, stream))
+            x, labels = self.draw(
+                max(n, 1), seeded_generator(self.data_seed, Stream.POINTS, stream)
+            )
             condition = None if labels is None else Condition(label=labels[:n])
             splits[name] = Split(x[:n].float(), condition)
         return splits

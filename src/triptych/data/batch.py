@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.data.cache import Mapped, item_number
+from triptych.data.cache import MappedRows, item_number
 from triptych.diffusion.condition import Condition
 
 
@@ -60,7 +60,7 @@ class Split:
     digests: a number that identifies each item, int64 (n,), if the reader has it already.
     """
 
-    values: Tensor | Mapped
+    values: Tensor | MappedRows
     condition: Condition | None = None
     levels: int | None = None
     digests: Tensor | None = None

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from triptych.config.build import build
-from triptych.config.own_code import defined_at, raised_by
+from triptych.config.own_code import definition_location, reraise_as_user_error
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
-from triptych.data.cache import Mapped, item_number
+from triptych.data.cache import MappedRows, item_number
 from triptych.diffusion.condition import Labels
 from triptych.records import Config, Entries
 
@@ -43,13 +43,13 @@ def build_data(config: Config, download: bool = True) -> DataModule:
             data.augmentations.append(build(node, f"augmentation.{name}"))
     if not download:
         data.download = False  # an untrusted configuration must not choose where files are written
-    with raised_by("data"):
+    with reraise_as_user_error("data"):
         data.setup()
-    check_contract(data)
+    check_splits_match_declaration(data)
     return data
 
 
-def check_contract(data: DataModule) -> None:
+def check_splits_match_declaration(data: DataModule) -> None:
     """Check that each split has the shapes, levels and conditions that its class declares.
 
     All values must be finite.
@@ -57,12 +57,12 @@ def check_contract(data: DataModule) -> None:
     for name in SPLITS:
         split: Any = data.splits.get(name)
         if not isinstance(split, Split):
-            _refuse(
+            _raise_data_error(
                 data, f"{name}: load() returns no Split of this name; return one, empty if need be"
             )
         if split.levels != data.levels:
             class_says = f"must be {data.levels}, as in the class"
-            _refuse(data, f"{name}: levels={split.levels} in its Split; {class_says}")
+            _raise_data_error(data, f"{name}: levels={split.levels} in its Split; {class_says}")
         _check_shape(data, f"{name}: values", split.values, (len(split), *data.shape))
         if data.levels is None:
             _check_numbers(data, f"{name}: values", split.values, data.largest)
@@ -70,7 +70,7 @@ def check_contract(data: DataModule) -> None:
             _check_whole_numbers(data, f"{name}: values", split.values, data.levels)
         _check_conditions(data, name, split)
     if not len(data.splits["train"]):
-        _refuse(data, "train: no items; must have one or more")
+        _raise_data_error(data, "train: no items; must have one or more")
 
 
 def _check_conditions(data: DataModule, name: str, split: Split) -> None:
@@ -78,7 +78,7 @@ def _check_conditions(data: DataModule, name: str, split: Split) -> None:
     for part_name, kind in data.conditions.items():
         part = parts.get(part_name)
         if part is None:
-            _refuse(
+            _raise_data_error(
                 data, f"{name}: no {part_name}; each item needs one, as the class declares {kind}"
             )
         _check_shape(data, f"{name}: {part_name}", part.value, (len(split), *kind.shape))
@@ -92,48 +92,50 @@ def _check_conditions(data: DataModule, name: str, split: Split) -> None:
             _check_numbers(data, f"{name}: {part_name}", part.value, math.inf)
 
 
-def _refuse(data: DataModule, problem: str) -> NoReturn:
-    raise DataError(f"data {data.name}: {problem}{defined_at(data.load)}")
+def _raise_data_error(data: DataModule, problem: str) -> NoReturn:
+    raise DataError(f"data {data.name}: {problem}{definition_location(data.load)}")
 
 
-def _check_shape(data: DataModule, place: str, value: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, Tensor | Mapped):
-        _refuse(data, f"{place}: a {type(value).__name__}; must be a torch.Tensor")
+def _check_shape(data: DataModule, location: str, value: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor | MappedRows):
+        _raise_data_error(data, f"{location}: a {type(value).__name__}; must be a torch.Tensor")
     if tuple(value.shape) != shape:
-        _refuse(data, f"{place}: shape {tuple(value.shape)}; must be {shape}")
+        _raise_data_error(data, f"{location}: shape {tuple(value.shape)}; must be {shape}")
 
 
 def _check_whole_numbers(
     data: DataModule,
-    place: str,
-    value: Tensor | Mapped,
+    location: str,
+    value: Tensor | MappedRows,
     levels: int,
     dtypes: tuple[torch.dtype, ...] = (torch.int64, torch.uint8),
 ) -> None:
     must = f"must be whole numbers from 0 to {levels - 1}"
     dtype = value[:1].dtype
     if dtype not in dtypes:
-        _refuse(data, f"{place}: {dtype}; {must} as {' or '.join(map(str, dtypes))}")
+        _raise_data_error(data, f"{location}: {dtype}; {must} as {' or '.join(map(str, dtypes))}")
     if dtype == torch.uint8 and levels > 255:
         return  # every uint8 value is valid, so images on disk need not be read
     for start in range(0, len(value), CHUNK):
         low, high = value[start : start + CHUNK].aminmax()
         if low < 0 or high >= levels:
-            _refuse(data, f"{place}: range {low} to {high}; {must}")
+            _raise_data_error(data, f"{location}: range {low} to {high}; {must}")
 
 
-def _check_numbers(data: DataModule, place: str, value: Tensor | Mapped, largest: float) -> None:
+def _check_numbers(
+    data: DataModule, location: str, value: Tensor | MappedRows, max_magnitude: float
+) -> None:
     for start in range(0, len(value), CHUNK):
         size = value[start : start + CHUNK].abs().max().item()
         if not math.isfinite(size):
-            _refuse(
-                data, f"{place}: a value from item {start} on is not finite; all must be finite"
+            _raise_data_error(
+                data, f"{location}: a value from item {start} on is not finite; all must be finite"
             )
-        if size > largest:
-            _refuse(
+        if size > max_magnitude:
+            _raise_data_error(
                 data,
-                f"{place}: absolute values up to {size:.4g}; must be at most {largest:g}, as noise "
-                "schedules expect about 1; for larger data, set `largest` in the class",
+                f"{location}: absolute values up to {size:.4g}; must be at most {max_magnitude:g}, "
+                "as noise schedules expect about 1; for larger data, set `largest` in the class",
             )
 
 
@@ -153,11 +155,11 @@ class Fingerprint:
     split: str
     n: dict[str, int]
     items: dict[str, Tensor] = field(default_factory=dict)
-    about: Entries = field(default_factory=dict)
+    metadata: Entries = field(default_factory=dict)
 
-    def record(self) -> Entries:
+    def as_entries(self) -> Entries:
         """Return the fingerprint as recorded in ``summary.json``, without the numbers of items."""
-        return {"fingerprint": self.data, "split": self.split, "n": self.n, **self.about}
+        return {"fingerprint": self.data, "split": self.split, "n": self.n, **self.metadata}
 
 
 def fingerprint(data: DataModule) -> Fingerprint:
@@ -166,24 +168,29 @@ def fingerprint(data: DataModule) -> Fingerprint:
     about: Entries = {"description": data.description}
     if data.class_names:
         about["classes"] = [*data.class_names]
-    facts = _facts(data)
+    facts = _data_kind(data)
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
         return Fingerprint(
-            _hex(facts, drawn, judged), _hex(facts, drawn, judged, n), n, about=about
+            _hex_digest(facts, drawn, judged),
+            _hex_digest(facts, drawn, judged, n),
+            n,
+            metadata=about,
         )
-    items = {name: _item_numbers(split) for name, split in data.splits.items()}
-    shared = _shared(items)
+    items = {name: _split_item_hashes(split) for name, split in data.splits.items()}
+    shared = _count_shared_with_train(items)
     if shared:
         about["shared"] = shared
-    rows = {name: _rows(data, name, numbers) for name, numbers in items.items()}
+    rows = {name: _item_rows(data, name, numbers) for name, numbers in items.items()}
     # Sort the rows, because the fingerprint must not depend on the order of the items.
-    whole, test = _sorted(np.concatenate([*rows.values()])), _sorted(rows["test"])
-    return Fingerprint(_hex(facts, whole, test), _hex(facts, *rows.values()), n, items, about)
+    whole, test = _sorted_rows(np.concatenate([*rows.values()])), _sorted_rows(rows["test"])
+    return Fingerprint(
+        _hex_digest(facts, whole, test), _hex_digest(facts, *rows.values()), n, items, about
+    )
 
 
-def _facts(data: DataModule) -> list[Any]:
+def _data_kind(data: DataModule) -> list[Any]:
     """Return what identifies the kind of items: name, shape, levels, classes and conditions."""
     facts: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
     kinds = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
@@ -195,17 +202,17 @@ def _facts(data: DataModule) -> list[Any]:
     return facts
 
 
-def _item_numbers(split: Split) -> Tensor:
-    return _numbers(split.values) if split.digests is None else split.digests
+def _split_item_hashes(split: Split) -> Tensor:
+    return _hash_items(split.values) if split.digests is None else split.digests
 
 
-def _shared(items: Mapping[str, Tensor]) -> dict[str, int]:
+def _count_shared_with_train(items: Mapping[str, Tensor]) -> dict[str, int]:
     """Count the items of each held-out split that are also in train; omit splits without any."""
     counts = {name: int(torch.isin(items[name], items["train"]).sum()) for name in HELD_OUT}
     return {name: count for name, count in counts.items() if count}
 
 
-def _rows(data: DataModule, name: str, items: Tensor) -> np.ndarray:
+def _item_rows(data: DataModule, name: str, items: Tensor) -> np.ndarray:
     """Return a row of numbers for each item of a split and its condition, (n, columns) int64."""
     split = data.splits[name]
     columns = [items.numpy(), _label_column(split)]
@@ -230,7 +237,7 @@ def _part_columns(split: Split, name: str) -> list[np.ndarray]:
     present = part.present
     if present is None:
         present = torch.ones(len(split), dtype=torch.bool)
-    return [_numbers(tensor).numpy() for tensor in (part.value, present, mask)]
+    return [_hash_items(tensor).numpy() for tensor in (part.value, present, mask)]
 
 
 def _text_column(texts: Sequence[str]) -> np.ndarray:
@@ -238,14 +245,14 @@ def _text_column(texts: Sequence[str]) -> np.ndarray:
     return np.array(numbers, np.int64)
 
 
-def _sorted(rows: np.ndarray) -> np.ndarray:
+def _sorted_rows(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T)]
 
 
-def leakage(facts: Entries) -> list[str]:
+def leakage_warnings(facts: Entries) -> list[str]:
     """Return a warning for each held-out split that shares items with train.
 
-    ``facts``: as ``Fingerprint.record`` returns.
+    ``facts``: as ``Fingerprint.as_entries`` returns.
     """
     return [
         (
@@ -256,7 +263,7 @@ def leakage(facts: Entries) -> list[str]:
     ]
 
 
-def _numbers(values: Tensor | Mapped) -> Tensor:
+def _hash_items(values: Tensor | MappedRows) -> Tensor:
     """Return a number for each item, (n,) int64."""
     n = len(values)
     parts = (
@@ -265,7 +272,7 @@ def _numbers(values: Tensor | Mapped) -> Tensor:
     return torch.tensor([item_number(item) for part in parts for item in part], dtype=torch.int64)
 
 
-def _hex(*parts: Any) -> str:
+def _hex_digest(*parts: Any) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from triptych.config.identity import root
 from triptych.errors import StorageError
-from triptych.files import replaced
+from triptych.files import atomic_replacement
 
 VERSION = 1  # version of the stored format, in the files' names
 
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TRIPTYCH_CACHE") or Path(root()) / "data" / "cache").expanduser()
 
 
-class Mapped:
+class MappedRows:
     """Rows of an array (N, *shape) on disk, in their own ``order`` (n,).
 
     Indexing copies them.
@@ -74,7 +74,7 @@ def cached_images(
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
-        with _written(data) as file:
+        with _is_written(data) as file:
             # Do not write through a memory map, where a full disk would crash the process.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
@@ -83,23 +83,23 @@ def cached_images(
                 items[i] = item_number(image)
                 file.write(np.ascontiguousarray(image, np.uint8).tobytes())
             # Write this file first, so that both are complete if the images' file exists.
-            with _written(digests) as second:
+            with _is_written(digests) as second:
                 np.save(second, items)
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
 
 
 def cached_arrays(
-    folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]
+    folder: Path, name: str, compute: Callable[[], Sequence[np.ndarray]]
 ) -> list[np.ndarray]:
-    """Return the arrays that ``folder`` caches under ``name``; without them call ``make`` first.
+    """Return the arrays that ``folder`` caches under ``name``; without them call ``compute`` first.
 
     StorageError: they cannot be written.
     """
     file = folder / f"{name}.npz"
     if not file.exists():
-        arrays = make()
-        with _written(file) as out:
+        arrays = compute()
+        with _is_written(file) as out:
             np.savez(out, *arrays)
     with np.load(file, allow_pickle=False) as arrays:
         return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
@@ -112,9 +112,9 @@ def item_number(*parts: np.ndarray) -> int:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
+def _is_written(path: Path) -> Iterator[IO[bytes]]:
     try:
-        with replaced(path) as file:
+        with atomic_replacement(path) as file:
             yield file
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"

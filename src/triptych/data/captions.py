@@ -17,7 +17,7 @@ from torch import Tensor
 from triptych.config.trust import import_class
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
-from triptych.data.cache import Mapped
+from triptych.data.cache import MappedRows
 from triptych.data.digits import Digits
 from triptych.data.folder import ImageFolder
 from triptych.data.layout import Layout
@@ -101,34 +101,34 @@ class Embedder:
         return torch.cat([torch.zeros(0, self.width), *parts]) * self.width**0.5
 
     @torch.no_grad()
-    def add_to(self, split: Split, whole: Split) -> Split:
-        """Add embeddings of a split's texts, and of the images of ``whole``, to its condition."""
+    def add_to(self, split: Split, images_split: Split) -> Split:
+        """Add embeddings of a split's texts and of ``images_split``'s images to its condition."""
         assert split.condition is not None
-        rows = torch.arange(len(whole)).split(ROWS)
-        images = self._scaled([self.network.images(whole.batch(some).x) for some in rows])
+        rows = torch.arange(len(images_split)).split(ROWS)
+        images = self._scaled([self.network.images(images_split.batch(some).x) for some in rows])
         texts = self.texts(split.condition.parts["text"])
         embeddings = Condition(**{IMAGE: images, CAPTION: texts})
-        return replace(split, condition=split.condition.together(embeddings))
+        return replace(split, condition=split.condition.merge(embeddings))
 
 
-def on_sphere(embedding: Tensor) -> Tensor:
+def project_to_sphere(embedding: Tensor) -> Tensor:
     """Project embeddings (n, d) onto the sphere of those of images: sqrt(d) e / |e|."""
     size = embedding.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return embedding * (embedding.shape[1] ** 0.5 / size)
 
 
-def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     """Interpolate spherically between embeddings a and b, (n, d) each, with the shares t (n,) of b.
 
     sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022,
     sec. 3.2), for a and b of one length; the straight line where they point the same way.
     """
     angle = torch.cosine_similarity(a, b, dim=1).clamp(-1, 1).arccos().unsqueeze(1)
-    share = share.unsqueeze(1)
+    fraction = fraction.unsqueeze(1)
     near = angle.sin().abs() < 1e-4
     sine = torch.where(near, 1.0, angle.sin())
-    of_a = torch.where(near, 1 - share, ((1 - share) * angle).sin() / sine)
-    of_b = torch.where(near, share, (share * angle).sin() / sine)
+    of_a = torch.where(near, 1 - fraction, ((1 - fraction) * angle).sin() / sine)
+    of_b = torch.where(near, fraction, (fraction * angle).sin() / sine)
     return of_a * a + of_b * b
 
 
@@ -136,7 +136,7 @@ class Captioned(DataModule):
     """A base class of data with captions, which become the part "text" of conditions.
 
     Conditions keep their other parts.
-    A subclass loads its splits and hands them, with their captions, to ``captioned``.
+    A subclass loads its splits and hands them, with their captions, to ``add_captions``.
 
     Args:
         encoder: of captions and prompts.
@@ -176,12 +176,12 @@ class Captioned(DataModule):
             kinds |= self.embedder.conditions
         return super().conditions | kinds
 
-    def captioned(
+    def add_captions(
         self,
         splits: dict[str, Split],
         captions: dict[str, list[str]],
-        what: str = "data: caption",
-        known: Sequence[str] = (),
+        error_key: str = "data: caption",
+        further_texts: Sequence[str] = (),
         whole: dict[str, Split] | None = None,
     ) -> dict[str, Split]:
         """Return ``splits`` with the tokens of ``captions`` in their conditions.
@@ -195,17 +195,17 @@ class Captioned(DataModule):
         """
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
-        self.encoder.learn([*distinct, *known])
-        tokens, mask = self.encoder.table(distinct, what)
+        self.encoder.learn([*distinct, *further_texts])
+        tokens, mask = self.encoder.table(distinct, error_key)
         places = {caption: place for place, caption in enumerate(distinct)}
         result = {}
         for name, split in splits.items():
             rows = np.array([places[caption] for caption in captions[name]], dtype=np.int64)
-            value: Any = Mapped(tokens.numpy(), rows)  # a condition indexes it like a tensor
-            mask_rows: Any = Mapped(mask.numpy(), rows)
+            value: Any = MappedRows(tokens.numpy(), rows)  # a condition indexes it like a tensor
+            mask_rows: Any = MappedRows(mask.numpy(), rows)
             condition = Condition(text=Part(value, mask=mask_rows))
             if split.condition is not None:
-                condition = split.condition.together(condition)
+                condition = split.condition.merge(condition)
             result[name] = replace(split, condition=condition)
         if self.embedder is not None:
             whole = whole or splits
@@ -243,7 +243,7 @@ class Captioned(DataModule):
                     known[caption] = -1  # several classes share the caption
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
-    def untrained(self, label: Tensor) -> Tensor:
+    def is_left_out_of_training(self, label: Tensor) -> Tensor:
         """Return whether training leaves out each class, (n,) bool, to test unseen combinations."""
         return torch.zeros(len(label), dtype=torch.bool)
 
@@ -266,7 +266,7 @@ class DigitsCaptioned(Captioned, Digits):
             which = np.random.RandomState(seed).randint(len(self.phrasings), size=len(split))
             pairs = zip(which, split.labels.tolist(), strict=True)
             captions[name] = [self.phrasings[w].format(self.names[k]) for w, k in pairs]
-        return self.captioned(splits, captions)
+        return self.add_captions(splits, captions)
 
 
 class CaptionedFolder(Captioned, ImageFolder):
@@ -278,7 +278,7 @@ class CaptionedFolder(Captioned, ImageFolder):
     name = "captioned_folder"
 
     def load(self) -> dict[str, Split]:
-        return self.captioned(super().load(), self._texts, "data.root: caption")
+        return self.add_captions(super().load(), self._texts, "data.root: caption")
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
         captions = [read_caption(self.root / file) for file in layout.files]

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from triptych.data.base import Official
+from triptych.data.base import OfficialData
 from triptych.data.batch import Split
 from triptych.data.source import check_cifar, torchvision_refusals
 
 
-class Cifar10(Official):
+class Cifar10(OfficialData):
     """32 x 32 in colour, 256 levels, 10 classes.
 
     root holds `cifar-10-batches-py`; download=true fetches it. DataError if it is missing.

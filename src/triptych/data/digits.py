@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from triptych.config.source import places
-from triptych.data.base import DataError, DataModule, hold_out, select
+from triptych.config.source import module_paths
+from triptych.data.base import DataError, DataModule, hold_out, select_splits
 from triptych.data.batch import Split
 from triptych.declare import Ge, Le, Role, Unit
 
@@ -20,7 +20,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     They are in scikit-learn's order.
     """
     # Read the file directly, because the import of sklearn.datasets takes seconds.
-    files = places("sklearn.datasets.data")
+    files = module_paths("sklearn.datasets.data")
     if not files:
         raise DataError(
             "data=digits: needs scikit-learn, which ships the images: pip install scikit-learn"
@@ -56,4 +56,4 @@ class Digits(DataModule):
         order = np.random.RandomState(0).permutation(len(values))
         train, val = hold_out(order[:-TEST], self.val_size)
         parts = {"train": train, "val": val, "test": order[-TEST:]}
-        return select(torch.from_numpy(values), torch.from_numpy(labels), parts, self.levels)
+        return select_splits(torch.from_numpy(values), torch.from_numpy(labels), parts, self.levels)

@@ -11,14 +11,14 @@ from PIL import Image, ImageOps
 
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
-from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
+from triptych.data.cache import MappedRows, cache_folder, cache_name, cached_images
 from triptych.data.layout import Layout, read_layout, split_files
 from triptych.data.order import rank_world
-from triptych.data.source import check_pixels, folder_path
+from triptych.data.source import check_pixels, require_folder
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
-from triptych.files import limit, open_regular
+from triptych.files import open_regular, size_limit
 from triptych.terminal import progress_bar
 
 # Allowed formats. Pillow detects the format by the content, and would pass an EPS to Ghostscript.
@@ -35,13 +35,15 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     """
     try:
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
-            most = limit("TRIPTYCH_MAX_PIXELS")
+            most = size_limit("TRIPTYCH_MAX_PIXELS")
             if image.width * image.height > most:
                 size_of = f"{image.width} x {image.height} pixels"
                 fix = "TRIPTYCH_MAX_PIXELS=... raises the limit"
                 raise DataError(f"data.root: {file} has {size_of}, more than {most}; {fix}")
-            upright = _eight_bits(ImageOps.exif_transpose(image), image.format, file)
-            opaque = _over(upright, background, file).convert("L" if channels == 1 else "RGB")
+            upright = _to_eight_bits(ImageOps.exif_transpose(image), image.format, file)
+            opaque = _on_background(upright, background, file).convert(
+                "L" if channels == 1 else "RGB"
+            )
         values = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.BICUBIC))
     except UserError:
         raise
@@ -53,7 +55,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     return values.transpose(2, 0, 1)
 
 
-def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
+def _to_eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
         scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -68,7 +70,7 @@ def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image
     return image
 
 
-def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image:
+def _on_background(image: Image.Image, background: int | None, file: Path) -> Image.Image:
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -113,7 +115,7 @@ class ImageFolder(DataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        self.root = folder_path(root)
+        self.root = require_folder(root)
         check_pixels(size)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = data_seed
@@ -134,7 +136,7 @@ class ImageFolder(DataModule):
             condition = None
             if layout.labels:
                 condition = Condition(label=labels[rows])
-            splits[split] = Split(Mapped(array, rows), condition, self.levels, digests[rows])
+            splits[split] = Split(MappedRows(array, rows), condition, self.levels, digests[rows])
         return splits
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.build import fingerprint
-from triptych.data.captions import IMAGE, Captioned, on_sphere
+from triptych.data.captions import IMAGE, Captioned, project_to_sphere
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind
 
@@ -51,7 +51,7 @@ class ImageEmbeddings(DataModule):
         return self.base.encoders
 
     def as_condition(self, x: Tensor) -> Tensor:
-        return on_sphere(x)
+        return project_to_sphere(x)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         return self.base.encode_prompts(prompts)

@@ -54,14 +54,14 @@ def list_images(root: Path) -> list[Path]:
 
     images: list[Path] = []
     for folder, entries in walk(root, links=True, refuse=refuse):
-        entries[:] = [entry for entry in entries if _is_listed(folder, entry)]
+        entries[:] = [entry for entry in entries if _is_visible(folder, entry)]
         for entry in entries:
             if not entry.is_dir() and entry.name.lower().endswith(ENDINGS):
                 images.append((folder / entry.name).relative_to(root))
     return sorted(images, key=Path.as_posix)
 
 
-def _is_listed(folder: Path, entry: DirEntry[str]) -> bool:
+def _is_visible(folder: Path, entry: DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name in FOREIGN:
         return False
     # Skip a link to a folder that contains it, because its images would appear repeatedly.
@@ -86,7 +86,7 @@ def read_layout(root: Path) -> Layout:
     files = list_images(root)
     if not files:
         raise DataError(f"{key}: no images found; their names must end in {', '.join(ENDINGS)}")
-    splits = [_split_of(file) for file in files]
+    splits = [_split_named_by_folder(file) for file in files]
     depth = 0  # number of folders above the classes
     if any(splits):
         depth = 1
@@ -103,7 +103,7 @@ def read_layout(root: Path) -> Layout:
     return Layout(files, splits, classes, [numbers[folder] for folder in folders])
 
 
-def _split_of(file: Path) -> str:
+def _split_named_by_folder(file: Path) -> str:
     """Return the split after which a file's top folder is named; "" for none."""
     return "" if len(file.parts) == 1 else SPLIT_OF.get(file.parts[0].lower(), "")
 
@@ -123,7 +123,7 @@ def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str])
         raise DataError(f"{key}: has {top}/ but no train/; add train/, or pass {top}/ as data.root")
 
 
-def place(file: Path, data_seed: int) -> float:
+def hash_to_unit_interval(file: Path, data_seed: int) -> float:
     """Hash an image's path under the root to [0, 1), independently of other images."""
     # Normalize to NFC, as some file systems return é as e with a combining accent.
     name = unicodedata.normalize("NFC", file.as_posix())
@@ -135,14 +135,14 @@ def place(file: Path, data_seed: int) -> float:
 def split_files(
     layout: Layout, val_fraction: float, test_fraction: float, data_seed: int
 ) -> dict[str, np.ndarray]:
-    """Split ``layout.files`` by their folders, or else by ``place``, whose order each split has.
+    """Split ``layout.files`` by their folders, or else by their hashes, whose order each split has.
 
     A split without a folder is held out of train/ by its fraction.
     """
     if val_fraction + test_fraction >= 1:
         both = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
         raise DataError(f"{both}: no items are left for training; their sum must be below 1")
-    places = np.array([place(file, data_seed) for file in layout.files])
+    places = np.array([hash_to_unit_interval(file, data_seed) for file in layout.files])
     order = np.argsort(places, kind="stable")
     folders = np.array(layout.splits)[order]
     pool = order[np.isin(folders, ("", "train"))]

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataError, Generated
+from triptych.data.base import DataError, SyntheticData
 from triptych.declare import Count, Ge, Positive
 from triptych.diffusion.mixture import EmbeddedMixture, GaussianMixture
 
 
-class Mixture(Generated):
+class Mixture(SyntheticData):
     """K Gaussians in d dimensions; the labels are their numbers.
 
     weights: K, summing to 1; means: K lists of d; covariances: K entries, each a matrix, d

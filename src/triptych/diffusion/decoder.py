@@ -15,7 +15,7 @@ from torch import Tensor
 from .betas import Betas
 from .condition import Condition
 from .denoiser import level_centres
-from .process import expand
+from .process import expand_like
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -78,8 +78,8 @@ class Categorical(Decoder):
         gamma: Tensor,
         condition: Condition | None = None,
     ) -> Tensor:
-        alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
-        precision = torch.exp(-expand(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
+        alpha, _ = denoiser.process.alpha_sigma(expand_like(gamma, z))
+        precision = torch.exp(-expand_like(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
         rows = max(1, LOGITS // (z[0].numel() * len(self.centres)))
         parts = zip(*(whole.split(rows) for whole in (x, z / alpha, precision)), strict=True)
         return torch.cat([self._nats(*part) for part in parts])
@@ -115,7 +115,7 @@ class DiscretisedGaussian(Decoder):
         gamma: Tensor,
         condition: Condition | None = None,
     ) -> Tensor:
-        alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = denoiser.process.alpha_sigma(expand_like(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
         precision = 1 / (sigma * self.share) if self.share else alpha / sigma
         # Use the symmetry to move the interval to the lower tail, where log_ndtr is accurate.
@@ -153,8 +153,8 @@ class GaussianDensity(Decoder):
         gamma: Tensor,
         condition: Condition | None = None,
     ) -> Tensor:
-        alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
-        variance = torch.exp(expand(gamma, z))
+        alpha, _ = denoiser.process.alpha_sigma(expand_like(gamma, z))
+        variance = torch.exp(expand_like(gamma, z))
         return self._density((x - z / alpha).square() / variance, variance)
 
     def draw(
@@ -165,7 +165,7 @@ class GaussianDensity(Decoder):
         gamma: Tensor,
         condition: Condition | None = None,
     ) -> Tensor:
-        exact = self._density(eps.square(), torch.exp(expand(gamma, x)).expand_as(x))
+        exact = self._density(eps.square(), torch.exp(expand_like(gamma, x)).expand_as(x))
         return torch.where(gamma < LOW, exact, super().draw(denoiser, x, eps, gamma, condition))
 
     @staticmethod

@@ -14,7 +14,7 @@ from triptych.declare import IsClass, Positive
 
 from .condition import AUGMENTATION, Condition, Kind
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
-from .process import Process, expand
+from .process import Process, expand_like
 from .reverse_variance import ReverseVariance, step_below
 from .schedule import Schedule
 
@@ -48,7 +48,7 @@ class Output(nn.Module):
         guess = Prediction(self.space, raw, z, alpha, sigma)
         if self.clip is None or self.training:
             return guess
-        return guess.moved("x0", guess.x0.clamp(-self.clip, self.clip))
+        return guess.with_value("x0", guess.x0.clamp(-self.clip, self.clip))
 
 
 class EDMOutput(Output):
@@ -174,7 +174,7 @@ class Denoiser(nn.Module):
 
         ``condition``: of B items, or None.
         """
-        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
         if raw.dtype != z.dtype:  # under autocast only the network runs in low precision
             raw = raw.to(z.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .condition import Condition
 from .prediction import Prediction
-from .process import expand
+from .process import expand_like
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -33,7 +33,7 @@ def distilled(
     """
     process = teacher.process
     levels = [schedule.gamma((t.double() - k / (2 * steps)).clamp(min=0)) for k in range(3)]
-    scales = [process.alpha_sigma(expand(gamma, z)) for gamma in levels]
+    scales = [process.alpha_sigma(expand_like(gamma, z)) for gamma in levels]
     here = there = z.double()  # double, because x is a ratio of two differences of order 1 / T
     for k, gamma in enumerate(levels[:2]):
         guess = teacher(there.to(z), gamma.to(z), condition)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Stream(IntEnum):
-    """The purpose of random numbers, mixed into their seed: ``mix(seed, Stream.X, ...)``.
+    """The purpose of random numbers, mixed into their seed: ``hash_seed(seed, Stream.X, ...)``.
 
     A number never changes once it is in use. Two names may share a number if different things are
     mixed in after it, so that no two generators start in the same state.
@@ -64,7 +64,7 @@ class Draw(NamedTuple):
     eps_0: Tensor
 
 
-def mix(*numbers: int) -> int:
+def hash_seed(*numbers: int) -> int:
     """Return a 63-bit seed that is a hash of the integers (splitmix64)."""
     state = 0
     for number in numbers:
@@ -75,9 +75,9 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """Return a random number generator on the CPU with the seed ``mix(*numbers)``."""
-    return torch.Generator().manual_seed(mix(*numbers))
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Return a random number generator on the CPU with the seed ``hash_seed(*numbers)``."""
+    return torch.Generator().manual_seed(hash_seed(*numbers))
 
 
 def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
@@ -103,16 +103,16 @@ def training_draw(
 
     Returns t (B / W,) and eps (B / W, *shape) on the CPU, where W is the number of processes.
     """
-    generator = seeded(seed, Stream.TRAINING, step)
+    generator = seeded_generator(seed, Stream.TRAINING, step)
     t = stratified_times(batch, generator)
     if not stratified:
-        t = torch.rand(batch, generator=seeded(seed, Stream.TIMES, step))
+        t = torch.rand(batch, generator=seeded_generator(seed, Stream.TIMES, step))
     eps = torch.randn(batch, *shape, generator=generator)
     part = slice(rank * batch // world, (rank + 1) * batch // world)
     return t[part], eps[part]
 
 
-def training_members(
+def assign_ensemble_members(
     members: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Tensor:
     """Assign the items of a step's global batch at random to ``members`` in equal shares.
@@ -120,7 +120,7 @@ def training_members(
     Returns the member of each item in the process's slice, (B / W,). If ``members`` does not divide
     the batch, the first members get one item more.
     """
-    order = torch.randperm(batch, generator=seeded(seed, Stream.MEMBERS, step))
+    order = torch.randperm(batch, generator=seeded_generator(seed, Stream.MEMBERS, step))
     return order[rank * batch // world : (rank + 1) * batch // world] % members
 
 
@@ -131,7 +131,9 @@ def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Ten
     item are spread evenly over [0, 1), and so are the items; over seeds each time is uniform.
     """
     return (
-        index.double() * _GOLDEN + mix(seed, Stream.EVALUATION_TIMES) / 2**63 + repeat / repeats
+        index.double() * _GOLDEN
+        + hash_seed(seed, Stream.EVALUATION_TIMES) / 2**63
+        + repeat / repeats
     ) % 1
 
 
@@ -145,7 +147,7 @@ def evaluation_draw(
     t = evaluation_times(index, seed, repeat, repeats)
     noise = torch.empty(len(index), 2, *shape)
     for row, item in zip(noise, index.tolist(), strict=True):
-        generator = seeded(seed, Stream.EVALUATION_NOISE, repeat, item)
+        generator = seeded_generator(seed, Stream.EVALUATION_NOISE, repeat, item)
         torch.randn(2, *shape, generator=generator, out=row)
     return Draw(t.float().clamp(max=BELOW_ONE), noise[:, 0], noise[:, 1])
 
@@ -161,7 +163,7 @@ def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise
 
     The noise follows from (seed, step).
     """
-    generator = seeded(seed, Stream.LATENT_TRAINING, step)
+    generator = seeded_generator(seed, Stream.LATENT_TRAINING, step)
 
     def draw(shape: Sequence[int]) -> Tensor:
         batch = shape[0]
@@ -177,7 +179,9 @@ def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
 
     The noise of an item follows from (seed, its index, the repeat).
     """
-    generators = [seeded(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()]
+    generators = [
+        seeded_generator(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()
+    ]
 
     def draw(shape: Sequence[int]) -> Tensor:
         return torch.stack(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .draws import Draw
 from .mixture import GaussianMixture, Oracle
-from .process import expand
+from .process import expand_like
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -45,11 +45,11 @@ def excess_gap(
     unlearnt = weight * 0.5 * schedule.dgamma(draw.t) * error.square().flatten(1).sum(1)
     # The end terms are in double: each is a small difference of log densities.
     x, eps = x.double(), draw.eps_0.double()
-    alpha, sigma = (value.double() for value in process.alpha_sigma(expand(high, x)))
+    alpha, sigma = (value.double() for value in process.alpha_sigma(expand_like(high, x)))
     std, z = process.prior_std(high).double(), alpha * x + sigma * eps
     prior = -0.5 * ((z / std).square() + torch.log(2 * math.pi * std.square())).flatten(1).sum(1)
     noisy = mixture.log_prob(z, alpha, sigma) - prior
-    alpha, sigma = (value.double() for value in process.alpha_sigma(expand(low, x)))
+    alpha, sigma = (value.double() for value in process.alpha_sigma(expand_like(low, x)))
     blurred = mixture.log_prob(alpha * x + sigma * eps, alpha, sigma) + x[0].numel() * torch.log(
         alpha
     )

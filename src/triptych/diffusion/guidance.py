@@ -14,7 +14,7 @@ from triptych.declare import Opened, Share, declared
 
 from .condition import Condition
 from .prediction import Prediction
-from .process import expand
+from .process import expand_like
 from .protocol import AnyDenoiser
 from .schedule import Gamma
 from .wrappers import Wrapper
@@ -23,7 +23,7 @@ from .wrappers import Wrapper
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
     """Return base + scale (target - base), computed in the target's own space."""
     start = base.view(target.own)
-    return target.moved(target.own, start + scale * (target.value - start))
+    return target.with_value(target.own, start + scale * (target.value - start))
 
 
 @declared("guidance")
@@ -80,7 +80,7 @@ class ClassifierFree(Wrapper):
         if not inside.any():
             return self.denoiser(z, gamma, condition)
         return self._guided(
-            z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z)
+            z, gamma, condition, expand_like(torch.where(inside, self.scale, 1.0).to(z), z)
         )
 
     def left_out(self, parts: Sequence[str]) -> Sequence[str]:
@@ -100,9 +100,9 @@ class ClassifierFree(Wrapper):
         guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
-        target_std = expand(target.value.flatten(1).std(1), z)
-        guess_std = expand(guess.value.flatten(1).std(1), z)
-        return guess.moved(
+        target_std = expand_like(target.value.flatten(1).std(1), z)
+        guess_std = expand_like(guess.value.flatten(1).std(1), z)
+        return guess.with_value(
             guess.own, guess.value * (1 + self.rescale * (target_std / guess_std - 1))
         )
 
@@ -128,7 +128,9 @@ class Classifier(Wrapper):
         guess = self.denoiser(z, gamma, None)
         if condition is None or self.scale == 0:
             return guess
-        return guess.moved("score", guess.score + self.scale * self.gradient(z, gamma, condition))
+        return guess.with_value(
+            "score", guess.score + self.scale * self.gradient(z, gamma, condition)
+        )
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
         """Return grad_z log p(y | z), (B, *event); 0 for an item without a label."""

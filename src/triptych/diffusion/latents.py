@@ -33,7 +33,7 @@ from torch import Tensor
 from .normal import Normal
 
 
-def clean_end(q: Normal, gamma_0: Tensor) -> Tensor:
+def clean_end_term(q: Normal, gamma_0: Tensor) -> Tensor:
     """Return E[log q(y | x) - log p(y | z_0)] = sum_i (gamma_0 / 2 - log s_i), nats (B,).
 
     ``q``: of shape (B, *event); ``gamma_0``: ().

@@ -28,7 +28,7 @@ from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
 from .decoder import Decoder
-from .draws import Stream, seeded
+from .draws import Stream, seeded_generator
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -133,14 +133,14 @@ class Likelihood:
 
     def _noise(self, x: Tensor, index: Tensor) -> Tensor:
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
-        seeds = [seeded(self.seed, Stream.DEQUANTISATION, i) for i in index.tolist()]
+        seeds = [seeded_generator(self.seed, Stream.DEQUANTISATION, i) for i in index.tolist()]
         rows = [draw(x.shape[1:], generator=own, dtype=torch.float64) for own in seeds]
         return torch.stack(rows).to(x.device)
 
     def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
         if self.probes is None:
             return None
-        seeds = [seeded(self.seed, Stream.PROBES, i) for i in index.tolist()]
+        seeds = [seeded_generator(self.seed, Stream.PROBES, i) for i in index.tolist()]
         rows = [torch.randint(0, 2, (self.probes, x[0].numel()), generator=own) for own in seeds]
         return (2.0 * torch.stack(rows, 1) - 1).to(x.device)
 

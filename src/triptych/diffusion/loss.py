@@ -52,19 +52,21 @@ class Level(NamedTuple):
             return self.dgamma
         return self.steps * (self.gamma - self.lower)
 
-    def averaged(self, over: Density, most: float = math.inf) -> Tensor:
-        """Return the density ``over`` at gamma, or at ``most`` if gamma is larger.
+    def averaged(self, density: Density, gamma_max: float = math.inf) -> Tensor:
+        """Return the density ``density`` at gamma, or at ``gamma_max`` if gamma is larger.
 
         At T steps it is T / dgamma times the probability of the step.
         """
-        if self.steps is None or self.lower is None or isinstance(over, Stratified):
-            return over.per_gamma(self.gamma.clamp(max=most), self.dgamma, self.t)
+        if self.steps is None or self.lower is None or isinstance(density, Stratified):
+            return density.per_gamma(self.gamma.clamp(max=gamma_max), self.dgamma, self.t)
         back = torch.linspace(1 / 32, 31 / 32, 16).to(self.gamma).view(-1, *(1,) * self.gamma.ndim)
         gamma, t = (
             self.gamma - back * (self.gamma - self.lower),
             (self.t - back / self.steps).clamp(min=0),
         )
-        within = over.per_gamma(gamma.clamp(max=most), self.slope.expand_as(gamma), t).mean(0)
+        within = density.per_gamma(gamma.clamp(max=gamma_max), self.slope.expand_as(gamma), t).mean(
+            0
+        )
         return within * self.slope / self.dgamma
 
     def squared(self, space: str | Space) -> Tensor:
@@ -274,7 +276,7 @@ class EDM(Loss):
         monotonic: bool = False,
     ):
         self.over, self.sigma_data = LogNormal(mean, std), sigma_data
-        self.peak = _peak(2 * mean, 2 * std, sigma_data**2) if monotonic else math.inf
+        self.peak = _weight_peak(2 * mean, 2 * std, sigma_data**2) if monotonic else math.inf
 
     def weight(self, at: Level) -> Tensor:
         gamma = at.gamma.clamp(max=self.peak)
@@ -329,7 +331,7 @@ class EDM2(EDM, nn.Module):
         return at.dgamma.to(squared) * (error + at.averaged(self.over).to(squared) * dims * u)
 
 
-def _peak(mean: float, std: float, variance: float) -> float:
+def _weight_peak(mean: float, std: float, variance: float) -> float:
     """Return the gamma that maximises N(gamma; mean, std^2) (e^gamma + variance).
 
     It is a root of gamma = mean + std^2 sigmoid(gamma - log variance), found by iteration from both

@@ -21,7 +21,7 @@ DISTANCES = 2**23  # maximum number of distances in memory at once
 # points --------------------------------------------------------------------------------
 
 
-def directions(dim: int, n: int = 64) -> Tensor:
+def fixed_directions(dim: int, n: int = 64) -> Tensor:
     """Return n fixed unit vectors, (n, dim).
 
     They have equal angles over the half circle if dim = 2; otherwise they are random, with a fixed
@@ -39,7 +39,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
 
     It is the root mean of the projections' squared W2 over directions.
     """
-    along = directions(a.shape[1], n).T
+    along = fixed_directions(a.shape[1], n).T
     gap = (a.double() @ along).sort(0).values - (b.double() @ along).sort(0).values
     return gap.square().mean().sqrt().item()
 
@@ -56,11 +56,14 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 def _sum_of_distances(a: Tensor, b: Tensor) -> float:
     return float(
-        sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b)))
+        sum(
+            float(torch.cdist(part, b.double()).sum())
+            for part in a.double().split(_rows_at_a_time(b))
+        )
     )
 
 
-def _rows(b: Tensor) -> int:
+def _rows_at_a_time(b: Tensor) -> int:
     """Return how many points' distances to all of b are held at a time."""
     return min(1024, max(1, DISTANCES // len(b)))
 
@@ -117,19 +120,24 @@ def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
     return float(gap + a.covariance.trace() + b.covariance.trace() - 2 * cross)
 
 
-def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
-    """Return the share of ``points`` that lie close to ``by``, as for precision and recall.
+def covered_fraction(points: Tensor, reference: Tensor, k: int = 3) -> float:
+    """Return the share of ``points`` that lie close to ``reference``, as for precision and recall.
 
-    A point is close if it lies in a ball around an item of ``by`` that reaches as far as the item's
-    k-th nearest neighbour in ``by``. With features (n, f), precision is the share of samples close
-    to data, and recall the share of data close to samples (Kynkaanniemi et al. 2019).
+    A point is close if it lies in a ball around an item of ``reference`` that reaches as far as the
+    item's k-th nearest neighbour in ``reference``. With features (n, f), precision is the share of
+    samples close to data, and recall the share of data close to samples (Kynkaanniemi et al. 2019).
     """
-    by, rows = by.double(), _rows(by)
+    reference, rows = reference.double(), _rows_at_a_time(reference)
     # Leave out the nearest point, which is the point itself.
     radius = torch.cat(
-        [torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)]
+        [
+            torch.cdist(p, reference).topk(k + 1, largest=False).values[:, -1]
+            for p in reference.split(rows)
+        ]
     )
-    inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]
+    inside = [
+        (torch.cdist(part, reference) <= radius).any(1) for part in points.double().split(rows)
+    ]
     return torch.cat(inside).double().mean().item()
 
 

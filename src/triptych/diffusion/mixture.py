@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from .condition import Condition, Labels, part_of
+from .condition import Condition, Labels, find_part
 from .prediction import Prediction
-from .process import Process, expand
+from .process import Process, expand_like
 
 Numbers = Sequence[Any] | Tensor
 
@@ -59,7 +59,9 @@ class GaussianMixture(nn.Module):
             raise ValueError(f"means, covariances: {fix}")
         if not m.isfinite().all():
             raise ValueError(f"means={means}: must be finite")
-        self.covariances = torch.stack([_matrix(entry, m.shape[1]) for entry in covariances])
+        self.covariances = torch.stack(
+            [_covariance_matrix(entry, m.shape[1]) for entry in covariances]
+        )
         if self.covariances.shape[1:] != (m.shape[1], m.shape[1]):
             size = " x ".join(map(str, self.covariances.shape[1:]))
             raise ValueError(f"covariances: {size}; must be {m.shape[1]} x {m.shape[1]}")
@@ -158,9 +160,9 @@ class EmbeddedMixture(GaussianMixture):
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         u, label = self.inner.sample(n, generator)
         noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
-        return (u.double() @ self.plane.T + self.std * self.across(noise)).float(), label
+        return (u.double() @ self.plane.T + self.std * self.orthogonal_part(noise)).float(), label
 
-    def across(self, x: Tensor) -> Tensor:
+    def orthogonal_part(self, x: Tensor) -> Tensor:
         """Return the part of x (n, d) that is orthogonal to the plane, (n, d)."""
         plane = self.plane.to(x)
         return x - x @ plane @ plane.T
@@ -180,7 +182,7 @@ class EmbeddedMixture(GaussianMixture):
             for a in (alpha, sigma)
         )
         # Shapes: (B or 1, 1) and (B, d).
-        variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)
+        variance, rest = (alpha * self.std).square() + sigma.square(), self.orthogonal_part(z)
         free = self.dim - self.inner.dim
         normal = -0.5 * (
             rest.square().sum(1, keepdim=True) / variance + free * torch.log(2 * math.pi * variance)
@@ -204,10 +206,10 @@ class Oracle(nn.Module):
         self.conditions = {"label": Labels(len(mixture.weights))}
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
-        label = part_of(condition, "label")
+        label = find_part(condition, "label")
         if label is not None:
             own = -pull[torch.arange(len(z), device=z.device), label.value]
             score = torch.where(label.presence().unsqueeze(1), own, score)
@@ -222,11 +224,11 @@ class ExactClassifier(nn.Module):
         self.mixture, self.process = mixture, process
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)
 
 
-def _matrix(covariance: Any, d: int) -> Tensor:
+def _covariance_matrix(covariance: Any, d: int) -> Tensor:
     """Return a matrix, d variances or one as a matrix (d, d) float64."""
     matrix = torch.as_tensor(covariance, dtype=torch.float64)
     if matrix.ndim == 2:

@@ -81,7 +81,7 @@ class Objective:
             problem = "bound.variance=optimal is measured, so it cannot be trained"
             raise ValueError(f"objective/loss=vlb: {problem}; use beta_tilde, beta or learned")
         if self.variance.learned and not isinstance(loss, Vlb):
-            self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
+            self.vlb_weight = _default_space(loss) if vlb_weight is None else vlb_weight
 
     def _check_continuous(self, teacher: FilePath | None) -> None:
         """Raise ValueError for what is trained at T steps alone."""
@@ -182,7 +182,7 @@ class Objective:
         return ((high - low) * f.mean().square() / (f.square() / q).mean()).item()
 
 
-def _natural(loss: Loss) -> float:
+def _default_space(loss: Loss) -> float:
     if isinstance(loss, Squared):
         return IDDPM
     if isinstance(loss, Elbo | Sigmoid):

@@ -95,7 +95,7 @@ def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
     """
     row = space_of(space).row(alpha, sigma)
     # With c = 0 the scale is d itself, without rounding.
-    ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
+    ratio: Any = row.d if _is_python_number(row.c, 0) else _determinant(row, alpha, sigma) / alpha
     return torch.ones_like(alpha) * abs(ratio / row.unit)
 
 
@@ -147,7 +147,7 @@ class Prediction:
             self._views[space] = self._convert(space.row(self.alpha, self.sigma))
         return self._views[space]
 
-    def moved(self, space: str | Space, value: Tensor) -> "Prediction":
+    def with_value(self, space: str | Space, value: Tensor) -> "Prediction":
         """Return the prediction ``value`` (B, *event) of ``space``, with the same learned variance.
 
         As in Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022), guidance and clipping move the
@@ -163,16 +163,16 @@ class Prediction:
         It is computed as one linear combination of z and ``value``.
         """
         c, d, unit = self._row
-        if _is(c, 0):  # the value is a multiple of epsilon, so only x0 depends on z
+        if _is_python_number(c, 0):  # the value is a multiple of epsilon, so only x0 depends on z
             of_z = alpha / self.alpha
-            of_value = _over(sigma - self.sigma * of_z, d)
-        elif _is(d, 0):
+            of_value = _divide(sigma - self.sigma * of_z, d)
+        elif _is_python_number(d, 0):
             of_z = sigma / self.sigma
-            of_value = _over(alpha - self.alpha * of_z, c)
+            of_value = _divide(alpha - self.alpha * of_z, c)
         else:
             of_z = (alpha * d - sigma * c) / self._D
             of_value = (sigma * self.alpha - alpha * self.sigma) / self._D
-        return (of_z * self.z).addcmul_(self.value, _times(unit, of_value))
+        return (of_z * self.z).addcmul_(self.value, _multiply(unit, of_value))
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
         """Return the prediction's error epsilon_hat - eps, given the true x and eps.
@@ -181,8 +181,8 @@ class Prediction:
         sigma - eps`` would lose digits at both ends of the schedule.
         """
         c, d, unit = self._row
-        own = _times(unit, self.value) - _sum(c, x, d, eps)
-        return _times(1 / d if _is(c, 0) else self.alpha / self._D, own)
+        own = _multiply(unit, self.value) - _linear_combination(c, x, d, eps)
+        return _multiply(1 / d if _is_python_number(c, 0) else self.alpha / self._D, own)
 
     @cached_property
     def _row(self) -> Row:
@@ -194,41 +194,44 @@ class Prediction:
 
     def _convert(self, to: Row) -> Tensor:
         c, d, unit = self._row
-        of_z = _sum(to.c, d, -to.d, c)
+        of_z = _linear_combination(to.c, d, -to.d, c)
         # One value is a multiple of the other, as for epsilon and the score, so z is not needed.
-        if _is(of_z, 0):
-            return _times(unit * (to.c / c if _is(d, 0) else to.d / d), self.value) / to.unit
+        if _is_python_number(of_z, 0):
+            return (
+                _multiply(unit * (to.c / c if _is_python_number(d, 0) else to.d / d), self.value)
+                / to.unit
+            )
         of_value = _determinant(to, self.alpha, self.sigma) * unit
-        return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
+        return _linear_combination(of_z, self.z, of_value, self.value) / (self._D * to.unit)
 
 
 def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:  # returns D
-    return _sum(row.d, alpha, -row.c, sigma)
+    return _linear_combination(row.d, alpha, -row.c, sigma)
 
 
-def _is(number: Number, value: float) -> bool:
+def _is_python_number(number: Number, value: float) -> bool:
     """Return whether ``number`` is the Python number ``value``; False for a tensor."""
     return not isinstance(number, Tensor) and number == value
 
 
-def _times(number: Number, x: Number) -> Any:
-    if _is(number, 1):
+def _multiply(factor: Number, x: Number) -> Any:
+    if _is_python_number(factor, 1):
         return x
-    return number * x
+    return factor * x
 
 
-def _over(x: Tensor, number: Number) -> Tensor:
-    if _is(number, 1):
+def _divide(x: Tensor, divisor: Number) -> Tensor:
+    if _is_python_number(divisor, 1):
         return x
-    return x / number
+    return x / divisor
 
 
-def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
+def _linear_combination(a: Number, x: Number, b: Number, y: Number) -> Any:
     """Return a x + b y without a term that has a Python 0."""
-    if _is(b, 0) or _is(y, 0):
-        if _is(a, 0) or _is(x, 0):
+    if _is_python_number(b, 0) or _is_python_number(y, 0):
+        if _is_python_number(a, 0) or _is_python_number(x, 0):
             return 0.0
-        return _times(a, x)
-    if _is(a, 0) or _is(x, 0):
-        return _times(b, y)
-    return _times(a, x) + _times(b, y)
+        return _multiply(a, x)
+    if _is_python_number(a, 0) or _is_python_number(x, 0):
+        return _multiply(b, y)
+    return _multiply(a, x) + _multiply(b, y)

@@ -17,7 +17,7 @@ from .normal import Normal
 BITS = 1 / math.log(2)  # bits in a nat
 
 
-def expand(value: Tensor, like: Tensor) -> Tensor:
+def expand_like(value: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) or () to broadcast against ``like`` (B, *event)."""
     return (
         value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
@@ -44,7 +44,7 @@ class Process(ABC):
 
         ``x``, ``eps``: (B, *event); ``gamma``: (B,) or ().
         """
-        alpha, sigma = self.alpha_sigma(expand(gamma, x))
+        alpha, sigma = self.alpha_sigma(expand_like(gamma, x))
         return alpha * x + sigma * eps
 
     def posterior(self, z: Tensor, x: Tensor, gamma_t: Tensor, gamma_s: Tensor) -> Normal:
@@ -54,7 +54,7 @@ class Process(ABC):
         and its variance sigma_s^2 c ("beta tilde"). It stays exact for levels that are close
         together.
         """
-        gamma_t, gamma_s = expand(gamma_t, z), expand(gamma_s, z)
+        gamma_t, gamma_s = expand_like(gamma_t, z), expand_like(gamma_s, z)
         alpha_t, _ = self.alpha_sigma(gamma_t)
         alpha_s, sigma_s = self.alpha_sigma(gamma_s)
         c = -torch.expm1(gamma_s - gamma_t)
@@ -64,7 +64,7 @@ class Process(ABC):
 
     def prior_kl(self, x: Tensor, gamma: Tensor) -> Tensor:
         """Return KL(q(z_1 | x) || prior) for the process's own Gaussian prior, nats (B,)."""
-        gamma = expand(gamma, x)
+        gamma = expand_like(gamma, x)
         alpha, sigma = self.alpha_sigma(gamma)
         ratio = (sigma / self.prior_std(gamma)) ** 2
         signal = (alpha / self.prior_std(gamma) * x).square()

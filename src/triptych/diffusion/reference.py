@@ -34,7 +34,7 @@ NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which its integrals a
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 
-def enough(dims: int) -> int:
+def n_fit_items(dims: int) -> int:
     """Return how many items with ``dims`` dimensions a ``BaselineErrors`` is fitted on."""
     return max(2, min(MOST, NUMBERS // dims))
 
@@ -59,7 +59,7 @@ class BaselineErrors:
     def __init__(
         self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None
     ):
-        x = x[: enough(x[0].numel())]
+        x = x[: n_fit_items(x[0].numel())]
         rows = x.flatten(1).double()
         d = rows.shape[1]
         self.process = process
@@ -113,11 +113,11 @@ class BaselineErrors:
         for at, weight in ((below, 1 - share), (below + 1, share)):
             alpha, sigma = self.process.alpha_sigma(self.gammas[at])
             away = (alpha / sigma)[:, None, None] * (x.unsqueeze(2) - self.centres)
-            value = value + weight * self._error(away, eps).double().sum(1)
+            value = value + weight * self._squared_error(away, eps).double().sum(1)
             mean = mean + weight * self.table[at].gather(2, k).double().sum((1, 2))
         return value, mean
 
-    def _error(self, away: Tensor, eps: Tensor) -> Tensor:
+    def _squared_error(self, away: Tensor, eps: Tensor) -> Tensor:
         """Return (eps_hat - eps)^2 for each dimension, (..., d).
 
         ``away``: alpha / sigma (x - c_k), (..., d, K).
@@ -126,7 +126,7 @@ class BaselineErrors:
         p = torch.softmax(self.log_p - 0.5 * (away + eps.unsqueeze(-1)).square(), -1)
         return (p * away).sum(-1).square()
 
-    # Means of ``_error`` over eps, for each dimension and level of x: (d, K).
+    # Means of ``_squared_error`` over eps, for each dimension and level of x: (d, K).
     def _tabulate(self, gamma: Tensor) -> Tensor:
         assert self.log_p is not None and self.centres is not None
         alpha, sigma = self.process.alpha_sigma(gamma)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
-from .draws import Stream, seeded
+from .draws import Stream, seeded_generator
 from .prediction import Prediction
-from .process import Process, expand
+from .process import Process, expand_like
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -55,7 +55,7 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
     log_ratio = log_ratio.to(squared)
     scaled = (
         torch.exp(-log_ratio)
-        * expand(torch.expm1(gamma_t - gamma_s), squared).to(squared)
+        * expand_like(torch.expm1(gamma_t - gamma_s), squared).to(squared)
         * squared
     )
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
@@ -91,7 +91,7 @@ class BetaTilde(ReverseVariance):
     def log_ratio(
         self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
     ) -> Tensor:
-        return torch.zeros_like(expand(gamma_t, guess.z))
+        return torch.zeros_like(expand_like(gamma_t, guess.z))
 
 
 class Beta(ReverseVariance):
@@ -104,7 +104,7 @@ class Beta(ReverseVariance):
         self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
     ) -> Tensor:
         sigma_t, sigma_s = process.alpha_sigma(gamma_t)[1], process.alpha_sigma(gamma_s)[1]
-        return expand(2 * torch.log(sigma_t / sigma_s), guess.z)
+        return expand_like(2 * torch.log(sigma_t / sigma_s), guess.z)
 
 
 class Optimal(ReverseVariance):
@@ -140,7 +140,7 @@ class Optimal(ReverseVariance):
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
         errors = []
         for i, node in enumerate(gamma):
-            generator = seeded(seed, Stream.CALIBRATION, i)
+            generator = seeded_generator(seed, Stream.CALIBRATION, i)
             eps = torch.randn(x.shape, generator=generator).to(x)
             guess = denoiser(denoiser.process.diffuse(x, node, eps), node, condition)
             errors.append(guess.epsilon_error(x, eps).square().mean())
@@ -154,7 +154,7 @@ class Optimal(ReverseVariance):
                 "variance=optimal: the denoiser's error is not measured yet; call measure() first"
             )
         error = _interpolate(gamma_t, self.gamma.to(gamma_t), self.epsilon_mse.to(gamma_t))
-        return expand(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
+        return expand_like(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
 
 
 class Learned(ReverseVariance):

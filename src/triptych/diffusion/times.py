@@ -93,7 +93,7 @@ class LogNormal(Density):
         return t, self.per_gamma(schedule.gamma(t), slope, t) * slope / (below[1] - below[0])
 
     def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
-        return _normal(self._standard(gamma)) / (2 * self.std)
+        return _standard_normal_density(self._standard(gamma)) / (2 * self.std)
 
     def _standard(self, gamma: Tensor) -> Tensor:
         return (gamma / 2 - self.mean) / self.std
@@ -122,7 +122,9 @@ class LogitNormal(Density):
         return self._density(t.clamp(1 - BELOW_ONE, BELOW_ONE)) / dgamma
 
     def _density(self, t: Tensor) -> Tensor:
-        return _normal((torch.logit(t) - self.mean) / self.std) / (self.std * t * (1 - t))
+        return _standard_normal_density((torch.logit(t) - self.mean) / self.std) / (
+            self.std * t * (1 - t)
+        )
 
 
 class Importance(Times):
@@ -159,7 +161,7 @@ class Importance(Times):
             full, self.losses.square().mean(1).sqrt(), torch.ones_like(self.losses[:, 0])
         )
         density = Piecewise(rates, self.uniform)
-        step = density.place(u)
+        step = density.locate(u)
         return (step + 0.5) / self.steps, density.rates[step]
 
     @torch.no_grad()
@@ -248,14 +250,14 @@ class Piecewise:
 
         Evenly spaced u give evenly spread t.
         """
-        bins, place = len(self.rates), self.place(u)
+        bins, place = len(self.rates), self.locate(u)
         within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1).to(u)
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]
 
-    def place(self, u: Tensor) -> Tensor:
+    def locate(self, u: Tensor) -> Tensor:
         bins = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
         return bins.clamp(0, len(self.rates) - 1)
 
 
-def _normal(x: Tensor) -> Tensor:
+def _standard_normal_density(x: Tensor) -> Tensor:
     return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)

@@ -13,7 +13,7 @@ from triptych.declare import Gt, Le, Positive, declared
 
 from .condition import Condition
 from .prediction import Prediction
-from .process import Process, expand
+from .process import Process, expand_like
 from .protocol import AnyDenoiser
 
 
@@ -56,7 +56,7 @@ class StaticThreshold(Wrapper):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
-        return guess.moved("x0", guess.x0.clamp(-self.bound, self.bound))
+        return guess.with_value("x0", guess.x0.clamp(-self.bound, self.bound))
 
 
 @declared("threshold")
@@ -73,5 +73,7 @@ class DynamicThreshold(Wrapper):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
-        size = expand(guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0), z)
-        return guess.moved("x0", torch.clamp(guess.x0, -size, size) / size)
+        size = expand_like(
+            guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0), z
+        )
+        return guess.with_value("x0", torch.clamp(guess.x0, -size, size) / size)

@@ -81,7 +81,7 @@ class Figures(Metric):
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return {"mean", "stderr", "n"} of each figure that was counted."""
         sums = zip(self.names, self.sums.tolist(), strict=True)
-        return {name: figure_of(*row) for name, row in sums if row[0]}
+        return {name: metric_from_sums(*row) for name, row in sums if row[0]}
 
 
 class Accounting(Figures):
@@ -156,7 +156,7 @@ class Accounting(Figures):
             difference = rows[0] - exact.double() * self.scale
             if gap is not None:
                 difference = gap.double() * self.scale
-            self.sums[len(TERMS)] += sums_of(difference)
+            self.sums[len(TERMS)] += count_and_sums(difference)
         for name, value in extra.items():
             known = ~value.isnan()  # not used as an index, as indexing would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)
@@ -208,9 +208,9 @@ class Accounting(Figures):
         if len(self.rows):
             index = self.rows[:, 0].nonzero().squeeze(1).cpu()
             per_item = index, self.rows.cpu()[index, 1:]
-        return Account(figures, self.unit, self._levels(), estimator, per_item)
+        return Account(figures, self.unit, self._level_curves(), estimator, per_item)
 
-    def _levels(self) -> dict[str, list[Any]]:
+    def _level_curves(self) -> dict[str, list[Any]]:
         if self.edges is None:
             return {}
         levels: dict[str, list[Any]] = {"gamma": [], "epsilon_mse": [], "stderr": []}
@@ -218,7 +218,7 @@ class Accounting(Figures):
         for centre, bin_sums in zip(centres, self.bins.view(BINNED, -1).T.tolist(), strict=True):
             n, *sums = bin_sums
             if n:
-                mean, stderr = _weighted(n, *sums)
+                mean, stderr = _weighted_mean_and_error(n, *sums)
                 levels["gamma"].append(centre)
                 levels["epsilon_mse"].append(mean)
                 levels["stderr"].append(stderr)
@@ -238,18 +238,18 @@ class Logged(pl.LightningModule):
             raise UserError(f"log({name!r}): the run itself logs this name; choose another")
         super().log(name, *value, **how)
 
-    def log_own(self, figures: dict[str, Any], **how: Any) -> None:
+    def log_model_metrics(self, figures: dict[str, Any], **how: Any) -> None:
         """Log the model's own figures."""
         for name, value in figures.items():
             self.log(name, value, own=True, **how)
 
 
-def sums_of(value: Tensor) -> Tensor:
+def count_and_sums(value: Tensor) -> Tensor:
     """Return count, sum and sum of squares, (3,) double."""
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
 
-def _weighted(
+def _weighted_mean_and_error(
     n: float, w: float, we: float, ww: float, wwe: float, wwee: float
 ) -> tuple[float, float]:
     # The mean is sum(w e) / sum(w), its standard error follows from the spread of w (e - mean).
@@ -259,7 +259,7 @@ def _weighted(
     return mean, math.sqrt(spread) / w
 
 
-def figure_of(n: float, total: float, squares: float) -> dict[str, Any]:
+def metric_from_sums(n: float, total: float, squares: float) -> dict[str, Any]:
     """Return mean, standard error of the mean and count from sums."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)

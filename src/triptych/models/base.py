@@ -18,7 +18,7 @@ from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition, Kind
 from triptych.diffusion.control import DrawError
-from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.draws import Stream, hash_seed
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.protocol import AnyDenoiser
@@ -163,7 +163,7 @@ class BoundModel(Logged):
         rank, world = self.global_rank, self.trainer.world_size
         # Seed dropout by the step, too. Do not use torch.manual_seed, which formats the whole stack
         # in half a millisecond.
-        seed = mix(self.seed, Stream.DROPOUT, step, rank)
+        seed = hash_seed(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type in ("cuda", "mps"):
             torch.get_device_module(self.device).manual_seed(seed)
@@ -189,7 +189,7 @@ class BoundModel(Logged):
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         # Lightning averages only at logged steps.
-        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)
+        self.log_model_metrics(figures, on_step=True, on_epoch=False, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         options = {}
@@ -217,12 +217,12 @@ class BoundModel(Logged):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval()  # again, as hooks of callbacks may have changed the mode
         with self._full_precision():
-            self._account(batch, self.val_repeats, {})
+            self._evaluate_batch(batch, self.val_repeats, {})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval()
         with self._full_precision():
-            self._account(batch, self.repeats, self.extra(batch), report=True)
+            self._evaluate_batch(batch, self.repeats, self.extra(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
         # Use mixed precision only in training, so that the bounds of all runs are comparable.
@@ -231,12 +231,12 @@ class BoundModel(Logged):
             return torch.autocast(kind, enabled=False)
         return nullcontext()
 
-    def _account(
+    def _evaluate_batch(
         self, batch: Batch, repeats: int, extra: dict[str, Tensor], report: bool = False
     ) -> None:
         # Average the bound of each item over its draws, and count the item once.
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
-        mean = BoundTerms(*map(_mean, zip(*draws, strict=True)))
+        mean = BoundTerms(*map(_mean_over_draws, zip(*draws, strict=True)))
         exact, gap = None, None
         if self.truth and not self.conditional:  # the known density is unconditional
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
@@ -251,7 +251,7 @@ class BoundModel(Logged):
 
     def _mean_gap(self, batch: Batch, repeats: int) -> Tensor | None:
         draws = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
-        return None if draws[0] is None else _mean(draws)
+        return None if draws[0] is None else _mean_over_draws(draws)
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
         """Return the error of each item's mean over independent draws (R, B); NaN for one draw."""
@@ -269,10 +269,10 @@ class BoundModel(Logged):
             self.before_accounting()
             self.before_report()
         self._measured = True
-        self.accounting.expect(self.tested.items)
+        self.accounting.expect(self.test_loader.items)
 
     @property
-    def tested(self) -> EvalLoader:
+    def test_loader(self) -> EvalLoader:
         """The loader of the current test: it has the split and the number of its items."""
         return self.trainer.test_dataloaders  # type: ignore[return-value]  # ours
 
@@ -290,7 +290,7 @@ class BoundModel(Logged):
         figures |= self._level_figures(account.noise_levels)
         # The values are already averaged over all processes, so each process logs the same. "step"
         # sets the row of the table.
-        self.log_own(figures | {"step": float(self.trainer.global_step)})
+        self.log_model_metrics(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
         """Return epsilon's error per dimension in a few bands of noise, named by their gammas.
@@ -327,5 +327,5 @@ class BoundModel(Logged):
         return batch.condition.only(*self.conditional)
 
 
-def _mean(draws: Sequence[Any]) -> Tensor:
+def _mean_over_draws(draws: Sequence[Any]) -> Tensor:
     return torch.stack([*draws]).double().mean(0)

@@ -46,7 +46,7 @@ class Cascade(BoundModel):
         self.stages: Any = nn.ModuleList(stages)
         self.known_as, self.levels = list(known_as), levels
 
-    def of_stage(self, batch: Batch, i: int) -> Batch:
+    def stage_batch(self, batch: Batch, i: int) -> Batch:
         """Return a stage's batch: its own items, with the conditions of the whole batch."""
         if i == len(self.known_as):
             return batch
@@ -56,7 +56,7 @@ class Cascade(BoundModel):
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         stages = enumerate(self.stages)
-        bounds = [stage.elbo(self.of_stage(batch, i), repeat, repeats) for i, stage in stages]
+        bounds = [stage.elbo(self.stage_batch(batch, i), repeat, repeats) for i, stage in stages]
         return BoundTerms(*(torch.stack(term).sum(0) for term in zip(*bounds, strict=True)))
 
     def before_accounting(self) -> None:
@@ -94,5 +94,5 @@ class Cascade(BoundModel):
             if self.levels is not None:
                 x = to_unit(to_level(x, self.levels), self.levels)
             drawn = Condition(**{name: x})
-            condition = drawn if condition is None else condition.together(drawn)
+            condition = drawn if condition is None else condition.merge(drawn)
         return x

@@ -62,7 +62,7 @@ class Classifier(BoundModel):
         """Return features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
         features, logits = [], []
         for part in x.split(batch):
-            read = self.network.features(part.to(self.device), self._clean(len(part)))
+            read = self.network.features(part.to(self.device), self._clean_levels(len(part)))
             features.append(read.cpu())
             logits.append(self.network.last(read).cpu())
         return torch.cat(features), torch.cat(logits)
@@ -71,7 +71,7 @@ class Classifier(BoundModel):
         t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
         return self._cross_entropy(batch, t, eps)[0]
 
-    def _account(self, batch: Batch, repeats: int, *_: Any, **__: Any) -> None:
+    def _evaluate_batch(self, batch: Batch, repeats: int, *_: Any, **__: Any) -> None:
         drawn = []
         for repeat in range(repeats if self.noise else 1):
             draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
@@ -80,7 +80,7 @@ class Classifier(BoundModel):
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         assert batch.condition is not None  # checked earlier: the data have labels
-        z, gamma = batch.x, self._clean(len(batch.x))
+        z, gamma = batch.x, self._clean_levels(len(batch.x))
         if self.noise:
             gamma = self.schedule.gamma(t.to(self.device))
             z = self.process.diffuse(batch.x, gamma, eps.to(self.device))
@@ -89,5 +89,5 @@ class Classifier(BoundModel):
         nats = cross_entropy(logits, label, reduction="none")
         return nats, (logits.argmax(1) == label).float()
 
-    def _clean(self, n: int) -> Tensor:
+    def _clean_levels(self, n: int) -> Tensor:
         return self.schedule.gamma(torch.zeros(n, device=self.device))

@@ -22,23 +22,27 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
 
 
-def never_dropped(share: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
+def undropped_parts(label_dropout: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
     """Return the parts in ``names`` that training with this ``label_dropout`` never drops."""
-    if isinstance(share, Mapping):
-        return [name for name in names if not share.get(name)]
-    return [] if share else [*names]
+    if isinstance(label_dropout, Mapping):
+        return [name for name in names if not label_dropout.get(name)]
+    return [] if label_dropout else [*names]
 
 
-def check_dropped(what: str, share: float | Mapping[str, float], names: Sequence[str]) -> None:
+def check_parts_were_dropped(
+    metric_name: str, label_dropout: float | Mapping[str, float], names: Sequence[str]
+) -> None:
     """Raise UserError unless training dropped each of the parts ``names`` at times.
 
-    ``what`` begins the message.
+    ``metric_name`` begins the message.
     """
-    kept = never_dropped(share, names)
+    kept = undropped_parts(label_dropout, names)
     if kept:
-        problem = f"model was never trained without {', '.join(kept)}, as label_dropout={share}"
+        problem = (
+            f"model was never trained without {', '.join(kept)}, as label_dropout={label_dropout}"
+        )
         fix = "train with model.label_dropout above 0, or choose other parts"
-        raise UserError(f"{what}: {problem}; {fix}")
+        raise UserError(f"{metric_name}: {problem}; {fix}")
 
 
 class ConditionBits(PerItem):
@@ -67,7 +71,7 @@ class ConditionBits(PerItem):
         if unknown:
             problem = f"this model's condition has no {unknown}"
             raise UserError(f"ConditionBits: {problem}; it has {', '.join(known)}")
-        check_dropped("ConditionBits", model.label_dropout, names)
+        check_parts_were_dropped("ConditionBits", model.label_dropout, names)
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         condition = model.condition_of(batch)

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from triptych.config.own_code import defined_at, is_own, raised_by
+from triptych.config.own_code import definition_location, is_user_code, reraise_as_user_error
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
@@ -24,7 +24,7 @@ CLOSE = 1e-3  # relative tolerance, larger than the rounding errors of different
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def isolated_evaluation(model: nn.Module) -> Iterator[None]:
     """Run a block in evaluation mode and without gradients; then restore modes and random states.
 
     An error of a user's code is raised as a UserError.
@@ -32,7 +32,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # evaluation mode, so that running averages do not change
     try:
-        with isolate_rng(), torch.no_grad(), raised_by():
+        with isolate_rng(), torch.no_grad(), reraise_as_user_error():
             yield
     finally:
         for module, mode in modes:
@@ -46,17 +46,19 @@ def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) 
     UserError: it is no tensor of one of the ``shapes`` and of finite numbers, or the call fails.
     """
     if callable(value):
-        with raised_by(key):
+        with reraise_as_user_error(key):
             value = value()
-    problem = _problem(value, shapes)
+    problem = _output_problem(value, shapes)
     if problem:
         part = type(getattr(function, "__self__", function))
-        place = defined_at(function) or defined_at(part)  # the function may be inherited
+        place = definition_location(function) or definition_location(
+            part
+        )  # the function may be inherited
         raise UserError(f"{key}: {part.__name__} returns {problem}{place}")
     return value
 
 
-def _problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
+def _output_problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
     expected = " or ".join(map(str, shapes))
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}; must be a tensor of shape {expected}"
@@ -67,8 +69,8 @@ def _problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
     return ""
 
 
-def _refuse(key: str, part: Any, problem: str) -> None:
-    raise UserError(f"{key}: {type(part).__name__} {problem}{defined_at(type(part))}")
+def _raise_output_error(key: str, part: Any, problem: str) -> None:
+    raise UserError(f"{key}: {type(part).__name__} {problem}{definition_location(type(part))}")
 
 
 def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
@@ -78,7 +80,7 @@ def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
     """
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
-        _refuse(
+        _raise_output_error(
             key, network, "returns an output without a gradient; leave out detach() and no_grad()"
         )
 
@@ -88,13 +90,13 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
 
     The schedule is a user's own.
     """
-    if not is_own(schedule):
+    if not is_user_code(schedule):
         return
     t = ((torch.arange(TIMES, device=device) + 0.618034) / TIMES).requires_grad_()
     with torch.enable_grad():
         gamma = schedule.gamma(t)
         if not gamma.requires_grad:
-            _refuse(
+            _raise_output_error(
                 "schedule",
                 schedule,
                 "returns a gamma without a gradient in t; compute it with torch",
@@ -105,7 +107,7 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     if falls.any():
         first = t[1:][falls][0]
         problem = f"at t={first:.3g}: gamma does not increase; it must increase with t"
-        _refuse("schedule", schedule, problem)
+        _raise_output_error("schedule", schedule, problem)
 
     ends = schedule.ends(device)
     span = ends[1] - ends[0]
@@ -128,7 +130,7 @@ def _check_values(
     if len(wrong):
         i = int(wrong[0])
         problem = f"at t={t[i]:.3g}: {name} is {values[i]:.4g}; must be {expected[i]:.4g}"
-        _refuse("schedule", schedule, problem)
+        _raise_output_error("schedule", schedule, problem)
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
@@ -145,13 +147,13 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
         condition = condition.to(model.device)
     guide = drawing.denoiser
     for key in keys:
-        if is_own(guide):
+        if is_user_code(guide):
             tried = copy.copy(guide.to(model.device))  # a copy, because the guide may have a state
-            with raised_by(key):
+            with reraise_as_user_error(key):
                 guess = tried(z, gamma, condition)
             if not isinstance(guess, Prediction):
                 problem = f"returns a {type(guess).__name__}; must be a Prediction"
-                _refuse(key, guide, f"{problem}, as guess.moved(space, value)")
+                _raise_output_error(key, guide, f"{problem}, as guess.moved(space, value)")
             # Allow NaN here: an untrained network may return 0, and the guide may divide by it.
             check_output(key, guide.forward, guess.value.nan_to_num(), shape)
         guide = guide.denoiser
@@ -163,31 +165,31 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     UserError: the samples are not finite, not equal or not of the model's shape, or the sampler
     calls the denoiser more often than it declares. Reports compare samplers by the declared number.
     """
-    if not is_own(sampler):
+    if not is_user_code(sampler):
         return
     tried = model.prepared(copy.copy(sampler))  # a copy, because the sampler may have a state
     # Batch size of each call of the denoiser, as a sampler may draw in chunks.
     sizes: list[int] = []
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:
-        first, second = _draw(tried, model), _draw(tried, model)
+        first, second = _draw_two_items(tried, model), _draw_two_items(tried, model)
     finally:
         hook.remove()
     check_output("sampler", sampler.step, first, (2, *model.event))
-    calls, declared = sum(sizes) / 4, sampler.calls_under(model.schedule)
+    calls, declared = sum(sizes) / 4, sampler.count_denoiser_calls(model.schedule)
     if calls > declared:
         problem = (
             f"calls the denoiser {calls:g} times in {sampler.steps} steps, but declares {declared}"
         )
-        _refuse("sampler", sampler, f"{problem}; set `calls` to the number per step")
+        _raise_output_error("sampler", sampler, f"{problem}; set `calls` to the number per step")
     if not (first - second).abs().max() <= CLOSE * first.abs().max():
         problem = "draws different samples with the same seed"
-        _refuse("sampler", sampler, f"{problem}; draw noise with at.noise(z)")
+        _raise_output_error("sampler", sampler, f"{problem}; draw noise with at.noise(z)")
 
 
-def _draw(sampler: Sampler, model: Any) -> Any:
-    condition = None if model.training_items is None else model.items(2)[1]
-    with raised_by("sampler"):
+def _draw_two_items(sampler: Sampler, model: Any) -> Any:
+    condition = None if model.training_items is None else model.training_values_and_condition(2)[1]
+    with reraise_as_user_error("sampler"):
         return sampler(
             model.denoiser,
             model.schedule,

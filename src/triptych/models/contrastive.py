@@ -20,7 +20,7 @@ from triptych.data.batch import Batch
 from triptych.data.cache import item_number
 from triptych.data.captions import FILE
 from triptych.diffusion.condition import Part
-from triptych.models.accounting import Account, Figures, figure_of, sums_of
+from triptych.models.accounting import Account, Figures, count_and_sums, metric_from_sums
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
 
@@ -28,25 +28,29 @@ ROWS = 1024  # number of images that are compared at once
 LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
 
 
-def symmetric_cross_entropy(u: Tensor, v: Tensor, scale: Tensor | float, own: Tensor) -> Tensor:
-    """Return the cross-entropy, nats (n,), of the pairs ``own`` (n,) among all N pairs.
+def symmetric_cross_entropy(
+    u: Tensor, v: Tensor, scale: Tensor | float, pair_index: Tensor
+) -> Tensor:
+    """Return the cross-entropy, nats (n,), of the pairs ``pair_index`` (n,) among all N pairs.
 
     u, v (N, d) are unit vectors.
     """
-    of_images = cross_entropy(scale * u[own] @ v.T, own, reduction="none")
-    of_texts = cross_entropy(scale * v[own] @ u.T, own, reduction="none")
+    of_images = cross_entropy(scale * u[pair_index] @ v.T, pair_index, reduction="none")
+    of_texts = cross_entropy(scale * v[pair_index] @ u.T, pair_index, reduction="none")
     return 0.5 * (of_images + of_texts)
 
 
-def retrieval(u: Tensor, v: Tensor, scale: Tensor | float, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure how well images u (n, d) find a ``right`` one, (n, m) bool, among the texts v (m, d).
+def retrieval(
+    u: Tensor, v: Tensor, scale: Tensor | float, is_match: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Measure how well images u (n, d) find a match (``is_match``, (n, m) bool) in texts v (m, d).
 
     nats_i = -log sum_{k right for i} softmax_k(s u_i . v_k), (n,), and whether the nearest text is
     a right one, (n,) bool.
     """
     log_p = (scale * u @ v.T).log_softmax(1)
-    nats = -log_p.masked_fill(~right, -torch.inf).logsumexp(1)
-    return nats, right.gather(1, log_p.argmax(1, keepdim=True)).squeeze(1)
+    nats = -log_p.masked_fill(~is_match, -torch.inf).logsumexp(1)
+    return nats, is_match.gather(1, log_p.argmax(1, keepdim=True)).squeeze(1)
 
 
 class RetrievalAccounting(Figures):
@@ -98,7 +102,7 @@ class RetrievalAccounting(Figures):
         rows = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
         figures = {}
         for name, column in zip(self.names, torch.cat(rows).unbind(1), strict=True):
-            figures[name] = figure_of(*sums_of(column).tolist())
+            figures[name] = metric_from_sums(*count_and_sums(column).tolist())
         return Account(figures, self.unit)
 
 
@@ -148,13 +152,13 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        # Set the scale here, because a process without items never calls ``_account``.
+        # Set the scale here, because a process without items never calls ``_evaluate_batch``.
         self.accounting.scale = self.network.scale.item()
 
-    def _account(self, batch: Batch, *_: Any, **__: Any) -> None:
+    def _evaluate_batch(self, batch: Batch, *_: Any, **__: Any) -> None:
         text = self._text(batch)
         u, v = self.network(batch.x, text)
-        number = numbers_of(text).to(u.device)
+        number = hash_texts(text).to(u.device)
         assert batch.condition is not None  # the network refuses data without texts
         label = batch.condition.part("label")
         self.accounting.update(u, v, number, number if label is None else label.value)
@@ -170,7 +174,7 @@ class Contrastive(BoundModel):
         return {FILE: about | {"state": self.network.state_dict()}}
 
 
-def numbers_of(text: Part) -> Tensor:
+def hash_texts(text: Part) -> Tensor:
     """Return a number for each text, (B,) int64 below 2^52, the same for the same tokens."""
     absent = ~text.token_mask().unsqueeze(2)
     rows = text.value.masked_fill(absent, 0.0).float().cpu().numpy()

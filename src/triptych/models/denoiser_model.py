@@ -16,7 +16,7 @@ from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times
 from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.likelihood import Likelihood
-from triptych.diffusion.reference import BaselineErrors, enough
+from triptych.diffusion.reference import BaselineErrors, n_fit_items
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
 from triptych.diffusion.sampler import Ancestral, Sampler
 from triptych.diffusion.schedule import Schedule
@@ -52,10 +52,10 @@ class DenoiserModel(BoundModel):
         self.control = None
         self.accounting.edges = level_edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
-            x, condition = self.items(CALIBRATION)
+            x, condition = self.training_values_and_condition(CALIBRATION)
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
-    def items(self, n: int) -> tuple[Tensor, Condition | None]:
+    def training_values_and_condition(self, n: int) -> tuple[Tensor, Condition | None]:
         """Return the diffused values and the condition of n training items, on the device."""
         assert self.training_items is not None
         items = self.training_items(n)
@@ -78,12 +78,12 @@ class DenoiserModel(BoundModel):
             return
         ends = tuple(self.schedule.ends(self.device).tolist())
         if self._reference is None or self._reference[0] != ends:
-            x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
+            x = self.diffused(self.training_items(n_fit_items(math.prod(self.event)))).cpu()
             self._reference = (
                 ends,
                 BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels),
             )
-        x, condition = self.items(ITEMS)
+        x, condition = self.training_values_and_condition(ITEMS)
         self.control = Control(
             self.bound, self.denoiser, self._reference[1], x, self.seed, condition
         )
@@ -129,7 +129,7 @@ class DenoiserModel(BoundModel):
         return excess_gap(self.denoiser, self.schedule, truth, batch.x, draw, weight)
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        if self.likelihood is None or self.tested.name != "test":
+        if self.likelihood is None or self.test_loader.name != "test":
             return {}
         figures = torch.full(
             (4, len(batch.x)), torch.nan, dtype=torch.float64, device=batch.x.device
@@ -183,7 +183,7 @@ class DenoiserModel(BoundModel):
         """
         sampler = sampler.with_reverse_variance(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
-            x, condition = self.items(CALIBRATION)
+            x, condition = self.training_values_and_condition(CALIBRATION)
             return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)
         return sampler
 

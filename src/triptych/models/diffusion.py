@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.declare import Share
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, dropout
+from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, drop_parts
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Stream, mix, training_draw, training_members
+from triptych.diffusion.draws import Stream, assign_ensemble_members, hash_seed, training_draw
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -32,7 +32,7 @@ PANEL_POINTS = 60
 LEAST_EFFECTIVE = 0.01
 
 
-def check_learned(schedule: Schedule, objective: Objective) -> None:
+def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
     """Raise ValueError if the loss would move a learned schedule or learned times to easy noise."""
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
         raise ValueError(
@@ -41,12 +41,12 @@ def check_learned(schedule: Schedule, objective: Objective) -> None:
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
         fix = "set objective/times=uniform or stratified"
         raise ValueError(f"schedule=learned: needs uniformly distributed times; {fix}")
-    if isinstance(objective.times, Adaptive) and has_own_nats(objective.loss):
+    if isinstance(objective.times, Adaptive) and has_extra_loss_term(objective.loss):
         problem = f"needs a loss that is never negative, unlike {type(objective.loss).__name__}"
         raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
 
 
-def has_own_nats(loss: Loss) -> bool:
+def has_extra_loss_term(loss: Loss) -> bool:
     """Return whether a loss has a term beside the weighted error."""
     return type(loss).nats is not Loss.nats
 
@@ -105,7 +105,7 @@ class Diffusion(DenoiserModel):
         **more: Any,
     ):
         super().__init__(edges=level_edges(schedule), extras=ODE if likelihood else (), **more)
-        check_learned(schedule, objective)
+        check_learned_schedule(schedule, objective)
         check_dropout(label_dropout, denoiser)
         check_dequantisation(likelihood, levels)
         self.event = self.shape  # the model diffuses the items themselves
@@ -113,7 +113,7 @@ class Diffusion(DenoiserModel):
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a submodule, so that checkpoints hold its parameters
-        if isinstance(objective.loss, nn.Module) and has_own_nats(objective.loss):
+        if isinstance(objective.loss, nn.Module) and has_extra_loss_term(objective.loss):
             self.loss_module = objective.loss
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.training_items = training
@@ -125,7 +125,7 @@ class Diffusion(DenoiserModel):
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
             size = len(batch.x) * world
             _, eps_0 = training_draw(
-                self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world
+                self.shape, size, hash_seed(self.seed, Stream.ENDS), step, rank, world
             )
             prior, reconstruction = self.bound.ends(
                 self.denoiser, batch.x, eps_0.to(self.device), condition
@@ -168,13 +168,15 @@ class Diffusion(DenoiserModel):
         if condition is not None:
             condition = condition.without(AUGMENTATION)
         if condition is not None and self.label_dropout:
-            condition = dropout(condition, self.label_dropout, self.seed, step, rank, world)
+            condition = drop_parts(condition, self.label_dropout, self.seed, step, rank, world)
         if augmentation is not None:
-            condition = augmentation.together(condition)
+            condition = augmentation.merge(condition)
         members = getattr(self.denoiser.network, "training_shares", 1)
         if members > 1:
-            dealt = training_members(members, len(batch.x) * world, self.seed, step, rank, world)
-            condition = Condition(**{MEMBER: dealt}).together(condition)
+            dealt = assign_ensemble_members(
+                members, len(batch.x) * world, self.seed, step, rank, world
+            )
+            condition = Condition(**{MEMBER: dealt}).merge(condition)
         return condition
 
     def parameter_groups(self) -> list[dict[str, Any]]:

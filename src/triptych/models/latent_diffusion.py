@@ -16,10 +16,10 @@ from triptych.diffusion.draws import (
     Stream,
     evaluation_noise,
     plain_noise,
-    seeded,
+    seeded_generator,
     training_noise,
 )
-from triptych.diffusion.latents import clean_end
+from triptych.diffusion.latents import clean_end_term
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
 from triptych.diffusion.normal import Normal
@@ -115,11 +115,11 @@ class LatentDiffusion(Diffusion):
         # Prior, reconstruction and the clean end of the diffusion term, nats (B,).
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
-        return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
+        return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end_term(q, low)
 
     @torch.no_grad()
     def diffused(self, items: Batch) -> Tensor:
-        noise = plain_noise(seeded(self.seed, Stream.LATENT_EVALUATION))
+        noise = plain_noise(seeded_generator(self.seed, Stream.LATENT_EVALUATION))
         parts = items.x.split(ENCODED)
         return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])
 

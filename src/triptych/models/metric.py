@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from triptych.data.batch import Batch
 from triptych.declare import declared
 from triptych.errors import UserError
-from triptych.models.accounting import Figures, sums_of
+from triptych.models.accounting import Figures, count_and_sums
 from triptych.models.base import BoundModel
 
 
@@ -47,7 +47,7 @@ class PerItem(Figures):
             given = f"shape {tuple(values.shape)}"
             fix = f"must be a tensor of shape ({items},), one number per item"
             raise ValueError(f"{type(self).__name__}.values returned {given}; {fix}")
-        self.sums[0] += sums_of(values.detach()[~values.isnan()].double())
+        self.sums[0] += count_and_sums(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
         """Return {"mean", "stderr", "n"}; a mean of None where no item had a number."""

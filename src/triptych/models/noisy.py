@@ -52,9 +52,9 @@ class WeightedLoss(PerItem):
         total = torch.zeros(len(batch.x), device=batch.x.device)
         for k in range(self.per_item):
             t = (torch.rand_like(total) + k) / self.per_item
-            at = _level(model, t)
+            at = _level_at(model, t)
             weight = model.objective.loss.weight(at)
-            total += 0.5 * weight * at.dgamma * _squared(model, batch, at.gamma)
+            total += 0.5 * weight * at.dgamma * _squared_error(model, batch, at.gamma)
         return total / self.per_item / model.dims
 
 
@@ -66,7 +66,7 @@ class NoisyBounds(WeightedLoss):
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
-        at = _level(model, ends.clamp(max=1 - 1e-9))
+        at = _level_at(model, ends.clamp(max=1 - 1e-9))
         weight = model.objective.loss.weight(at)
         # The first level is gamma_0 itself; the others lie in the cells above it.
         mass = torch.cat([weight[:1], weight.diff()])
@@ -78,7 +78,7 @@ class NoisyBounds(WeightedLoss):
             place = torch.searchsorted(spread, u * spread[-1]).clamp(max=CELLS)
             a = low[place]
             gamma = (a + (top - a) * torch.rand_like(total)).float()
-            bound = 0.5 * (top - a) * _squared(model, batch, gamma)
+            bound = 0.5 * (top - a) * _squared_error(model, batch, gamma)
             total += (mass[place].sign() * spread[-1] * bound).float()
         return total / self.per_item / model.dims
 
@@ -115,14 +115,14 @@ class Distortion(PerItem):
         return square | {"mean": root, "stderr": square["stderr"] / (2 * root)}
 
 
-def _level(model: Diffusion, t: Tensor) -> Level:
+def _level_at(model: Diffusion, t: Tensor) -> Level:
     schedule = model.schedule
     return Level(
         model.denoiser.process, schedule.gamma(t), schedule.dgamma(t), t, model.objective.space
     )
 
 
-def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
+def _squared_error(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
     eps = torch.randn_like(batch.x)
     z = model.denoiser.process.diffuse(batch.x, gamma, eps)
     guess = model.denoiser(z, gamma, model.condition_of(batch))

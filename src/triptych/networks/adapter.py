@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from triptych.diffusion.condition import Condition, part_of
+from triptych.diffusion.condition import Condition, find_part
 from triptych.networks.base import Network
-from triptych.networks.conditioning import classes_of
+from triptych.networks.conditioning import class_indices
 
 LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 
@@ -33,8 +33,8 @@ class Adapter(Network):
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {}
         if "label" in self.conditions:
-            part, classes = part_of(condition, "label"), self.conditions["label"].classes  # type: ignore[union-attr]
-            labels["class_labels"] = classes_of(part, len(z), classes, z.device)
+            part, classes = find_part(condition, "label"), self.conditions["label"].classes  # type: ignore[union-attr]
+            labels["class_labels"] = class_indices(part, len(z), classes, z.device)
         answer = self.model(z, self.timestep(gamma), **labels)
         raw: Tensor = getattr(answer, "sample", answer)
         return self.per_dim(raw)

@@ -18,11 +18,11 @@ from triptych.diffusion.condition import (
     Part,
     Tokens,
     Vectors,
-    part_of,
+    find_part,
 )
 
 
-def classes_of(part: Part | None, items: int, null: int, device: torch.device) -> Tensor:
+def class_indices(part: Part | None, items: int, null: int, device: torch.device) -> Tensor:
     """Return the class of each item, (items,); ``null`` for items without a label."""
     if part is None:
         return torch.full((items,), null, device=device)
@@ -39,7 +39,9 @@ class LabelEmbedding(nn.Embedding):
 
     # The base class accepts any arguments.
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
-        return super().forward(classes_of(part, items, self.num_embeddings - 1, self.weight.device))
+        return super().forward(
+            class_indices(part, items, self.num_embeddings - 1, self.weight.device)
+        )
 
 
 class _Embedder(nn.Module):
@@ -127,7 +129,7 @@ class Conditioning(nn.Module):
         angle = gamma.unsqueeze(1) * self.frequency
         h = self.layers(torch.cat([angle.sin(), angle.cos()], 1))
         for name in self.names:
-            h = h + self.get_submodule(name)(part_of(condition, name), len(gamma))
+            h = h + self.get_submodule(name)(find_part(condition, name), len(gamma))
         return nn.functional.silu(h)
 
 
@@ -146,7 +148,7 @@ class ConditionImages(nn.Module):
     def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
         channels = []
         for name, kind in self.images.items():
-            part = part_of(condition, name)
+            part = find_part(condition, name)
             if part is None:
                 channels.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
                 continue

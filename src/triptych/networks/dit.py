@@ -28,15 +28,15 @@ class TokenAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv, self.out = linear(width, 3 * width), linear(width, width)
+        self.qkv, self.out = xavier_linear(width, 3 * width), xavier_linear(width, width)
 
-    def forward(self, h: Tensor, places: Places | None) -> Tensor:
+    def forward(self, h: Tensor, positions: Places | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = self.place(q, k, places)
+        q, k = self.encode_positions(q, k, positions)
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def place(self, q: Tensor, k: Tensor, places: Any) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (B, heads, N, d); a subclass uses the tokens' ``places``."""
+    def encode_positions(self, q: Tensor, k: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
+        """Return queries and keys (B, heads, N, d); a subclass uses the tokens' ``positions``."""
         return q, k
 
 
@@ -58,12 +58,17 @@ class DiTBlock(nn.Module):
     @staticmethod
     def layers(width: int, heads: int, dropout: float) -> tuple[nn.Module, nn.Module]:
         attention, gelu = TokenAttention(width, heads), nn.GELU(approximate="tanh")
-        layers = linear(width, 4 * width), gelu, nn.Dropout(dropout), linear(4 * width, width)
+        layers = (
+            xavier_linear(width, 4 * width),
+            gelu,
+            nn.Dropout(dropout),
+            xavier_linear(4 * width, width),
+        )
         return attention, nn.Sequential(*layers)
 
-    def forward(self, h: Tensor, c: Tensor, places: Places | None = None) -> Tensor:
+    def forward(self, h: Tensor, c: Tensor, positions: Places | None = None) -> Tensor:
         b_1, s_1, g_1, b_2, s_2, g_2 = self.modulation(c).unsqueeze(1).chunk(6, 2)
-        h = h + g_1 * self.attention(torch.addcmul(b_1, self.norms[0](h), 1 + s_1), places)
+        h = h + g_1 * self.attention(torch.addcmul(b_1, self.norms[0](h), 1 + s_1), positions)
         return h + g_2 * self.mlp(torch.addcmul(b_2, self.norms[1](h), 1 + s_2))
 
 
@@ -109,8 +114,8 @@ class DiT(ImageNetwork):
         numbers = self.channels * patch**2
         self.cut = nn.PixelUnshuffle(patch)
         sizes = (numbers, width) if bottleneck is None else (numbers, bottleneck, width)
-        self.embed = nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
-        position = sines(high // patch, wide // patch, width)
+        self.embed = nn.Sequential(*(xavier_linear(a, b) for a, b in itertools.pairwise(sizes)))
+        position = sine_positions(high // patch, wide // patch, width)
         self.register_buffer("position", position, persistent=False)
         self.blocks = nn.ModuleList(self.block(width, heads, dropout) for _ in range(depth))
         self.norm = self.block.norm(width)
@@ -134,21 +139,21 @@ class DiT(ImageNetwork):
         return h
 
 
-def sines(high: int, wide: int, width: int) -> Tensor:
+def sine_positions(rows: int, columns: int, width: int) -> Tensor:
     """Encode the positions of tokens by sines and cosines of row and column, (N, width).
 
     Periods run from 2 pi to 2 pi 10^4.
     """
-    angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
-    return over_grid(*(torch.cat([angle.sin(), angle.cos()], 1) for angle in angles))
+    angles = [torch.arange(n).unsqueeze(1) * position_frequencies(width) for n in (rows, columns)]
+    return join_rows_and_columns(*(torch.cat([angle.sin(), angle.cos()], 1) for angle in angles))
 
 
-def frequencies(width: int) -> Tensor:
+def position_frequencies(width: int) -> Tensor:
     """Return 10^-4 to the powers 0, 4 / width, 8 / width, ... below 1: (width / 4,)."""
     return 10_000 ** -(torch.arange(width // 4) / (width / 4))
 
 
-def over_grid(rows: Tensor, columns: Tensor) -> Tensor:
+def join_rows_and_columns(rows: Tensor, columns: Tensor) -> Tensor:
     """Join encodings of rows (high, d) and columns (wide, d) for all tokens: (high wide, 2 d)."""
     grid = (
         rows.unsqueeze(1).expand(-1, len(columns), -1),
@@ -157,9 +162,9 @@ def over_grid(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.cat(grid, 2).flatten(0, 1)
 
 
-def linear(before: int, after: int) -> nn.Linear:
+def xavier_linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer with Xavier's uniform weights and a bias of zero."""
-    layer = nn.Linear(before, after)
+    layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.declare import Count, MinLen, Share
-from triptych.diffusion.condition import Condition, Images, Kind, Labels, part_of
+from triptych.diffusion.condition import Condition, Images, Kind, Labels, find_part
 from triptych.networks.base import ImageNetwork, check_halves, check_head_width
-from triptych.networks.conditioning import ConditionImages, classes_of
+from triptych.networks.conditioning import ConditionImages, class_indices
 
 CLIP = 256.0  # limit of a block's output, for half precision
 
@@ -205,8 +205,8 @@ class EDM2(ImageNetwork):
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.level(self.cosines(gamma / 8))
         for name, kind in self.labels.items():
-            part = part_of(condition, name)
-            label = classes_of(part, len(z), kind.classes, z.device)
+            part = find_part(condition, name)
+            label = class_indices(part, len(z), kind.classes, z.device)
             # Items without a label get a vector of zeros.
             chosen = F.one_hot(label, kind.classes + 1)[:, :-1].to(c)
             c = mp_sum(c, self.classes[name](chosen * math.sqrt(kind.classes)), 0.5)

@@ -12,37 +12,37 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from triptych.declare import Whole
-from triptych.diffusion.condition import Condition, part_of
+from triptych.diffusion.condition import Condition, find_part
 from triptych.networks.dit import (
     DiT,
     DiTBlock,
     Places,
     TokenAttention,
-    frequencies,
-    linear,
-    over_grid,
-    sines,
+    join_rows_and_columns,
+    position_frequencies,
+    sine_positions,
+    xavier_linear,
 )
 
 EPS = 1e-6  # added to the mean square in each norm
 
 
-def rotary(high: int, wide: int, width: int) -> Places:
+def rotary_angles(rows: int, columns: int, width: int) -> Places:
     r"""Return cosines and sines of the rotary angles at each token, (high wide, width).
 
     The first half of a head is rotated by the row p, the second by the column; pair i of a half's d
     numbers is rotated by p 10000^(-2 i / d) (Su et al. 2021). Products of queries and keys thus
     depend only on differences of positions.
     """
-    angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
-    angle = over_grid(*(angle.repeat_interleave(2, 1) for angle in angles))
+    angles = [torch.arange(n).unsqueeze(1) * position_frequencies(width) for n in (rows, columns)]
+    angle = join_rows_and_columns(*(angle.repeat_interleave(2, 1) for angle in angles))
     return angle.cos(), angle.sin()
 
 
-def turned(h: Tensor, places: Places) -> Tensor:
+def rotate_pairs(h: Tensor, angles: Places) -> Tensor:
     """Rotate each pair of numbers of h (..., N, width) by its token's angle, (N, width) each."""
     first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
-    return h * places[0] + torch.stack([-second, first], -1).flatten(-2) * places[1]
+    return h * angles[0] + torch.stack([-second, first], -1).flatten(-2) * angles[1]
 
 
 class RotaryAttention(TokenAttention):
@@ -52,8 +52,8 @@ class RotaryAttention(TokenAttention):
         super().__init__(width, heads)
         self.q_norm, self.k_norm = (nn.RMSNorm(width // heads, eps=EPS) for _ in range(2))
 
-    def place(self, q: Tensor, k: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        return turned(self.q_norm(q), places), turned(self.k_norm(k), places)
+    def encode_positions(self, q: Tensor, k: Tensor, positions: Places) -> tuple[Tensor, Tensor]:
+        return rotate_pairs(self.q_norm(q), positions), rotate_pairs(self.k_norm(k), positions)
 
 
 class SwiGLU(nn.Module):
@@ -65,7 +65,7 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, dropout: float):
         super().__init__()
         inside = 4 * width * 2 // 3
-        self.both, self.last = linear(width, 2 * inside), linear(inside, width)
+        self.both, self.last = xavier_linear(width, 2 * inside), xavier_linear(inside, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -117,10 +117,12 @@ class JiT(DiT):
         self.context_from = context_from
         # These have the size of the paper's, which are drawn. Ours are not drawn, so that the other
         # weights start the same with and without them.
-        self.context = nn.Parameter(0.02 * 2**0.5 * sines(1, context, width)) if context else None
+        self.context = (
+            nn.Parameter(0.02 * 2**0.5 * sine_positions(1, context, width)) if context else None
+        )
         _, high, wide = self.shape
         patch = self.cut.downscale_factor
-        cos, sin = rotary(high // patch, wide // patch, width // heads)
+        cos, sin = rotary_angles(high // patch, wide // patch, width // heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -146,5 +148,5 @@ class JiT(DiT):
         if "label" not in self.conditions:
             return tokens
         embed = self.conditioning.get_submodule("label")
-        label: Tensor = embed(part_of(condition, "label"), len(h))
+        label: Tensor = embed(find_part(condition, "label"), len(h))
         return tokens + label.unsqueeze(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.declare import Count, Share
-from triptych.diffusion.condition import Condition, Tokens, part_of
+from triptych.diffusion.condition import Condition, Tokens, find_part
 from triptych.networks.base import Network, check_heads, transformer, zeros
 from triptych.networks.conditioning import EMBEDDERS, Conditioning
 
@@ -59,7 +59,7 @@ class Prior(Network):
         n = len(z)
         tokens, there = [], []
         for name, layer in self.texts.items():
-            kind, part = self.conditions[name], part_of(condition, name)
+            kind, part = self.conditions[name], find_part(condition, name)
             assert isinstance(kind, Tokens)
             mask = z.new_zeros(n, kind.length, dtype=torch.bool)
             value = z.new_zeros(n, kind.length, kind.width)
@@ -70,7 +70,7 @@ class Prior(Network):
             tokens.append(layer(value))
             there.append(mask)
         for name, embed in self.others.items():
-            tokens.append(embed(part_of(condition, name), n).unsqueeze(1))
+            tokens.append(embed(find_part(condition, name), n).unsqueeze(1))
         tokens += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
         h = torch.cat([*tokens, self.query.expand(n, -1, -1)], 1) + self.position
         there.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in there), dtype=torch.bool))

@@ -86,17 +86,17 @@ class ResNet(ImageNetwork):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         if not self.others:
-            return self.member(z, gamma, condition)
+            return self.forward_member(z, gamma, condition)
         if condition is not None and MEMBER in condition.parts:
-            return self._train_members(z, gamma, condition)
-        raw = [member(z, gamma, condition) for member in (self.member, *self.others)]
+            return self._forward_ensemble(z, gamma, condition)
+        raw = [member(z, gamma, condition) for member in (self.forward_member, *self.others)]
         return torch.stack(raw).mean(0)
 
-    def _train_members(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
+    def _forward_ensemble(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
         """Let each member read its own share of a batch, which the condition deals."""
         dealt, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
         raw, shares = [], []
-        for number, member in enumerate((self.member, *self.others)):
+        for number, member in enumerate((self.forward_member, *self.others)):
             # A process may have no item of a member. The member then reads an empty batch, so that
             # each weight has a gradient on each process.
             share = (dealt == number).nonzero().squeeze(1).to(z.device)
@@ -105,7 +105,9 @@ class ResNet(ImageNetwork):
             shares.append(share)
         return torch.cat(raw)[torch.cat(shares).argsort()]
 
-    def member(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward_member(
+        self, z: Tensor, gamma: Tensor, condition: Condition | None = None
+    ) -> Tensor:
         c = self.conditioning(gamma, condition)
         x = self.features(z, condition)
         # channels_last is faster for convolutions on a CPU

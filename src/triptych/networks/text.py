@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from triptych.diffusion.condition import Condition, Kind, Tokens, part_of
+from triptych.diffusion.condition import Condition, Kind, Tokens, find_part
 from triptych.networks.base import check_heads, group_norm, zeros
 
 # The number of tokens is rounded up to a multiple of this: attention on CPUs takes five times as
@@ -40,7 +40,7 @@ class Text(nn.Module):
         tokens = [self.null.expand(items, -1, -1)]
         there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
         for name in self.kinds:
-            part = part_of(condition, name)
+            part = find_part(condition, name)
             if part is None:
                 # Add as many (masked) tokens as for a part that is present, so that an item has the
                 # same result if the part is absent for this item only.

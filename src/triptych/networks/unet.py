@@ -116,7 +116,7 @@ class Double(nn.Sequential):
 
 
 @dataclass(frozen=True)
-class Level:
+class UNetLevel:
     """One resolution of a U-Net: channels, its maker of attention, width of its text."""
 
     width: int
@@ -186,8 +186,8 @@ class UNet(ImageNetwork):
         self.read(c, fourier)
         check_halves(self.shape, widths)
         heights = [self.shape[1] >> level for level in range(len(widths))]
-        check_heights("attention_at", attention_at, heights)
-        check_heights("text_at", text_at, heights)
+        check_resolutions("attention_at", attention_at, heights)
+        check_resolutions("text_at", text_at, heights)
         self.add_z = add_z
         self.first = nn.Conv2d(self.channels, stem, 3, padding=1)
         self.block = partial(
@@ -202,17 +202,21 @@ class UNet(ImageNetwork):
         )
         self.by_conv = resample == "conv"
         attend = partial(
-            attention_of, heads=heads, head_width=head_width, groups=groups, skip_scale=skip_scale
+            attention_layer,
+            heads=heads,
+            head_width=head_width,
+            groups=groups,
+            skip_scale=skip_scale,
         )
         levels = [
-            Level(
+            UNetLevel(
                 width,
                 attention=attend if height in attention_at else nn.Identity,
                 text=c if height in text_at else 0,
             )
             for width, height in zip(widths, heights, strict=True)
         ]
-        self.text = text_of(self.conditions, c, text_at)
+        self.text = text_embedding(self.conditions, c, text_at)
         self.down, skips = self._way_down(levels, blocks, stem)
         self.up = nn.ModuleList()  # created here to fix the order of parameters
         lowest = levels[-1]
@@ -228,7 +232,7 @@ class UNet(ImageNetwork):
         self.last = zeros(nn.Conv2d(widths[0], self.shape[0] * self.outputs, 3, padding=1))
 
     def _way_down(
-        self, levels: Sequence[Level], blocks: int, stem: int
+        self, levels: Sequence[UNetLevel], blocks: int, stem: int
     ) -> tuple[nn.ModuleList, list[int]]:
         """Return the layers to the lowest resolution, and the channels around each."""
         layers, skips = nn.ModuleList(), [stem]
@@ -242,7 +246,7 @@ class UNet(ImageNetwork):
         return layers, skips
 
     def _way_up(
-        self, levels: Sequence[Level], blocks: int, skips: list[int], attention_up: str
+        self, levels: Sequence[UNetLevel], blocks: int, skips: list[int], attention_up: str
     ) -> nn.ModuleList:
         """Return the layers up; each joins the channels ``skips`` of a layer down, last first."""
         layers, before = nn.ModuleList(), levels[-1].width
@@ -285,7 +289,7 @@ class UNet(ImageNetwork):
         return raw + z if self.add_z else raw
 
 
-def attention_of(
+def attention_layer(
     width: int, *, heads: int, head_width: int | None, groups: int, skip_scale: float
 ) -> ImageAttention:
     """Return an attention layer over ``channels``, with ``heads`` or heads of ``head_width``."""
@@ -295,7 +299,9 @@ def attention_of(
     return ImageAttention(width, width // head_width, groups, skip_scale)
 
 
-def text_of(conditions: Mapping[str, Kind], width: int, text_at: Sequence[int]) -> Text | None:
+def text_embedding(
+    conditions: Mapping[str, Kind], width: int, text_at: Sequence[int]
+) -> Text | None:
     """Return what embeds the condition's text; None where no height reads it."""
     if not text_at:
         return None
@@ -307,10 +313,10 @@ def text_of(conditions: Mapping[str, Kind], width: int, text_at: Sequence[int]) 
     return text
 
 
-def check_heights(key: str, chosen: Sequence[int], heights: Sequence[int]) -> None:
+def check_resolutions(key: str, chosen: Sequence[int], resolutions: Sequence[int]) -> None:
     """Raise ValueError unless each height at which a key does something is that of a resolution."""
-    strange = sorted({*chosen} - {*heights})
+    strange = sorted({*chosen} - {*resolutions})
     if strange:
         problem = f"no resolution has height {strange[0]}"
-        fix = f"use heights of {', '.join(map(str, heights))}"
+        fix = f"use heights of {', '.join(map(str, resolutions))}"
         raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}; {fix}")

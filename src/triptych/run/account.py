@@ -17,7 +17,7 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import logged_mean
 from triptych.config.build import check_targets
-from triptych.config.metric import measures_of, version_of
+from triptych.config.metric import metric_names, metric_version
 from triptych.config.own_code import is_trusted
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
@@ -27,10 +27,15 @@ from triptych.diffusion.sampler import chunk_size
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.records import Checkpoint, Entries
-from triptych.run.averaging import averages, reported
+from triptych.run.averaging import averages, reported_weights
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory
-from triptych.run.evaluate import account_split, build_accountant, check_finite, write_items
+from triptych.run.evaluate import (
+    build_evaluation_trainer,
+    check_finite,
+    evaluate_split,
+    write_items,
+)
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit
 from triptych.run.initialization import Origin
@@ -88,12 +93,12 @@ class FinalCheckpoint:
         return int(self.content["global_step"])
 
     @property
-    def tested(self) -> bool:
+    def evaluates_test(self) -> bool:
         """Whether the test set is evaluated (``test=true``)."""
         return bool(self.config.get("test", True))
 
     @property
-    def in_new_processes(self) -> bool:
+    def uses_new_processes(self) -> bool:
         """Whether to evaluate in a new process: this one is single and has user-supplied code."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
@@ -101,29 +106,33 @@ class FinalCheckpoint:
         """Build a model and load the weights of this name; by default the reported weights."""
         return open_weights(self.config, self.data, self.content, weights, self.run.path)
 
-    def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
+    def evaluate_splits(
+        self, splits: Sequence[str], weights: str | None = None
+    ) -> dict[str, Account]:
         """Evaluate the bound of these weights over each split that is not empty."""
         splits = [split for split in splits if len(self.data.splits[split])]
-        if self.in_new_processes:
+        if self.uses_new_processes:
             numbers = self.data.numbers
             return {
-                split: call_in_new_process(_account_alone, self.path, numbers, split, weights)
+                split: call_in_new_process(
+                    _evaluate_in_new_process, self.path, numbers, split, weights
+                )
                 for split in splits
             }
         model = self.model(weights)
-        return {split: self.account(model, split) for split in splits}
+        return {split: self.evaluate_split(model, split) for split in splits}
 
-    def account(self, model: BoundModel, split: str) -> Account:
+    def evaluate_split(self, model: BoundModel, split: str) -> Account:
         """Evaluate the bound over a split; ``model`` comes from ``self.model``."""
-        trainer = build_accountant(self.config, model, self.data, self.progress)
-        return account_split(trainer, model, self.data, split)
+        trainer = build_evaluation_trainer(self.config, model, self.data, self.progress)
+        return evaluate_split(trainer, model, self.data, split)
 
 
-def _account_alone(
+def _evaluate_in_new_process(
     path: Path, numbers: dict[str, Tensor], split: str, weights: str | None
 ) -> Account:
     checkpoint = FinalCheckpoint.open(path, numbers)
-    return checkpoint.account(checkpoint.model(weights), split)
+    return checkpoint.evaluate_split(checkpoint.model(weights), split)
 
 
 def choose_weights(
@@ -145,14 +154,14 @@ def choose_weights(
     choosing = checkpoint.config["weights"] == "chosen" and not content["triptych"].get("chosen")
     weights = None
     if not choosing:
-        weights = reported(content)
+        weights = reported_weights(content)
     if origin.adopted or len(stored) < 2 or not len(experiment.data.splits["val"]):
         return checkpoint, None
     accounts = {}
     for name in ("raw", *stored):
         if name != weights:  # The reported weights are evaluated later, with the other splits.
-            accounts[name] = checkpoint.accounts(["val"], name)["val"]
-            _log(fit, f"final/val_{name}_", accounts[name])
+            accounts[name] = checkpoint.evaluate_splits(["val"], name)["val"]
+            _log_account(fit, f"final/val_{name}_", accounts[name])
     if weights is None:
         weights = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])
         content["triptych"]["chosen"] = weights
@@ -176,20 +185,20 @@ def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
     With test=false only validation is evaluated. Raises Diverged if a bound is not finite.
     """
     splits = ["train", "val", "test"]
-    if not checkpoint.tested:
+    if not checkpoint.evaluates_test:
         splits = ["val"]
-    accounts = checkpoint.accounts(splits)
+    accounts = checkpoint.evaluate_splits(splits)
     for split, account in accounts.items():
-        _log(fit, "test/" if split == "test" else f"final/{split}_", account)
+        _log_account(fit, "test/" if split == "test" else f"final/{split}_", account)
     for split in ("val", "test", "train"):
         if split in accounts:
             check_finite(accounts[split], split, fit.trainer.global_step)
-    if checkpoint.tested and fit.trainer.is_global_zero:
+    if checkpoint.evaluates_test and fit.trainer.is_global_zero:
         write_items(checkpoint.run / "items.npz", accounts["test"])
     return accounts
 
 
-def _log(fit: Fit, prefix: str, account: Account) -> None:
+def _log_account(fit: Fit, prefix: str, account: Account) -> None:
     """Log an account's metrics to the loggers of the fit, at its last step."""
     figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
     for logger in fit.trainer.loggers:
@@ -199,18 +208,18 @@ def _log(fit: Fit, prefix: str, account: Account) -> None:
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> Entries:
     """Return the entries of ``summary.json`` about the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
-    measures = measures_of(load_config(run / "config.yaml"))
+    measures = metric_names(load_config(run / "config.yaml"))
     return {
         "weights": checkpoint.config["weights"],
         "checkpoint": str(checkpoint.path.relative_to(run.path)),
         **{split: account.figures for split, account in accounts.items()},
         "noise_levels": last.noise_levels,
         "estimator": last.estimator or None,
-        "versions": {name: version_of(name) for name in measures},
+        "versions": {name: metric_version(name) for name in measures},
     }
 
 
-def baselines(data: DataModule) -> Entries | None:
+def baseline_bounds(data: DataModule) -> Entries | None:
     """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
 
     "uniform" is log2 K for data with K levels.
@@ -221,9 +230,9 @@ def baselines(data: DataModule) -> Entries | None:
         return None
     train, test, levels = data.splits["train"], data.splits["test"], data.levels
     n = len(test)
-    bits = -histogram(_parts(train), levels, SMOOTHING).log2()
+    bits = -histogram(_value_chunks(train), levels, SMOOTHING).log2()
     each = torch.cat(
-        [bits.gather(1, to_level(x, levels).flatten(1).T).mean(0) for x in _parts(test)]
+        [bits.gather(1, to_level(x, levels).flatten(1).T).mean(0) for x in _value_chunks(test)]
     )
     stderr = (each.std() / math.sqrt(n)).item() if n > 1 else 0.0
     return {
@@ -232,7 +241,7 @@ def baselines(data: DataModule) -> Entries | None:
     }
 
 
-def _parts(split: Split) -> Iterator[Tensor]:
+def _value_chunks(split: Split) -> Iterator[Tensor]:
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
+from triptych.callbacks.ema import POWER, SNAPSHOTS, combination_factors, power_exponent
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
 from triptych.errors import Diverged, UserError
@@ -45,7 +45,7 @@ def load_weights(
         UserError: the checkpoint does not have these weights, or they do not fit the model.
         Diverged: a weight is not finite, for example in a file that this project did not write.
     """
-    average = average_of(checkpoint, weights, run)
+    average = find_average(checkpoint, weights, run)
     if weights != "raw":
         check_average(module, average, weights)
     try:
@@ -65,7 +65,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
             raise UserError(f"weights={weights}: the average lacks {name}; {fix}")
 
 
-def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
+def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
     """Return the average that ``load_weights`` loads over the raw weights; {} for these alone."""
     stored = averages(checkpoint)
     if weights == "chosen":
@@ -83,7 +83,7 @@ def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) ->
     return _reconstruct(checkpoint, weights, run)
 
 
-def reported(checkpoint: Checkpoint) -> str:
+def reported_weights(checkpoint: Checkpoint) -> str:
     """Return the name of the weights that a run reports: "raw", or an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
@@ -98,7 +98,7 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
     """Reconstruct the average that ``weights`` names from those that were stored."""
     step, stored = checkpoint["global_step"], averages(checkpoint)
     choices = ", ".join([*literal_values(find_key("weights").kind), *stored])
-    sigma_rel = _length(weights)
+    sigma_rel = _parse_sigma_rel(weights)
     if sigma_rel is None:
         raise UserError(f"weights={weights}: must be one of {choices}")
     reads = _snapshots(run, step)
@@ -116,7 +116,7 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
     known = []
     for snapshot_step, read in reads.items():
         known += [(snapshot_step, length) for length in read()["sigma_rel"].values()]
-    factors = iter(combination(known, step, sigma_rel).tolist())
+    factors = iter(combination_factors(known, step, sigma_rel).tolist())
     total: Average = {}
     average: Average = {}
     for read in reads.values():  # Keep only one file in memory at a time.
@@ -127,7 +127,7 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
     return {name: value.to(average[name].dtype) for name, value in total.items()}
 
 
-def _length(weights: str) -> float | None:
+def _parse_sigma_rel(weights: str) -> float | None:
     """Parse the relative length (sigma_rel) from the name of a power-function average.
 
     Return None for any other name.
@@ -136,7 +136,7 @@ def _length(weights: str) -> float | None:
         return None
     try:
         sigma_rel = float(weights.removeprefix(POWER))
-        exponent(sigma_rel)
+        power_exponent(sigma_rel)
     except ValueError:
         return None
     return sigma_rel

@@ -14,13 +14,18 @@ from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
 from triptych.records import Config
-from triptych.run.drawing import DRAWING, PROMPTED, Drawing, parts_read, set_key
+from triptych.run.drawing import DRAWING, PROMPTED, Drawing, condition_parts_read, set_key
 from triptych.run.experiment import Experiment
-from triptych.run.guidance import guided
+from triptych.run.guidance import build_guided_denoiser
 from triptych.run.model import build_model
 from triptych.run.other_runs import OtherRuns, set_teacher
-from triptych.run.reference import ImageReference, PointReference, own_metrics, point_reference
-from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages
+from triptych.run.reference import (
+    ImageReference,
+    PointReference,
+    point_reference,
+    user_sample_metrics,
+)
+from triptych.run.reopen import check_condition_source, open_model_stages, with_changed_sampling
 
 
 def build_experiment(config: Config, download: bool) -> Experiment:
@@ -39,13 +44,13 @@ def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Exper
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
-    metrics = own_metrics(config)
+    metrics = user_sample_metrics(config)
     if not model.draws:
         return Experiment(config, data, model)
     if not config["measures"]["n"]:
         return Experiment(config, data, model, drawing)
-    measured = _measured(config, drawing, others)
-    reference = _reference(config, data, others, metrics)
+    measured = _samplings_to_measure(config, drawing, others)
+    reference = _build_reference(config, data, others, metrics)
     return Experiment(config, data, model, drawing, measured, reference)
 
 
@@ -56,7 +61,7 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
     """
     if all(change.part is not None for change in data.augmentations):
         return
-    for name in parts_read(model, data):
+    for name in condition_parts_read(model, data):
         of_item = isinstance(data.conditions[name], Images) or name in data.computed
         if of_item and name not in PROMPTED:
             problem = f"changes the item, but not its {name!r}, which the network reads, too"
@@ -64,7 +69,7 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
 
 
 def build_drawing(
-    config: Config, model: BoundModel, data: DataModule, others: OtherRuns
+    config: Config, model: BoundModel, data: DataModule, other_runs: OtherRuns
 ) -> Drawing:
     """Build sampler, guidance and threshold of ``config``.
 
@@ -72,12 +77,14 @@ def build_drawing(
     """
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
-    denoiser = guided(model, data, config, others)
-    return Drawing(model, data, sampler, denoiser, _sources(config, model, data, others))
+    denoiser = build_guided_denoiser(model, data, config, other_runs)
+    return Drawing(
+        model, data, sampler, denoiser, _condition_sources(config, model, data, other_runs)
+    )
 
 
-def _sources(
-    config: Config, model: BoundModel, data: DataModule, others: OtherRuns
+def _condition_sources(
+    config: Config, model: BoundModel, data: DataModule, other_runs: OtherRuns
 ) -> dict[str, str | Drawing]:
     """Return the sources of a condition's parts: another part, or a stage that draws it."""
     condition_from: Config = config.get("condition_from", {})
@@ -99,15 +106,15 @@ def _sources(
                 )
             sources[name] = source
             continue
-        stage = others.open(f"condition_from.{name}", str(source), stage=True)
+        stage = other_runs.open(f"condition_from.{name}", str(source), stage=True)
         check_condition_source(key, name, stage, data, earlier=[*sources])
-        drawn = drawn_as(f"stages.{name}", stage.config, stages.get(name, {}))
+        drawn = with_changed_sampling(f"stages.{name}", stage.config, stages.get(name, {}))
         sources[name] = build_drawing(drawn, stage.model, stage.data, OtherRuns(drawn))
     return sources
 
 
-def _measured(
-    config: Config, drawing: Drawing, others: OtherRuns
+def _samplings_to_measure(
+    config: Config, drawing: Drawing, other_runs: OtherRuns
 ) -> tuple[tuple[Any, Drawing], ...]:
     """Return the sampling at each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
@@ -122,12 +129,12 @@ def _measured(
     for value in values:
         changed = copy.deepcopy(config)
         for key in keys:
-            _change(changed, key, value, drawing.sampler)
-        measured.append((value, build_drawing(changed, drawing.model, drawing.data, others)))
+            _change_sampling_key(changed, key, value, drawing.sampler)
+        measured.append((value, build_drawing(changed, drawing.model, drawing.data, other_runs)))
     return tuple(measured)
 
 
-def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
+def _change_sampling_key(config: Config, key: str, value: Any, sampler: Sampler) -> None:
     """Change one key of a run's sampling."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
@@ -143,8 +150,8 @@ def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
         raise UserError(f"measures.over={key}: not a key of this run's sampling; {fix}")
 
 
-def _reference(
-    config: Config, data: DataModule, others: OtherRuns, metrics: Mapping[str, OfSamples]
+def _build_reference(
+    config: Config, data: DataModule, other_runs: OtherRuns, metrics: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
     """Build the reference for sample metrics, with the networks that ``measures`` names."""
     measures, seed = config["measures"], config["seed"]
@@ -156,15 +163,15 @@ def _reference(
         raise UserError(f"measures.classifier=null: metrics of images need a classifier; {fix}")
     classifier = None
     if path is not None:
-        classifier = others.classifier("measures.classifier", path, noise=False)
-    embedder = _embedder(measures.get("contrastive"), data)
+        classifier = other_runs.classifier("measures.classifier", path, noise=False)
+    embedder = _open_embedder(measures.get("contrastive"), data)
     statistics = measures.get("statistics")
     return ImageReference(
         data, measures["n"], classifier, seed, inception, statistics, embedder, metrics
     )
 
 
-def _embedder(path: str | None, data: DataModule) -> Embedder | None:
+def _open_embedder(path: str | None, data: DataModule) -> Embedder | None:
     """Return the contrastive image-text model for caption metrics: from ``path`` or the data."""
     if path is not None:
         embedder = Embedder(path, "measures.contrastive")

@@ -1,6 +1,6 @@
 """Checkpoints: plain data, written atomically and loaded without executing code.
 
-``Keep`` decides when a run saves its last and its best checkpoint.
+``CheckpointSaver`` decides when a run saves its last and its best checkpoint.
 """
 
 import io
@@ -75,7 +75,7 @@ def read_tensors(path: Path, kind: str) -> Entries:
         raise UserError(f"{path}: {error}, so it is not {kind} of a run; restore it") from error
 
 
-class Keep(pl.Callback):
+class CheckpointSaver(pl.Callback):
     """Save after each validation (without validation, every ``every`` steps) and before stopping.
 
     Checkpoints are taken between two steps, after all metrics up to that step are on disk.
@@ -125,7 +125,7 @@ class Keep(pl.Callback):
             return
         self._seen = step
         due = step % self.every == 0
-        stop = self.stop.agreed(trainer, look=due)
+        stop = self.stop.agreed_signal(trainer, force=due)
         if due and self.monitor:  # Validation comes next; on_validation_end saves.
             self.stop.check_weights(trainer, module)
         elif stop is not None:
@@ -150,8 +150,8 @@ class Keep(pl.Callback):
         else:
             self._save(trainer, LAST)
         if (self.run / PRUNE).exists():  # A hyperparameter search has pruned this run.
-            self.stop.request()
-        stop = self.stop.agreed(trainer, look=True)
+            self.stop.request_stop()
+        stop = self.stop.agreed_signal(trainer, force=True)
         if stop is not None:
             raise Interrupted(stop, trainer.global_step)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.data.order import rank_world
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import hash_seed
 from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
@@ -32,22 +32,23 @@ class Features:
 
     def subset(self, rows: Tensor) -> "Features":
         """Return the features of the items with indices ``rows`` (m,)."""
-        return FeaturesOfSome(self.chunks, rows)
+        return FeatureSubset(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one feature of all items, (n, ...), into memory."""
-        return torch.cat([*self.parts(name)])
+        return torch.cat([*self.iterate_chunks(name)])
 
-    def parts(self, name: str) -> Iterator[Tensor]:
+    def iterate_chunks(self, name: str) -> Iterator[Tensor]:
         """Yield the content of ``self[name]`` one chunk at a time."""
         for path in self.chunks:
             yield _read(path)[name]
 
 
-class FeaturesOfSome(Features):
+class FeatureSubset(Features):
     """Features of a subset, the items with indices ``rows`` (m,) of a set.
 
-    Indexing returns them in the order of ``rows``; ``parts`` goes through the chunks in order.
+    Indexing returns them in the order of ``rows``; ``iterate_chunks`` goes through the chunks in
+    order.
     """
 
     def __init__(self, chunks: Sequence[Path], rows: Tensor):
@@ -55,11 +56,11 @@ class FeaturesOfSome(Features):
         self.rows = rows
 
     def __getitem__(self, name: str) -> Tensor:
-        return torch.cat([*super().parts(name)])[self.rows]
+        return torch.cat([*super().iterate_chunks(name)])[self.rows]
 
-    def parts(self, name: str) -> Iterator[Tensor]:
+    def iterate_chunks(self, name: str) -> Iterator[Tensor]:
         start = 0
-        for part in super().parts(name):
+        for part in super().iterate_chunks(name):
             inside = self.rows - start
             yield part[inside[(inside >= 0) & (inside < len(part))]]
             start += len(part)
@@ -97,7 +98,7 @@ class Chunks:
     def _fill_chunk(
         self, path: Path, chunk: int, rows: Tensor, items: Callable[[Tensor, int], Tensor]
     ) -> None:
-        if not self.finite or _holds(path, len(rows)):
+        if not self.finite or _is_complete_chunk(path, len(rows)):
             return
         x = items(rows, chunk)
         self.finite = bool(x.isfinite().all())
@@ -105,7 +106,7 @@ class Chunks:
             save_checkpoint(self.read(x), path)
 
 
-def folder_of_chunks(run: Path, key: str) -> Path:
+def open_chunk_folder(run: Path, key: str) -> Path:
     """Return the folder of a run's chunks for ``key``; rank 0 removes the folders of other keys."""
     folder = run / FOLDER / key
     if rank_world()[0] == 0:
@@ -116,12 +117,12 @@ def folder_of_chunks(run: Path, key: str) -> Path:
 
 def chunk_seed(chunk: int, *numbers: int) -> int:
     """Return the random seed of a chunk; chunk 0 has the seed of the whole set, mix(*numbers)."""
-    return mix(*numbers, chunk) if chunk else mix(*numbers)
+    return hash_seed(*numbers, chunk) if chunk else hash_seed(*numbers)
 
 
-def weights_digest(modules: Iterable[nn.Module], code: str) -> str:
-    """Hash the names and values of all tensors of the modules, and the text ``code``."""
-    digest = hashlib.blake2b(code.encode(), digest_size=8)
+def weights_digest(modules: Iterable[nn.Module], source_code: str) -> str:
+    """Hash the names and values of all tensors of the modules, and the text ``source_code``."""
+    digest = hashlib.blake2b(source_code.encode(), digest_size=8)
     for module in modules:
         for name, value in module.state_dict().items():
             digest.update(name.encode())
@@ -131,7 +132,7 @@ def weights_digest(modules: Iterable[nn.Module], code: str) -> str:
     return digest.hexdigest()
 
 
-def _holds(path: Path, n: int) -> bool:
+def _is_complete_chunk(path: Path, n: int) -> bool:
     """Return whether a readable chunk of n items is on disk."""
     if not path.exists():
         return False

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from triptych.config.own_code import describe_error, raised_at
+from triptych.config.own_code import describe_error, error_location
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import STORAGE
 from triptych.run.processes import ENDING, rank
@@ -36,7 +36,7 @@ def one_line_errors(command: str) -> Iterator[None]:
             print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
     except Exception as error:
-        refused = error if isinstance(error, UserError) else _as_refusal(error, command)
+        refused = error if isinstance(error, UserError) else _to_user_error(error, command)
         if refused is None:
             raise
         if rank() == 0:
@@ -50,7 +50,7 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 
 @contextmanager
-def no_run_after_an_error(command: str) -> Iterator[None]:
+def exit_on_hook_error(command: str) -> Iterator[None]:
     """Exit on an exception, as Hydra would turn exceptions in its callbacks into warnings."""
     try:
         with one_line_errors(command):
@@ -63,37 +63,37 @@ def no_run_after_an_error(command: str) -> Iterator[None]:
 class StopRequest(KeyboardInterrupt):
     """Raised when this process receives Ctrl-C, SIGTERM or SIGHUP."""
 
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.signal = number
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal = signal_number
 
 
-def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP raise StopRequest; the first one calls ``first(signal)``."""
+def raise_stop_request_on_signals(on_first_signal: Callable[[int], None]) -> None:
+    """Make Ctrl-C, SIGTERM, SIGHUP raise StopRequest; the first calls ``on_first_signal``."""
     received: list[int] = []
 
-    def request_stop(number: int, frame: object) -> None:
-        received.append(number)
+    def request_stop(signal_number: int, frame: object) -> None:
+        received.append(signal_number)
         if len(received) == 1:
-            first(number)
-        raise StopRequest(number)
+            on_first_signal(signal_number)
+        raise StopRequest(signal_number)
 
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, request_stop)
 
 
-def _as_refusal(error: Exception, command: str) -> UserError | None:
+def _to_user_error(error: Exception, command: str) -> UserError | None:
     """Convert an error that the user can fix to a UserError; return None for a bug of ours."""
     from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return UserError(explain(error, command))
-    if raised_at(error):
+    if error_location(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError):  # it names the file and the line
         return UserError(f"no YAML: {error}")
-    if _is_hydras(error):
+    if _is_hydra_error(error):
         if isinstance(error, OSError) and error.filename:
             kind = StorageError if error.errno in STORAGE else UserError
             return kind(f"{error.filename}: cannot be written ({error.strerror})")
@@ -103,7 +103,7 @@ def _as_refusal(error: Exception, command: str) -> UserError | None:
     return None
 
 
-def _is_hydras(error: Exception) -> bool:
+def _is_hydra_error(error: Exception) -> bool:
     """Return whether an error was raised by Hydra or by a launcher that Hydra called."""
     if error.__cause__ is not None:
         return False  # It comes from a worker process, whose traceback is the cause.

@@ -15,20 +15,20 @@ from typing import IO, Any, Literal
 from triptych.config.file import read_config
 from triptych.errors import Unreadable, UserError, mask_password
 from triptych.files import (
+    atomic_replacement,
     check_directory,
     file_digest,
-    no_link,
+    open_without_links,
     read_record,
-    replaced,
     storage_errors,
     walk,
 )
 from triptych.records import Config, Entries
 from triptych.run.parsing import error_line
-from triptych.run.processes import Lockable, check_held, rank
+from triptych.run.processes import Lockable, check_lock_is_held, rank
 from triptych.run.provenance_file import Provenance
-from triptych.run.result import Result, Status, seal
-from triptych.terminal import printable
+from triptych.run.result import Result, Status, add_checksum
+from triptych.terminal import escape_control_characters
 
 SCHEMA = 2  # format version of the entry "triptych" in a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -49,8 +49,8 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
         StorageError: the disk is full, permission is denied or the lock is lost. The file is then
             unchanged.
     """
-    check_held(path)
-    with storage_errors(path), replaced(path, new) as file:
+    check_lock_is_held(path)
+    with storage_errors(path), atomic_replacement(path, new) as file:
         yield file
 
 
@@ -60,14 +60,14 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def write_end(path: Path, start: int, data: bytes) -> None:
+def replace_file_end(path: Path, start: int, data: bytes) -> None:
     """Keep the first ``start`` bytes of a file and replace the rest by ``data``.
 
     If ``data`` begins with the bytes that it replaces, a kill at any time loses none of them.
     Raises StorageError as ``atomic`` does.
     """
-    check_held(path)
-    with storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
+    check_lock_is_held(path)
+    with storage_errors(path), open(path, "r+b", buffering=0, opener=open_without_links) as file:
         file.seek(start)
         while data:  # One write is enough, unless the disk is full.
             data = data[file.write(data) :]
@@ -85,13 +85,13 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
             raise ValueError(f"{name}: damaged, or from another run")
 
 
-def checkpoint_at(path: str | Path) -> Path:
+def resolve_checkpoint_path(path: str | Path) -> Path:
     """Return ``path``, or the reported checkpoint if ``path`` is a run's directory."""
     run = RunDirectory(path)
     if not (run / "config.yaml").exists():
         return Path(path)
     check_directory(run.path)
-    return run.reported()
+    return run.reported_checkpoint()
 
 
 class RunDirectory(Lockable):
@@ -174,7 +174,7 @@ class RunDirectory(Lockable):
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
 
-    def damage(self) -> str:
+    def unreadable_reason(self) -> str:
         """Return why the recorded result is unreadable; "" if it is readable or absent."""
         try:
             self.summary()
@@ -210,7 +210,7 @@ class RunDirectory(Lockable):
         """Return the checkpoints sorted by name, as file times change when files are copied."""
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
-    def reported(self) -> Path:
+    def reported_checkpoint(self) -> Path:
         """Return the reported checkpoint: ``last.ckpt``, unless the summary names ``best.ckpt``."""
         result = self.summary()
         if result is None or not result.checkpoint:
@@ -227,7 +227,9 @@ class RunDirectory(Lockable):
             names = (*SEALED, *REPORTED)
         digests = {name: file_digest(self / name) for name in names}
         present = {name: digest for name, digest in digests.items() if digest}
-        sealed = seal(printable(json.loads(to_json({**result.record, "digests": present}))))
+        sealed = add_checksum(
+            escape_control_characters(json.loads(to_json({**result.record, "digests": present})))
+        )
         self.write("summary.json", sealed)
         return Result.from_json(sealed)
 
@@ -235,7 +237,7 @@ class RunDirectory(Lockable):
         """Write ``value`` as strict JSON, atomically."""
         write_atomic(self / name, to_json(value))
 
-    def put_aside(self) -> str:
+    def move_aside(self) -> str:
         """Rename the directory to make room for a new run, and return its new name."""
         name = f"{self.path.name}.old-{secrets.token_hex(3)}"
         shutil.move(self.path, self.path.with_name(name))
@@ -270,7 +272,7 @@ class RunDirectory(Lockable):
             if logs.name == "logs":
                 logs.rmdir()
 
-    def sweep_up(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Remove temporary files of a killed process; call this only while holding the lock."""
         leftovers = [self / PRUNE, *self.path.glob(".error-*.json")]
         for folder, _ in walk(self.path):
@@ -283,11 +285,14 @@ def log_line(run: RunDirectory | None, line: str) -> None:
     """On rank 0, print a line on stderr and append it to ``train.log``, with passwords masked."""
     if not line or rank() != 0:
         return
-    line = printable(mask_password(line))
+    line = escape_control_characters(mask_password(line))
     print(line, file=sys.stderr, flush=True)
     if run is None or _is_stderr(run / "train.log"):
         return
-    with contextlib.suppress(OSError), open(run / "train.log", "a", opener=no_link) as file:
+    with (
+        contextlib.suppress(OSError),
+        open(run / "train.log", "a", opener=open_without_links) as file,
+    ):
         file.write(line + "\n")
 
 

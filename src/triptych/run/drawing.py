@@ -72,11 +72,11 @@ class Drawing:
             items = torch.arange(n)
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
-        return split.condition[items % len(split)].together(labels)
+        return split.condition[items % len(split)].merge(labels)
 
-    def held_out(self, n: int) -> Tensor:
+    def held_out_indices(self, n: int) -> Tensor:
         """Return the indices (n,) of the held-out items whose conditions are used for metrics."""
-        return choose(n, len(self.data.splits[self.data.condition_split]))
+        return spread_indices(n, len(self.data.splits[self.data.condition_split]))
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
@@ -158,20 +158,20 @@ def set_key(config: Config, key: str, value: Any) -> bool:
     return True
 
 
-def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
+def select_rows(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
     """Return the rows ``rows`` of a condition; None if there is no condition."""
     return None if condition is None else condition[rows]
 
 
-def choose(n: int, size: int) -> Tensor:
-    """Return n indices of ``size`` items: cyclic if n >= size, else a fixed random subset."""
-    if n >= size:
-        return torch.arange(n) % max(1, size)
+def spread_indices(n: int, n_items: int) -> Tensor:
+    """Return n indices of ``n_items`` items: cyclic if n >= n_items, else a fixed random subset."""
+    if n >= n_items:
+        return torch.arange(n) % max(1, n_items)
     fixed = torch.Generator().manual_seed(0)
-    return torch.randperm(size, generator=fixed)[:n]
+    return torch.randperm(n_items, generator=fixed)[:n]
 
 
-def parts_read(model: Any, data: DataModule) -> Sequence[str]:
+def condition_parts_read(model: Any, data: DataModule) -> Sequence[str]:
     """Return the parts of the data's conditions that the network reads."""
     if isinstance(model.conditional, list):
         return model.conditional

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from triptych.callbacks.metrics import build_metrics, metrics_of
+from triptych.callbacks.metrics import build_metrics_callback, item_metrics_callback
 from triptych.data.base import DataModule
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import Diverged, UserError
@@ -33,7 +33,7 @@ BOUND = {"steps": "run", "variance": None, "repeats": None}
 _entropy = functools.cache(GaussianMixture.entropy)
 
 
-def build_accountant(
+def build_evaluation_trainer(
     config: Config,
     model: BoundModel,
     data: DataModule,
@@ -46,10 +46,10 @@ def build_accountant(
     """
     if config.get("metrics"):
         set_teacher(config, model, data, OtherRuns(config))
-    return build_trainer(config, None, [*build_metrics(config), *progress])
+    return build_trainer(config, None, [*build_metrics_callback(config), *progress])
 
 
-def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
+def evaluate_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
     """Evaluate the bound over a split; for "train", over as many items as the test set has."""
     limit = None
     if split == "train" and len(data.splits["test"]):
@@ -61,7 +61,7 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
         random.seed(model.seed)
         trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
     account: Account = model.accounting.compute()
-    account.figures |= metrics_of(trainer).figures
+    account.figures |= item_metrics_callback(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
         entropy = _entropy(data.mixture)
         mean, stderr = entropy.mean / model.dims, entropy.stderr / model.dims
@@ -100,19 +100,19 @@ def evaluate_checkpoint(values: Config) -> Entries:
     """
     split, items = values["split"], values["items"]
     judged = () if split == "train" else (split,)
-    adjust = functools.partial(_adjust, values)
+    adjust = functools.partial(_apply_command_values, values)
     opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
     if not len(opened.data.splits[split]):
         raise UserError(f"split={split}: this split has no items; choose another")
-    trainer = build_accountant(opened.config, opened.model, opened.data)
-    account = account_split(trainer, opened.model, opened.data, split)
+    trainer = build_evaluation_trainer(opened.config, opened.model, opened.data)
+    account = evaluate_split(trainer, opened.model, opened.data, split)
     check_finite(account, split, opened.step)
     if items and rank() == 0 and not write_items(Path(items), account):
         raise UserError(f"items={items}: this model has no bound per item; pass null")
     return account.figures
 
 
-def _adjust(values: Config, config: Config) -> None:
+def _apply_command_values(values: Config, config: Config) -> None:
     """Apply the values of the command to a run's configuration."""
     config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
     config["threads"] = values["threads"] or config["threads"]

@@ -16,7 +16,7 @@ from triptych.run.processes import SWEEP, rank
 from triptych.run.provenance import add_missing_id
 from triptych.run.result import Result
 from triptych.run.session import Session
-from triptych.run.stopping import Stop, is_broken_connection, leave_error, requeue
+from triptych.run.stopping import Stop, is_broken_connection, requeue, write_error_file
 from triptych.run.training import train
 from triptych.run.untrusted import is_composed_here
 
@@ -36,18 +36,18 @@ def execute(run: RunDirectory) -> Result:
     remember_environment()
     if rank() != 0:
         with Stop() as stop:
-            return _execute_beside(Session(run, stop))
+            return _execute_other_rank(Session(run, stop))
     with run.lock(PATIENCE), Stop() as stop:
         recorded = run.read_records()
         if recorded is not None and recorded.status == "finished":
             return recorded
         run.clear_failure()
         add_missing_id(run)
-        run.sweep_up()
-        return _execute_first(Session(run, stop))
+        run.remove_temporary_files()
+        return _execute_rank_zero(Session(run, stop))
 
 
-def _execute_beside(session: Session) -> Result:
+def _execute_other_rank(session: Session) -> Result:
     """Execute the run in a rank other than 0, under rank 0's lock.
 
     An error is written to a file, for rank 0 to report.
@@ -57,11 +57,11 @@ def _execute_beside(session: Session) -> Result:
     except Exception as error:
         if not isinstance(error, Diverged) and not is_broken_connection(error):
             session.log_traceback()
-            leave_error(session.run, error)
+            write_error_file(session.run, error)
         raise
 
 
-def _execute_first(session: Session) -> Result:
+def _execute_rank_zero(session: Session) -> Result:
     """Execute the run in rank 0, which records the outcome and ends the other ranks."""
     run = session.run
     try:
@@ -79,18 +79,18 @@ def _execute_first(session: Session) -> Result:
         session.record("diverged", about)
         raise
     except Exception as error:
-        _fail(session, error)
+        _record_and_raise(session, error)
     finally:
         if run.status != "finished":
             session.peers.end()
 
 
-def _fail(session: Session, error: Exception) -> NoReturn:
+def _record_and_raise(session: Session, error: Exception) -> NoReturn:
     """Record why the run failed, and raise that error, which may come from another rank."""
     received = session.stop.received
     if received is not None and type(error).__module__.startswith(COMPILER):
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
-    reason = session.peers.reason(error)
+    reason = session.peers.original_error(error)
     if isinstance(reason, Exception):
         session.record_failure(reason)
     if session.stage == "build" and is_composed_here(session.run):

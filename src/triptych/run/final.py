@@ -9,14 +9,14 @@ from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
 from triptych.records import Entries
-from triptych.run.account import FinalCheckpoint, baselines
+from triptych.run.account import FinalCheckpoint, baseline_bounds
 from triptych.run.build import build_drawings
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
-from triptych.run.measure import draw_sets, measure_posterior_mean, measure_samples
+from triptych.run.measure import draw_sets, measure_drawn_sets, measure_posterior_mean
 from triptych.run.new_process import call_in_new_process
-from triptych.run.pictures import save_picture, save_prompts, save_real, save_trajectory
+from triptych.run.pictures import save_picture, save_prompts, save_real_images, save_trajectory
 from triptych.run.processes import rank
 from triptych.run.trainer import build_trainer
 
@@ -24,7 +24,7 @@ STRIP = 4  # number of images in the picture of sampling trajectories; 2-d point
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FinalSamples:
     """Results on final samples: entries of ``summary.json``, and pictures by their logger key."""
 
     entries: Entries = field(default_factory=dict)
@@ -32,40 +32,42 @@ class Drawn:
     pictures: dict[str, Path] = field(default_factory=dict)
 
 
-def draw_final(
+def draw_final_samples(
     checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
-) -> Drawn:
+) -> FinalSamples:
     """Draw samples, compute their metrics, and save the model's panels and artifacts.
 
     ``release`` is called when only rank 0 has work left. Raises Diverged in all ranks if a sample
     is not finite; ``step`` is the training step named in the error.
     """
-    if checkpoint.in_new_processes:
+    if checkpoint.uses_new_processes:
         numbers = checkpoint.data.numbers
-        drawn: Drawn = call_in_new_process(_draw_alone, checkpoint.path, numbers, step)
+        drawn: FinalSamples = call_in_new_process(
+            _draw_in_new_process, checkpoint.path, numbers, step
+        )
         return drawn
-    return _draw(checkpoint, strategy, step, release)
+    return _draw_final_samples(checkpoint, strategy, step, release)
 
 
-def _draw_alone(path: Path, numbers: dict[str, Tensor], step: int) -> Drawn:
+def _draw_in_new_process(path: Path, numbers: dict[str, Tensor], step: int) -> FinalSamples:
     checkpoint = FinalCheckpoint.open(path, numbers)
     strategy = build_trainer(checkpoint.config, None, []).strategy
-    return _draw(checkpoint, strategy, step, lambda: None)
+    return _draw_final_samples(checkpoint, strategy, step, lambda: None)
 
 
-def _draw(
+def _draw_final_samples(
     checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
-) -> Drawn:
+) -> FinalSamples:
     run = checkpoint.run
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
     if rank() == 0:
         for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
-    sets = draw_sets(experiment, run, strategy, step) if checkpoint.tested else []
+    sets = draw_sets(experiment, run, strategy, step) if checkpoint.evaluates_test else []
     release()
     if rank() != 0:
-        return Drawn()
+        return FinalSamples()
     pictures = _draw_pictures(run, experiment, strategy.root_device)
     entries: Entries = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -73,19 +75,23 @@ def _draw(
     }
     if "samples/final" in pictures:
         entries["samples"] = str(pictures["samples/final"].relative_to(run.path))
-    if model.draws and checkpoint.tested:
-        entries["baselines"] = baselines(checkpoint.data)
+    if model.draws and checkpoint.evaluates_test:
+        entries["baselines"] = baseline_bounds(checkpoint.data)
     entries |= measure_posterior_mean(experiment)
     if sets:
-        entries |= measure_samples(experiment, sets)
-    return Drawn(model.panels() | entries, _evaluations(experiment), pictures)
+        entries |= measure_drawn_sets(experiment, sets)
+    return FinalSamples(model.panels() | entries, _calls_per_sample(experiment), pictures)
 
 
-def _evaluations(experiment: Experiment) -> dict[str, float]:
+def _calls_per_sample(experiment: Experiment) -> dict[str, float]:
     """Return {"evaluations": denoiser calls per sample}; {} for a model without a denoiser."""
     if experiment.drawing is None or experiment.model.denoiser is None:
         return {}
-    return {"evaluations": float(experiment.drawing.sampler.calls_under(experiment.model.schedule))}
+    return {
+        "evaluations": float(
+            experiment.drawing.sampler.count_denoiser_calls(experiment.model.schedule)
+        )
+    }
 
 
 def _draw_pictures(
@@ -100,7 +106,7 @@ def _draw_pictures(
     pictures = {"samples/final": folder / "final.png"}
     x = drawing.samples(n, seed=0)
     save_picture(x, experiment.data, pictures["samples/final"])
-    save_real(experiment.data, n, folder / "real.png")
+    save_real_images(experiment.data, n, folder / "real.png")
     save_checkpoint({"x": x}, folder / "final.pt")
     prompts = save_prompts(drawing, folder / "prompts.png")
     if prompts is not None:

@@ -11,25 +11,25 @@ import torch
 
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
-from triptych.callbacks.metrics import build_metrics, metrics_of
+from triptych.callbacks.metrics import build_metrics_callback, item_metrics_callback
 from triptych.config.build import build
-from triptych.config.check import warm_up_line
+from triptych.config.check import warm_up_warning
 from triptych.data.base import DataModule
 from triptych.errors import UserError
 from triptych.records import Config
-from triptych.run.checkpoints import Keep, save_checkpoint
+from triptych.run.checkpoints import CheckpointSaver, save_checkpoint
 from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers
-from triptych.run.model import compiled
+from triptych.run.model import compile_networks
 from triptych.run.processes import rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
 from triptych.run.session import Session
 from triptych.run.trainer import build_trainer, is_sharded, steps_of
 from triptych.run.trials import check_loads, check_states, try_experiment
-from triptych.run.untrusted import interpreting
+from triptych.run.untrusted import reraise_as_foreign_checkpoint
 
 # The state of an EMA callback that has no weights.
 NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}
@@ -40,7 +40,7 @@ class Fit:
     """The trainer of a fit, with the callbacks that later steps of the run still need."""
 
     trainer: pl.Trainer
-    keep: Keep
+    keep: CheckpointSaver
     progress: Sequence[pl.Callback]  # callbacks that show progress and handle signals
 
     @property
@@ -62,7 +62,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
     check_splits(config, data)
-    keep = Keep(
+    keep = CheckpointSaver(
         run,
         monitor="val/bound" if len(data.splits["val"]) else None,
         every=config["trainer"]["val_check_interval"],
@@ -78,13 +78,13 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     # The checks below and configure_optimizers read model.trainer, as they do during the fit.
     model.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]
-    metrics_of(trainer).setup(trainer, model, "fit")
+    item_metrics_callback(trainer).setup(trainer, model, "fit")
     if is_fitted(experiment, origin):
         model.configure_optimizers()  # Raises UserError for wrong keys before anything is logged.
         if origin.start is None:
             check_first_start(experiment, trainer, callbacks)
             warm_up = getattr(model.lr_schedule, "warmup_steps", 0)
-            log_line(run, warm_up_line(warm_up, trainer.max_steps))
+            log_line(run, warm_up_warning(warm_up, trainer.max_steps))
 
     trainer.loggers = build_loggers(run, origin.step, lambda: keep.seconds)
     fit = Fit(trainer, keep, shown)
@@ -99,7 +99,8 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
 def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callback]:
     """Build the callbacks of a fit: gradient clipping, configured callbacks, metrics, sample grids.
 
-    ``Keep`` must come after them, so that a step's checkpoint contains their changes after it.
+    ``CheckpointSaver`` must come after them, so that a step's checkpoint contains their changes
+    after it.
     """
     config, drawing = experiment.config, experiment.drawing
     callbacks: list[pl.Callback] = []
@@ -110,7 +111,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
     for name, node in config["callbacks"].items():
         if node:
             callbacks.append(build(node, f"callbacks.{name}"))
-    callbacks += build_metrics(config)
+    callbacks += build_metrics_callback(config)
     if drawing is not None:
         samples = config["samples"]
         callbacks.append(SampleGrid(drawing, run / "samples", samples["n"], samples["pictures"]))
@@ -197,7 +198,10 @@ def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origi
         def has_stepped() -> bool:
             return trainer.global_step > origin.step + 1
 
-        with compiled(model, experiment.config), interpreting(origin.start, has_stepped):
+        with (
+            compile_networks(model, experiment.config),
+            reraise_as_foreign_checkpoint(origin.start, has_stepped),
+        ):
             trainer.fit(model, experiment.data, ckpt_path=origin.start)
         return
     checkpoint = origin.adopted

@@ -8,16 +8,18 @@ from triptych.diffusion.condition import AUGMENTATION
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.wrappers import Wrapper
 from triptych.errors import UserError
-from triptych.models.condition_bits import check_dropped
+from triptych.models.condition_bits import check_parts_were_dropped
 from triptych.records import Config
-from triptych.run.drawing import parts_read
+from triptych.run.drawing import condition_parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
 
 OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
 
 
-def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> Any:
+def build_guided_denoiser(
+    model: Any, data: DataModule, config: Config, other_runs: OtherRuns
+) -> Any:
     """Return ``model.denoiser`` with its guidance and threshold; None if there are none."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
@@ -26,7 +28,7 @@ def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> A
         raise UserError("guidance, threshold: this model has no denoiser; pass none")
     denoiser = model.denoiser
     if guidance:
-        opened = _open_guides(guidance, model, data, others)
+        opened = _open_guides(guidance, model, data, other_runs)
         denoiser = build(guidance, "guidance", denoiser=denoiser, **opened)
         check_guidance(denoiser, model)
     if threshold:
@@ -46,7 +48,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
         raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
     if model.conditional:
         read = [part for part in model.conditions if part != AUGMENTATION]
-        check_dropped(f"guidance={name}", model.label_dropout, guidance.left_out(read))
+        check_parts_were_dropped(f"guidance={name}", model.label_dropout, guidance.left_out(read))
 
 
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
@@ -63,17 +65,17 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
 
 
 def _open_guides(
-    guidance: Config, model: Any, data: DataModule, others: OtherRuns
+    guidance: Config, model: Any, data: DataModule, other_runs: OtherRuns
 ) -> dict[str, Any]:
     """Open the runs that guide: a classifier, or a weaker version of the model."""
     if "classifier" in guidance:
-        return {"classifier": _classifier(guidance["classifier"], model, data, others)}
+        return {"classifier": _open_classifier(guidance["classifier"], model, data, other_runs)}
     if "weak" in guidance:
-        return {"weak": _weak(guidance["weak"], model, others)}
+        return {"weak": _open_weak_model(guidance["weak"], model, other_runs)}
     return {}
 
 
-def _classifier(path: str, model: Any, data: DataModule, others: OtherRuns) -> Any:
+def _open_classifier(path: str, model: Any, data: DataModule, other_runs: OtherRuns) -> Any:
     if path == "exact":
         if data.mixture is None:
             raise UserError(
@@ -81,17 +83,19 @@ def _classifier(path: str, model: Any, data: DataModule, others: OtherRuns) -> A
             )
         return ExactClassifier(data.mixture, model.denoiser.process)
     key = "guidance.classifier"
-    classifier = others.classifier(key, path, noise=True)
+    classifier = other_runs.classifier(key, path, noise=True)
     check_process(f"{key}={path}", classifier, model.denoiser)
     return classifier
 
 
-def _weak(path: str, model: Any, others: OtherRuns) -> Any:
+def _open_weak_model(path: str, model: Any, other_runs: OtherRuns) -> Any:
     key = "guidance.weak"
-    opened = others.open(key, path)
+    opened = other_runs.open(key, path)
     if opened.model.denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model")
     given = model.conditions if model.conditional else ()
-    missing = [name for name in parts_read(opened.model, opened.data) if name not in given]
-    check_dropped(f"{key}={path}", opened.model.label_dropout, missing)
+    missing = [
+        name for name in condition_parts_read(opened.model, opened.data) if name not in given
+    ]
+    check_parts_were_dropped(f"{key}={path}", opened.model.label_dropout, missing)
     return opened.model.denoiser

@@ -11,16 +11,22 @@ from torch import Tensor, nn
 from triptych.data.build import HELD_OUT, Fingerprint, fingerprint
 from triptych.errors import UserError
 from triptych.records import Checkpoint, Config, Entries
-from triptych.run.averaging import average_of, reported
+from triptych.run.averaging import find_average, reported_weights
 from triptych.run.checkpoints import newest_readable
-from triptych.run.directory import LAST, RunDirectory, checkpoint_at, log_line, write_atomic
+from triptych.run.directory import (
+    LAST,
+    RunDirectory,
+    log_line,
+    resolve_checkpoint_path,
+    write_atomic,
+)
 from triptych.run.experiment import Experiment
-from triptych.run.leakage import compare_data, remember
-from triptych.run.parsing import few
+from triptych.run.leakage import compare_data, data_record
+from triptych.run.parsing import abbreviate_list
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
 from triptych.run.shared_fit import fit_digest, take_fit
-from triptych.run.untrusted import interpreting, read_checkpoint
+from triptych.run.untrusted import read_checkpoint, reraise_as_foreign_checkpoint
 
 # Prefixes of weights that ``init_from`` does not copy: those of a learned schedule or loss.
 OWN = ("schedule.", "loss_module.")
@@ -53,15 +59,15 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
     fit = fit_digest(run, now)
     take_fit(run, fit)
     start = newest_readable(run.checkpoints())
-    with interpreting(start or config.get("trained") or config.get("init_from")):
+    with reraise_as_foreign_checkpoint(start or config.get("trained") or config.get("init_from")):
         if config.get("trained"):
             return _adopt(run, experiment, now, start)
         if start is not None:
             return _resume(run, start, now, fit)
-        return _begin(config, now, fit)
+        return _start_new(config, now, fit)
 
 
-def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origin:
+def _resume(run: RunDirectory, start: Path, fingerprint: Fingerprint, fit: str) -> Origin:
     """Resume from the run's own checkpoint ``start``."""
     checkpoint = read_checkpoint(start)
     if start.name != LAST and rank() == 0:
@@ -73,27 +79,27 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
         if rank() == 0:
             run.write_provenance({**run.provenance.record, "fit_of": known["fit_of"]})
     fix = "restore the data, or pass force=true to start over"
-    log_line(run, compare_data(now, known.get("data"), HELD_OUT, fix))
-    data = remember(now, known.get("data"))
+    log_line(run, compare_data(fingerprint, known.get("data"), HELD_OUT, fix))
+    data = data_record(fingerprint, known.get("data"))
     if data["changed"]:
         fit = ""  # The fit began with other data, so it is not that of this configuration.
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
-def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
+def _start_new(config: Config, fingerprint: Fingerprint, fit: str) -> Origin:
     """Start from scratch, or with the weights of the run in ``init_from``."""
-    data, initial = remember(now, None), None
+    data, initial = data_record(fingerprint, None), None
     path = config.get("init_from")
     if path:
         fix = f"pass a run for init_from={path} that was not trained on validation or test items"
-        initial, _ = read_other("init_from", path, now, fix)
+        initial, _ = read_other_checkpoint("init_from", path, fingerprint, fix)
         # The other run's training items count as seen by this model, too.
-        data["items"] = remember(now, initial["triptych"].get("data"))["items"]
+        data["items"] = data_record(fingerprint, initial["triptych"].get("data"))["items"]
     return Origin(None, 0, None, initial, data, fit)
 
 
 def _adopt(
-    run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None
+    run: RunDirectory, experiment: Experiment, fingerprint: Fingerprint, start: Path | None
 ) -> Origin:
     """Take the trained model of another run or of a diffusers pipeline (``trained``).
 
@@ -106,20 +112,26 @@ def _adopt(
         checkpoint = read_pipeline(path, experiment.model)
         log_line(run, f"trained={path}: unknown training data; leakage cannot be detected")
     else:
-        checkpoint, line = read_other("trained", path, now, f"restore the data of trained={path}")
+        checkpoint, line = read_other_checkpoint(
+            "trained", path, fingerprint, f"restore the data of trained={path}"
+        )
         log_line(run, line)
     step = 0
     if start is not None:
         step = read_checkpoint(start)["global_step"]
     adopted = {key: checkpoint[key] for key in ("state_dict", "callbacks", "global_step")}
     adopted["triptych"] = checkpoint["triptych"] | {"config": config}
-    return Origin(start, step, adopted, None, remember(now, checkpoint["triptych"].get("data")))
+    return Origin(
+        start, step, adopted, None, data_record(fingerprint, checkpoint["triptych"].get("data"))
+    )
 
 
-def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[Checkpoint, str]:
-    """Read the checkpoint at ``key``, and a warning if its data differ from ``now``."""
-    checkpoint = read_checkpoint(checkpoint_at(path), key)
-    return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
+def read_other_checkpoint(
+    key: str, path: str, fingerprint: Fingerprint, fix: str
+) -> tuple[Checkpoint, str]:
+    """Read the checkpoint at ``key``, and a warning if its data differ from ``fingerprint``."""
+    checkpoint = read_checkpoint(resolve_checkpoint_path(path), key)
+    return checkpoint, compare_data(fingerprint, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 
 def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -129,13 +141,13 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     that have parameters. Raises UserError if nothing matches, or if some tensors do not match and
     ``init_partial`` is false.
     """
-    path, weights = config["init_from"], reported(checkpoint)
-    source = checkpoint["state_dict"] | average_of(checkpoint, weights)
-    tensors = {name: tensor for name, tensor in _weights(model) if not name.startswith(OWN)}
-    taken = [name for name, tensor in tensors.items() if _fits(source.get(name), tensor)]
+    path, weights = config["init_from"], reported_weights(checkpoint)
+    source = checkpoint["state_dict"] | find_average(checkpoint, weights)
+    tensors = {name: tensor for name, tensor in _named_weights(model) if not name.startswith(OWN)}
+    taken = [name for name, tensor in tensors.items() if _has_same_shape(source.get(name), tensor)]
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
-        problem = f"only {len(taken)} of {len(tensors)} tensors match, not {few(left)}"
+        problem = f"only {len(taken)} of {len(tensors)} tensors match, not {abbreviate_list(left)}"
         fix = "choose a run with the same network, or pass init_partial=true to copy the matching"
         raise UserError(f"init_from={path}: {problem}; {fix}")
     with torch.no_grad():
@@ -145,11 +157,11 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors copied"
     line += f" (step {step}, weights {weights})"
     if left:
-        line += f"; not {few(left)}"
+        line += f"; not {abbreviate_list(left)}"
     log_line(run, line)
     if rank() == 0:
         about = {
-            "checkpoint": str(checkpoint_at(path)),
+            "checkpoint": str(resolve_checkpoint_path(path)),
             "step": step,
             "weights": weights,
             "taken": taken,
@@ -157,11 +169,11 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
         run.write_provenance({**run.provenance.record, "init_from": about})
 
 
-def _fits(source: Tensor | None, tensor: Tensor) -> bool:
+def _has_same_shape(source: Tensor | None, tensor: Tensor) -> bool:
     return source is not None and source.shape == tensor.shape
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _named_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of all parameters, and of buffers in modules that have parameters."""
     for prefix, module in model.named_modules():
         tensors: dict[str, Any] = dict(module.named_parameters(recurse=False))

@@ -32,7 +32,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
     ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
     """
     data = OmegaConf.select(config, "data")
-    if isinstance(data, DictConfig) and _data_are_here(config, varying):
+    if isinstance(data, DictConfig) and _share_local_data(config, varying):
         from triptych.data.source import check_data_files  # imports numpy
 
         check_data_files(to_plain(data))
@@ -42,13 +42,13 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
         if declared in varying or declared.rpartition(".")[0] in varying:
             continue
         if not Path(path).expanduser().exists():
-            hint = _experiment_that_makes(path)
+            hint = _experiment_hint(path)
             raise UserError(f"{key}={path}: no such file{hint}; pass null or an existing file")
         if declared in CHECKPOINTS:
             check_reference(key, str(Path(path).expanduser()))
 
 
-def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
+def _share_local_data(config: DictConfig, varying: Collection[str]) -> bool:
     """Return whether all runs use one data set, and use it on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     if "slurm" in launcher or "ray" in launcher:  # The data may exist on their nodes only.
@@ -74,7 +74,7 @@ def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
                     yield declared, f"{declared}.{name}", path
 
 
-def _experiment_that_makes(path: str) -> str:
+def _experiment_hint(path: str) -> str:
     """Return a hint for a missing checkpoint that a built-in experiment would create, else ""."""
     folders = Path(path).parts
     for parent, name in itertools.pairwise(folders):

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triptych.files import limit, open_regular
+from triptych.files import open_regular, size_limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ class Items:
     def mean(self) -> float:
         return float(self.total.mean())
 
-    def have_mean(self, bound: float) -> bool:
+    def has_mean(self, bound: float) -> bool:
         """Return whether the items' mean is `bound`, up to rounding."""
         return math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
@@ -93,7 +93,7 @@ def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     arrays = {}
     with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
         entries = {name: archive.getinfo(f"{name}.npy") for name in names}
-        if sum(entry.file_size for entry in entries.values()) > limit("TRIPTYCH_MAX_ITEMS"):
+        if sum(entry.file_size for entry in entries.values()) > size_limit("TRIPTYCH_MAX_ITEMS"):
             raise ValueError("too large")
         for name, entry in entries.items():
             with archive.open(entry) as member:

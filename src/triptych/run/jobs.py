@@ -20,16 +20,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from triptych.files import no_link
+from triptych.files import open_without_links
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, lives
+from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, is_alive
 from triptych.run.untrusted import OWN
 
 SERVE = "--serve-jobs"  # argument that makes the resume command a server of jobs
 PROGRAM = [sys.executable, "-m", "triptych.cli.resume", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
 PR_SET_PDEATHSIG = 1  # constant from linux/prctl.h: signal sent to this process if its parent dies
-_servers: list["Server"] = []  # the server of this process, or empty before the first job
+_servers: list["ForkServer"] = []  # the server of this process, or empty before the first job
 
 
 def run_job(argument: str, log: Path) -> int:
@@ -40,73 +40,77 @@ def run_job(argument: str, log: Path) -> int:
     notices within a second.
     """
     if not _servers or _servers[0].process.poll() is not None:
-        _servers[:] = [Server(log)]
+        _servers[:] = [ForkServer(log)]
     look = _do_nothing
     if _is_worker():
-        look = _end_with_sweep
+        look = _stop_when_sweep_ends
     try:
         return _servers[0].run(argument, log, look)
     except SystemExit:
         os._exit(1)
 
 
-def _sweep() -> int:
+def _sweep_process_id() -> int:
     return int(os.environ.get(SWEEP) or 0)
 
 
 def _is_worker() -> bool:
     """Return whether this process is a sweep's worker, which must end when the sweep ends."""
-    if not lives(_sweep()):
+    if not is_alive(_sweep_process_id()):
         return "SUBMITIT_EXECUTOR" not in os.environ
-    return os.getppid() == _sweep()
+    return os.getppid() == _sweep_process_id()
 
 
-def _end_with_sweep() -> None:
-    if os.getppid() != _sweep():
-        raise SystemExit  # The sweep was killed: ``Server.run`` stops the job, then we exit.
+def _stop_when_sweep_ends() -> None:
+    if os.getppid() != _sweep_process_id():
+        raise SystemExit  # The sweep was killed: ``ForkServer.run`` stops the job, then we exit.
 
 
 def _do_nothing() -> None:
     pass
 
 
-class Server:
+class ForkServer:
     """The process from which jobs are forked."""
 
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
-        with open(_writable(log), "ab", opener=no_link) as errors:
+        with open(_writable_log(log), "ab", opener=open_without_links) as errors:
             self.process: Any = subprocess.Popen(  # Any: by their types the pipes may be None
                 PROGRAM,
                 stdin=pipe,
                 stdout=pipe,
                 stderr=errors,
-                env=_inherited(),
+                env=_job_environment(),
                 process_group=0,
                 bufsize=0,
             )
-        atexit.register(self._end)
+        atexit.register(self._close)
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         """Close the server's input and wait until it has ended, so that its log file is closed."""
         with suppress(OSError, subprocess.TimeoutExpired):
             self.process.stdin.close()
             self.process.wait(GRACE)
 
-    def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
+    def run(self, argument: str, log: Path, on_wait: Callable[[], None]) -> int:
         """Run a job in a fork and return its exit code.
 
-        ``look`` is called every second while the job runs; if it raises, the job is stopped.
+        ``on_wait`` is called every second while the job runs; if it raises, the job is stopped.
         """
         pid = 0
         try:
-            job = {"argument": argument, "log": _writable(log), "environment": _inherited()}
+            job = {
+                "argument": argument,
+                "log": _writable_log(log),
+                "environment": _job_environment(),
+            }
             with suppress(BrokenPipeError):
                 self.process.stdin.write(json.dumps(job).encode() + b"\n")
-            answer = self._answer(look)
+            answer = self._read_answer(on_wait)
             if len(answer) == 1:
                 pid = answer[0]
-                answer = self._answer(look)
+                answer = self._read_answer(on_wait)
             if not answer:
                 return int(self.process.wait())
             return answer[1]
@@ -118,17 +122,17 @@ class Server:
             self._stop(pid, signal.SIGTERM)
             raise
 
-    def _answer(self, look: Callable[[], None]) -> list[int]:
+    def _read_answer(self, on_wait: Callable[[], None]) -> list[int]:
         """Read one answer: [process id] or [process id, exit code]; [] if the server has ended."""
         while not select.select([self.process.stdout], [], [], 1.0)[0]:
-            look()
+            on_wait()
         return [int(number) for number in self.process.stdout.readline().split()]
 
-    def _stop(self, pid: int, number: int) -> None:
+    def _stop(self, pid: int, signal_number: int) -> None:
         """Send a signal to a job, and kill it if it does not end within ``GRACE`` seconds."""
         # Without a process id, wait a second: the job may be starting right now.
         if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:
-            answer = self._answer(_do_nothing)
+            answer = self._read_answer(_do_nothing)
             if len(answer) == 2:
                 return
             if answer:
@@ -144,8 +148,8 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
-            self._answer(kill_late)
+            os.kill(pid, signal_number)
+            self._read_answer(kill_late)
 
 
 def serve() -> None:
@@ -162,7 +166,10 @@ def serve() -> None:
     job = _next_fork(answers)
     # Leave the terminal's process group: Ctrl-C reaches the job once, forwarded by the worker.
     os.setpgid(0, 0)
-    with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
+    with (
+        open(job["log"], "ab", opener=open_without_links) as log,
+        open(os.devnull, "rb") as nothing,
+    ):
         for number, file in enumerate((nothing, log, log)):
             os.dup2(file.fileno(), number)
     os.environ.clear()
@@ -203,10 +210,10 @@ def _next_fork(answers: IO[str]) -> dict[str, Any]:
             return job
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(pid, code, file=answers, flush=True)
-    os._exit(0)  # Skip Python's slow shutdown, as in ``leave``.
+    os._exit(0)  # Skip Python's slow shutdown, as in ``exit_job``.
 
 
-def leave() -> None:
+def exit_job() -> None:
     """Exit a job after atexit's handlers, without the rest of Python's shutdown (one second).
 
     If other threads than daemons are alive, return without exiting.
@@ -216,7 +223,7 @@ def leave() -> None:
         os._exit(0)
 
 
-def _inherited() -> dict[str, str]:
+def _job_environment() -> dict[str, str]:
     """Return the environment for a job, without the variables of a distributed launch.
 
     A job that inherited a rank would train only on that rank's share of the data.
@@ -235,11 +242,11 @@ def _inherited() -> dict[str, str]:
     }
 
 
-def _writable(log: Path) -> str:
+def _writable_log(log: Path) -> str:
     """Return the log's path, or os.devnull if it cannot be written.
 
     On a full disk the job itself reports the error.
     """
-    with suppress(OSError), open(log, "ab", opener=no_link):
+    with suppress(OSError), open(log, "ab", opener=open_without_links):
         return str(log)
     return os.devnull

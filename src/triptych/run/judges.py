@@ -70,7 +70,7 @@ class Prompts:
         self.data, self.split = data, data.condition_split
         self.captions, labels = data.captions[self.split], data.splits[self.split].labels
         assert labels is not None  # the classes that the classifier predicts
-        self.untrained = data.untrained(labels)
+        self.is_left_out_of_training = data.is_left_out_of_training(labels)
         self.meaning = data.meaning(self.captions)
         self.embedder = embedder
         if embedder is not None:
@@ -78,7 +78,9 @@ class Prompts:
             self.distinct = self.meaning[torch.tensor([*place.values()])]
             self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
-    def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
+    def match_fractions(
+        self, embeddings: Tensor | None, logits: Tensor, items: Tensor
+    ) -> dict[str, float]:
         """Return the fractions of n samples that match the captions of the items ``items`` (n,).
 
         "prompt_accuracy": samples whose predicted class matches all attributes in their caption.
@@ -95,17 +97,17 @@ class Prompts:
             return {}
         meaning, predicted = meaning[named], predicted[named]
         mentioned, same, names = meaning >= 0, meaning == predicted, self.data.attribute_names
-        shares = {"prompt_accuracy": _share((same | ~mentioned).all(1))}
+        shares = {"prompt_accuracy": _fraction_true((same | ~mentioned).all(1))}
         if len(names) > 1:
             for i, name in enumerate(names):
                 if mentioned[:, i].any():
-                    shares[f"{name}_accuracy"] = _share(same[mentioned[:, i], i])
+                    shares[f"{name}_accuracy"] = _fraction_true(same[mentioned[:, i], i])
         if embeddings is not None:
             nearest = self.distinct[(embeddings[named] @ self.texts.T).argmax(1)]
             agrees = (nearest == meaning) | (nearest < 0) | ~mentioned
-            shares["retrieval"] = _share(agrees.all(1))
+            shares["retrieval"] = _fraction_true(agrees.all(1))
         return shares
 
 
-def _share(right: Tensor) -> float:
-    return right.double().mean().item()
+def _fraction_true(is_right: Tensor) -> float:
+    return is_right.double().mean().item()

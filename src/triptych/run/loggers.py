@@ -19,12 +19,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.identity import root
-from triptych.config.own_code import raised_at
+from triptych.config.own_code import error_location
 from triptych.config.trust import import_class
 from triptych.records import Config
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
+from triptych.run.metrics import MetricsCsv, flat_parameters, flatten_numbers, sweep_name_of
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank
 from triptych.run.result import Result
@@ -45,15 +45,15 @@ CALLED = (
 )  # fmt: skip
 
 
-class Guard:
+class CallGuard:
     """Call a logging library until its first error, which is logged in one line and disables it.
 
     ``pauses`` are the seconds to wait before each retry of a call. ``lost``: disabled from the
     start.
     """
 
-    def __init__(self, title: str, pauses: Sequence[float] = (), lost: bool = False):
-        self.title, self.pauses, self.lost = title, pauses, lost
+    def __init__(self, title: str, pauses: Sequence[float] = (), disabled: bool = False):
+        self.title, self.pauses, self.lost = title, pauses, disabled
 
     def __call__(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         if self.lost:
@@ -70,13 +70,13 @@ class Guard:
 
     def _give_up(self, error: BaseException) -> None:
         self.lost = True
-        reason = error_line(error) + raised_at(error)
+        reason = error_line(error) + error_location(error)
         log_line(None, f"{self.title}: switched off ({reason}); metrics.csv has all metrics")
         if self.title == wandb.WandbRun.title:
             wandb.end_service()
 
 
-class Guarded(Logger):
+class GuardedLogger(Logger):
     """A Lightning logger that is disabled at its first error.
 
     ``library`` is the logger's class; it has ``title``, ``pauses``, ``log_picture`` and ``finish``.
@@ -87,7 +87,10 @@ class Guarded(Logger):
 
     def __init__(self, library: Any, table: MetricsCsv, *arguments: Any):
         super().__init__()
-        self.table, self.guard = table, Guard(library.title, library.pauses, lost=rank() != 0)
+        self.table, self.guard = (
+            table,
+            CallGuard(library.title, library.pauses, disabled=rank() != 0),
+        )
         self.logger: Any = self.guard(library, *arguments)
 
     @property
@@ -102,7 +105,7 @@ class Guarded(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {name: value for name, value in metrics.items() if name != "epoch"}
         if row:
-            row |= self.table.time(step or 0)
+            row |= self.table.fit_seconds_entry(step or 0)
             self.guard(lambda: self.logger.log_metrics(row, step or 0))
 
     def log_picture(self, key: str, path: Any, step: int) -> None:
@@ -110,13 +113,13 @@ class Guarded(Logger):
 
     def close(self, summary: Result | None) -> None:
         """Log the metrics of ``summary``, which is None if the run has not finished, and close."""
-        last, row = self.table.last
+        last, row = self.table.last_row
         self.guard(lambda: self.logger.finish(summary, last, row))
 
 
-def guard(logger: Logger, title: str) -> Logger:
+def guard_logger(logger: Logger, title: str) -> Logger:
     """Change a user-supplied logger so that its first error disables it, and return it."""
-    guarded = Guard(title)
+    guarded = CallGuard(title)
     for name in CALLED:
         if hasattr(logger, name):
             setattr(logger, name, partial(guarded, getattr(logger, name)))
@@ -126,19 +129,19 @@ def guard(logger: Logger, title: str) -> Logger:
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
     """Build the logger of metrics.csv, which keeps rows up to ``step``, and configured loggers."""
     table = MetricsCsv(run / "metrics.csv", clock)
-    table.keep_until(step)
+    table.truncate_after(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
         if not node or name == "csv":
             continue
         if name == "tensorboard":
-            others.append(Guarded(TensorBoard, table, run, step))
+            others.append(GuardedLogger(TensorBoard, table, run, step))
         elif name == "mlflow":
             others += _build_mlflow(node, table, run)
         elif name == "wandb":
             others += _build_wandb(node, table, run)
         else:
-            others.append(_build_own(name, node, run))
+            others.append(_build_user_logger(name, node, run))
     # A fit that is another run's has no curves yet.
     if step and not run.provenance.executions:
         _copy_rows(table, others)
@@ -152,14 +155,14 @@ def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
 
 
 def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
-    uri = address(node, run.config(), run)
+    uri = mlflow_tracking_uri(node, run.config(), run)
     if uri is None:
         return []
-    return [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
+    return [GuardedLogger(MLflowRun, table, run, uri, node.get("experiment"))]
 
 
 def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
-    mode = wandb.mode_of(node)
+    mode = wandb.wandb_mode(node)
     if mode == "disabled":
         return []
     artifacts = bool(node.get("artifacts"))
@@ -170,10 +173,10 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
         )
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
-    return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
+    return [GuardedLogger(wandb.WandbRun, table, run, mode, artifacts, description)]
 
 
-def _build_own(name: str, node: Config, run: RunDirectory) -> Logger:
+def _build_user_logger(name: str, node: Config, run: RunDirectory) -> Logger:
     """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
     place = f"logger.{name}"
     arguments = signature(import_class(node["_target_"], place)).parameters.values()
@@ -183,21 +186,21 @@ def _build_own(name: str, node: Config, run: RunDirectory) -> Logger:
         for argument in arguments
     ):
         folder["save_dir"] = str(run.path)
-    return guard(build(node, place, **folder), place)
+    return guard_logger(build(node, place, **folder), place)
 
 
 def import_libraries(run: RunDirectory) -> None:
     """Import the slow libraries of a run's loggers, before this process is forked for each run."""
     with suppress(Exception, SystemExit):  # The run itself will report the error.
         node = (run.config()["logger"] or {}).get("wandb")
-        if node and wandb.mode_of(node) != "disabled":
+        if node and wandb.wandb_mode(node) != "disabled":
             wandb.import_wandb(run / "wandb")
             for name in ("wandb.sdk.launch", "pandas"):  # W&B imports them when a run begins
                 import_module(name)
 
 
 @contextmanager
-def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
+def close_loggers_on_exit(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
     """On exit, also after an exception, log the result's metrics and close each logger."""
     summary = None
     try:
@@ -205,7 +208,7 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
         summary = run.summary()
     finally:
         for logger in loggers:
-            if isinstance(logger, Guarded):
+            if isinstance(logger, GuardedLogger):
                 logger.close(summary)
             else:
                 logger.finalize("failed" if summary is None else "success")
@@ -226,7 +229,7 @@ class TensorBoard(TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         # Lightning's log_hyperparams needs all metrics in advance; TensorBoard does not.
-        self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
+        self.experiment.file_writer.add_summary(hparams(flat_parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         import numpy as np
@@ -238,7 +241,7 @@ class TensorBoard(TensorBoardLogger):
             )
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        self.log_metrics(flat_numbers(summary, logged), step)
+        self.log_metrics(flatten_numbers(summary, logged), step)
         self.experiment.close()
 
 
@@ -257,7 +260,7 @@ class MLflowRun(MLFlowLogger):
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()
         provenance = run.provenance
-        tags = {ID: provenance.id, "directory": str(run.path), "sweep": sweep_of(run)}
+        tags = {ID: provenance.id, "directory": str(run.path), "sweep": sweep_name_of(run)}
         tags["mlflow.source.git.commit"] = provenance.commit
         tags = {name: tag for name, tag in tags.items() if tag}
         super().__init__(
@@ -268,7 +271,7 @@ class MLflowRun(MLFlowLogger):
         # MLflow refuses to change a parameter that was logged before.
         logged = self._mlflow_client.get_run(str(self.run_id)).data.params
         self.log_hyperparams(
-            {key: value for key, value in parameters(run).items() if key not in logged}
+            {key: value for key, value in flat_parameters(run).items() if key not in logged}
         )
 
     def _existing_id(self, run_id: str) -> str | None:
@@ -284,11 +287,11 @@ class MLflowRun(MLFlowLogger):
         self.experiment.log_artifact(self.run_id, str(path), "samples")
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        self.log_metrics(flat_numbers(summary, logged), step)
+        self.log_metrics(flatten_numbers(summary, logged), step)
         self.finalize("failed" if summary is None else "success")
 
 
-def address(node: Config, config: Config, run: RunDirectory) -> str | None:
+def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str | None:
     """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
     folder = (config.get("paths") or {}).get("log_dir")
     default = os.environ.get(ADDRESS)

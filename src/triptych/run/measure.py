@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from triptych.callbacks.metrics import BETTER
 from triptych.diffusion.condition import AUGMENTATION
-from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.models.base import BoundModel
-from triptych.models.condition_bits import never_dropped
+from triptych.models.condition_bits import undropped_parts
 from triptych.records import Config, Entries
-from triptych.run.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
+from triptych.run.chunks import Chunks, Features, chunk_seed, open_chunk_folder, weights_digest
 from triptych.run.directory import RunDirectory
-from triptych.run.drawing import Drawing, choose
+from triptych.run.drawing import Drawing, spread_indices
 from triptych.run.experiment import Experiment
 from triptych.run.reference import SetConditions
 
@@ -41,14 +41,15 @@ class SampleSet:
 class MeasuredValue:
     """The sets of samples drawn at one value of the key ``measures.over``.
 
-    ``value`` is None if no key is varied. There is one set per repeat in ``sets``. ``untrained``
-    has as many sets for captions of classes that were excluded from training, or none.
+    ``value`` is None if no key is varied. There is one set per repeat in ``sets``.
+    ``unseen_captions`` has as many sets for captions of classes that were excluded from training,
+    or none.
     """
 
     value: Any
     drawing: Drawing
     sets: Sequence[SampleSet]
-    untrained: Sequence[SampleSet]
+    unseen_captions: Sequence[SampleSet]
 
 
 def draw_sets(
@@ -61,71 +62,80 @@ def draw_sets(
     """
     if experiment.reference is None:
         return []
-    folder = folder_of_chunks(run.path, strategy.broadcast(_key(experiment, run)))
+    folder = open_chunk_folder(run.path, strategy.broadcast(_cache_key(experiment, run)))
     chunks = Chunks(folder, experiment.data.shape, experiment.reference.read)
     experiment.model.to(strategy.root_device)  # Lightning has moved it to the CPU
     experiment.reference.fill(chunks, strategy.root_device)
     measured = []
     for row, (value, drawing) in enumerate(experiment.measured):
-        measured.append(_draw_at(experiment, chunks, row, value, drawing.calibrated()))
+        measured.append(_draw_sets_at_value(experiment, chunks, row, value, drawing.calibrated()))
         if not strategy.reduce_boolean_decision(chunks.finite):
-            raise Diverged(f"a sample{_with_value(experiment.config, value)}", step)
+            raise Diverged(f"a sample{_value_suffix(experiment.config, value)}", step)
     experiment.model.cpu()
     return measured
 
 
-def _draw_at(
-    experiment: Experiment, chunks: Chunks, row: int, value: Any, drawing: Drawing
+def _draw_sets_at_value(
+    experiment: Experiment, chunks: Chunks, value_index: int, value: Any, drawing: Drawing
 ) -> MeasuredValue:
     repeats, seed = experiment.config["measures"]["repeats"], experiment.config["seed"]
-    untrained_items = choose_untrained(experiment, drawing)
+    untrained_items = choose_unseen_captions(experiment, drawing)
     sets, untrained = [], []
     for repeat in range(repeats):
         conditions = choose_conditions(experiment, drawing, repeat)
-        sets.append(_draw_set(chunks, drawing, conditions, seed, row, repeat))
+        sets.append(_draw_sample_set(chunks, drawing, conditions, seed, value_index, repeat))
         if untrained_items is not None:
             conditions = SetConditions(untrained_items, captioned=True)
-            untrained.append(_draw_set(chunks, drawing, conditions, seed, row, repeats + repeat))
+            untrained.append(
+                _draw_sample_set(chunks, drawing, conditions, seed, value_index, repeats + repeat)
+            )
     return MeasuredValue(value, drawing, sets, untrained)
 
 
-def _draw_set(
-    chunks: Chunks, drawing: Drawing, conditions: SetConditions, seed: int, row: int, number: int
+def _draw_sample_set(
+    chunks: Chunks,
+    drawing: Drawing,
+    conditions: SetConditions,
+    seed: int,
+    value_index: int,
+    set_index: int,
 ) -> SampleSet:
-    draw = partial(_draw_chunk, drawing, conditions, seed, number)
-    features = chunks.fill(f"samples_{row}_{number}", len(conditions.items), draw)
+    draw = partial(_draw_chunk, drawing, conditions, seed, set_index)
+    features = chunks.fill(f"samples_{value_index}_{set_index}", len(conditions.items), draw)
     return SampleSet(features, conditions)
 
 
 def _draw_chunk(
-    drawing: Drawing, conditions: SetConditions, seed: int, number: int, rows: Tensor, chunk: int
+    drawing: Drawing, conditions: SetConditions, seed: int, set_index: int, rows: Tensor, chunk: int
 ) -> Tensor:
-    mixed = chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, number)
+    mixed = chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, set_index)
     labels = None if conditions.labels is None else conditions.labels[rows]
     return drawing.samples(len(rows), mixed, conditions.items[rows], labels)
 
 
-def _key(experiment: Experiment, run: RunDirectory) -> str:
+def _cache_key(experiment: Experiment, run: RunDirectory) -> str:
     """Return a digest of all that samples and features depend on besides the configuration.
 
     These are the weights of all networks involved, the code, the packages and the data.
     """
     drawings = [drawing for _, drawing in experiment.measured]
-    networks = [network for drawing in drawings for network in _networks(drawing)]
+    networks = [network for drawing in drawings for network in _sampling_networks(drawing)]
     last = run.provenance.last
     code = json.dumps([last.sources, last.versions, last.data])
-    return weights_digest([*dict.fromkeys(networks), *experiment.reference.judges()], code)
+    return weights_digest(
+        [*dict.fromkeys(networks), *experiment.reference.feature_networks()], code
+    )
 
 
-def _networks(drawing: Drawing) -> Iterator[nn.Module]:
+def _sampling_networks(drawing: Drawing) -> Iterator[nn.Module]:
     yield drawing.model
     if drawing.denoiser is not None:
         yield drawing.denoiser
     for stage in drawing.stages.values():
-        yield from _networks(stage)
+        yield from _sampling_networks(stage)
 
 
-def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue]) -> Entries:
+def measure_drawn_sets(experiment: Experiment, measured: Sequence[MeasuredValue]) -> Entries:
     """Measure the sets that were drawn, for ``summary.json``.
 
     The entries are {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats",
@@ -139,50 +149,50 @@ def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue]) -
         "n": node["n"],
         "repeats": node["repeats"],
         "reference": reference.name,
-        "floor": reference.floor(conditions.labels is not None),
-        "noise": reference.noise(conditions),
+        "floor": reference.noise_floor(conditions.labels is not None),
+        "noise": reference.noise_metrics(conditions),
         "metrics": {
             name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
-            for name, m in reference.own.items()
+            for name, m in reference.user_metrics.items()
         },
     }
     if reference.files:
         about["files"] = reference.files
     rows = [{"value": drawn.value, **_measure_value(experiment, drawn)} for drawn in measured]
-    key = _varied_key(experiment.config)
+    key = _swept_key(experiment.config)
     if key is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": key, "rows": rows}, "measured": about}
 
 
-def _measure_value(experiment: Experiment, drawn: MeasuredValue) -> Entries:
+def _measure_value(experiment: Experiment, measured: MeasuredValue) -> Entries:
     """Return the measures of samples at one value, and the denoiser's calls per sample."""
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
-        for repeat, sample_set in enumerate(drawn.sets)
+        for repeat, sample_set in enumerate(measured.sets)
     ]
-    measures = _average(figures, experiment.config["measures"]["n"])
-    if drawn.untrained:
+    measures = _average_over_sets(figures, experiment.config["measures"]["n"])
+    if measured.unseen_captions:
         shares = [
-            reference.prompted(unseen.features, unseen.conditions.items)
-            for unseen in drawn.untrained
+            reference.caption_matches(unseen.features, unseen.conditions.items)
+            for unseen in measured.unseen_captions
         ]
-        averages = _average(shares, len(drawn.untrained[0].conditions.items))
+        averages = _average_over_sets(shares, len(measured.unseen_captions[0].conditions.items))
         measures |= {f"{name}_held_out": average for name, average in averages.items()}
-    calls = drawn.drawing.sampler.calls_under(drawn.drawing.model.schedule)
+    calls = measured.drawing.sampler.count_denoiser_calls(measured.drawing.model.schedule)
     return {"evaluations": calls, "measures": measures}
 
 
-def _varied_key(config: Config) -> str | None:
+def _swept_key(config: Config) -> str | None:
     """Return the key whose values are measured, the first of several; None if nothing is varied."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
 
-def _with_value(config: Config, value: Any) -> str:
+def _value_suffix(config: Config, value: Any) -> str:
     """Return " with KEY=VALUE" for a value of ``measures.over``; "" without one."""
-    key = _varied_key(config)
+    key = _swept_key(config)
     if key is None:
         return ""
     return f" with {key}={value}"
@@ -197,21 +207,21 @@ def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> 
     that were trained on. Otherwise they are those of held-out items, with their classes if any.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
-    items = drawing.held_out(n)
+    items = drawing.held_out_indices(n)
     if not drawing.conditional:
         return SetConditions(items)
     if drawing.class_conditional:
-        labels, rows = reference.true_set(repeat)[1], torch.arange(n)
-        return SetConditions(items, _in_turn(labels, rows))
+        labels, rows = reference.held_out_set(repeat)[1], torch.arange(n)
+        return SetConditions(items, _cyclic_labels(labels, rows))
     if reference.prompts is not None:
-        trained = _some(~reference.prompts.untrained, n)
+        trained = _choose_suitable(~reference.prompts.is_left_out_of_training, n)
         if trained is not None:
             return SetConditions(trained, captioned=True)
     labels = drawing.data.splits[drawing.data.condition_split].labels
-    return SetConditions(items, _in_turn(labels, items))
+    return SetConditions(items, _cyclic_labels(labels, items))
 
 
-def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
+def choose_unseen_captions(experiment: Experiment, drawing: Drawing) -> Tensor | None:
     """Choose n / 2 items with captions of classes that were excluded from training.
 
     Return None if there are none, or if samples are not drawn from captions.
@@ -219,10 +229,12 @@ def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
     prompts = experiment.reference.prompts
     if prompts is None or drawing.class_conditional or not drawing.conditional:
         return None
-    return _some(prompts.untrained, experiment.config["measures"]["n"] // 2)
+    return _choose_suitable(
+        prompts.is_left_out_of_training, experiment.config["measures"]["n"] // 2
+    )
 
 
-def _some(suitable: Tensor, n: int) -> Tensor | None:
+def _choose_suitable(suitable: Tensor, n: int) -> Tensor | None:
     """Return the indices of n items where ``suitable`` (size,) is true; None if it is nowhere true.
 
     If there are fewer than n such items, they are repeated.
@@ -230,30 +242,30 @@ def _some(suitable: Tensor, n: int) -> Tensor | None:
     items = suitable.nonzero().squeeze(1)
     if not len(items):
         return None
-    return items[choose(n, len(items))]
+    return items[spread_indices(n, len(items))]
 
 
-def _in_turn(labels: Tensor | None, rows: Tensor) -> Tensor | None:
+def _cyclic_labels(labels: Tensor | None, rows: Tensor) -> Tensor | None:
     """Return ``labels[rows]``, with indices modulo the number of labels; None without labels."""
     if labels is None:
         return None
     return labels[rows % len(labels)]
 
 
-def _average(figures: Sequence[dict[str, float]], n: int) -> Entries:
+def _average_over_sets(figures: Sequence[dict[str, float]], n: int) -> Entries:
     """Return {name: figure}, averaged over several sets of n samples each."""
-    return {name: _figure([of_set[name] for of_set in figures], n) for name in figures[0]}
+    return {name: _mean_over_sets([of_set[name] for of_set in figures], n) for name in figures[0]}
 
 
-def _figure(values: list[float], n: int) -> Entries:
+def _mean_over_sets(values: list[float], n: int) -> Entries:
     """Return a figure's mean over sets and its standard error; None if it is not finite."""
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
-    return {"mean": _finite(mean), "stderr": _finite(stderr), "n": n}
+    return {"mean": _finite_or_none(mean), "stderr": _finite_or_none(stderr), "n": n}
 
 
-def _finite(x: float) -> float | None:
+def _finite_or_none(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
@@ -277,7 +289,7 @@ def measure_posterior_mean(experiment: Experiment) -> Entries:
     oracle = Oracle(data.mixture.to(model.device), denoiser.process)
     low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
     x = split.batch(torch.arange(min(POINTS, len(split)))).x.to(model.device)
-    generator = seeded(experiment.config["seed"], Stream.POSTERIOR_MEAN)
+    generator = seeded_generator(experiment.config["seed"], Stream.POSTERIOR_MEAN)
     with torch.no_grad():
         gammas = torch.linspace(low, high, LEVELS, device=model.device)
         return {"tweedie": tweedie_errors(denoiser, oracle, x, gammas, generator)}
@@ -288,6 +300,6 @@ def _unconditional_denoiser(model: BoundModel) -> Any:
     if model.denoiser is None or model.of_latents:
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}
-    if never_dropped(model.label_dropout, parts):
+    if undropped_parts(model.label_dropout, parts):
         return None
     return model.denoiser

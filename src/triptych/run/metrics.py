@@ -15,10 +15,10 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from triptych.config.identity import leaves
+from triptych.config.identity import flatten_config
 from triptych.files import read_rows
 from triptych.records import Entries
-from triptych.run.directory import RunDirectory, atomic, write_end
+from triptych.run.directory import RunDirectory, atomic, replace_file_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
@@ -52,15 +52,15 @@ class MetricsCsv(Logger):
         self._closed, self._end = -1, 0
         self._written = time.monotonic()
 
-    def keep_until(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Keep the rows up to ``step`` that are not damaged, the last of them held."""
-        kept = deque(self._stored(step), OPEN + 1)
+        kept = deque(self._read_rows_until(step), OPEN + 1)
         self._columns, self._end, self._closed = [], 0, -1
         if len(kept) > OPEN:
             self._closed, _ = kept.popleft()
         self.rows = dict(kept)
 
-    def _stored(self, until: int) -> Iterator[tuple[int, Entries]]:
+    def _read_rows_until(self, until: int) -> Iterator[tuple[int, Entries]]:
         """Yield the file's rows up to a step, one at a time, without those that are damaged."""
         table, last = read_rows(self.path), -1
         header = next(table, [])
@@ -73,19 +73,19 @@ class MetricsCsv(Logger):
     def all_rows(self) -> Iterator[tuple[int, Entries]]:
         """Yield all rows in order: closed rows from the file, then the held ones."""
         held = dict(sorted(self.rows.items()))
-        for step, row in self._stored(self._closed):
+        for step, row in self._read_rows_until(self._closed):
             for earlier in [other for other in held if other < step]:
                 yield earlier, held.pop(earlier)
             yield step, row | held.pop(step, {})
         yield from held.items()
 
     @property
-    def last(self) -> tuple[int, Entries]:
+    def last_row(self) -> tuple[int, Entries]:
         """Return the last step that has a row, and a copy of the row; 0 and {} if there is none."""
         step = max(self.rows, default=0)
         return step, dict(self.rows.get(step, {}))
 
-    def time(self, step: int) -> Entries:
+    def fit_seconds_entry(self, step: int) -> Entries:
         """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
         row = self.rows.get(step, {})
         if "time" not in row:
@@ -130,8 +130,11 @@ class MetricsCsv(Logger):
     def _append(self) -> None:
         """Rewrite the held rows, which follow the closed rows in the file."""
         rows = sorted(self.rows.items())
-        closed, held = _lines(self._columns, rows[:-OPEN]), _lines(self._columns, rows[-OPEN:])
-        write_end(self.path, self._end, closed + held)
+        closed, held = (
+            _csv_lines(self._columns, rows[:-OPEN]),
+            _csv_lines(self._columns, rows[-OPEN:]),
+        )
+        replace_file_end(self.path, self._end, closed + held)
         self._hold(rows, self._end + len(closed))
 
     def _rewrite(self) -> None:
@@ -140,11 +143,11 @@ class MetricsCsv(Logger):
         columns = ["step", *names]
         last: deque[tuple[int, Entries]] = deque(maxlen=OPEN + 1)
         with atomic(self.path) as file:
-            file.write(_lines(columns, [], header=True))
+            file.write(_csv_lines(columns, [], header=True))
             for step, row in self.all_rows():
-                file.write(_lines(columns, [(step, row)]))
+                file.write(_csv_lines(columns, [(step, row)]))
                 last.append((step, row))
-            held = _lines(columns, [*last][-OPEN:])
+            held = _csv_lines(columns, [*last][-OPEN:])
             end = file.tell() - len(held)
         self._columns = columns
         self._hold([*last], end)
@@ -159,7 +162,9 @@ class MetricsCsv(Logger):
         self.flush()
 
 
-def _lines(columns: list[str], rows: Iterable[tuple[int, Entries]], header: bool = False) -> bytes:
+def _csv_lines(
+    columns: list[str], rows: Iterable[tuple[int, Entries]], header: bool = False
+) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if header:
@@ -183,13 +188,13 @@ def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | Non
     return int(step), figures
 
 
-def sweep_of(run: RunDirectory) -> str | None:
+def sweep_name_of(run: RunDirectory) -> str | None:
     """Return the name of a run's sweep; None for a run without one."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None
 
 
-def comparable(
+def grouping_settings(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> Entries:
     """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
@@ -201,22 +206,22 @@ def comparable(
     settings |= {key: config.get(key) for key in ("seed", "setting")}
     settings = {key: value for key, value in settings.items() if value is not None}
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    for key, value in leaves(dict(config)):
+    for key, value in flatten_config(dict(config)):
         group, dot, _ = key.partition(".")
         if key in typed and dot and group not in NOT_PARAMETERS:
             settings[key.replace(".", "/")] = value
     return settings
 
 
-def parameters(run: RunDirectory) -> Entries:
+def flat_parameters(run: RunDirectory) -> Entries:
     """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
     config, choices = run.config(), run.provenance.choices
-    flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
-    flat |= comparable(choices, config)
+    flat = {k: v for k, v in flatten_config(config) if k.split(".")[0] not in NOT_PARAMETERS}
+    flat |= grouping_settings(choices, config)
     return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}
 
 
-def flat_figures(record: Mapping[str, Any]) -> Entries:
+def flatten_metrics(record: Mapping[str, Any]) -> Entries:
     """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: Entries = {}
     for key, value in record.items():
@@ -225,11 +230,11 @@ def flat_figures(record: Mapping[str, Any]) -> Entries:
     return flat
 
 
-def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
+def flatten_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
     """Return a summary's numbers by flat name, except those in ``logged``; {} without a summary."""
     if summary is None:
         return {}
-    flat = flat_figures(summary.record)
+    flat = flatten_metrics(summary.record)
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
@@ -252,7 +257,7 @@ def _flatten(value: Any, name: str, prefix: str) -> Entries:
     return {name: value}
 
 
-def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+def curve_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
     """Return the curves of a summary as tables: {"panels/noise_levels": (columns, rows), ...}."""
     return {
         f"panels/{key}": ([*value], [list(row) for row in zip(*value.values(), strict=True)])

@@ -13,7 +13,7 @@ import torch
 
 from triptych.config.build import Dependencies, build
 from triptych.config.trust import import_class
-from triptych.data.augment import count_numbers
+from triptych.data.augment import n_condition_numbers
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
@@ -48,10 +48,10 @@ def set_up_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Arithmetic on denormal numbers (below 1e-38) is very slow.
     if sys.platform == "linux":
-        _keep_memory()
+        _keep_freed_memory()
 
 
-def _keep_memory() -> None:
+def _keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next tensor instead of returning it to the system.
 
     Getting new pages from the system took a sixth of a training step.
@@ -69,10 +69,10 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
     ``stages`` are a cascade's stages, from ``reopen.open_model_stages``. Raises UserError for a
     value that is not accepted, or for a group choice that this model does not use.
     """
-    table = parts_table(config, data)
+    table = injection_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
-        _of_latents(table, kind)
+        _add_latent_parts(table, kind)
     model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
@@ -90,12 +90,12 @@ def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -
             raise UserError(f"{group}: {kind.__name__} does not use it; pass {group}=none")
 
 
-def parts_table(config: Config, data: DataModule) -> Dependencies:
+def injection_table(config: Config, data: DataModule) -> Dependencies:
     """Return what is injected by argument name: facts of the data and parts of ``config``.
 
     The parts are built when first requested.
     """
-    table = Dependencies(config, facts(config, data))
+    table = Dependencies(config, data_facts(config, data))
     name = config["bound"].get("decoder")
     kind = Decoder.named.get(name) if isinstance(name, str) else None
     if kind is None:  # A user-supplied class or an unknown name, which the builder will refuse.
@@ -109,18 +109,18 @@ def parts_table(config: Config, data: DataModule) -> Dependencies:
     return table
 
 
-def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
+def _add_latent_parts(table: Dependencies, kind: type[BoundModel]) -> None:
     place = "model.network"
-    ladder = build(table.config["model"].get("network"), place, table.beside(kind))
+    ladder = build(table.config["model"].get("network"), place, table.for_parts_of(kind))
     table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
     inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.built)
     for name in ("denoiser", "objective", "bound"):
         if table.config.get(name):  # If it is missing, the model itself raises the error.
-            inner.at(name)
+            inner.build_at(name)
 
 
-def facts(config: Config, data: DataModule) -> dict[str, Any]:
+def data_facts(config: Config, data: DataModule) -> dict[str, Any]:
     """Return facts of the data by the names of the arguments that request them."""
     conditions = _conditions_read(config, data)
     return {
@@ -156,7 +156,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    numbers = count_numbers(data.augmentations)
+    numbers = n_condition_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
 
@@ -167,7 +167,7 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 
 @contextmanager
-def compiled(model: BoundModel, config: Config) -> Iterator[None]:
+def compile_networks(model: BoundModel, config: Config) -> Iterator[None]:
     """Compile the model's networks within the block if ``compile=true``."""
     if not config.get("compile"):
         yield

@@ -95,7 +95,7 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             _end_with_parent()
-            answers.write(pickle.dumps(_answer(*call)))
+            answers.write(pickle.dumps(_call_or_error(*call)))
             answers.flush()
             os._exit(0)  # Exit without waiting for threads that user-supplied code has started.
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -106,7 +106,7 @@ def serve() -> None:
             answers.flush()
 
 
-def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _call_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Return the function's value, or the error that it raised, with the traceback as a note."""
     try:
         return function(*arguments)

@@ -7,9 +7,9 @@ from triptych.data.base import DataModule
 from triptych.diffusion.denoiser import Denoiser
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
-from triptych.models.condition_bits import check_dropped, never_dropped
+from triptych.models.condition_bits import check_parts_were_dropped, undropped_parts
 from triptych.records import Config
-from triptych.run.drawing import parts_read
+from triptych.run.drawing import condition_parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.reopen import refuse_cascade, reopen
 
@@ -35,7 +35,7 @@ class OtherRuns:
             if stage:
                 refuse_cascade(other)
             else:
-                self._use_data(other)
+                self._use_own_data_folder(other)
             other["threads"] = self.config["threads"]
 
         if (path, stage) not in self._opened:
@@ -44,7 +44,7 @@ class OtherRuns:
             self._opened[path, stage] = opened
         return self._opened[path, stage]
 
-    def _use_data(self, other: Config) -> None:
+    def _use_own_data_folder(self, other: Config) -> None:
         """Check that another run has this run's data, and read them from this run's folder."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
@@ -67,26 +67,26 @@ class OtherRuns:
         return model
 
 
-def set_teacher(config: Config, model: Any, data: DataModule, others: OtherRuns) -> None:
+def set_teacher(config: Config, model: Any, data: DataModule, other_runs: OtherRuns) -> None:
     """Open the teacher of ``model``, if it has one, and pass it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):
-        model.objective.teacher = open_teacher(objective["teacher"], model, data, others)
+        model.objective.teacher = open_teacher(objective["teacher"], model, data, other_runs)
 
 
-def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:
+def open_teacher(path: str, model: Any, data: DataModule, other_runs: OtherRuns) -> Denoiser:
     """Open another run's denoiser as a teacher of ``model``; UserError if it does not fit."""
     where = f"objective.teacher={path}"
     if model.of_latents:
         raise UserError(f"{where}: distillation is not supported for latents; pass null")
-    opened = others.open("objective.teacher", path)
+    opened = other_runs.open("objective.teacher", path)
     teacher = opened.model.denoiser
     if not isinstance(teacher, Denoiser) or not isinstance(model.denoiser, Denoiser):
         raise UserError(f"{where}: has no denoiser; pass a diffusion model")
     check_process(where, teacher, model.denoiser)
-    given = never_dropped(model.label_dropout, parts_read(model, data))
-    absent = [name for name in parts_read(opened.model, opened.data) if name not in given]
-    check_dropped(where, opened.model.label_dropout, absent)
+    given = undropped_parts(model.label_dropout, condition_parts_read(model, data))
+    absent = [name for name in condition_parts_read(opened.model, opened.data) if name not in given]
+    check_parts_were_dropped(where, opened.model.label_dropout, absent)
     return teacher
 
 

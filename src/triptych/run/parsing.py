@@ -2,7 +2,7 @@
 
 Malformed numbers become NaN or None. The parsers of entries of ``summary.json`` do not check types;
 they raise TypeError, AttributeError etc. for a value of the wrong type. ``result.parse_entries``
-then refuses the whole record, unless the parser is wrapped in ``optional``.
+then refuses the whole record, unless the parser is wrapped in ``none_if_invalid``.
 """
 
 import json
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.file import read_config
-from triptych.config.identity import leaves
-from triptych.config.keys import name_null
+from triptych.config.identity import flatten_config
+from triptych.config.keys import describe_null
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
 from triptych.records import Entries
-from triptych.terminal import in_one_line, printable
+from triptych.terminal import as_one_line, escape_control_characters
 
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of the variational bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
@@ -40,7 +40,7 @@ def load_config(path: Path) -> dict[str, str]:
     """
     if not os.path.lexists(path):
         return {}
-    return {key: format_value(value) for key, value in leaves(read_config(path))}
+    return {key: format_value(value) for key, value in flatten_config(read_config(path))}
 
 
 def format_value(value: Any) -> str:
@@ -48,12 +48,12 @@ def format_value(value: Any) -> str:
     text = (
         value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     )
-    return printable(text)
+    return escape_control_characters(text)
 
 
 def value_name(key: str, text: str) -> str:
     """Return a value's name for a label: a word alone ("x0"), a number with its key ("depth=2")."""
-    text = name_null(key, text)
+    text = describe_null(key, text)
     if not BARE.fullmatch(text):
         return text
     last = re.split("[./]", key)[-1]
@@ -104,7 +104,7 @@ def first_line(text: object) -> str:
 
 def error_line(error: BaseException) -> str:
     """Return a library's error message as one line of at most 200 characters."""
-    return in_one_line(error)[:200] or type(error).__name__
+    return as_one_line(error)[:200] or type(error).__name__
 
 
 def natural_key(text: str) -> list[Any]:
@@ -117,17 +117,17 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
     parsed = {}
     for override in overrides:
         key, equals, value = override.partition("=")
-        parsed[key.lstrip("+~").strip()] = _unquoted(value) if equals else "removed"
+        parsed[key.lstrip("+~").strip()] = _unquote(value) if equals else "removed"
     return parsed
 
 
-def _unquoted(value: str) -> str:
+def _unquote(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
     return value
 
 
-def few(names: list[str]) -> str:
+def abbreviate_list(names: list[str]) -> str:
     """Return the first three names, and the number of the others: "a, b, c and 2 more"."""
     shown = ", ".join(names[:3])
     if len(names) > 3:
@@ -182,7 +182,7 @@ class SampleMeasures:
         return tuple(row.get(name, math.nan) for row in self.rows)
 
 
-def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
+def none_if_invalid(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
     """Return a parser that returns None where ``parse`` raises.
 
     A report then lacks one panel instead of the whole run.
@@ -202,7 +202,7 @@ def parse_floats(record: Any) -> dict[str, float]:
     return {str(name): to_float(entry) for name, entry in record.items()}
 
 
-def nested(record: Any) -> dict[str, Entries]:
+def nested_records(record: Any) -> dict[str, Entries]:
     """Return the entries of a record that are records themselves."""
     return {str(name): entry for name, entry in record.items() if isinstance(entry, dict)}
 
@@ -214,15 +214,15 @@ def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
     """
     for unit in UNITS:
         if unit in figures:
-            _check_terms(f"{split}.{unit}", [figures.get(key, {}) for key in terms_of(unit)])
+            _check_terms(f"{split}.{unit}", [figures.get(key, {}) for key in bound_term_keys(unit)])
     return {
         name: _parse_estimate(f"{split}.{name}.mean", entry)
-        for name, entry in nested(figures).items()
+        for name, entry in nested_records(figures).items()
         if "mean" in entry
     }
 
 
-def terms_of(unit: str) -> list[str]:
+def bound_term_keys(unit: str) -> list[str]:
     """Return the keys of a bound in this unit and of its terms, such as "bpd" and "bpd_prior"."""
     return [unit, *(f"{unit}_{part}" for part in PARTS)]
 
@@ -267,17 +267,17 @@ def _parse_column(column: Any) -> tuple[float, ...]:
 
 def parse_baselines(record: Any) -> dict[str, float]:
     """Parse baselines to {name: mean}, without means that are not finite."""
-    means = {name: to_float(entry.get("mean")) for name, entry in nested(record).items()}
+    means = {name: to_float(entry.get("mean")) for name, entry in nested_records(record).items()}
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
     """Parse the better direction of each user-supplied metric: "higher", "lower" or ""."""
-    names = _names(record)[:METRICS]
+    names = _valid_metric_names(record)[:METRICS]
     return {name: record[name] if record[name] in BETTER else "" for name in names}
 
 
-def _names(record: Mapping[str, Any]) -> list[str]:
+def _valid_metric_names(record: Mapping[str, Any]) -> list[str]:
     """Return the keys of a record that are valid metric names."""
     return [name for name in record if NAME.fullmatch(name)]
 
@@ -294,22 +294,22 @@ def parse_seed(seed: Any, overrides: Any) -> int | None:
     return to_int(seed)
 
 
-def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures:
+def parse_sample_measures(measures: Any, over_values: Any, metadata: Any) -> SampleMeasures:
     """Parse the entries "measures", "measures_over" and "measured" of ``summary.json``."""
-    if over:
-        key, rows = str(over["key"]), over["rows"]
+    if over_values:
+        key, rows = str(over_values["key"]), over_values["rows"]
     else:
         key, rows = "", [{"value": 0, "measures": measures}]
-    about = about or {}
+    metadata = metadata or {}
     return SampleMeasures(
         key=key,
         values=tuple(to_float(row["value"]) for row in rows),
         rows=tuple(_parse_means(row["measures"]) for row in rows),
-        floor=_parse_floor(about.get("floor", {})),
-        n=int(about.get("n", 0)),
-        reference=str(about.get("reference", "")),
-        noise=parse_floats(about.get("noise", {})),
-        metrics=_parse_own_metrics(about.get("metrics", {})),
+        floor=_parse_floor(metadata.get("floor", {})),
+        n=int(metadata.get("n", 0)),
+        reference=str(metadata.get("reference", "")),
+        noise=parse_floats(metadata.get("noise", {})),
+        metrics=_parse_own_metrics(metadata.get("metrics", {})),
     )
 
 
@@ -320,13 +320,13 @@ def _parse_means(measures: Any) -> dict[str, float]:
 def _parse_floor(floor: Any) -> dict[str, tuple[float, float, float]]:
     return {
         name: (to_float(entry["median"]), to_float(entry["low"]), to_float(entry["high"]))
-        for name, entry in nested(floor).items()
+        for name, entry in nested_records(floor).items()
     }
 
 
 def _parse_own_metrics(record: Any) -> dict[str, Metric]:
     metrics = {}
-    for name in _names(record):
+    for name in _valid_metric_names(record):
         about = record[name]
         title, unit = first_line(about["title"]), first_line(about["unit"])
         metrics[name] = Metric(name, title, BETTER[about["better"]], "", unit)

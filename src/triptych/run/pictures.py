@@ -14,7 +14,7 @@ from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
-from triptych.run.drawing import Drawing, some_of
+from triptych.run.drawing import Drawing, select_rows
 
 # In the picture of prompts: captions of trained classes, of other classes, samples per caption.
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8
@@ -27,13 +27,13 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
     with atomic(path) as file:
         if len(data.shape) == 3:
             columns = max(1, round(len(x) ** 0.5))
-            filled = pad(shades(x, data), (0,) * 7 + (-len(x) % columns,), value=GREY)
-            tiled(filled.unflatten(0, (-1, columns))).save(file, "PNG")
+            filled = pad(to_grey_levels(x, data), (0,) * 7 + (-len(x) % columns,), value=GREY)
+            tile_images(filled.unflatten(0, (-1, columns))).save(file, "PNG")
         else:
-            _points(x, data).savefig(file, dpi=120)
+            _plot_points(x, data).savefig(file, dpi=120)
 
 
-def save_real(data: DataModule, n: int, path: Path) -> None:
+def save_real_images(data: DataModule, n: int, path: Path) -> None:
     """Save n real images of the ``shown`` split, evenly spaced, as items may be sorted by class."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
@@ -48,12 +48,14 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
     Return None, without a file, if samples are not drawn from captions.
     """
     data = drawing.data
-    if not isinstance(data, Captioned) or not _reads_captions(drawing):
+    if not isinstance(data, Captioned) or not _draws_captioned_images(drawing):
         return None
     rows, marks = _caption_rows(data)
     items = torch.tensor(rows).repeat_interleave(COLUMNS)
     x = drawing.samples(len(items), seed=0, items=items).unflatten(0, (len(rows), COLUMNS))
-    strips = pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
+    strips = (
+        pad(to_grey_levels(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
+    )
     figure = new_figure(COLUMNS * 0.62, len(marks) * 0.88)
     for ax, strip, mark in zip(
         figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True
@@ -69,7 +71,7 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
     return path
 
 
-def _reads_captions(drawing: Drawing) -> bool:
+def _draws_captioned_images(drawing: Drawing) -> bool:
     """Return whether the samples are images conditioned on captions."""
     return len(drawing.data.shape) == 3 and drawing.conditional and not drawing.class_conditional
 
@@ -82,41 +84,47 @@ def save_trajectory(
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
-    condition = drawing.fill(some_of(condition, slice(n)), n, generator)
+    condition = drawing.fill(select_rows(condition, slice(n)), n, generator)
     if drawing.prepare is not None and condition is not None:
         condition = drawing.prepare(condition, generator)
-    x, gammas = trajectory(drawing, condition, n, generator, shown=16 if images else 1000)
+    x, gammas = sample_trajectory(
+        drawing, condition, n, generator, max_shown=16 if images else 1000
+    )
     x = model.to_picture(x)
     model.train(training)
     path = folder / "trajectory.png"
     if images:
-        save_strip(x, path)
+        save_image_sequence(x, path)
     else:
         with atomic(path) as file:
-            _moments(x, gammas).savefig(file)
+            _plot_trajectory(x, gammas).savefig(file)
     return path
 
 
 @torch.no_grad()
-def trajectory(
-    drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, shown: int
+def sample_trajectory(
+    drawing: Drawing,
+    condition: Condition | None,
+    n: int,
+    generator: torch.Generator,
+    max_shown: int,
 ) -> tuple[Tensor, Tensor]:
     """Return (x (F, m, *event), gamma (F,)): samples at F <= ``FRAMES`` steps, from noise to data.
 
     The steps are evenly spaced. x is z / sqrt(alpha^2 + sigma^2), which has the scale of the data
     for every noise process; the last frame is the final sample. n samples are drawn exactly as the
-    sampler draws them, and the first m = min(n, ``shown``) are returned.
+    sampler draws them, and the first m = min(n, ``max_shown``) are returned.
     """
     model = drawing.model
     sampler = model.prepared(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
-    draws = sampler.draws_under(condition)
+    draws = sampler.draws_per_sample(condition)
     chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
     if draws == 1:
         # Only these chunks are needed. With several draws, the best is chosen over all chunks.
-        chunks = [chunk for chunk in chunks if chunk[0] < shown]
+        chunks = [chunk for chunk in chunks if chunk[0] < max_shown]
     paths = [
         _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator)
         for _ in range(draws)
@@ -125,20 +133,20 @@ def trajectory(
     if isinstance(sampler, Chosen) and condition is not None and draws > 1:
         stacked = torch.stack(paths)  # (draws, F, n, *event)
         x = sampler.choose(stacked[:, -1], condition, stacked.transpose(1, 2)).transpose(0, 1)
-    return x[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
+    return x[:, :max_shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 
 def _draw_frames(
     drawing: Drawing,
     sampler: Any,
     gammas: Tensor,
-    moments: Tensor,
+    frame_steps: Tensor,
     condition: Condition | None,
     n: int,
     chunks: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw the m samples in ``chunks`` (of n), and return them at the steps ``moments``.
+    """Draw the m samples in ``chunks`` (of n), and return them at the steps ``frame_steps``.
 
     The result is (F, m, *event), for F steps.
     """
@@ -153,11 +161,11 @@ def _draw_frames(
     start *= denoiser.process.prior_std(gammas[0])
     rows = []
     for chunk in chunks:
-        part = some_of(condition, chunk)
+        part = select_rows(condition, chunk)
         z = start[chunk]
         frames = [z / scale[0]]
         for i, z in enumerate(sampler.path(denoiser, gammas, z, part, generator), start=1):  # noqa: B020
-            if i in moments:
+            if i in frame_steps:
                 frames.append(z / scale[i])
         if denoised:
             frames.append(denoiser(z, gammas[-1], part).x0)
@@ -165,10 +173,10 @@ def _draw_frames(
     return torch.cat(rows, 1)
 
 
-def save_strip(x: Tensor, path: Path) -> None:
+def save_image_sequence(x: Tensor, path: Path) -> None:
     """Save a PNG of images x (F, B, C, H, W) in [-1, 1], one row per sample, with noise at left."""
     with atomic(path) as file:
-        tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(
+        tile_images(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(
             file, "PNG"
         )
 
@@ -180,7 +188,7 @@ def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
             logger.log_picture(key, path, step)
 
 
-def shades(x: Tensor, data: DataModule) -> Tensor:
+def to_grey_levels(x: Tensor, data: DataModule) -> Tensor:
     """Convert images in data units to grey levels 0..255 (uint8)."""
     levels = data.levels or 256
     return (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
@@ -193,7 +201,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def tiled(pixels: Tensor) -> Any:
+def tile_images(pixels: Tensor) -> Any:
     """Tile images (rows, columns, C, H, W), uint8, into one picture, separated by grey lines."""
     from PIL import Image
 
@@ -216,23 +224,23 @@ def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     untrained = torch.zeros(len(captions), dtype=torch.bool)
     if labels is not None:
-        untrained = data.untrained(labels)
-    trained = _first_items(captions, ~untrained, TRAINED)
-    others = _first_items(captions, untrained, UNTRAINED)
+        untrained = data.is_left_out_of_training(labels)
+    trained = _first_item_per_caption(captions, ~untrained, TRAINED)
+    others = _first_item_per_caption(captions, untrained, UNTRAINED)
     marks = [captions[item] for item in trained]
     marks += [f"{captions[item]} (kept from training)" for item in others]
     return trained + others, marks
 
 
-def _first_items(captions: list[str], suitable: Tensor, most: int) -> list[int]:
-    """Return the first suitable item of each caption, evenly thinned to at most ``most`` items."""
+def _first_item_per_caption(captions: list[str], is_suitable: Tensor, max_items: int) -> list[int]:
+    """Return the first suitable item of each caption, evenly thinned to ``max_items`` at most."""
     first: dict[str, int] = {}
-    for item in suitable.nonzero().squeeze(1).tolist():
+    for item in is_suitable.nonzero().squeeze(1).tolist():
         first.setdefault(captions[item], item)
-    return [*first.values()][:: max(1, len(first) // most)][:most]
+    return [*first.values()][:: max(1, len(first) // max_items)][:max_items]
 
 
-def _points(x: Tensor, data: DataModule) -> Any:
+def _plot_points(x: Tensor, data: DataModule) -> Any:
     """Plot points x (n, d) over the data: a scatter plot, or histograms if d = 1."""
     split = data.splits[data.shown]
     truth = split.batch(torch.arange(len(split))).x
@@ -252,7 +260,7 @@ def _points(x: Tensor, data: DataModule) -> Any:
     return figure
 
 
-def _moments(x: Tensor, gammas: Tensor) -> Any:
+def _plot_trajectory(x: Tensor, gammas: Tensor) -> Any:
     """Plot points x (F, B, d) at noise levels gammas (F,), one panel each; histograms if d = 1."""
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     figure = new_figure(1.3 * len(x), 1.5)

@@ -10,15 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from triptych.config.identity import leaves
-from triptych.config.keys import check_values, of_class
+from triptych.config.identity import flatten_config
+from triptych.config.keys import check_values, class_arguments
 from triptych.errors import UserError
 from triptych.files import open_regular, read_json
 from triptych.records import Checkpoint, Config, Entries
 from triptych.run.directory import SCHEMA, RunDirectory
 from triptych.run.parsing import PARTS, error_line
 from triptych.run.result import Result
-from triptych.terminal import printable
+from triptych.terminal import escape_control_characters
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -95,8 +95,11 @@ def is_pipeline(path: str | Path) -> bool:
 
 def pipeline_config(path: str) -> Config:
     """Return the config groups that a pipeline determines, ``bound`` without repeats."""
-    _read(path, INDEX)
-    scheduler, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
+    _read_component_config(path, INDEX)
+    scheduler, unet = (
+        _read_component_config(path, SCHEDULER, SCHEDULE),
+        _read_component_config(path, UNET, NETWORK),
+    )
     schedule = {key: value for key, value in scheduler.items() if key not in VALUES[SCHEDULER]}
     network = {key: value for key, value in unet.items() if key not in VALUES[UNET]}
     clip = None
@@ -110,7 +113,11 @@ def pipeline_config(path: str) -> Config:
         "process": {"_target_": PROCESS},
         "denoiser": {"_target_": DENOISER, "network": {"_target_": NETWORK} | network},
         "objective": {
-            "output": {"_target_": OUTPUT, "space": SPACES[_prediction(scheduler)], "clip": clip}
+            "output": {
+                "_target_": OUTPUT,
+                "space": SPACES[_prediction_type(scheduler)],
+                "clip": clip,
+            }
         },
         "model": {"_target_": DIFFUSION, "conditional": False, "label_dropout": 0.0},
         "bound": {
@@ -125,7 +132,7 @@ def pipeline_config(path: str) -> Config:
         check_values(groups)
     except UserError as error:
         raise UserError(f"trained={path}: {error}") from error
-    _weights(path)
+    _read_weights(path)
     return groups
 
 
@@ -135,41 +142,41 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = _weights(path)
+    file = _read_weights(path)
     most = WIDEST * sum(p.numel() for p in model.parameters()) + HEADER
     if file.stat().st_size > most:
-        raise _refused(path, file.name, f"larger than the network of {UNET} can be")
+        raise _component_error(path, file.name, f"larger than the network of {UNET} can be")
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise _refused(path, file.name, "damaged; copy it again") from error
-    state = {_our_name(name): tensor.float() for name, tensor in tensors.items()}
+        raise _component_error(path, file.name, "damaged; copy it again") from error
+    state = {_triptych_name(name): tensor.float() for name, tensor in tensors.items()}
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         problem = f"of another network than {UNET} ({error_line(error)})"
-        raise _refused(path, WEIGHTS, problem) from error
+        raise _component_error(path, WEIGHTS, problem) from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
 
 def _check_shape(path: str, shape: tuple[int, ...]) -> None:
     """Raise UserError unless a pipeline's images have the data's shape (C, H, W)."""
-    unet = _read(path, UNET, NETWORK)
+    unet = _read_component_config(path, UNET, NETWORK)
     channels, size = unet.get("in_channels", 3), unet.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
     if channels != shape[0] or (size is not None and [*shape[1:]] != sides):
-        raise _refused(
+        raise _component_error(
             path, UNET, f"in_channels={channels}, sample_size={size}: the data are {shape}"
         )
 
 
-def _our_name(name: str) -> str:
+def _triptych_name(name: str) -> str:
     for before, after in OLD.items():
         name = name.replace(before, after)
     return f"denoiser.network.model.{name}"
 
 
-def _prediction(scheduler: Config) -> str:
+def _prediction_type(scheduler: Config) -> str:
     """Return what the network predicts, as ``prediction_type``.
 
     Before diffusers 0.9 it was the boolean key ``predict_epsilon``.
@@ -181,7 +188,7 @@ def _prediction(scheduler: Config) -> str:
     return str(scheduler.get("prediction_type", "epsilon"))
 
 
-def _place(path: str, name: str) -> Path:
+def _component_file(path: str, name: str) -> Path:
     """Return the path of a component's file: in the component's folder, else in the top folder."""
     file = Path(path) / name
     if file.parent.is_dir():
@@ -189,33 +196,35 @@ def _place(path: str, name: str) -> Path:
     return Path(path) / file.name
 
 
-def _read(path: str, name: str, target: str = "") -> Config:
+def _read_component_config(path: str, name: str, target: str = "") -> Config:
     """Read a JSON file; UserError for keys other than ``VALUES`` and arguments of ``target``."""
     try:
-        record = read_json(_place(path, name))
+        record = read_json(_component_file(path, name))
     except FileNotFoundError as error:
         raise UserError(
             f"trained={path}: no {name}; pass a directory that save_pretrained wrote"
         ) from error
     except (OSError, ValueError) as error:
-        raise _refused(path, name, f"not JSON ({error})") from error
+        raise _component_error(path, name, f"not JSON ({error})") from error
     if not isinstance(record, dict):
         record = {}
     known = {*VALUES[name]}
     if target:
-        known |= of_class(target)[0].keys() - HANDED
+        known |= class_arguments(target)[0].keys() - HANDED
     entries = {key: value for key, value in record.items() if not key.startswith("_")}
     for key, value in {"_class_name": record.get("_class_name"), **entries}.items():
         if key not in known:
-            raise _refused(path, name, f"{key}={value}: unknown key")
+            raise _component_error(path, name, f"{key}={value}: unknown key")
         allowed = VALUES[name].get(key)
         if allowed and value not in allowed:
-            raise _refused(path, name, f"{key}={value}: must be {' or '.join(map(str, allowed))}")
+            raise _component_error(
+                path, name, f"{key}={value}: must be {' or '.join(map(str, allowed))}"
+            )
     return entries
 
 
-def _weights(path: str) -> Path:
-    file = _place(path, WEIGHTS)
+def _read_weights(path: str) -> Path:
+    file = _component_file(path, WEIGHTS)
     try:
         open_regular(file).close()
     except OSError as error:
@@ -224,8 +233,8 @@ def _weights(path: str) -> Path:
     return file
 
 
-def _refused(path: str, name: str, problem: str) -> UserError:
-    file = _place(path, name).relative_to(path)
+def _component_error(path: str, name: str, problem: str) -> UserError:
+    file = _component_file(path, name).relative_to(path)
     return UserError(f"trained={path}: {file}: {problem[:300]}")
 
 
@@ -238,7 +247,7 @@ def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
     if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
     config = run.config()
-    settings = dict(leaves(config))
+    settings = dict(flatten_config(config))
     for key, values in NEEDED.items():
         value = settings.get(key)
         if value not in values:
@@ -298,7 +307,7 @@ def model_card(result: Result, config: Config, license: str) -> str:
         bound=_bound_text(result, config),
         settings="\n".join(settings) or "The defaults.",
     )
-    return printable(f"---\n{ModelCardData(**front)}\n---\n\n{text}")
+    return escape_control_characters(f"---\n{ModelCardData(**front)}\n---\n\n{text}")
 
 
 def _bound_text(result: Result, config: Config) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import Busy, StorageError, UserError
-from triptych.files import no_link, open_regular, storage_errors
+from triptych.files import open_regular, open_without_links, storage_errors
 
 # Variables that make a process one of several ranks. A job that inherited them would train only on
 # that rank's share of the data.
@@ -41,7 +41,7 @@ INSTEAD = ".lock.owner"
 _held: list[tuple[Path, IO[str]]] = []  # directories that this process has locked, and lock files
 
 
-def _launcher() -> tuple[str, ...]:
+def _launcher_variables() -> tuple[str, ...]:
     """Return the names of environment variables: of the rank, then those identifying the launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return (
@@ -58,19 +58,19 @@ def _launcher() -> tuple[str, ...]:
 
 def rank() -> int:
     """Return this process's rank, before torch.distributed is initialised."""
-    return int(os.environ.get(_launcher()[0], 0))
+    return int(os.environ.get(_launcher_variables()[0], 0))
 
 
-def launch() -> str:
+def launch_id() -> str:
     """Return an identifier that all ranks of torchrun or srun share; "" for a single process."""
-    return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher()[1:])
+    return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher_variables()[1:])
 
 
-def announce(folder: Path) -> None:
+def announce_directory(folder: Path) -> None:
     """Signal from rank 0 that the directory is ready for the other ranks."""
-    if launch():
+    if launch_id():
         with storage_errors(folder / ".launch"):
-            (folder / ".launch").write_text(launch())
+            (folder / ".launch").write_text(launch_id())
 
 
 def await_announcement(folder: Path) -> None:
@@ -78,7 +78,7 @@ def await_announcement(folder: Path) -> None:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         with suppress(OSError):
-            if (folder / ".launch").read_text() == launch():
+            if (folder / ".launch").read_text() == launch_id():
                 return
         time.sleep(0.1)
     raise UserError(
@@ -86,7 +86,7 @@ def await_announcement(folder: Path) -> None:
     )
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Return whether a process with this id exists on this machine."""
     try:
         os.kill(pid, 0)
@@ -100,10 +100,10 @@ def end_with_parent() -> None:
     parent = int(os.environ.get(PARENT, 0))
     os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -112,25 +112,25 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def pid_of(who: str | None) -> int | None:
-    """Return the process id in a text from ``owner``; None if it is of another machine."""
-    host, _, number = (who or "").rpartition("@")[2].rpartition(" pid ")
+def parse_local_pid(owner_text: str | None) -> int | None:
+    """Return the process id in a text of ``describe_process``; None for another machine."""
+    host, _, number = (owner_text or "").rpartition("@")[2].rpartition(" pid ")
     return int(number) if host == socket.gethostname() and number.isdecimal() else None
 
 
-def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
+def stop_descendants(pids: Iterable[int], signal_number: int = signal.SIGTERM) -> None:
     """Send a signal to those of ``pids`` that descend from this process, and wait for their end."""
-    parents = _parents()
-    mine = {pid for pid in pids if _descends(pid, parents)}
+    parents = _parent_pids()
+    mine = {pid for pid in pids if _is_descendant(pid, parents)}
     for pid in mine:
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, signal_number)
     until = time.monotonic() + GRACE
-    while mine & set(_parents()) and time.monotonic() < until:
+    while mine & set(_parent_pids()) and time.monotonic() < until:
         time.sleep(0.2)
 
 
-def _descends(pid: int, parents: dict[int, int]) -> bool:
+def _is_descendant(pid: int, parents: dict[int, int]) -> bool:
     """Return whether a process descends from this one, given {process id: parent's id}."""
     while pid in parents:
         pid = parents[pid]
@@ -139,7 +139,7 @@ def _descends(pid: int, parents: dict[int, int]) -> bool:
     return False
 
 
-def _parents() -> dict[int, int]:
+def _parent_pids() -> dict[int, int]:
     command = ["ps", "-A", "-o", "pid=,ppid=,state="]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -149,7 +149,7 @@ def _parents() -> dict[int, int]:
     return {int(pid): int(parent) for pid, parent, state, *_ in rows if state[0] != "Z"}
 
 
-def owner() -> str:
+def describe_process() -> str:
     """Return a description of this process: "USER@HOST pid N"."""
     import getpass
 
@@ -166,16 +166,16 @@ class Lockable:
         self.path = Path(path).absolute()
 
     @contextmanager
-    def lock(self, patience: float = 0.0) -> Iterator[None]:
+    def lock(self, timeout: float = 0.0) -> Iterator[None]:
         """Lock the directory within this context; create it if needed.
 
         Raises Busy, which names the owner, if another process still holds the lock after
-        ``patience`` seconds.
+        ``timeout`` seconds.
         """
-        folder, until = self.path, time.monotonic() + patience
+        folder, until = self.path, time.monotonic() + timeout
         while True:
             with self._open_lock() as file, ExitStack() as stack:
-                while not _take(file, stack, folder):
+                while not _try_lock(file, stack, folder):
                     if time.monotonic() > until:
                         file.seek(0)
                         holder = file.read().strip() or "unknown"
@@ -188,7 +188,7 @@ class Lockable:
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
                     # Bypass the file object's buffer, which closing the file would write again.
-                    os.write(file.fileno(), owner().encode())
+                    os.write(file.fileno(), describe_process().encode())
                 _held.append((folder, file))
                 try:
                     yield
@@ -199,7 +199,7 @@ class Lockable:
     def _open_lock(self) -> IO[str]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return open(self.path / ".lock", "a+", opener=no_link)
+            return open(self.path / ".lock", "a+", opener=open_without_links)
         except OSError as error:
             problem = os.strerror(error.errno or 0)
             raise StorageError(f"{self.path}: cannot be written ({problem})") from error
@@ -211,18 +211,18 @@ class Lockable:
         except OSError:
             return None
         with file, ExitStack() as stack:
-            if _take(file, stack, self.path, shared=True):
+            if _try_lock(file, stack, self.path, shared=True):
                 return None
             return file.read().decode(errors="replace").strip() or "unknown"
 
-    def leave(self) -> None:
+    def clear_owner(self) -> None:
         """Remove the owner's description from the lock file, unless a process holds the lock."""
         if self.holder() is None:
             with suppress(OSError):
                 os.truncate(self.path / ".lock", 0)
 
 
-def check_held(path: Path) -> None:
+def check_lock_is_held(path: Path) -> None:
     """Raise StorageError if ``path`` is in a directory whose lock this process has lost.
 
     The lock is lost if the directory was moved or deleted.
@@ -241,7 +241,7 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
         return False
 
 
-def _take(file: Any, stack: ExitStack, folder: Path, shared: bool = False) -> bool:
+def _try_lock(file: Any, stack: ExitStack, folder: Path, shared: bool = False) -> bool:
     """Try to lock a directory, with flock on ``file`` or a lock file beside it; True on success."""
     import fcntl
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from triptych.config.build import targets
 from triptych.config.own_code import IMPORTED, digest_file
-from triptych.config.source import file_of, places
+from triptych.config.source import module_file, module_paths
 from triptych.errors import UserError, mask_password
 from triptych.records import Config, Entries
 from triptych.run.directory import RunDirectory
-from triptych.run.parsing import few
+from triptych.run.parsing import abbreviate_list
 from triptych.run.provenance_file import ID, Execution
 from triptych.run.sweep_record import SWEEP, SweepRecord
 
@@ -36,24 +36,24 @@ SECRET = re.compile(
 )
 
 
-def provenance(
+def new_provenance(
     run: RunDirectory, overrides: Sequence[str], choices: Mapping[str, Any], config: Config
 ) -> Entries:
     """Return the provenance of a new run, including that of user packages in ``config``."""
     return {
-        "id": _new_id(run),
+        "id": _new_run_id(run),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": SweepRecord.read(run.path.parent).command or command(),
         "started": timestamp(),
         "git": git_state(CLONE, "src", "configs"),
-        "own": {name: _package_state(place) for name, place in own_packages(config).items()},
-        "packages": _installed(),
+        "own": {name: _package_state(place) for name, place in user_packages(config).items()},
+        "packages": _installed_distributions(),
         "executions": [],
     }
 
 
-def _new_id(run: RunDirectory) -> str:
+def _new_run_id(run: RunDirectory) -> str:
     """Return a random run id, or the id set by the W&B agent if it launched this run."""
     agent = os.environ.get("WANDB_RUN_ID", "")
     is_cell = (run.path.parent / SWEEP).exists()
@@ -65,7 +65,7 @@ def _new_id(run: RunDirectory) -> str:
 def add_missing_id(run: RunDirectory) -> None:
     """Write a new provenance, with a new id for loggers, if the run has lost its own."""
     if not run.provenance.id:
-        run.write_provenance({**provenance(run, [], {}, run.config()), **run.provenance.record})
+        run.write_provenance({**new_provenance(run, [], {}, run.config()), **run.provenance.record})
 
 
 def command() -> list[str]:
@@ -85,7 +85,7 @@ def add_execution(
     Return a warning if code or packages have changed since the last start, else "".
     """
     before = run.provenance
-    code = Execution(sources=code_digest(config), versions=versions())
+    code = Execution(sources=code_digest(config), versions=package_versions())
     changes = describe_changes(before.last, code)
     line = ""
     if changes and step:  # At step 0 nothing was trained under the earlier code.
@@ -110,7 +110,7 @@ def add_execution(
 
 def check_imported(config: Config) -> None:
     """Refuse a package in ``config`` if one of its files has changed since it was imported."""
-    packages = _packages(config)
+    packages = _user_packages_in(config)
     for name, (spec, digest) in IMPORTED.items():
         module, file = sys.modules.get(name), spec.origin
         if name.partition(".")[0] not in packages or getattr(module, "__spec__", None) is not spec:
@@ -119,20 +119,22 @@ def check_imported(config: Config) -> None:
             raise UserError(f"{file}: has changed since it was imported; restart Python")
 
 
-def finished_before(*runs: RunDirectory) -> str:
+def changed_code_warning(*runs: RunDirectory) -> str:
     """Return a warning that names finished runs whose code or packages changed; "" for none."""
     changes, names = set(), []
     for run in runs:
         # If a run cannot be read, its own job reports the error.
         with contextlib.suppress(UserError, ValueError):
-            here = Execution(sources=code_digest(run.config()), versions=versions())
+            here = Execution(sources=code_digest(run.config()), versions=package_versions())
             change = describe_changes(run.provenance.last, here)
             if change:
                 changes.add(change)
                 names.append(run.path.name)
     if not names:
         return ""
-    problem = f"finished earlier, with other {max(changes, key=len)} than now ({few(names)})"
+    problem = (
+        f"finished earlier, with other {max(changes, key=len)} than now ({abbreviate_list(names)})"
+    )
     return f"{problem}; force=true runs again and keeps the old directory under another name"
 
 
@@ -168,15 +170,15 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 @functools.cache  # A sweep prepares many runs in one process.
-def _installed() -> dict[str, str]:
+def _installed_distributions() -> dict[str, str]:
     return {d.metadata["Name"]: d.version for d in distributions()}
 
 
-def _package_state(place: Path) -> Entries:
+def _package_state(path: Path) -> Entries:
     """Return ``git_state`` of a package's folder or file."""
-    if place.is_dir():
-        return git_state(place, ".")
-    return git_state(place.parent, place.name)
+    if path.is_dir():
+        return git_state(path, ".")
+    return git_state(path.parent, path.name)
 
 
 def timestamp() -> str:
@@ -190,7 +192,7 @@ def timestamp() -> str:
 def code_digest(config: Config) -> str:
     """Digest all Python sources of triptych and of the packages that ``config`` uses."""
     digest = hashlib.blake2b(digest_size=8)
-    for package in sorted({"triptych", *_packages(config)} - {*BY_VERSION}):
+    for package in sorted({"triptych", *_user_packages_in(config)} - {*BY_VERSION}):
         for file, name in _sources(package):
             digest.update(f"{package} {name} {digest_file(file)}\n".encode())
     return digest.hexdigest()
@@ -201,34 +203,34 @@ def _sources(package: str) -> Iterator[tuple[Path, Path]]:
 
     Hidden files, such as those of editors, are left out.
     """
-    for place in _places(package):
+    for place in _package_paths(package):
         files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
         for file in files:
             yield file, file.relative_to(place.parent)
 
 
-def own_packages(config: Config) -> dict[str, Path]:
+def user_packages(config: Config) -> dict[str, Path]:
     """Return {package: folder or file} of packages in ``config`` that are not installed."""
     packages = {}
-    for name in sorted(_packages(config) - {"triptych", *BY_VERSION}):
-        for place in _places(name)[:1]:
+    for name in sorted(_user_packages_in(config) - {"triptych", *BY_VERSION}):
+        for place in _package_paths(name)[:1]:
             if not {"site-packages", "dist-packages"} & {*place.parts}:
                 packages[name] = place
     return packages
 
 
-def _places(package: str) -> list[Path]:
+def _package_paths(package: str) -> list[Path]:
     """Return the folders of a package or the file of a module; [] if it cannot be imported."""
-    file = file_of(package)
-    return places(package) or ([file] if file else [])
+    file = module_file(package)
+    return module_paths(package) or ([file] if file else [])
 
 
-def _packages(config: Config) -> set[str]:
+def _user_packages_in(config: Config) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 
 @functools.cache  # Versions do not change while a process runs.
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Return {package: version} of all direct and indirect dependencies of triptych."""
     known: dict[str, str] = {}
     ahead = ["triptych"]
@@ -236,22 +238,22 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             package = distribution(name)
             known[name] = package.version
-            ahead += _needed(package).difference(ahead)
+            ahead += _requirement_names(package).difference(ahead)
     known.pop("triptych", None)
     return dict(sorted(known.items()))
 
 
-def _needed(package: Distribution) -> set[str]:
+def _requirement_names(package: Distribution) -> set[str]:
     """Return the normalised names of a package's requirements, without those of extras."""
     lines = [line for line in package.requires or [] if "extra ==" not in line]
     return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in lines}
 
 
-def describe_changes(before: Execution, here: Execution) -> str:
+def describe_changes(earlier: Execution, current: Execution) -> str:
     """Return what differs between two starts: "code", "packages", "code and packages" or ""."""
     changed = []
-    if before.sources and before.sources != here.sources:
+    if earlier.sources and earlier.sources != current.sources:
         changed.append("code")
-    if before.versions and before.versions != here.versions:
+    if earlier.versions and earlier.versions != current.versions:
         changed.append("packages")
     return " and ".join(changed)

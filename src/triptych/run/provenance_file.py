@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Self
 
-from triptych.declare import refusal
+from triptych.declare import type_error_line
 from triptych.records import Entries
 from triptych.run.parsing import parse_time
 
@@ -85,19 +85,19 @@ class Provenance:
         Raises ValueError if a value has a wrong type, or if the id has characters that are not
         allowed.
         """
-        starts = check("executions", Sequence[Entries], record.get("executions") or [])
+        starts = check_type("executions", Sequence[Entries], record.get("executions") or [])
         known = {
-            "executions": [Execution(**entries(Execution, start, {})) for start in starts],
-            "started": parse_time(check("started", str, record.get("started") or "")),
+            "executions": [Execution(**entries_of_class(Execution, start, {})) for start in starts],
+            "started": parse_time(check_type("started", str, record.get("started") or "")),
             "record": record,
         }
-        provenance = cls(**entries(cls, record, PATHS) | known)
+        provenance = cls(**entries_of_class(cls, record, PATHS) | known)
         if provenance.id and not ID.fullmatch(provenance.id):
             raise ValueError(f"id={provenance.id}: must be letters, digits, - and _")
         return provenance
 
 
-def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
+def entries_of_class(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
     """Return the entries of a record for which the class ``record_class`` has fields.
 
     ``paths`` is {field: path of its entry}, for fields that are not top-level entries of their
@@ -110,7 +110,7 @@ def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Ent
         path = paths.get(entry.name, entry.name)
         value = _value_at(record, path)
         if value is not None:
-            known[entry.name] = check(path, entry.type, value)
+            known[entry.name] = check_type(path, entry.type, value)
     return known
 
 
@@ -119,12 +119,12 @@ def _value_at(record: Entries, path: str) -> Any:
     group, _, key = path.rpartition(".")
     if not group:
         return record.get(key)
-    return check(group, Entries, record.get(group) or {}).get(key)
+    return check_type(group, Entries, record.get(group) or {}).get(key)
 
 
-def check(key: str, kind: Any, value: Any) -> Any:
+def check_type(key: str, kind: Any, value: Any) -> Any:
     """Return ``value`` if it has the declared type ``kind``; raise ValueError otherwise."""
-    line = refusal(key, kind, value)
+    line = type_error_line(key, kind, value)
     if line:
         raise ValueError(line)
     return value

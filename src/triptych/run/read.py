@@ -31,9 +31,9 @@ from triptych.run.parsing import (
     to_float,
     to_int,
 )
-from triptych.run.processes import lives, pid_of
+from triptych.run.processes import is_alive, parse_local_pid
 from triptych.run.provenance_file import Provenance
-from triptych.run.result import ENDED, Result, Status, one_line
+from triptych.run.result import ENDED, Result, Status, result_line
 
 COLUMNS = 1000  # maximum number of columns of metrics.csv that are read
 STAMP = "%Y-%m-%dT%H:%M:%S%z"
@@ -78,12 +78,12 @@ class Run(Result):
         return self.started is not None, self.started
 
     @property
-    def began(self) -> str:
+    def start_time(self) -> str:
         """The local time of the start with its UTC offset; "" if it is not recorded."""
         return f"{self.started:{STAMP}}" if self.started else ""
 
     @property
-    def took(self) -> float:
+    def computing_seconds(self) -> float:
         """Seconds of computing, without a fit that was copied from another run."""
         seconds = dict(self.seconds)
         if self.fit_of:
@@ -91,7 +91,7 @@ class Run(Result):
         return math.fsum(seconds.values())
 
     def __str__(self) -> str:
-        return f"{self.name or self.dir.name}: {one_line(self)} ({self.dir})"
+        return f"{self.name or self.dir.name}: {result_line(self)} ({self.dir})"
 
     @property
     def all_settings(self) -> dict[str, str]:
@@ -105,9 +105,11 @@ class Run(Result):
 
         Keys that the project does not declare are included.
         """
-        return {key: value for key, value in self.all_settings.items() if self._may_matter(key)}
+        return {
+            key: value for key, value in self.all_settings.items() if self._may_affect_result(key)
+        }
 
-    def _may_matter(self, key: str) -> bool:
+    def _may_affect_result(self, key: str) -> bool:
         return key in BUNDLES or role_in(self.config, key) in AXES
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
@@ -193,7 +195,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     known: Entries = {"dir": directory, "sweep": sweep}
     try:
         check_directory(place.path)
-        known |= _provenance(place.provenance)
+        known |= _provenance_fields(place.provenance)
         known["config"] = load_config(place / "config.yaml")
         record = read_record(place / "summary.json")
     except UserError as error:
@@ -209,19 +211,19 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         return Run(
             **known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"}
         )
-    return replace(run, samples=_picture(run))
+    return replace(run, samples=_samples_picture(run))
 
 
 def _check_items(run: Run) -> None:
     """Raise ValueError if the mean of a run's items differs from its reported test bound."""
     items = read_items(run.dir)
-    if items is not None and math.isfinite(run.bound) and not items.have_mean(run.bound):
+    if items is not None and math.isfinite(run.bound) and not items.has_mean(run.bound):
         raise ValueError(
             f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
         )
 
 
-def _picture(run: Run) -> Path | None:
+def _samples_picture(run: Run) -> Path | None:
     """Return the path of the picture of samples; None if it is outside the run's directory.
 
     Reports are published, so an untrusted run must not add other files to them.
@@ -234,7 +236,7 @@ def _picture(run: Run) -> Path | None:
     return file
 
 
-def _provenance(provenance: Provenance) -> Entries:
+def _provenance_fields(provenance: Provenance) -> Entries:
     """Return the fields of a run that its provenance knows.
 
     If there is a result, its entries replace some of them.
@@ -269,18 +271,18 @@ def read_position(directory: Path) -> Position | None:
     return Position(str(record.get("stage")), step, max_steps, **numbers)
 
 
-def _unfinished(known: Entries, directory: Path, now: float) -> Run:
+def _unfinished(provenance_fields: Entries, directory: Path, now: float) -> Run:
     """Return a run without a result: one that is running, pruned by a search, or interrupted."""
     position = read_position(directory)
     status: Status = "interrupted"
-    if now - _last_sign(directory, position) < STALE and not _is_abandoned(directory):
+    if now - _last_update_time(directory, position) < STALE and not _is_abandoned(directory):
         status = "running"
     elif (directory / PRUNE).exists():
         status = "pruned"
-    return Run(**known, status=status, progress=position)
+    return Run(**provenance_fields, status=status, progress=position)
 
 
-def _last_sign(directory: Path, position: Position | None) -> float:
+def _last_update_time(directory: Path, position: Position | None) -> float:
     """Return the unix time of a run's last update: of progress.json, else of config.yaml."""
     if position is not None:
         return position.updated
@@ -293,6 +295,6 @@ def _is_abandoned(directory: Path) -> bool:
     """Return whether no process works on a run: its lock file is empty, or its owner has ended."""
     with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         owner = file.read(1000).strip()
-        pid = pid_of(owner)
-        return not owner or (pid is not None and not lives(pid))
+        pid = parse_local_pid(owner)
+        return not owner or (pid is not None and not is_alive(pid))
     return False

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.callbacks.metrics import named_metrics
+from triptych.callbacks.metrics import build_user_metrics
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.config.own_code import raised_by
-from triptych.data.base import DataModule, Generated
+from triptych.config.own_code import reraise_as_user_error
+from triptych.data.base import DataModule, SyntheticData
 from triptych.data.batch import Split
 from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion import measures
-from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
 from triptych.files import file_digest
@@ -25,7 +25,7 @@ from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
 from triptych.records import Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed
-from triptych.run.drawing import choose
+from triptych.run.drawing import spread_indices
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 
 PAIRS = 5  # number of pairs of true sets that are compared for the noise floor
@@ -34,9 +34,9 @@ FLOOR = 1000  # random streams from this number on belong to the noise floor
 FEW = 3  # up to this number of modes, the fraction of each mode is recorded
 
 
-def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
+def user_sample_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     """Return the user-supplied metrics of samples; UserError if a name is already built in."""
-    metrics = named_metrics(config)
+    metrics = build_user_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
@@ -72,23 +72,29 @@ class SampleReference:
     classifier: Classifier | None = None
     prompts: Prompts | None = None
 
-    def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples]):
-        self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own, tuple(data.shape)
+    def __init__(self, data: Any, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
+        self.data, self.n, self.seed, self.user_metrics, self.shape = (
+            data,
+            n,
+            seed,
+            user_metrics,
+            tuple(data.shape),
+        )
 
-    def judges(self) -> list[nn.Module]:
+    def feature_networks(self) -> list[nn.Module]:
         """Return the networks that compute features."""
         return []
 
     @cached_property
-    def held_items(self) -> list[tuple[Split, Tensor]]:
+    def held_out_items(self) -> list[tuple[Split, Tensor]]:
         """For validation and test, the split and the indices of up to n items to compare with."""
         splits = [self.data.splits[name] for name in ("val", "test")]
-        return [(split, choose(min(self.n, len(split)), len(split))) for split in splits]
+        return [(split, spread_indices(min(self.n, len(split)), len(split))) for split in splits]
 
     @cached_property
-    def held(self) -> int:
+    def n_held_out(self) -> int:
         """The number of held-out true items from which sets can be drawn."""
-        return sum(len(items) for _, items in self.held_items)
+        return sum(len(items) for _, items in self.held_out_items)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """Return the features by name, (k, ...) each, of items x (k, *shape)."""
@@ -96,7 +102,7 @@ class SampleReference:
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
         """Compute features of the reference items and of pure noise, this process's chunks only."""
-        self.pure = chunks.fill("noise", self.n, self._noise)
+        self.pure = chunks.fill("noise", self.n, self._draw_noise)
 
     def measure(
         self, features: Features, conditions: SetConditions, repeat: int
@@ -104,7 +110,7 @@ class SampleReference:
         """Return all metrics of a set of samples, by name."""
         figures = self.compare(features, conditions.labels, repeat)
         if conditions.captioned:
-            figures |= self.prompted(features, conditions.items)
+            figures |= self.caption_matches(features, conditions.items)
         return figures
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
@@ -115,72 +121,76 @@ class SampleReference:
         """
         raise NotImplementedError
 
-    def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
+    def caption_matches(self, features: Features, items: Tensor) -> dict[str, float]:
         """Return the fractions of samples that match the captions of the held-out ``items``."""
         assert self.prompts is not None
         embeddings = None if self.prompts.embedder is None else features["embedding"]
-        return self.prompts.compare(embeddings, features["logits"], items)
+        return self.prompts.match_fractions(embeddings, features["logits"], items)
 
-    def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of a random set of held-out items, with seed ``number``.
+    def held_out_set(self, seed: int) -> tuple[Any, Tensor | None]:
+        """Return features and classes of a random set of held-out items, with seed ``seed``.
 
         It has up to n items; the classes are None if the items have no labels.
         """
-        order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
-        labels = [
-            split.labels[items] for split, items in self.held_items if split.labels is not None
+        order = torch.randperm(self.n_held_out, generator=torch.Generator().manual_seed(seed))[
+            : self.n
         ]
-        return self.held_features(order), torch.cat(labels)[order] if labels else None
+        labels = [
+            split.labels[items] for split, items in self.held_out_items if split.labels is not None
+        ]
+        return self.held_out_features(order), torch.cat(labels)[order] if labels else None
 
-    def held_features(self, rows: Tensor) -> Any:
+    def held_out_features(self, rows: Tensor) -> Any:
         """Return the features of the held-out items with indices ``rows``."""
         raise NotImplementedError
 
-    def floor(self, labelled: bool) -> Entries:
+    def noise_floor(self, labelled: bool) -> Entries:
         """Compare true sets, with classes if ``labelled``: exact samples reach these figures."""
-        if self.held < 2:  # a single item has no distance to others
-            return {"n": self.held}
+        if self.n_held_out < 2:  # a single item has no distance to others
+            return {"n": self.n_held_out}
         figures = []
         for number in range(PAIRS):
-            features, labels = self.true_set(number)
+            features, labels = self.held_out_set(number)
             figures.append(
                 self.compare(features, labels if labelled else None, FLOOR + 2 * number + 1)
             )
-        return _spread(figures) | {"n": min(self.held, self.n)}
+        return _spread_over_sets(figures) | {"n": min(self.n_held_out, self.n)}
 
-    def _noise(self, rows: Tensor, chunk: int) -> Tensor:
+    def _draw_noise(self, rows: Tensor, chunk: int) -> Tensor:
         seed = chunk_seed(chunk, self.seed, Stream.MEASURED_SAMPLES, 0, 0)
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(len(rows), *self.shape, generator=generator)
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
-    def noise(self, conditions: SetConditions) -> dict[str, float]:
+    def noise_metrics(self, conditions: SetConditions) -> dict[str, float]:
         """Compute the metrics of pure noise in place of samples with these conditions."""
         figures = self.measure(self.pure, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
-    def _own_figures(self, samples: Samples) -> dict[str, float]:
+    def _compute_user_metrics(self, samples: Samples) -> dict[str, float]:
         """Return the user-supplied metrics; each gets its own copy of the samples."""
         figures = {}
-        for name, metric in self.own.items():
-            with raised_by(f"metrics.{name}"):
+        for name, metric in self.user_metrics.items():
+            with reraise_as_user_error(f"metrics.{name}"):
                 figures[name] = float(metric.figure(copy.deepcopy(samples)))
         return figures
 
-    def try_own(self, labelled: bool = False) -> None:
+    def try_user_metrics(self, labelled: bool = False) -> None:
         """Try the user-supplied metrics on noise, with labels of all classes if ``labelled``."""
-        if not self.own:
+        if not self.user_metrics:
             return
         train = self.data.splits["train"]
         n = min(self.n, TRIED, len(train))
         items = torch.arange(n)
-        x, true = self._noise(items, 0), train.batch(items).x
+        x, true = self._draw_noise(items, 0), train.batch(items).x
         labels = items * self.data.num_classes // n if labelled and self.data.num_classes else None
         if self.classifier is None:
-            self._own_figures(Samples(x, true, labels))
+            self._compute_user_metrics(Samples(x, true, labels))
             return
         features, logits = self.classifier.read(x)
-        self._own_figures(Samples(x, true, labels, features, self.classifier.read(true)[0], logits))
+        self._compute_user_metrics(
+            Samples(x, true, labels, features, self.classifier.read(true)[0], logits)
+        )
 
 
 class PointReference(SampleReference):
@@ -189,7 +199,7 @@ class PointReference(SampleReference):
     def read(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
 
-    def true(self, n: int, repeat: int) -> Tensor:
+    def true_points(self, n: int, repeat: int) -> Tensor:
         """Return the true points (m, d) with which a set of n samples is compared."""
         raise NotImplementedError
 
@@ -199,14 +209,16 @@ class PointReference(SampleReference):
         Mode metrics need data that are a mixture.
         """
         x = features["x"]
-        true = self.true(len(x), repeat)
+        true = self.true_points(len(x), repeat)
         figures = {
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
         }
-        return figures | self._shares(x) | self._own_figures(Samples(x, true, labels))
+        return (
+            figures | self._mode_metrics(x) | self._compute_user_metrics(Samples(x, true, labels))
+        )
 
-    def _shares(self, x: Tensor) -> dict[str, float]:
+    def _mode_metrics(self, x: Tensor) -> dict[str, float]:
         """Return the mode metrics of samples; {} if the data are not a mixture.
 
         "mode_error" is the total variation distance between the fractions of samples per mode and
@@ -224,28 +236,28 @@ class PointReference(SampleReference):
 class FreshPoints(PointReference):
     """Samples of the known data distribution, drawn anew for each comparison."""
 
-    def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
-        super().__init__(data, n, seed, own)
+    def __init__(self, data: DataModule, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
+        super().__init__(data, n, seed, user_metrics)
         self.name = f"{n} new points of {data.name}"
-        self.held = n  # Any number of points can be drawn.
+        self.n_held_out = n  # Any number of points can be drawn.
 
     def _draw(self, stream: int) -> tuple[Tensor, Tensor | None]:
-        x, labels = self.data.draw(self.n, seeded(self.seed, Stream.TRUE_POINTS, stream))
+        x, labels = self.data.draw(self.n, seeded_generator(self.seed, Stream.TRUE_POINTS, stream))
         return x.float(), labels
 
-    def true(self, n: int, repeat: int) -> Tensor:
+    def true_points(self, n: int, repeat: int) -> Tensor:
         return self._draw(repeat)[0]
 
-    def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        x, labels = self._draw(FLOOR + 2 * number)
+    def held_out_set(self, seed: int) -> tuple[Any, Tensor | None]:
+        x, labels = self._draw(FLOOR + 2 * seed)
         return {"x": x}, labels
 
 
 class TrainingPoints(PointReference):
     """Training items as true points, for data whose distribution cannot be sampled."""
 
-    def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
-        super().__init__(data, n, seed, own)
+    def __init__(self, data: DataModule, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
+        super().__init__(data, n, seed, user_metrics)
         train = data.splits["train"]
         if len(data.shape) != 1:
             problem = f"items of shape {data.shape} are neither points (d,) nor images (c, h, w)"
@@ -255,23 +267,23 @@ class TrainingPoints(PointReference):
             raise UserError(f"measures.n={n}: {problem}; set measures.n={len(train)}")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.points = train.batch(order).x
-        self.held_out = torch.cat([split.batch(items).x for split, items in self.held_items])
+        self.held_out = torch.cat([split.batch(items).x for split, items in self.held_out_items])
         self.name = f"{n} training items of {data.name}"
 
-    def true(self, n: int, repeat: int) -> Tensor:
+    def true_points(self, n: int, repeat: int) -> Tensor:
         return self.points[:n]
 
-    def held_features(self, rows: Tensor) -> Any:
+    def held_out_features(self, rows: Tensor) -> Any:
         return {"x": self.held_out[rows]}
 
 
 def point_reference(
-    data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]
+    data: DataModule, n: int, seed: int, user_metrics: Mapping[str, OfSamples]
 ) -> PointReference:
     """Return the reference for samples that are points; UserError if there is none."""
-    if isinstance(data, Generated):
-        return FreshPoints(data, n, seed, own)
-    return TrainingPoints(data, n, seed, own)
+    if isinstance(data, SyntheticData):
+        return FreshPoints(data, n, seed, user_metrics)
+    return TrainingPoints(data, n, seed, user_metrics)
 
 
 class ImageReference(SampleReference):
@@ -289,9 +301,9 @@ class ImageReference(SampleReference):
         inception: str | None = None,
         statistics: str | None = None,
         embedder: Embedder | None = None,
-        own: Mapping[str, OfSamples] = {},
+        user_metrics: Mapping[str, OfSamples] = {},
     ):
-        super().__init__(data, n, seed, own)
+        super().__init__(data, n, seed, user_metrics)
         train = data.splits["train"]
         self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.name = f"{len(self.order)} training images of {data.name}"
@@ -303,7 +315,7 @@ class ImageReference(SampleReference):
         files = {"inception": inception, "statistics": statistics}
         self.files = {name: file_digest(path) for name, path in files.items() if path is not None}
 
-    def judges(self) -> list[nn.Module]:
+    def feature_networks(self) -> list[nn.Module]:
         networks: list[nn.Module | None] = [self.classifier, self.inception]
         if self.prompts is not None and self.prompts.embedder is not None:
             networks.append(self.prompts.embedder.network)
@@ -315,7 +327,7 @@ class ImageReference(SampleReference):
         The images themselves are added if there are user-supplied metrics.
         """
         features = {}
-        if self.own:
+        if self.user_metrics:
             features["x"] = x
         if self.classifier is not None:
             features["features"], features["logits"] = self.classifier.read(x)
@@ -331,23 +343,23 @@ class ImageReference(SampleReference):
             if network is not None:
                 network.to(device)
         super().fill(chunks, device)
-        self.true = chunks.fill("true", len(self.order), self._true_images)
-        self.held_out = chunks.fill("held_out", self.held, self._held_images)
+        self.true_points = chunks.fill("true", len(self.order), self._read_true_images)
+        self.held_out = chunks.fill("held_out", self.n_held_out, self._read_held_out_images)
         if self.prompts is not None:
             size = len(self.data.splits[self.prompts.split])
-            self.captioned = chunks.fill("captions", size, self._captioned_images)
+            self.captioned = chunks.fill("captions", size, self._read_captioned_images)
 
-    def _true_images(self, rows: Tensor, chunk: int) -> Tensor:
+    def _read_true_images(self, rows: Tensor, chunk: int) -> Tensor:
         x: Tensor = self.data.splits["train"].batch(self.order[rows]).x
         return x
 
-    def _held_images(self, rows: Tensor, chunk: int) -> Tensor:
-        (val, val_items), (test, test_items) = self.held_items
+    def _read_held_out_images(self, rows: Tensor, chunk: int) -> Tensor:
+        (val, val_items), (test, test_items) = self.held_out_items
         in_val = rows < len(val_items)
         of_val, of_test = val_items[rows[in_val]], test_items[rows[~in_val] - len(val_items)]
         return torch.cat([val.batch(of_val).x, test.batch(of_test).x])
 
-    def _captioned_images(self, rows: Tensor, chunk: int) -> Tensor:
+    def _read_captioned_images(self, rows: Tensor, chunk: int) -> Tensor:
         assert self.prompts is not None
         x: Tensor = self.data.splits[self.prompts.split].batch(rows).x
         return x
@@ -355,12 +367,12 @@ class ImageReference(SampleReference):
     @cached_property
     def features(self) -> Tensor:
         """The classifier's features of the true images; all ranks must have finished ``fill``."""
-        return self.true["features"]
+        return self.true_points["features"]
 
     @cached_property
     def moments(self) -> Moments:
         """Mean and covariance of Inception features: published ones, or of the true images."""
-        return self.published or Moments.of(self.true.parts("inception"))
+        return self.published or Moments.of(self.true_points.iterate_chunks("inception"))
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Compute metrics from the classifier, FID from InceptionV3, and user-supplied metrics."""
@@ -368,10 +380,10 @@ class ImageReference(SampleReference):
         if self.classifier is not None:
             figures |= self._compare_classified(features, labels)
         if self.inception is not None:
-            moments = Moments.of(features.parts("inception"))
+            moments = Moments.of(features.iterate_chunks("inception"))
             figures["fid"] = measures.frechet_distance(self.moments, moments)
-        if self.own:
-            figures |= self._own_figures(self._samples(features, labels))
+        if self.user_metrics:
+            figures |= self._compute_user_metrics(self._samples(features, labels))
         return figures
 
     def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:
@@ -379,40 +391,42 @@ class ImageReference(SampleReference):
         of_samples = features["features"]
         figures = {
             "frechet_distance": measures.frechet_distance(self.features, of_samples),
-            "precision": measures.covered(of_samples, by=self.features),
-            "recall": measures.covered(self.features, by=of_samples),
+            "precision": measures.covered_fraction(of_samples, reference=self.features),
+            "recall": measures.covered_fraction(self.features, reference=of_samples),
         }
         if labels is not None:
             figures["class_accuracy"] = measures.class_accuracy(features["logits"], labels)
         return figures
 
     def _samples(self, features: Any, labels: Tensor | None) -> Samples:
-        x, true = features["x"], self.true["x"]
+        x, true = features["x"], self.true_points["x"]
         if self.classifier is None:
             return Samples(x, true, labels)
         return Samples(x, true, labels, features["features"], self.features, features["logits"])
 
-    def held_features(self, rows: Tensor) -> Any:
+    def held_out_features(self, rows: Tensor) -> Any:
         return self.held_out.subset(rows)
 
-    def floor(self, labelled: bool) -> Entries:
-        return super().floor(labelled) | self._true_prompts()
+    def noise_floor(self, labelled: bool) -> Entries:
+        return super().noise_floor(labelled) | self._true_prompts()
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
         """Return the fractions of true images that match their own captions, as a noise floor."""
         if self.prompts is None:
             return {}
-        untrained = self.prompts.untrained
+        untrained = self.prompts.is_left_out_of_training
         figures: dict[str, dict[str, float]] = {}
         for suffix, suitable in (("", ~untrained), ("_held_out", untrained)):
             items = suitable.nonzero().squeeze(1)
             if len(items):
-                shares = self.prompted(self.captioned.subset(items), items)
-                figures |= _spread([{name + suffix: share for name, share in shares.items()}])
+                shares = self.caption_matches(self.captioned.subset(items), items)
+                figures |= _spread_over_sets(
+                    [{name + suffix: share for name, share in shares.items()}]
+                )
         return figures
 
 
-def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _spread_over_sets(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Return {metric: {"median", "low", "high"}} over sets, for metrics that are finite in all."""
     spread = {}
     for name in figures[0]:

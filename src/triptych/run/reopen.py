@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from triptych.config.build import check_targets
-from triptych.config.identity import data_identity, describe, leaves
+from triptych.config.identity import data_identity, describe, flatten_config
 from triptych.config.keys import check_values
 from triptych.config.own_code import describe_error
 from triptych.data.base import DataModule
@@ -20,8 +20,8 @@ from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.records import Checkpoint, Config
 from triptych.run.averaging import load_weights
-from triptych.run.directory import RunDirectory, checkpoint_at, log_line
-from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
+from triptych.run.directory import RunDirectory, log_line, resolve_checkpoint_path
+from triptych.run.drawing import DRAWING, PROMPTED, condition_parts_read, set_key
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data
 from triptych.run.model import build_model, set_up_torch
@@ -33,7 +33,7 @@ def reopen(
     weights: str | None = None,
     data_root: str | None = None,
     adjust: Callable[[Config], None] | None = None,
-    judged: Sequence[str] = (),
+    evaluated_splits: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:
     """Rebuild the model and data of a checkpoint, which may be untrusted.
@@ -50,10 +50,10 @@ def reopen(
 
     Raises:
         UserError: the checkpoint or its data are missing or damaged; the configuration names a
-            class that is not allowed; or items of a ``judged`` split were trained on.
+            class that is not allowed; or items of ``evaluated_splits`` were trained on.
     """
     where = f"{key}={ckpt}"
-    file = checkpoint_at(ckpt)
+    file = resolve_checkpoint_path(ckpt)
     checkpoint = read_checkpoint(file, key)
     config = check_config(checkpoint["triptych"]["config"], where)
     if data_root is not None:
@@ -61,7 +61,7 @@ def reopen(
     try:
         if adjust is not None:
             adjust(config)
-        return _rebuild(ckpt, file, checkpoint, config, weights, judged)
+        return _rebuild(ckpt, file, checkpoint, config, weights, evaluated_splits)
     except UserError as error:
         if key == "ckpt":
             raise
@@ -76,14 +76,14 @@ def _rebuild(
     checkpoint: Checkpoint,
     config: Config,
     weights: str | None,
-    judged: Sequence[str],
+    evaluated_splits: Sequence[str],
 ) -> Experiment:
     run, step = RunDirectory(file.absolute().parent.parent), checkpoint["global_step"]
     check_targets(config)
     set_up_torch(config["threads"])
     data = build_data(config, download=False)
     trained_on = checkpoint["triptych"].get("data")
-    changed = compare_data(fingerprint(data), trained_on, judged, "restore the data")
+    changed = compare_data(fingerprint(data), trained_on, evaluated_splits, "restore the data")
     if changed:
         log_line(None, f"{ckpt}: {changed}")
     if run.status not in ("new", "finished") and step != config["trainer"]["max_steps"]:
@@ -150,12 +150,12 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
         )
         raise UserError(f"model.stages[{len(runs) - 1}]={paths[-1]}: {problem}; {fix}")
     for i, stage in enumerate(runs[:-1]):
-        _check_items(f"model.stages[{i}]={paths[i]}", stage, data)
+        _check_stage_items(f"model.stages[{i}]={paths[i]}", stage, data)
     names = [str(stage.data.known_as) for stage in runs[:-1]]
     return {"stages": [stage.model.requires_grad_(False) for stage in runs], "known_as": names}
 
 
-def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
+def _check_stage_items(key: str, stage: Experiment, data: DataModule) -> None:
     """Check that a stage's training items are the part of ``data``'s conditions that it draws."""
     part_name = str(stage.data.known_as)
     for name, split in data.splits.items():
@@ -163,7 +163,7 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
         part = split.condition.part(part_name) if split.condition is not None else None
         if part is None or not torch.equal(items, part.value):
             problem = f"its {name} items differ from the part {part_name!r} of data {data.name}"
-            raise UserError(f"{what}: {problem}; pass a run on equal items")
+            raise UserError(f"{key}: {problem}; pass a run on equal items")
 
 
 def refuse_cascade(config: Config) -> None:
@@ -172,51 +172,52 @@ def refuse_cascade(config: Config) -> None:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
-def drawn_as(what: str, config: Config, change: dict[str, Any]) -> Config:
+def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any]) -> Config:
     """Return a run's configuration with a ``change`` of its sampling.
 
     Example of a change: {"guidance.scale": 3.0}.
     """
     # Earlier stages draw its conditions.
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}
-    changes = dict(leaves(change)) if change else {}
+    changes = dict(flatten_config(change)) if change else {}
     for key, value in changes.items():
         if str(key).partition(".")[0] not in DRAWING or not set_key(config, str(key), value):
             keys = f"{', '.join(DRAWING)}, as guidance.scale"
             raise UserError(
-                f"{what}.{key}={value}: not a sampling key of the stage's run; use keys of {keys}"
+                f"{key_prefix}.{key}={value}: not a sampling key of the stage's run; "
+                f"use keys of {keys}"
             )
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
 
 
-def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> None:
+def _check_stage(key: str, stage: Experiment, earlier_stages: Sequence[Experiment]) -> None:
     """Check that earlier stages draw all conditions of a stage that the user does not pass."""
-    drawn = {str(run.data.known_as): run for run in before}
-    _check_parts(what, stage, drawn)
+    drawn = {str(run.data.known_as): run for run in earlier_stages}
+    _check_parts(key, stage, drawn)
     for name, run in drawn.items():
-        if name in parts_read(stage.model, stage.data):
-            _check_shape(what, name, stage.data.conditions[name], run)
-    if before:
-        name = str(before[-1].data.known_as)
-        if name not in parts_read(stage.model, stage.data):
+        if name in condition_parts_read(stage.model, stage.data):
+            _check_shape(key, name, stage.data.conditions[name], run)
+    if earlier_stages:
+        name = str(earlier_stages[-1].data.known_as)
+        if name not in condition_parts_read(stage.model, stage.data):
             fix = f"pass a run trained with model.conditional=[text,{name}]"
             raise UserError(
-                f"{what}: not conditioned on {name!r}, which the previous stage draws; {fix}"
+                f"{key}: not conditioned on {name!r}, which the previous stage draws; {fix}"
             )
-        _check_encoders(what, before[-1], stage.data)
+        _check_encoders(key, earlier_stages[-1], stage.data)
 
 
-def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
+def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> None:
     """Check that each condition of a stage is passed by the user or drawn by an earlier stage."""
-    known = {*drawn, *PROMPTED}
-    for name in parts_read(stage.model, stage.data):
+    known = {*drawn_parts, *PROMPTED}
+    for name in condition_parts_read(stage.model, stage.data):
         if name not in known:
             fix = "put a run that draws it before this one"
-            raise UserError(f"{what}: needs {name!r}, which no earlier stage draws; {fix}")
+            raise UserError(f"{key}: needs {name!r}, which no earlier stage draws; {fix}")
 
 
-def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
+def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> None:
     """Check that a condition part has the shape of what another run draws for it."""
     if isinstance(kind, Images):
         shape = tuple(kind.shape)
@@ -224,31 +225,31 @@ def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
         shape = (kind.width,)
     else:
         return
-    if shape != tuple(drawn.data.shape):
-        problem = f"needs {name!r} of size {_size(shape)}"
-        fix = f"but the stage draws {_size(drawn.data.shape)}; pass runs of equal size"
-        raise UserError(f"{what}: {problem}, {fix}")
+    if shape != tuple(source_run.data.shape):
+        problem = f"needs {name!r} of size {_format_shape(shape)}"
+        fix = f"but the stage draws {_format_shape(source_run.data.shape)}; pass runs of equal size"
+        raise UserError(f"{key}: {problem}, {fix}")
 
 
-def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
-    if before.data.encoders != data.encoders:
+def _check_encoders(key: str, earlier_stage: Experiment, data: DataModule) -> None:
+    if earlier_stage.data.encoders != data.encoders:
         problem = "its text encoder or data.embeddings differs from the previous stage's"
-        raise UserError(f"{what}: {problem}; pass runs with equal encoders")
+        raise UserError(f"{key}: {problem}; pass runs with equal encoders")
 
 
 def check_condition_source(
-    what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
+    key: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
     """Check that a run can draw the condition part ``name`` of ``data``.
 
     The run itself may be conditioned on what the user passes and on the parts ``earlier``.
     """
-    _check_parts(what, run, earlier)
+    _check_parts(key, run, earlier)
     if run.data.known_as != name:
-        raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
-    _check_shape(what, name, data.conditions[name], run)
-    _check_encoders(what, run, data)
+        raise UserError(f"{key}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
+    _check_shape(key, name, data.conditions[name], run)
+    _check_encoders(key, run, data)
 
 
-def _size(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))

@@ -7,15 +7,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from triptych.config.build import check_names, keep_arguments
-from triptych.config.check import check_together, check_used
+from triptych.config.build import check_names, drop_unaccepted_arguments
+from triptych.config.check import check_contradictions, check_overrides_are_read
 from triptych.config.compose import to_plain, without_hydra
 from triptych.config.identity import plain_name, slug
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.records import Config
-from triptych.run.untrusted import adopt
+from triptych.run.untrusted import adopt_trained_config
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Request:
 
     def check_overrides(self) -> None:
         """Raise UserError for an override without effect, which some cells of a sweep may have."""
-        check_used(self.config, typed_keys(self.overrides))
+        check_overrides_are_read(self.config, typed_keys(self.overrides))
 
 
 def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> Request:
@@ -55,15 +55,15 @@ def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> 
     composed = without_hydra(config)
     resolved, adopted = to_plain(composed, throw_on_missing=True), dict(choices)
     typed = typed_keys(overrides)
-    keep_arguments(resolved, typed)
+    drop_unaccepted_arguments(resolved, typed)
     if resolved["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
         # max_epochs on the command line takes precedence over max_steps in a configuration file.
         resolved["trainer"]["max_steps"] = None
     check_values(resolved)
     check_run_name(resolved["name"])
-    check_together(resolved)
+    check_contradictions(resolved)
     if resolved["trained"] is not None:
-        adopt(resolved, adopted, overrides)
+        adopt_trained_config(resolved, adopted, overrides)
     check_names(resolved)
     return Request(path.absolute(), resolved, composed, choices, adopted, overrides)
 

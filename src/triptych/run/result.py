@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from triptych.config.identity import leaves
+from triptych.config.identity import flatten_config
 from triptych.records import Entries
 from triptych.run import parsing
 from triptych.run.parsing import (
@@ -22,7 +22,7 @@ from triptych.run.parsing import (
     Curve,
     Estimate,
     SampleMeasures,
-    optional,
+    none_if_invalid,
     to_float,
     to_int,
 )
@@ -34,7 +34,7 @@ SCHEMA = 1
 ENDED = ("finished", "failed", "diverged")
 
 
-def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
+def _result_field(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
     start = {"default_factory": default} if callable(default) else {"default": default}
     return field(**start, metadata={"parse": parse, "keys": tuple(keys)})
 
@@ -67,46 +67,52 @@ class Result:
     """
 
     status: Status = field(metadata={"parse": str, "keys": ()})
-    name: str = _entry(str, "")
-    overrides: Mapping[str, str] = _entry(parsing.parse_overrides, dict)
-    choices: Mapping[str, str] = _entry(
+    name: str = _result_field(str, "")
+    overrides: Mapping[str, str] = _result_field(parsing.parse_overrides, dict)
+    choices: Mapping[str, str] = _result_field(
         lambda names: {str(k): str(v) for k, v in names.items()}, dict
     )
-    seed: int | None = _entry(parsing.parse_seed, None, ("seed", "overrides"))
-    stage: str = _entry(str, "")
-    error: str = _entry(parsing.first_line, "")
-    step: int | None = _entry(to_int)
-    parameters: int | None = _entry(to_int)
-    steps: int | None = _entry(to_int)
-    seconds: Mapping[str, float] = _entry(parsing.parse_floats, dict)
-    cost: Mapping[str, float] = _entry(parsing.parse_floats, dict)
-    device: str = _entry(str, "")
-    world_size: int | None = _entry(to_int)
-    weights: str = _entry(str, "")
-    checkpoint: str = _entry(str, "")
-    averaging: Mapping[str, Any] | None = _entry(dict)
-    fingerprint: str = _entry(partial(parsing.parse_fact, "fingerprint", str), "", ["data"])
-    split: str = _entry(partial(parsing.parse_fact, "split", str), "", ["data"])
-    data_changed: bool = _entry(partial(parsing.parse_fact, "changed", bool), False, ["data"])
-    train: Mapping[str, Estimate] = _entry(partial(parsing.parse_estimates, "train"), dict)
-    val: Mapping[str, Estimate] = _entry(partial(parsing.parse_estimates, "val"), dict)
-    test: Mapping[str, Estimate] = _entry(partial(parsing.parse_estimates, "test"), dict)
-    noise_levels: Curve | None = _entry(optional(parsing.parse_curve, "epsilon_mse"))
-    variance: float = _entry(
-        optional(lambda estimator: to_float(estimator["variance"])), math.nan, ["estimator"]
+    seed: int | None = _result_field(parsing.parse_seed, None, ("seed", "overrides"))
+    stage: str = _result_field(str, "")
+    error: str = _result_field(parsing.first_line, "")
+    step: int | None = _result_field(to_int)
+    parameters: int | None = _result_field(to_int)
+    steps: int | None = _result_field(to_int)
+    seconds: Mapping[str, float] = _result_field(parsing.parse_floats, dict)
+    cost: Mapping[str, float] = _result_field(parsing.parse_floats, dict)
+    device: str = _result_field(str, "")
+    world_size: int | None = _result_field(to_int)
+    weights: str = _result_field(str, "")
+    checkpoint: str = _result_field(str, "")
+    averaging: Mapping[str, Any] | None = _result_field(dict)
+    fingerprint: str = _result_field(partial(parsing.parse_fact, "fingerprint", str), "", ["data"])
+    split: str = _result_field(partial(parsing.parse_fact, "split", str), "", ["data"])
+    data_changed: bool = _result_field(
+        partial(parsing.parse_fact, "changed", bool), False, ["data"]
     )
-    baselines: Mapping[str, float] = _entry(parsing.parse_baselines, dict)
-    metrics: Mapping[str, str] = _entry(parsing.parse_metrics, dict)
-    versions: Mapping[str, int] = _entry(dict, dict)
-    weighting: Curve | None = _entry(optional(parsing.parse_curve, "effective"))
-    tweedie: Curve | None = _entry(optional(parsing.parse_curve, "excess"))
-    posterior: Curve | None = _entry(optional(parsing.parse_curve, "spread"), None, ["tweedie"])
-    samples: Path | None = _entry(lambda path: Path(path) if isinstance(path, str) else None)
-    measured: SampleMeasures | None = _entry(
-        optional(parsing.parse_sample_measures), None, ("measures", "measures_over", "measured")
+    train: Mapping[str, Estimate] = _result_field(partial(parsing.parse_estimates, "train"), dict)
+    val: Mapping[str, Estimate] = _result_field(partial(parsing.parse_estimates, "val"), dict)
+    test: Mapping[str, Estimate] = _result_field(partial(parsing.parse_estimates, "test"), dict)
+    noise_levels: Curve | None = _result_field(none_if_invalid(parsing.parse_curve, "epsilon_mse"))
+    variance: float = _result_field(
+        none_if_invalid(lambda estimator: to_float(estimator["variance"])), math.nan, ["estimator"]
     )
-    digests: Mapping[str, str] = _entry(dict, dict)
-    ended: datetime | None = _entry(parsing.parse_time)
+    baselines: Mapping[str, float] = _result_field(parsing.parse_baselines, dict)
+    metrics: Mapping[str, str] = _result_field(parsing.parse_metrics, dict)
+    versions: Mapping[str, int] = _result_field(dict, dict)
+    weighting: Curve | None = _result_field(none_if_invalid(parsing.parse_curve, "effective"))
+    tweedie: Curve | None = _result_field(none_if_invalid(parsing.parse_curve, "excess"))
+    posterior: Curve | None = _result_field(
+        none_if_invalid(parsing.parse_curve, "spread"), None, ["tweedie"]
+    )
+    samples: Path | None = _result_field(lambda path: Path(path) if isinstance(path, str) else None)
+    measured: SampleMeasures | None = _result_field(
+        none_if_invalid(parsing.parse_sample_measures),
+        None,
+        ("measures", "measures_over", "measured"),
+    )
+    digests: Mapping[str, str] = _result_field(dict, dict)
+    ended: datetime | None = _result_field(parsing.parse_time)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> Any:
@@ -139,7 +145,7 @@ class Result:
             raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
         if record.get("status") not in ENDED:
             raise ValueError(f"status {record.get('status')!r} is none of {', '.join(ENDED)}")
-        check_seal(record)
+        check_checksum(record)
         return cls(**known | parse_entries(record), record=record)
 
     @cached_property
@@ -164,7 +170,7 @@ class Result:
         """
         split, _, rest = path.partition(".bound.")
         paths = [f"{split}.{unit}.{rest}" for unit in UNITS] if rest else [path]
-        figures = dict(leaves(self.record))
+        figures = dict(flatten_config(self.record))
         for name in paths:
             if isinstance(figures.get(name), float):
                 return figures[name]
@@ -197,12 +203,12 @@ def parse_entries(record: Mapping[str, Any]) -> Entries:
     return {name: value for name, value in parsed.items() if value is not None}
 
 
-def seal(record: Entries) -> Entries:
+def add_checksum(record: Entries) -> Entries:
     """Add a record's checksum to it, which reveals damage and edits but not forgery."""
     return record | {"checksum": _checksum(record)}
 
 
-def check_seal(record: Entries) -> None:
+def check_checksum(record: Entries) -> None:
     """Raise ValueError unless a record matches its checksum, if it has one."""
     if "checksum" in record and record["checksum"] != _checksum(record):
         raise ValueError("checksum: damaged or edited after it was written")
@@ -214,53 +220,54 @@ def _checksum(record: Entries) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _with_error(figure: Estimate, least: float = 5e-4) -> str:
+def _format_estimate(estimate: Estimate, min_error: float = 5e-4) -> str:
     """Format a value and its standard error: "0.0771 ± 0.0012", or "0.0771" without an error.
 
-    An error below ``least`` gets more than four decimals.
+    An error below ``min_error`` gets more than four decimals.
     """
-    if math.isnan(figure.stderr):
-        return f"{figure.mean:.4f}"
+    if math.isnan(estimate.stderr):
+        return f"{estimate.mean:.4f}"
     digits = 4
-    if 0 < figure.stderr < least:
-        digits = 1 - math.floor(math.log10(figure.stderr))
-    return f"{figure.mean:.{digits}f} ± {figure.stderr:.{digits}f}"
+    if 0 < estimate.stderr < min_error:
+        digits = 1 - math.floor(math.log10(estimate.stderr))
+    return f"{estimate.mean:.{digits}f} ± {estimate.stderr:.{digits}f}"
 
 
-def one_line(result: Result | None) -> str:
+def result_line(result: Result | None) -> str:
     """Return a result in one line: the bound and its three terms, or why there is none."""
     if result is None:
         return "no result: nothing recorded"
     # A run with test=false has only metrics of validation.
-    line = figures_line(result.test) or figures_line(result.val, "val")
+    line = split_line(result.test) or split_line(result.val, "val")
     return line or f"{result.status}: {result.error or 'nothing recorded'}"
 
 
-def figures_line(figures: Mapping[str, Estimate], split: str = "test") -> str:
+def split_line(metrics: Mapping[str, Estimate], split: str = "test") -> str:
     """Format a split's main metric in one line: a bound and its three terms, or an accuracy.
 
     Return "" if there is neither.
     """
     for unit in UNITS:
-        if unit in figures:
-            return _bound_line(figures, split, unit)
-    if "accuracy" not in figures:
+        if unit in metrics:
+            return _bound_line(metrics, split, unit)
+    if "accuracy" not in metrics:
         return ""
-    accuracy = figures["accuracy"]
-    entropy = figures.get("cross_entropy", Estimate(math.nan, math.nan, 0))
-    shown = f"{_with_error(accuracy, least=0.0)} (cross-entropy {entropy.mean:.4f} nats"
+    accuracy = metrics["accuracy"]
+    entropy = metrics.get("cross_entropy", Estimate(math.nan, math.nan, 0))
+    shown = f"{_format_estimate(accuracy, min_error=0.0)} (cross-entropy {entropy.mean:.4f} nats"
     return f"{split} accuracy {shown}; n = {accuracy.n})"
 
 
 def _bound_line(figures: Mapping[str, Estimate], split: str, unit: str) -> str:
     bound = figures[unit]
     terms = ", ".join(f"{part} {figures[f'{unit}_{part}'].mean:.4f}" for part in PARTS)
-    line = f"{split} bound {_with_error(bound, least=0.0)} {UNITS[unit]} ({terms}; n = {bound.n})"
+    estimate = _format_estimate(bound, min_error=0.0)
+    line = f"{split} bound {estimate} {UNITS[unit]} ({terms}; n = {bound.n})"
     if "gap" in figures:
-        line += f", {_with_error(figures['gap'])} above the data's entropy"
+        line += f", {_format_estimate(figures['gap'])} above the data's entropy"
     if f"{unit}_ode" in figures:
         ode = figures[f"{unit}_ode"]
-        line += f"; by the ODE {_with_error(ode)} on {ode.n} of them"
+        line += f"; by the ODE {_format_estimate(ode)} on {ode.n} of them"
     if f"{unit}_ode_bound" in figures:
-        line += f", whose bound is {_with_error(figures[f'{unit}_ode_bound'])}"
+        line += f", whose bound is {_format_estimate(figures[f'{unit}_ode_bound'])}"
     return line

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from triptych.config.check import check_guide
-from triptych.data.augment import ConditioningNoise, noise_numbers
+from triptych.data.augment import ConditioningNoise, noise_condition_numbers
 from triptych.data.captions import IMAGE, Captioned, slerp
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
-from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.draws import Stream, hash_seed
 from triptych.errors import UserError
-from triptych.models.condition_bits import check_dropped
+from triptych.models.condition_bits import check_parts_were_dropped
 from triptych.records import Config
 from triptych.run.build import build_drawing
-from triptych.run.drawing import Drawing, parts_read, some_of
+from triptych.run.drawing import Drawing, condition_parts_read, select_rows
 from triptych.run.experiment import Experiment
 from triptych.run.other_runs import OtherRuns
-from triptych.run.reopen import drawn_as, open_stages
+from triptych.run.reopen import open_stages, with_changed_sampling
 from triptych.terminal import progress_bar
 
 SAMPLES = "samples"
@@ -37,7 +37,7 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
         fix = "pass a generative model"
         raise UserError(f"ckpt={values['ckpt']}: a classifier cannot draw samples; {fix}")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
-    return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
+    return _to_device(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
 def cascade_of(values: Config) -> Drawing:
@@ -47,12 +47,12 @@ def cascade_of(values: Config) -> Drawing:
     changes += [{}] * (len(runs) - len(changes))
     drawings = []
     for i, (run, change) in enumerate(zip(runs, changes, strict=True)):
-        config = drawn_as(f"stages[{i}]", run.config, change)
+        config = with_changed_sampling(f"stages[{i}]", run.config, change)
         drawings.append(build_drawing(config, run.model, run.data, OtherRuns(config)))
     if values["noise"]:
         drawings = _with_noise(drawings, values["noise"])
     *sources, last = drawings
-    return _ready(
+    return _to_device(
         replace(last, sources={str(stage.data.known_as): stage for stage in sources}), values
     )
 
@@ -70,7 +70,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     return noised
 
 
-def _ready(drawing: Drawing, values: Config) -> Drawing:
+def _to_device(drawing: Drawing, values: Config) -> Drawing:
     """Move ``drawing`` to its device.
 
     Raises UserError for a label or prompt in ``values`` that the model does not take.
@@ -108,7 +108,7 @@ def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
     if values["like"] is None:
         return condition
     images = Condition(**{IMAGE: interpolate_images(drawing, values["like"], n)})
-    return images if condition is None else condition.together(images)
+    return images if condition is None else condition.merge(images)
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
@@ -118,7 +118,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
     """
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
-        "text" in parts_read(stage.model, stage.data)
+        "text" in condition_parts_read(stage.model, stage.data)
         for stage in (drawing, *drawing.stages.values())
     ):
         fix = "pass a run trained with model.conditional=[text]"
@@ -126,12 +126,14 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
     known = {*conditions.parts, *drawing.sources}
     if with_image:
         known.add(IMAGE)
-    absent = [name for name in parts_read(drawing.model, drawing.data) if name not in known]
-    check_dropped(f"prompt={prompts[0]!r}", drawing.model.label_dropout, absent)
+    absent = [
+        name for name in condition_parts_read(drawing.model, drawing.data) if name not in known
+    ]
+    check_parts_were_dropped(f"prompt={prompts[0]!r}", drawing.model.label_dropout, absent)
     return conditions
 
 
-def draw_all(drawing: Drawing, values: Config) -> dict[str, Tensor]:
+def draw_all_sources(drawing: Drawing, values: Config) -> dict[str, Tensor]:
     """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
 
     Raises UserError if a sample is not finite.
@@ -140,7 +142,7 @@ def draw_all(drawing: Drawing, values: Config) -> dict[str, Tensor]:
     condition = condition_of(drawing, values, n)
     batches = []
     for rows in torch.arange(n).split(values["batch_size"]):
-        batches.append(_draw_batch(drawing, values, some_of(condition, rows), rows))
+        batches.append(_draw_batch(drawing, values, select_rows(condition, rows), rows))
     return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
 
@@ -148,7 +150,7 @@ def _draw_batch(
     drawing: Drawing, values: Config, condition: Condition | None, rows: Tensor
 ) -> dict[str, Tensor]:
     size, end = len(rows), int(rows[-1]) + 1
-    generator = drawing.generator(seed_of(values, int(rows[0])))
+    generator = drawing.generator(batch_seed(values, int(rows[0])))
     bar = partial(progress_bar, desc=f"samples {end}/{values['n']}", disable=None)
     condition = drawing.fill(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
@@ -162,23 +164,23 @@ def _draw_batch(
     return {name: parts[name].value for name in drawing.sources} | {SAMPLES: x}
 
 
-def seed_of(values: Config, start: int) -> int:
+def batch_seed(values: Config, start: int) -> int:
     """Return the seed of the batch whose first sample has the number ``start``."""
-    return mix(values["seed"], Stream.SAMPLES, start)
+    return hash_seed(values["seed"], Stream.SAMPLES, start)
 
 
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
     """Return a function that adds noise to the condition that had noise in training, or None."""
-    steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
+    steps, read = drawing.data.augmentations, condition_parts_read(drawing.model, drawing.data)
     noised = [
         step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read
     ]
     if not noised:
         return None
     part = str(noised[0])
-    numbers = noise_numbers(steps, part, level)
+    numbers = noise_condition_numbers(steps, part, level)
 
     def prepare(condition: Condition, generator: torch.Generator) -> Condition:
         x = condition.parts[part].value
@@ -188,7 +190,7 @@ def _conditioning_noise(
             part: z,
             AUGMENTATION: Part(numbers.to(x.device).expand(len(x), -1)),
         }
-        return condition.together(Condition(**changed))
+        return condition.merge(Condition(**changed))
 
     return prepare
 

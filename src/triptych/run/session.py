@@ -5,9 +5,9 @@ import shutil
 import traceback
 from dataclasses import dataclass, field
 
-from triptych.config.own_code import raised_at
+from triptych.config.own_code import error_location
 from triptych.errors import UserError
-from triptych.files import no_link
+from triptych.files import open_without_links
 from triptych.records import Entries
 from triptych.run.chunks import FOLDER
 from triptych.run.directory import RunDirectory
@@ -50,11 +50,18 @@ class Session:
 
     def record_failure(self, error: Exception) -> None:
         """Record why the run failed; an unexpected error's traceback goes to ``train.log``."""
-        if not isinstance(error, UserError) or isinstance(error, FailedCall) or raised_at(error):
+        if (
+            not isinstance(error, UserError)
+            or isinstance(error, FailedCall)
+            or error_location(error)
+        ):
             self.log_traceback()
         self.record("failed", {"stage": self.stage, "error": failure_line(error)[:1000]})
 
     def log_traceback(self) -> None:
         """Append the current exception's traceback to ``train.log``."""
-        with contextlib.suppress(OSError), open(self.run / "train.log", "a", opener=no_link) as log:
+        with (
+            contextlib.suppress(OSError),
+            open(self.run / "train.log", "a", opener=open_without_links) as log,
+        ):
             log.write(traceback.format_exc())

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from triptych.callbacks.ema import SNAPSHOTS
-from triptych.config.identity import BUNDLES, leaves, role_in
+from triptych.config.identity import BUNDLES, flatten_config, role_in
 from triptych.data.build import Fingerprint
 from triptych.declare import Role
 from triptych.errors import UserError
@@ -21,8 +21,8 @@ from triptych.records import Config, Entries
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory, log_line, to_json, write_atomic
 from triptych.run.parsing import to_float
-from triptych.run.processes import launch, rank
-from triptych.run.provenance import code_digest, versions
+from triptych.run.processes import launch_id, rank
+from triptych.run.provenance import code_digest, package_versions
 from triptych.run.untrusted import is_composed_here, read_checkpoint
 
 FITS = ".fits"  # folder in a sweep's directory; the file DIGEST names the run that made this fit
@@ -35,7 +35,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
     """Return a digest that identifies a run's fit within its sweep; "" if it is not shared."""
     sweep, config = run.path.parent, run.config()
     # With torchrun or srun, not all ranks might see that another run has ended.
-    if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
+    if launch_id() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
         return ""
     if (sweep / FITS).is_symlink():  # Do not follow a link out of the sweep.
         return ""
@@ -43,7 +43,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
     for key, value in settings.items():
         if value and f"{key}.".startswith(OTHER_RUNS):
             return ""
-    code = [code_digest(config), versions(), sys.version]
+    code = [code_digest(config), package_versions(), sys.version]
     fit = to_json([sorted(settings.items()), data.data, data.split, code])
     return hashlib.blake2b(fit.encode(), digest_size=16).hexdigest()
 
@@ -111,5 +111,5 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
 
 def _settings(config: Config) -> Entries:
     """Return the settings on which a fit depends, by their dotted keys."""
-    flat = dict(leaves(config))
+    flat = dict(flatten_config(config))
     return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}

@@ -10,7 +10,7 @@ from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
-from triptych.run.prepare import check_same_run, has_run, plan_run, prepare
+from triptych.run.prepare import check_same_run, contains_run, plan_run, prepare
 from triptych.run.read import find_runs, is_run
 from triptych.run.request import Request, resolve
 
@@ -22,7 +22,7 @@ SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 def request_single(config: DictConfig) -> Request:
     """Resolve a composed run for a command of its own; UserError if it cannot be run."""
     check_no_sweep(config)
-    check_place(config)
+    check_run_directory(config)
     request = resolve(config, Path(config.hydra.run.dir))
     request.check_overrides()
     check_cores(request.config, "cores", "threads")
@@ -43,9 +43,9 @@ def check_no_sweep(config: DictConfig) -> None:
             raise UserError(f"{group}={choice}: settings to compare are a sweep's, which needs -m")
 
 
-def check_place(config: DictConfig) -> None:
+def check_run_directory(config: DictConfig) -> None:
     """Refuse a directory that several runs or processes would share."""
-    if processes.launch() and not config.name:
+    if processes.launch_id() and not config.name:
         raise UserError(
             "name=null: a name is needed here, so that all processes share one directory"
         )
@@ -64,9 +64,9 @@ def check_guidance(plain: Config) -> None:
         raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
 
 
-def check_run_there(request: Request) -> None:
+def check_existing_run(request: Request) -> None:
     """Refuse a directory that holds another run, as ``prepare`` would; nothing is written."""
-    if has_run(RunDirectory(request.path)) and not request.config["force"]:
+    if contains_run(RunDirectory(request.path)) and not request.config["force"]:
         check_same_run(request, plan_run(request))
 
 
@@ -79,5 +79,5 @@ def prepare_run(request: Request) -> RunDirectory:
         processes.await_announcement(request.path)
         return RunDirectory(request.path)
     run = prepare(request)
-    processes.announce(run.path)
+    processes.announce_directory(run.path)
     return run

@@ -24,7 +24,7 @@ from triptych.config.own_code import describe_error
 from triptych.errors import Diverged, Interrupted, UserError
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import PREEMPTION, SIGNALS, SWEEP, launch, rank
+from triptych.run.processes import PREEMPTION, SIGNALS, SWEEP, launch_id, rank
 
 APART = 1.0  # maximum seconds between exchanges of signals among ranks, if steps are shorter
 NEVER = 2**62  # a number larger than any step
@@ -62,7 +62,7 @@ class Stop(pl.Callback):
 
     def __enter__(self) -> "Stop":
         self._earlier = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen()
+        self.install_handlers()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -70,47 +70,47 @@ class Stop(pl.Callback):
             for number, handler in self._earlier.items():
                 signal.signal(number, handler)
 
-    def listen(self) -> None:
+    def install_handlers(self) -> None:
         """Install the signal handlers, in place of the current ones."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows this only in the main thread.
         for number in SIGNALS:
             # Keep ignored signals ignored: under nohup, closing the terminal must not stop the run.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._receive)
+                signal.signal(number, self._handle_signal)
 
-    def request(self) -> None:
+    def request_stop(self) -> None:
         """Make the run stop as after SIGTERM, unless it has already received a signal."""
         self.received = self.received or int(signal.SIGTERM)
 
-    def _receive(self, number: int, _: Any) -> None:
+    def _handle_signal(self, signal_number: int, _: Any) -> None:
         again = self.received is not None
         # Ignore repetitions of one request: SLURM signals both a job's step and its script, and a
         # sweep's workers forward Ctrl-C.
-        if again and (number != signal.SIGINT or os.environ.get(SWEEP)):
+        if again and (signal_number != signal.SIGINT or os.environ.get(SWEEP)):
             return
-        self.received = self.received or number
+        self.received = self.received or signal_number
         if again or not self._training:
             raise Interrupted(self.received)
 
-    def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
+    def agreed_signal(self, trainer: pl.Trainer, force: bool = False) -> int | None:
         """Return the signal to stop with if any rank has received one, else None.
 
-        This is a collective operation, so all ranks must call it. Without ``look``, ranks exchange
+        This is a collective operation, so all ranks must call it. Without ``force``, ranks exchange
         information only at scheduled steps. Raises Diverged in all ranks if one has seen a loss or
         weight that is not finite.
         """
         if trainer.world_size > 1:
-            received, first = self._ask_all(trainer, look)
+            received, first = self._exchange_with_ranks(trainer, force)
         else:
-            received, first = self.received is not None, self._first_bad(trainer, look)
+            received, first = self.received is not None, self._first_non_finite(trainer, force)
         if first < NEVER:
             raise Diverged(KINDS[first % 2], first // 2)
         if not received:
             return None
         return self.received or int(signal.SIGTERM)
 
-    def _first_bad(self, trainer: Any, look: bool) -> int:
+    def _first_non_finite(self, trainer: Any, force: bool) -> int:
         """Return the code of the first loss or weight that was not finite, in a single process.
 
         Reading it from a GPU waits for the device, so on a GPU it is read only at logged steps.
@@ -119,14 +119,14 @@ class Stop(pl.Callback):
         if self._bad is None:
             return NEVER
         logged = trainer.global_step % trainer.log_every_n_steps == 0
-        if look or logged or self._bad.device.type == "cpu":
+        if force or logged or self._bad.device.type == "cpu":
             return int(self._bad)
         return NEVER
 
-    def _ask_all(self, trainer: Any, look: bool) -> tuple[bool, int]:
+    def _exchange_with_ranks(self, trainer: Any, force: bool) -> tuple[bool, int]:
         """Return whether any rank received a signal, and the first code of a non-finite number."""
         step = trainer.global_step
-        if not look and step < self._next:
+        if not force and step < self._next:
             return False, NEVER
         (before, step_before), now = self._exchange, time.monotonic()
         self._exchange = (now, step)
@@ -143,10 +143,10 @@ class Stop(pl.Callback):
     def check_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Raise Diverged in all ranks if a weight is not finite, so that it is never saved."""
         finite = torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all()
-        self._note(finite, trainer.global_step, kind=1)
-        self.agreed(trainer, look=True)
+        self._note_non_finite(finite, trainer.global_step, kind=1)
+        self.agreed_signal(trainer, force=True)
 
-    def _note(self, finite: Tensor, step: int, kind: int = 0) -> None:
+    def _note_non_finite(self, finite: Tensor, step: int, kind: int = 0) -> None:
         bad = torch.where(finite, NEVER, 2 * step + kind)
         if self._bad is not None:
             bad = torch.minimum(self._bad, bad)
@@ -160,27 +160,27 @@ class Stop(pl.Callback):
         if loss.device.type == "cpu" and math.isfinite(loss.item()):
             return
         step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
-        self._note(loss.detach().isfinite(), step)
+        self._note_non_finite(loss.detach().isfinite(), step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Replace the handlers that Lightning has just set, which communicate with other ranks.
-        self.listen()
+        self.install_handlers()
         self.began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # Validation can be interrupted: the last checkpoint was saved before it.
-        self._stop_alone(trainer)
+        self._raise_if_single_process(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._training = False
-        self._stop_alone(trainer)
+        self._raise_if_single_process(trainer)
 
-    def _stop_alone(self, trainer: pl.Trainer) -> None:
+    def _raise_if_single_process(self, trainer: pl.Trainer) -> None:
         if self.received is not None and trainer.world_size == 1:
             raise Interrupted(self.received, trainer.global_step)
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.listen()
+        self.install_handlers()
         self.received = None  # A signal at the end of the fit, too late for ranks to agree on.
 
     def on_exception(self, *_: Any) -> None:
@@ -214,12 +214,12 @@ def failure_line(error: Exception) -> str:
     return describe_error(error)
 
 
-def leave_error(run: RunDirectory, error: Exception) -> None:
+def write_error_file(run: RunDirectory, error: Exception) -> None:
     """Write this rank's error to a file, for rank 0 to report."""
     if not run.path.is_dir():  # Rank 0 had the same error and has removed the directory.
         return
     with suppress(Exception):  # If this fails, rank 0 reports a lost process without the reason.
-        token = launch() or str(os.getppid())
+        token = launch_id() or str(os.getppid())
         run.write(f".error-{rank()}.json", {"token": token, "error": failure_line(error)})
 
 
@@ -270,7 +270,7 @@ class Peers:
         """Stop watching the other ranks, when only rank 0 has work left."""
         self._settled.set()
 
-    def reason(self, error: Exception | None) -> Exception | Interrupted:
+    def original_error(self, error: Exception | None) -> Exception | Interrupted:
         """Return the error that ended the run, which may be another rank's.
 
         ``error`` is this rank's error, perhaps only a lost connection, or None if it hangs.
@@ -287,9 +287,9 @@ class Peers:
             for number, child in enumerate(self.children, 1):
                 code = child.poll()
                 if code is not None and code < 0:
-                    return Interrupted(-code, lost=f"process {number}")
+                    return Interrupted(-code, lost_process=f"process {number}")
             time.sleep(0.05)
-        return Interrupted(int(signal.SIGKILL), lost="another process")
+        return Interrupted(int(signal.SIGKILL), lost_process="another process")
 
     def end(self) -> None:
         """Kill the remaining ranks: they wait in a collective and have nothing to save."""
@@ -299,7 +299,7 @@ class Peers:
 
     def _first_report(self) -> tuple[int, str] | None:
         """Return (rank, error) of the first error file of this launch; None if there is none."""
-        token = launch() or str(os.getpid())
+        token = launch_id() or str(os.getpid())
         reports = []
         for path in self.run.path.glob(".error-*.json"):
             record = load_object(path)
@@ -321,7 +321,7 @@ class Peers:
                 self._end_stuck()
 
     def _end_stuck(self) -> None:
-        reason, code = self.reason(None), 1
+        reason, code = self.original_error(None), 1
         try:
             if isinstance(reason, Interrupted):
                 code = 128 + reason.signal

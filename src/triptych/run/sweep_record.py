@@ -14,7 +14,7 @@ from triptych.errors import Unreadable
 from triptych.files import read_record
 from triptych.records import Entries
 from triptych.run.parsing import error_line
-from triptych.run.provenance_file import check, entries
+from triptych.run.provenance_file import check_type, entries_of_class
 
 SWEEP, LOOKS = "sweep.json", "looks.json"
 LookCount = Annotated[int, Ge(1), Le(1_000_000)]
@@ -26,7 +26,7 @@ class Record:
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
         """Parse a record; ValueError if a value has a wrong type."""
-        return cls(**entries(cls, record, {}))
+        return cls(**entries_of_class(cls, record, {}))
 
     @classmethod
     def read_file(cls, file: Path) -> Self:
@@ -90,7 +90,7 @@ class Tuning(Record):
                 raise ValueError(f"tuning.best.{setting}={point}: must be one of tuning.points")
         return tuning
 
-    def rule(self, settings: Sequence[str]) -> Entries:
+    def plan_entries(self, settings: Sequence[str]) -> Entries:
         """Return the entries that determine which runs a tuned sweep over these settings has."""
         return {
             "hydra.sweeper.tune": sorted(self.points),
@@ -137,10 +137,10 @@ class SweepRecord(Record):
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
         """Parse the content of the file; ValueError if a value has a wrong type."""
-        known = entries(cls, record, {}) | {"record": record}
+        known = entries_of_class(cls, record, {}) | {"record": record}
         for name, kind in (("until", Looks), ("tuning", Tuning)):
             if name in known:
-                known[name] = kind.from_dict(check(name, Entries, known[name]))
+                known[name] = kind.from_dict(check_type(name, Entries, known[name]))
         return cls(**known)
 
     @classmethod

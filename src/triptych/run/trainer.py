@@ -18,7 +18,7 @@ from triptych.errors import UserError
 from triptych.records import Config
 from triptych.run.checkpoints import AtomicCheckpointIO
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import launch
+from triptych.run.processes import launch_id
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 # Keys of ``trainer`` that are not passed to Lightning, as this module handles them itself.
@@ -76,7 +76,7 @@ def build_trainer(
         enable_checkpointing=False,  # The callback Keep saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
-        plugins=[AtomicCheckpointIO(), *_environment()],
+        plugins=[AtomicCheckpointIO(), *_cluster_environments()],
         default_root_dir=str(run.path) if run else None,
     )
     # Our loader applies limit_train_batches by repeating the first batches, without ending an
@@ -122,11 +122,11 @@ def _profiler(config: Config, run: RunDirectory | None) -> Any:
     return PROFILERS[name](dirpath=str(run / "profile"), filename=name)
 
 
-def _environment() -> list[Any]:
+def _cluster_environments() -> list[Any]:
     """Return [LightningEnvironment()], or [] if torchrun or srun has launched the processes.
 
     Without it, Lightning would detect an enclosing SLURM batch job and take its tasks for ranks.
     """
-    if launch():
+    if launch_id():
         return []
     return [LightningEnvironment()]

@@ -9,19 +9,19 @@ import time
 import pytorch_lightning as pl
 import torch
 
-from triptych.callbacks.metrics import metrics_of
+from triptych.callbacks.metrics import item_metrics_callback
 from triptych.config.build import check_targets
-from triptych.data.build import leakage
+from triptych.data.build import leakage_warnings
 from triptych.errors import UserError
 from triptych.records import Config
 from triptych.run.account import account_splits, choose_weights, describe_accounts, peak_memory
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.experiment import Experiment
-from triptych.run.final import draw_final
+from triptych.run.final import draw_final_samples
 from triptych.run.fit import build_fit, fit_model
 from triptych.run.initialization import Origin, find_origin, initialise
-from triptych.run.loggers import closing
+from triptych.run.loggers import close_loggers_on_exit
 from triptych.run.model import set_up_torch
 from triptych.run.parsing import to_float
 from triptych.run.pictures import log_picture
@@ -31,7 +31,7 @@ from triptych.run.provenance import check_imported, timestamp
 from triptych.run.result import Result
 from triptych.run.session import Session
 from triptych.run.shared_fit import offer_fit
-from triptych.run.untrusted import interpreting, is_composed_here
+from triptych.run.untrusted import is_composed_here, reraise_as_foreign_checkpoint
 
 
 def train(session: Session) -> Result:
@@ -47,7 +47,7 @@ def train(session: Session) -> Result:
     fit = build_fit(session, experiment, origin, progress)
     trainer = fit.trainer
 
-    with closing(trainer.loggers, run), session.peers:
+    with close_loggers_on_exit(trainer.loggers, run), session.peers:
         # Fit.
         session.peers.start(trainer)
         fit_model(fit, run, experiment, origin)
@@ -64,7 +64,7 @@ def train(session: Session) -> Result:
 
         # Draw samples, and compute their metrics.
         step = trainer.global_step or checkpoint.step
-        drawn = draw_final(checkpoint, trainer.strategy, step, session.peers.stop_watching)
+        drawn = draw_final_samples(checkpoint, trainer.strategy, step, session.peers.stop_watching)
         for name, picture in drawn.pictures.items():
             log_picture(trainer.loggers, name, picture, trainer.global_step)
 
@@ -80,7 +80,7 @@ def train(session: Session) -> Result:
             "world_size": trainer.world_size,
             "averaging": averaging,
             "data": origin.facts,
-            "metrics": metrics_of(trainer).better or None,
+            "metrics": item_metrics_callback(trainer).better or None,
             "ended": timestamp(),
         }
         figures = describe_accounts(checkpoint, accounts)
@@ -107,9 +107,9 @@ def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
     if rank() == 0:
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
-    for line in leakage(origin.facts):
+    for line in leakage_warnings(origin.facts):
         log_line(run, line)
     if origin.initial is not None:
-        with interpreting(f"init_from={config['init_from']}"):
+        with reraise_as_foreign_checkpoint(f"init_from={config['init_from']}"):
             initialise(run, config, experiment.model, origin.initial)
     return origin

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from triptych.callbacks.metrics import metrics_of
-from triptych.config.own_code import defined_at, is_own
+from triptych.callbacks.metrics import item_metrics_callback
+from triptych.config.own_code import definition_location, is_user_code
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.contract import check_output, try_guides, try_sampler, undisturbed
+from triptych.models.contract import check_output, isolated_evaluation, try_guides, try_sampler
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.run.experiment import Experiment
 from triptych.run.parsing import error_line
@@ -32,7 +32,7 @@ def try_experiment(experiment: Experiment, device: torch.device) -> None:
     if condition is not None:
         condition = condition[slice(FEW)].to(device)
     batch = Batch(x[:FEW].to(device), condition, index[:FEW].to(device))
-    with undisturbed(model):
+    with isolated_evaluation(model):
         if data.augmentations:
             last = data.augmentations[-1]
             check_output("augmentation", last.__call__, batch.x, (len(batch.x), *data.shape))
@@ -59,9 +59,9 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
     split = splits["val"] if len(splits["val"]) else splits["test"]
     items = split.batch(torch.arange(min(FEW, len(split))))
     batch = model.transfer_batch_to_device(items, device, 0)
-    metrics_of(model.trainer).try_own(model, batch)
+    item_metrics_callback(model.trainer).try_user_metrics(model, batch)
     if experiment.reference is not None and experiment.drawing is not None:
-        experiment.reference.try_own(experiment.drawing.conditional)
+        experiment.reference.try_user_metrics(experiment.drawing.conditional)
 
 
 def check_loads(experiment: Experiment) -> None:
@@ -82,13 +82,15 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor) and not is_lazy(value):
             value = torch.empty(0, dtype=value.dtype)  # Only the dtype matters for the check.
-        _check_plain(value, f"{key} of {type(model).__name__}")
+        _check_state_is_plain(value, f"{key} of {type(model).__name__}")
     for callback in callbacks:
-        if is_own(callback):
-            _check_plain(callback.state_dict(), type(callback).__name__, defined_at(type(callback)))
+        if is_user_code(callback):
+            _check_state_is_plain(
+                callback.state_dict(), type(callback).__name__, definition_location(type(callback))
+            )
 
 
-def _check_plain(state: Any, owner: str, place: str = "") -> None:
+def _check_state_is_plain(state: Any, owner: str, location: str = "") -> None:
     file = io.BytesIO()
     try:
         torch.save(state, file)
@@ -96,4 +98,4 @@ def _check_plain(state: Any, owner: str, place: str = "") -> None:
         torch.load(file, weights_only=True)
     except Exception as error:
         fix = "return numbers, text, lists, dicts or common tensors"
-        raise UserError(f"{owner}.state_dict(): not plain data; {fix}{place}") from error
+        raise UserError(f"{owner}.state_dict(): not plain data; {fix}{location}") from error

@@ -8,31 +8,31 @@ from typing import Any
 
 from triptych.config.build import check_names
 from triptych.config.file import copy_plain
-from triptych.config.identity import describe_differences, other_figures
-from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
-from triptych.config.own_code import describe_error, raised_at
+from triptych.config.identity import describe_differences, result_changing_differences
+from triptych.config.keys import MODEL_KEYS, check_values, groups, keys_with_roles
+from triptych.config.own_code import describe_error, error_location
 from triptych.config.schema import ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, load_tensors
 from triptych.records import Checkpoint, Config
-from triptych.run.directory import SCHEMA, RunDirectory, check_digests, checkpoint_at
+from triptych.run.directory import SCHEMA, RunDirectory, check_digests, resolve_checkpoint_path
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
 # Environment variable with the run directory whose configuration this user's command has composed.
 OWN = "TRIPTYCH_OWN"
 
 
-def check_config(config: Config, what: str, needed: Iterable[str] = ()) -> Config:
+def check_config(config: Config, description: str, needed: Iterable[str] = ()) -> Config:
     """Check and return a file's configuration: its groups are there and name allowed classes.
 
-    ``needed`` are further keys that must exist; ``what`` begins the error messages.
+    ``needed`` are further keys that must exist; ``description`` begins the error messages.
     """
     model_groups = [key for key in groups() if key in MODEL_KEYS]
     missing = [key for key in (*model_groups, "threads", *needed) if key not in config]
     if missing:
         raise UserError(
-            f"{what}: its configuration has no {missing[0]}; pass the configuration of a run"
+            f"{description}: its configuration has no {missing[0]}; pass the configuration of a run"
         )
     check_names(config)
     check_values(config)
@@ -44,7 +44,7 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
 
     Raises UserError if there is none.
     """
-    path = checkpoint_at(ckpt)
+    path = resolve_checkpoint_path(ckpt)
     if not path.is_file():
         fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
         raise UserError(f"{key}={path}: no such file; {fix}")
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
     content = _load_content(path, where)
     known = content["triptych"]
     known["config"] = copy_plain(known["config"], f"{where}: config")
-    _check_own(path, where, known["config"])
+    _check_belongs_to_run(path, where, known["config"])
     return content
 
 
@@ -69,7 +69,7 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     """Load a checkpoint that this version has written; UserError for any other file.
 
     Only the main entries are checked. If others are malformed, the code that reads them may raise
-    any error; ``interpreting`` and ``reopen`` turn it into a one-line message.
+    any error; ``reraise_as_foreign_checkpoint`` and ``reopen`` turn it into a one-line message.
     """
     try:
         content: Checkpoint = load_tensors(path)
@@ -93,12 +93,12 @@ def is_averaging(state: dict[str, Any]) -> bool:
     return {"average", "name", "others"} <= state.keys()
 
 
-def _check_own(path: Path, where: str, config: Config) -> None:
+def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
     """Check that a checkpoint in a run's directory is the run's own, and that of its result."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
-    differences = other_figures(run.config(), config)
+    differences = result_changing_differences(run.config(), config)
     if differences:
         problem = (
             f"belongs to another run than {run / 'config.yaml'} "
@@ -106,7 +106,7 @@ def _check_own(path: Path, where: str, config: Config) -> None:
         )
         fix = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
         raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
-    result = None if run.damage() else run.summary()
+    result = None if run.unreadable_reason() else run.summary()
     if result is None:
         return
     try:
@@ -118,10 +118,10 @@ def _check_own(path: Path, where: str, config: Config) -> None:
 
 
 @contextmanager
-def interpreting(
-    where: str | Path | None, begun: Callable[[], bool] = lambda: False
+def reraise_as_foreign_checkpoint(
+    where: str | Path | None, has_begun: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Convert errors within the context to ForeignCheckpoint, unless training steps have ``begun``.
+    """Convert errors within the context to ForeignCheckpoint, unless training ``has_begun``.
 
     Code that reads a malformed checkpoint may raise any of these errors. Errors are not converted
     if ``where``, the checkpoint, is None.
@@ -131,9 +131,9 @@ def interpreting(
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
         if (
             where is None
-            or begun()
+            or has_begun()
             or type(error).__name__ == "OutOfMemoryError"
-            or raised_at(error)
+            or error_location(error)
         ):
             raise
         problem = f"its content cannot be used ({describe_error(error)})"
@@ -147,7 +147,7 @@ def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
 
     ``ckpt`` is a checkpoint or a run's directory.
     """
-    path = checkpoint_at(ckpt)
+    path = resolve_checkpoint_path(ckpt)
     check_config(read_checkpoint(path, key)["triptych"]["config"], f"{key}={path}")
 
 
@@ -157,24 +157,26 @@ def check_reference(key: str, path: str) -> None:
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
         fix = f"or pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
-        raise UserError(f"{key}={path}: {_state(run)}; finish or restore this run, {fix}")
+        raise UserError(
+            f"{key}={path}: {_unfinished_reason(run)}; finish or restore this run, {fix}"
+        )
     check_checkpoint(path, key)
 
 
-def _state(run: RunDirectory) -> str:
+def _unfinished_reason(run: RunDirectory) -> str:
     """Describe why a run has not finished, for error messages."""
     if run.status == "new":
         return "no run"
-    return run.damage() or f"the run there is {run.status}"
+    return run.unreadable_reason() or f"the run there is {run.status}"
 
 
-def check_initial(config: Config) -> None:
+def check_init_from(config: Config) -> None:
     """Raise UserError unless ``init_from``, if it is set, is a checkpoint or a finished run."""
     if config.get("init_from") is not None:
         check_reference("init_from", config["init_from"])
 
 
-def adopt(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
+def adopt_trained_config(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
     """Copy the model's configuration from the run ``trained=`` into a composed one.
 
     Raises UserError if that run has not finished, or if an override would change the model.
@@ -183,10 +185,12 @@ def adopt(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> 
     source = RunDirectory(path)
     check_directory(source.path)
     if is_pipeline(path):
-        _adopt_pipeline(config, choices, overrides)
+        _adopt_pipeline_config(config, choices, overrides)
         return
     if source.status != "finished":
-        raise UserError(f"trained={path}: {_state(source)}; pass the directory of a finished run")
+        raise UserError(
+            f"trained={path}: {_unfinished_reason(source)}; pass the directory of a finished run"
+        )
     _check_overrides(path, overrides)
     _copy_model(source.config(), source.provenance.choices, config, choices)
     if "download" in config["data"]:
@@ -194,7 +198,9 @@ def adopt(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> 
     check_checkpoint(config["trained"], "trained")
 
 
-def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
+def _adopt_pipeline_config(
+    config: Config, choices: dict[str, Any], overrides: Sequence[str]
+) -> None:
     """Copy the configuration of a pipeline of diffusers.
 
     A pipeline defines neither data nor bound, so the composed groups are kept. Only the bound's
@@ -233,12 +239,16 @@ def _copy_model(
     config["trained"] = str(RunDirectory(path).path)
 
 
-def _check_overrides(path: str, overrides: Sequence[str], free: tuple[str, ...] = ()) -> None:
-    """Refuse overrides of keys that define the model, except those in the groups ``free``."""
+def _check_overrides(
+    path: str, overrides: Sequence[str], free_groups: tuple[str, ...] = ()
+) -> None:
+    """Refuse overrides of keys that define the model, except those in ``free_groups``."""
     for override, key in zip(overrides, _typed_keys(overrides), strict=True):
         group = key.split(".")[0].split("/")[0]
-        if group in MODEL_KEYS and group not in free:
-            keys = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
+        if group in MODEL_KEYS and group not in free_groups:
+            keys = ", ".join(
+                [*free_groups, *keys_with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)]
+            )
             raise UserError(
                 f"{override}: not allowed, as trained={path} sets the model; change only keys of "
                 f"{keys}"

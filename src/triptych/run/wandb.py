@@ -17,7 +17,13 @@ from pytorch_lightning.loggers import WandbLogger
 from triptych.errors import mask_password
 from triptych.records import Config, Entries
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_tables, sweep_of
+from triptych.run.metrics import (
+    RESOLVED,
+    curve_tables,
+    flatten_metrics,
+    grouping_settings,
+    sweep_name_of,
+)
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
@@ -40,7 +46,7 @@ class WandbRun(WandbLogger):
 
     title, pauses = "W&B", ()
 
-    def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: Entries):
+    def __init__(self, run: RunDirectory, mode: str, artifacts: bool, metadata: Entries):
         self.run, self.artifacts = run, artifacts
         self.wandb = import_wandb(run / "wandb")
         settings = self.wandb.Settings(
@@ -51,7 +57,7 @@ class WandbRun(WandbLogger):
             finish_timeout_raises=True,
             x_transaction_log_flush_interval=0.2,  # seconds, so that a kill loses little
         )
-        super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
+        super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **metadata)
         del self._wandb_init["anonymous"]  # W&B warns about any value.
         # Otherwise Lightning would reuse a run that this process has left open after an error.
         if self.wandb.run is not None:
@@ -102,7 +108,7 @@ class WandbRun(WandbLogger):
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         if summary:
             self._send("the panels", lambda: self._log_panels(summary, step))
-            self.experiment.summary.update(flat_figures(summary.record))
+            self.experiment.summary.update(flatten_metrics(summary.record))
             if self.artifacts:
                 self._send("the checkpoint", self._log_checkpoint)
         try:
@@ -115,19 +121,19 @@ class WandbRun(WandbLogger):
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
     def _log_panels(self, summary: Result, step: int) -> None:
-        panels = panel_tables(summary.record).items()
+        panels = curve_tables(summary.record).items()
         tables = {
             f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels
         }
         self.log_metrics(tables, step)
 
     def _log_checkpoint(self) -> None:
-        path = self.run.reported()
+        path = self.run.reported_checkpoint()
         artifact = self.wandb.Artifact(f"model-{self.run.provenance.id}", type="model")
         artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
-    def _send(self, what: str, task: Callable[[], None]) -> None:
+    def _send(self, task_name: str, task: Callable[[], None]) -> None:
         """Run ``task`` for at most ``SENT`` seconds; log a line if it fails or does not end."""
         problems = [f"no answer within {SENT:.0f} s"]
 
@@ -138,14 +144,16 @@ class WandbRun(WandbLogger):
             except Exception as error:
                 problems[0] = error_line(error)
 
-        sending = threading.Thread(target=work, name=f"wandb {what}", daemon=True)
+        sending = threading.Thread(target=work, name=f"wandb {task_name}", daemon=True)
         sending.start()
         sending.join(SENT)
         for problem in [*problems]:
-            log_line(None, f"W&B: upload of {what} failed ({problem}); {self.run.path} keeps it")
+            log_line(
+                None, f"W&B: upload of {task_name} failed ({problem}); {self.run.path} keeps it"
+            )
 
 
-def mode_of(node: Mapping[str, Any]) -> str:
+def wandb_mode(node: Mapping[str, Any]) -> str:
     """Return "online", "offline" or "disabled".
 
     This is the configured mode; for "auto", WANDB_MODE or, without it, "online" if there is an API
@@ -176,7 +184,7 @@ def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> 
 
     The cells of a sweep form a group and are named like their directories.
     """
-    sweep, provenance = sweep_of(run), run.provenance
+    sweep, provenance = sweep_name_of(run), run.provenance
     choices = provenance.choices
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
@@ -195,7 +203,7 @@ def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> 
         **{key: node[key] for key in defaults if node.get(key)},
         "tags": list(dict.fromkeys(tags)),
         "id": provenance.id,
-        "config": comparable(choices, config, provenance.overrides) | {RESOLVED: resolved},
+        "config": grouping_settings(choices, config, provenance.overrides) | {RESOLVED: resolved},
     }
 
 

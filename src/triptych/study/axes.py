@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import chain, compress
 from typing import Any, Self
 
-from triptych.config.identity import ABSENT, BUNDLES, default_choice, default_of
+from triptych.config.identity import ABSENT, BUNDLES, default_choice, default_value
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.parsing import format_value, value_name
 from triptych.run.read import Run
-from triptych.study.formatting import listed
+from triptych.study.formatting import join_names
 
 SWEEP = "directory"
 
@@ -34,7 +34,7 @@ class Axis:
         return bool(keys) and all(role(key) is Role.DRAWING for key in keys)
 
 
-def value(run: Run, key: str) -> str:
+def axis_value(run: Run, key: str) -> str:
     """Return a run's value on an axis; if it lacks the key, its default, "none" or "default"."""
     if key == SWEEP:
         return run.sweep or run.dir.name
@@ -44,17 +44,17 @@ def value(run: Run, key: str) -> str:
         return run.overrides.get(key) or run.choices.get(key, "default")
     if not run.config:
         return "default"
-    default = default_of(run.config, key)
+    default = default_value(run.config, key)
     if default is not ABSENT:
         return format_value(default)
     group = key.split(".")[0].split("/")[0]
-    if _has(run, group):
+    if _has_group(run, group):
         return "none"
     # A run older than this config group counts as a run with the group's default.
     return "none" if default_choice(group) == "none" else "default"
 
 
-def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
+def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     """Return the axes that name a run, and notes on settings that change together with them.
 
     A setting that another determines (schedule always "cosine" where objective is "v") is in no
@@ -62,11 +62,11 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     """
     axes = _differing(runs)
     axes = [axis for axis in axes if not _is_only_a_name(axis, axes, runs)]
-    models = {(run.seed, value(run, "trained")) for run in runs}
+    models = {(run.seed, axis_value(run, "trained")) for run in runs}
     if len(models) == len(dict(models)):
         # Each seed has its own trained model, so the model does not distinguish settings.
         axes = [axis for axis in axes if axis.key != "trained"]
-    return _bundle(axes, runs)
+    return _bundle_dependent_axes(axes, runs)
 
 
 def _differing(runs: Sequence[Run]) -> list[Axis]:
@@ -83,7 +83,7 @@ def _differing(runs: Sequence[Run]) -> list[Axis]:
 
     axes = []
     for key in sorted(all_keys(run.settings for run in runs), key=rank):
-        axes += varied([run for run in runs if _is_known(run, key)], [key])
+        axes += varied_axes([run for run in runs if _is_known(run, key)], [key])
     return axes
 
 
@@ -92,7 +92,9 @@ def _is_known(run: Run, key: str) -> bool:
     return run.status == "finished" or key in run.settings
 
 
-def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
+def _bundle_dependent_axes(
+    axes: Sequence[Axis], runs: Sequence[Run]
+) -> tuple[list[Axis], list[str]]:
     """Bundle each axis that others determine with these; note it where that is unexpected."""
     columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
     named, notes = [*axes], list[str]()
@@ -106,14 +108,14 @@ def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list
         named.remove(axis)
         for owner in owners:
             bundled[owner.key].insert(0, axis.key)
-        if not any(_explains(owner, axis) for owner in owners):
-            setting = f"{axis.key} ({listed([*axis.values])})"
+        if not any(_is_explained_by(owner, axis) for owner in owners):
+            setting = f"{axis.key} ({join_names([*axis.values])})"
             together = f"{setting} changes together with {owners[0].key}"
             notes.insert(0, f"{together}: their effects cannot be separated.")
     return [replace(axis, bundled=tuple(bundled[axis.key])) for axis in named], notes
 
 
-def _explains(owner: Axis, axis: Axis) -> bool:
+def _is_explained_by(owner: Axis, axis: Axis) -> bool:
     """Return whether an axis belongs to its owner: a key of a choice, or the same values again."""
     return _is_within(axis.key, owner.key) or owner.key in BUNDLES or owner.values == axis.values
 
@@ -133,16 +135,18 @@ class AxisColumn:
     @classmethod
     def read(cls, key: str, runs: Sequence[Run]) -> Self:
         """Read a setting of all runs."""
-        values = [value(run, key) for run in runs]
+        values = [axis_value(run, key) for run in runs]
         pairs = zip(runs, values, strict=True)
         neutral = [re.sub(rf"\bseed={run.seed}\b", "seed", text) for run, text in pairs]
         return cls(values, neutral, [_is_known(run, key) for run in runs])
 
     def determines(self, other: Self) -> bool:
         """Return whether each value of this setting goes with one value of the other."""
-        return any(self._fixes(values, other.known) for values in (other.values, other.neutral))
+        return any(
+            self._determines_all(values, other.known) for values in (other.values, other.neutral)
+        )
 
-    def _fixes(self, values: Sequence[str], known: Sequence[bool]) -> bool:
+    def _determines_all(self, values: Sequence[str], known: Sequence[bool]) -> bool:
         pairs = set(compress(zip(self.values, values, strict=True), known))
         return len(pairs) == len(dict(pairs))
 
@@ -152,15 +156,15 @@ def all_keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*dict.fromkeys(chain.from_iterable(mappings))]
 
 
-def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
+def varied_axes(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
     """Return an axis for each of these keys that differs between runs."""
-    axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
+    axes = [Axis(key, tuple(dict.fromkeys(axis_value(run, key) for run in runs))) for key in keys]
     return [axis for axis in axes if len(axis.values) > 1]
 
 
-def label(run: Run, axes: Sequence[Axis]) -> str:
+def cell_label(run: Run, axes: Sequence[Axis]) -> str:
     """Label a cell: "x0" for one axis, "x0 / elbo" for two; by the model or "all runs" if none."""
-    names = [value_name(axis.key, value(run, axis.key)) for axis in axes]
+    names = [value_name(axis.key, axis_value(run, axis.key)) for axis in axes]
     text = " / ".join(names) or _model_name(run)
     # Escape control characters, as labels go into XML, markdown and terminals.
     return "".join(c if c.isprintable() else "�" for c in text)
@@ -177,12 +181,12 @@ def _is_only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bo
     """Return whether only the name of a group's file differs, not its keys."""
     if not any(axis.key in run.choices for run in runs):
         return False
-    if not all(_has(run, axis.key.replace("/", ".")) for run in runs):
+    if not all(_has_group(run, axis.key.replace("/", ".")) for run in runs):
         return False  # Without a configuration, only the name is known.
     return not any(_is_within(other.key, axis.key) for other in axes)
 
 
-def _has(run: Run, group: str) -> bool:
+def _has_group(run: Run, group: str) -> bool:
     return any(key == group or key.startswith(f"{group}.") for key in run.config)
 
 

@@ -13,9 +13,9 @@ from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
 from triptych.run.items import read_items
 from triptych.run.parsing import UNITS, Estimate, SampleMeasures
 from triptych.run.read import Run
-from triptych.study.axes import Axis, value
+from triptych.study.axes import Axis, axis_value
 from triptych.study.formatting import with_interval
-from triptych.study.statistics import ALPHA, Paired, far, spread
+from triptych.study.statistics import ALPHA, Paired, outlying_labels, spread
 
 METRIC = "metric/"  # prefix of user-supplied metrics among the parts of a bound
 BOUND = ""  # name of the test bound among the metrics
@@ -27,7 +27,7 @@ Outcome = Literal["separated", "same", "open"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """How a report decides: margin, planned looks, and whether runs are still to come.
 
     `equal_within`: the margin below which two settings are called the same, or None.
@@ -52,25 +52,25 @@ class PairTest:
 
     pair: Paired
     p: float
-    same: float = math.nan
+    equivalence_p: float = math.nan
     level: float = ALPHA
     step_level: float = ALPHA
     interim: bool = False
 
     @property
-    def holds(self) -> bool:
+    def is_significant(self) -> bool:
         """True if the corrected p is at most .05 and no more runs are to come: "clear of"."""
         return self.p <= ALPHA and not self.interim
 
     @property
     def equal(self) -> bool:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
-        return self.same <= ALPHA and not self.interim
+        return self.equivalence_p <= ALPHA and not self.interim
 
     @property
     def outcome(self) -> Outcome:
         """What is known of the two cells."""
-        if self.holds:
+        if self.is_significant:
             return "separated"
         return "same" if self.equal else "open"
 
@@ -114,7 +114,7 @@ class Cell:
     copies: Mapping[int | None, int | None] = field(default_factory=dict)
     superseded: int = 0
 
-    def lost(self, status: str) -> set[int | None]:
+    def seeds_ended_as(self, status: str) -> set[int | None]:
         """Return the seeds that ended with this status and never finished."""
         return {run.seed for run in self.others if run.status == status} - self.runs.keys()
 
@@ -172,18 +172,20 @@ class MeasureTable:
         return 1 if self.metric.better == LOWER else -1
 
     @cached_property
-    def far(self) -> set[str]:
+    def outlying_cells(self) -> set[str]:
         """The cells that a linear axis leaves out, so that they squeeze no others."""
         values = {label: [*chain(*seeds.values())] for label, seeds in self.cells.items()}
-        return far(values, self.sign)
+        return outlying_labels(values, self.sign)
 
-    def figures(self, label: str, place: int) -> dict[int | None, float]:
-        """Return a cell's figure of each seed at the key's value number `place`."""
-        return {seed: values[place] for seed, values in self.cells[label].items()}
+    def seed_values(self, label: str, value_index: int) -> dict[int | None, float]:
+        """Return a cell's figure of each seed at the key's value number `value_index`."""
+        return {seed: values[value_index] for seed, values in self.cells[label].items()}
 
-    def order(self, place: int) -> list[str]:
+    def ranked_labels(self, value_index: int) -> list[str]:
         """Return the cells by their means at a value, best first; those without one come last."""
-        means = {label: self.sign * spreads[place].mean for label, spreads in self.spreads.items()}
+        means = {
+            label: self.sign * spreads[value_index].mean for label, spreads in self.spreads.items()
+        }
         return sorted(means, key=lambda label: (math.isnan(means[label]), means[label], label))
 
 
@@ -225,7 +227,7 @@ class Comparison:
     notes: tuple[str, ...]
     title: str = ""
     claims: dict[Key, PairTest] = field(default_factory=dict)
-    rule: Rule = Rule()
+    rule: DecisionRule = DecisionRule()
     tests: int = 0
 
     @property
@@ -339,16 +341,16 @@ class Comparison:
         """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
         if self.one_seed:
             return False
-        models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
+        models = [{axis_value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
         return all(len(names) == 1 and not names & {"null", "none", "default"} for names in models)
 
-    def claim(self, i: int, j: int) -> PairTest:
+    def bound_test(self, i: int, j: int) -> PairTest:
         """Return the test of cell j minus cell i by the bound, for any two different cells."""
-        return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
+        return self.metric_test(BOUND, 0, self.cells[i].label, self.cells[j].label)
 
-    def sampled(self, name: str, place: int, a: str, b: str) -> PairTest:
-        """Return the test of cell b minus cell a by a measure at its value number `place`."""
-        if (name, place, a, b) in self.claims:
-            return self.claims[name, place, a, b]
-        claim = self.claims[name, place, b, a]
+    def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
+        """Return the test of cell b minus cell a by a measure at its value number `value_index`."""
+        if (name, value_index, a, b) in self.claims:
+            return self.claims[name, value_index, a, b]
+        claim = self.claims[name, value_index, b, a]
         return replace(claim, pair=replace(claim.pair, mean=-claim.pair.mean))

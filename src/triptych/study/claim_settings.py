@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from triptych.config.keys import name_null
+from triptych.config.keys import describe_null
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.formatting import plus_minus
@@ -66,7 +66,7 @@ def point_label(point: MetricPoint, claim: Claim) -> str:
         values_of[METRIC].add(other.metric)
         for key, value in other.setting:
             values_of.setdefault(key, set()).add(value)
-    texts = [name_null(key, value) for key, value in point.setting if len(values_of[key]) > 1]
+    texts = [describe_null(key, value) for key, value in point.setting if len(values_of[key]) > 1]
     if not texts or len(values_of[METRIC]) > 1:
         texts.append(point.metric)
     return " / ".join(texts)

@@ -26,8 +26,15 @@ from pathlib import Path
 from scipy.special import ndtr
 
 from triptych.run.sweep_record import Looks, SweepRecord
-from triptych.study.cells import Comparison, Key, MeasureTable, PairTest, Rule, bound_by_item
-from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
+from triptych.study.cells import (
+    Comparison,
+    DecisionRule,
+    Key,
+    MeasureTable,
+    PairTest,
+    bound_by_item,
+)
+from triptych.study.statistics import ALPHA, MeanError, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
 MOST = 200  # maximum number of seeds that a report suggests
@@ -37,27 +44,29 @@ NODES = 32
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Two cells of comparison number `place`: their pair, and the pair at each look so far.
+    """Two cells of comparison `comparison_index`: their pair, and the pair at each look so far.
 
     `primary`: whether it is about what decides.
     """
 
-    place: int
+    comparison_index: int
     key: Key
     pair: Paired
     looks: Sequence[Paired]
     primary: bool
 
 
-def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
+def correct_for_multiple_tests(
+    comparisons: Sequence[Comparison], rule: DecisionRule
+) -> list[Comparison]:
     """Return the comparisons of one report, each with its claims under the one correction."""
     family: list[Hypothesis] = []
     for place, comparison in enumerate(comparisons):
         family += _hypotheses(place, comparison, rule)
-    p_values = [_p(hypothesis, rule) for hypothesis in family]
-    weights = _weights(family, p_values)
+    p_values = [_combined_p(hypothesis, rule) for hypothesis in family]
+    weights = _error_weights(family, p_values)
     corrected = holm(p_values, weights)
-    same = holm([_same(hypothesis, rule) for hypothesis in family])
+    same = holm([_combined_equivalence_p(hypothesis, rule) for hypothesis in family])
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     columns = zip(family, weights, p_values, corrected, same, strict=True)
     for hypothesis, weight, p, corrected_p, same_p in columns:
@@ -65,7 +74,7 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
         if corrected_p > 0:
             step_level = ALPHA * p / corrected_p / rule.looks
         test = PairTest(hypothesis.pair, corrected_p, same_p, level, step_level)
-        claims[hypothesis.place][hypothesis.key] = test
+        claims[hypothesis.comparison_index][hypothesis.key] = test
     tests = len(p_values) - sum(map(math.isnan, p_values))
     return [
         replace(comparison, claims=claims[place], rule=rule, tests=tests)
@@ -73,7 +82,7 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     ]
 
 
-def unsettle(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
+def mark_interim(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
     """Return the comparison without claims if it has runs of a sweep with more to come."""
     if not any(run.dir in open_runs for run in comparison.runs):
         return comparison
@@ -81,16 +90,20 @@ def unsettle(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
     return replace(comparison, claims=claims, rule=replace(comparison.rule, interim=True))
 
 
-def _hypotheses(place: int, comparison: Comparison, rule: Rule) -> Iterator[Hypothesis]:
-    pairs = dict(_pairs(comparison))
-    looks = [dict(_pairs(_at_look(comparison, seeds))) for seeds in rule.seen] or [pairs]
+def _hypotheses(
+    comparison_index: int, comparison: Comparison, rule: DecisionRule
+) -> Iterator[Hypothesis]:
+    pairs = dict(_claimable_pairs(comparison))
+    looks = [
+        dict(_claimable_pairs(_restricted_to_look(comparison, seeds))) for seeds in rule.seen
+    ] or [pairs]
     for key, pair in pairs.items():
         seen = [look[key] for look in looks if key in look]
         primary = key[0] == comparison.question.metric.name
-        yield Hypothesis(place, key, pair, seen, primary)
+        yield Hypothesis(comparison_index, key, pair, seen, primary)
 
 
-def _at_look(comparison: Comparison, seeds: Collection[int | None]) -> Comparison:
+def _restricted_to_look(comparison: Comparison, seeds: Collection[int | None]) -> Comparison:
     """Return the comparison restricted to the seeds of a look."""
     cells = []
     for cell in comparison.cells:
@@ -99,7 +112,7 @@ def _at_look(comparison: Comparison, seeds: Collection[int | None]) -> Compariso
     return replace(comparison, cells=tuple(cells))
 
 
-def _p(hypothesis: Hypothesis, rule: Rule) -> float:
+def _combined_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
     """Combine the pair's p over all looks; a look with the other sign does not count."""
     pair = hypothesis.pair
     if math.isnan(pair.p):
@@ -108,7 +121,7 @@ def _p(hypothesis: Hypothesis, rule: Rule) -> float:
     return _over_looks(seen, rule, unknown=1.0)
 
 
-def _same(hypothesis: Hypothesis, rule: Rule) -> float:
+def _combined_equivalence_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
     """Combine p of "they differ by the margin or more" over looks (Schuirmann 1987).
 
     The margin is in the unit of the question, and measures beside it have units of their own.
@@ -116,17 +129,17 @@ def _same(hypothesis: Hypothesis, rule: Rule) -> float:
     margin = rule.equal_within
     if margin is None or not hypothesis.primary:
         return math.nan
-    seen = [look.not_beyond(margin - abs(look.mean)) for look in hypothesis.looks]
+    seen = [look.one_sided_p(margin - abs(look.mean)) for look in hypothesis.looks]
     return _over_looks(seen, rule, unknown=math.nan)
 
 
-def _over_looks(p_values: Sequence[float], rule: Rule, unknown: float) -> float:
+def _over_looks(p_values: Sequence[float], rule: DecisionRule, unknown: float) -> float:
     """Return the smallest known p times the number of planned looks."""
     known = [p for p in p_values if not math.isnan(p)]
     return min([1.0, *(rule.looks * p for p in known)]) if known else unknown
 
 
-def _weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> list[float]:
+def _error_weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> list[float]:
     """Share out the error: one half to the question and one half to all else, equal within each."""
     pairs = zip(family, p_values, strict=True)
     tested = Counter(hypothesis.primary for hypothesis, p in pairs if not math.isnan(p))
@@ -135,7 +148,7 @@ def _weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> list[fl
     return [1 / max(tested.total(), 1)] * len(family)
 
 
-def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
+def _claimable_pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
     """Yield each pair that may be claimed: by each measure, and by the bound if it decides."""
     tables = [*comparison.measures.values()]
     if not comparison.deciding:
@@ -143,10 +156,10 @@ def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
     for table in tables:
         if table.metric.better:
             for first, second in combinations(table.cells, 2):
-                yield from _pairs_of(comparison, table, first, second)
+                yield from _metric_pairs(comparison, table, first, second)
 
 
-def _pairs_of(
+def _metric_pairs(
     comparison: Comparison, table: MeasureTable, first: str, second: str
 ) -> Iterator[tuple[Key, Paired]]:
     items = None
@@ -157,10 +170,10 @@ def _pairs_of(
         items = bound_by_item([b[seed] for seed in common], [a[seed] for seed in common])
     for place in range(len(table.values)):
         key = (table.metric.name, place, first, second)
-        yield key, paired(table.figures(first, place), table.figures(second, place), items)
+        yield key, paired(table.seed_values(first, place), table.seed_values(second, place), items)
 
 
-def power(difference: float, error: Error, alpha: float) -> float:
+def test_power(difference: float, error: MeanError, alpha: float) -> float:
     """Compute the probability that a true difference is claimed at level `alpha`."""
     quantiles, weights = chi2_nodes(error.df, 64)
     # Limits are the critical distance at each possible estimate of the variance over seeds
@@ -171,13 +184,13 @@ def power(difference: float, error: Error, alpha: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
+def seeds_needed(difference: float, error: MeanError, alpha: float) -> int | None:
     """Return how many seeds claim this difference with probability `GOAL`; None over `MOST`."""
     now = error.df + 1
 
     def enough(seeds: int) -> bool:
-        later = Error(error.of_seeds * now / seeds, seeds - 1, error.of_items, error.n_items)
-        return power(difference, later, alpha) >= GOAL
+        later = MeanError(error.of_seeds * now / seeds, seeds - 1, error.of_items, error.n_items)
+        return test_power(difference, later, alpha) >= GOAL
 
     if not enough(MOST):
         return None
@@ -193,21 +206,23 @@ def seeds_to_settle(claim: PairTest) -> int | None:
     return None if needed is None else max(needed, pair.n + 1)
 
 
-def seeds_next(comparison: Comparison) -> int:
+def seeds_to_settle_best(comparison: Comparison) -> int:
     """Return how many seeds in all would settle the open pairs of the best; 0 if none would."""
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
     table = comparison.question
     last = len(table.values) - 1
-    order = table.order(last)
-    claims = [comparison.sampled(table.metric.name, last, order[0], other) for other in order[1:]]
+    order = table.ranked_labels(last)
+    claims = [
+        comparison.metric_test(table.metric.name, last, order[0], other) for other in order[1:]
+    ]
     claims = [claim for claim in claims if claim.outcome == "open"]
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
     return max((seeds_to_settle(claim) or 0 for claim in claims), default=0)
 
 
-def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
+def sweep_decision_rule(sweep: SweepRecord, looks: Looks) -> DecisionRule:
     """Return how a sweep's report decides: by its planned looks, and those taken so far."""
     # Use the recorded looks if the sweep's record plans none.
     planned = sweep.until or looks
@@ -216,13 +231,13 @@ def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
     # A later command may plan fewer looks than were already taken.
     most = max(planned.looks, len(seen))
     # Between looks a report repeats the claims of the last look. Before the first look it has none.
-    return Rule(margin, most, seen, interim=most > 1 and not seen)
+    return DecisionRule(margin, most, seen, interim=most > 1 and not seen)
 
 
-def joint_rule(rules: Sequence[Rule]) -> Rule:
+def joint_decision_rule(rules: Sequence[DecisionRule]) -> DecisionRule:
     """Return the rule of a report over several sweeps: the most looks, and a common margin."""
     if len(rules) == 1:
         return replace(rules[0], interim=False)
     margins = {rule.equal_within for rule in rules}
     margin = margins.pop() if len(margins) == 1 else None
-    return Rule(margin, max(rule.looks for rule in rules))
+    return DecisionRule(margin, max(rule.looks for rule in rules))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
+from triptych.study.style import INK, MUTED, figure_style, plain_ticks, to_png
 
 COLOURS = {
     "reproduced": "#009e73",
@@ -31,7 +31,7 @@ def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]
             rows[f"{entry['title']}: {claim['name']}"] = claim
     if not rows:
         return None
-    with styled():
+    with figure_style():
         figure = Figure(figsize=(7.6, 0.9 + 0.19 * max(3, len(rows))), layout="constrained")
         figure.set_facecolor("white")
         ax = figure.subplots()
@@ -63,17 +63,17 @@ def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
     mean, low, high = np.clip(claim["ratio"], LOW, HIGH)
     ax.plot([low, high], [y, y], color=ink, linewidth=2)
     marker = "s" if claim["is_tie"] else "o"
-    ax.plot(mean, y, _marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
+    ax.plot(mean, y, _ratio_marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
     ratio = claim["published_ratio"]
     if ratio:
-        place, look = np.clip(ratio, LOW, HIGH), HOLLOW | {"marker": _marker(ratio, "D")}
+        place, look = np.clip(ratio, LOW, HIGH), HOLLOW | {"marker": _ratio_marker(ratio, "D")}
         ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
 
 
-def _marker(ratio: float, inside: str) -> str:
+def _ratio_marker(ratio: float, inside_marker: str) -> str:
     """Return the sign of a ratio: an arrow where it lies beyond the axis."""
     if ratio > HIGH:
         return ">"
     if ratio < LOW:
         return "<"
-    return inside
+    return inside_marker

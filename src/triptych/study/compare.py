@@ -15,23 +15,23 @@ from triptych.declare import Role
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import LOOKS, Looks
-from triptych.study.axes import SWEEP, Axis, all_keys, find_axes, label, varied
-from triptych.study.cells import Cell, Comparison, Outcome, Rule, is_usable
-from triptych.study.claims import correct
-from triptych.study.formatting import quantity
-from triptych.study.groups import Group, copies, group_runs
-from triptych.study.notes import limits_of
+from triptych.study.axes import SWEEP, Axis, all_keys, cell_label, find_comparison_axes, varied_axes
+from triptych.study.cells import Cell, Comparison, DecisionRule, Outcome, is_usable
+from triptych.study.claims import correct_for_multiple_tests
+from triptych.study.formatting import count_noun
+from triptych.study.groups import Group, group_runs, repeated_results
+from triptych.study.notes import caveats_of
 
 Pair = tuple[str, str]
 
 
-def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
+def compare(runs: Sequence[Run], rule: DecisionRule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    comparisons = list(map(comparison_of, group_runs(runs)))
-    return correct(comparisons, rule or Rule())
+    comparisons = list(map(build_comparison, group_runs(runs)))
+    return correct_for_multiple_tests(comparisons, rule or DecisionRule())
 
 
-def decide(
+def decide_at_look(
     root: Path, look: int, looks: int, equal_within: float | None = None
 ) -> tuple[str, dict[Pair, Outcome]]:
     """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
@@ -43,10 +43,10 @@ def decide(
     rule = take_look(root, runs, look, looks, equal_within)
     outcomes = pair_outcomes(compare(runs, rule))
     n = Counter(outcomes.values())
-    tally = f"of {quantity(len(outcomes), 'pair')} {n['separated']} separated"
+    tally = f"of {count_noun(len(outcomes), 'pair')} {n['separated']} separated"
     if equal_within is not None:
         tally += f", {n['same']} the same within {equal_within:g}"
-    seeds = quantity(len(rule.seen[-1]), "seed")
+    seeds = count_noun(len(rule.seen[-1]), "seed")
     return f"look {look} of {rule.looks}, {seeds}: {tally}, {n['open']} open", outcomes
 
 
@@ -56,10 +56,10 @@ def take_look(
     look: int,
     looks: int,
     equal_within: float | None,
-) -> Rule:
+) -> DecisionRule:
     """Return the rule at this look; record the seeds that it has, unless it was taken before."""
     recorded = list(map(frozenset, Looks.read(root).seeds))
-    rule = Rule(equal_within, max(looks, len(recorded)), tuple(recorded[:look]))
+    rule = DecisionRule(equal_within, max(looks, len(recorded)), tuple(recorded[:look]))
     if len(rule.seen) == look:
         return rule
     finished = [run for run in runs if run.status == "finished"]
@@ -90,26 +90,26 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
     return dict(sorted(outcomes.items()))
 
 
-def comparison_of(group: Group) -> Comparison:
+def build_comparison(group: Group) -> Comparison:
     """Return the comparison of a group of data and unit, without the tests of its pairs."""
     runs, measure = group.runs, str(group.runs[0].measure)
-    axes, notes = find_axes(runs)
+    axes, notes = find_comparison_axes(runs)
     cells = build_cells(runs, axes, measure)
     # Use machine keys and the directory in cell names only if settings do not distinguish the runs.
     typed = all_keys(run.overrides for run in runs)
     machine = [key for key in typed if role(key) is Role.MACHINE]
     for keys in (machine, [SWEEP]):
         if any(cell.superseded for cell in cells):
-            axes = [*axes, *varied(runs, keys)]
+            axes = [*axes, *varied_axes(runs, keys)]
             cells = build_cells(runs, axes, measure)
     repeats = sum(cell.superseded for cell in cells)
     if repeats:
-        repeated = f"{quantity(repeats, 'run')} repeated an earlier setting and seed"
+        repeated = f"{count_noun(repeats, 'run')} repeated an earlier setting and seed"
         notes.append(f"{repeated}: only the newest counts.")
     usable = [cell for cell in cells if cell.runs]
     usable.sort(key=lambda cell: (cell.bound.mean, cell.label))
     pending = [cell for cell in cells if not cell.runs]
-    notes += limits_of(usable, axes)
+    notes += caveats_of(usable, axes)
     return Comparison(group.data, measure, tuple(axes), tuple(usable), tuple(pending), tuple(notes))
 
 
@@ -117,7 +117,7 @@ def build_cells(runs: Sequence[Run], axes: Sequence[Axis], measure: str) -> list
     """Return the cells in the order in which their runs appear."""
     runs_by_label: dict[str, list[Run]] = {}
     for run in runs:
-        runs_by_label.setdefault(label(run, axes), []).append(run)
+        runs_by_label.setdefault(cell_label(run, axes), []).append(run)
     return [build_cell(name, measure, cell_runs) for name, cell_runs in runs_by_label.items()]
 
 
@@ -129,7 +129,7 @@ def build_cell(name: str, measure: str, runs: Sequence[Run]) -> Cell:
     # Sort the runs by seed, so that results do not depend on which job finished first.
     newest = {run.seed: run for run in usable}
     newest = dict(sorted(newest.items(), key=lambda item: (item[0] is None, item[0] or 0)))
-    repeats = copies(newest)
+    repeats = repeated_results(newest)
     counted = {seed: run for seed, run in newest.items() if seed not in repeats}
     others += [newest[seed] for seed in repeats]
     superseded = len(usable) - len(newest)

@@ -6,18 +6,20 @@ from typing import Any, TextIO
 from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 
-from triptych.terminal import canvas, printable
+from triptych.terminal import escape_control_characters, unescaped_stream
 
 
 class PlainConsole(Console):
     """A console that reads no markup and escapes control characters; rich's own colours stay."""
 
     def __init__(self, stream: TextIO, **options: Any):
-        super().__init__(file=canvas(stream), markup=False, highlight=False, emoji=False, **options)
+        super().__init__(
+            file=unescaped_stream(stream), markup=False, highlight=False, emoji=False, **options
+        )
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
             else:
-                yield Segment(printable(segment.text), segment.style)
+                yield Segment(escape_control_characters(segment.text), segment.style)

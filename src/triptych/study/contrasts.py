@@ -8,8 +8,8 @@ from scipy.special import bdtr, bdtrc
 
 from triptych.study.cells import bound_by_item
 from triptych.study.claim_settings import Setting
-from triptych.study.formatting import quantity, with_interval
-from triptych.study.groups import copies
+from triptych.study.formatting import count_noun, with_interval
+from triptych.study.groups import repeated_results
 from triptych.study.papers.claim import OF_THE_BOUND, Contrast, MetricPoint
 from triptych.study.statistics import ALPHA, Paired, paired, spread
 
@@ -35,9 +35,9 @@ class ContrastResult:
     wide: str = ""
     tail: float = ALPHA / 2
 
-    def refuse_wide(self, least: float, what: str) -> "ContrastResult":
-        """Return the result of a tie, which no margin above ``least`` can reproduce."""
-        if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
+    def refuse_wide(self, max_margin: float, what: str) -> "ContrastResult":
+        """Return the result of a tie, which no margin above ``max_margin`` can reproduce."""
+        if self.trouble or not self.contrast.is_tie or self.contrast.high <= max_margin:
             return self
         reason = f"the margin {self.accepted} is wider than {what}"
         return replace(self, p_not_within=1.0, wide=reason)
@@ -54,7 +54,11 @@ class ContrastResult:
             return None
         mean, low, high = self.ends
         if self.contrast.ratio:
-            return exp(mean), exp(low), min(exp(high), 1e9)  # limited, as JSON has no infinity
+            return (
+                saturating_exp(mean),
+                saturating_exp(low),
+                min(saturating_exp(high), 1e9),
+            )  # limited, as JSON has no infinity
         base = self.means[1]
         if base <= 0 or base + min(mean, low) <= 0:
             return None
@@ -76,10 +80,10 @@ class ContrastResult:
         if self.trouble:
             return "–"
         if self.contrast.diverges:
-            return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
+            return f"{self.pair.mean:.0%} of {count_noun(self.pair.n, 'seed')}"
         mean, low, high = self.ends
         if self.contrast.ratio:
-            return with_interval(exp(mean), exp(low), exp(high))
+            return with_interval(saturating_exp(mean), saturating_exp(low), saturating_exp(high))
         return with_interval(mean, low, high, sign=self.contrast.is_pair)
 
     @property
@@ -91,15 +95,15 @@ class ContrastResult:
         if self.contrast.ratio:
             low, high = math.exp(low), math.exp(high)
         if math.isinf(high):
-            return f"above {_four_digits(low)}"
-        return f"from {_four_digits(low)} to {_four_digits(high)}"
+            return f"above {_format_four_digits(low)}"
+        return f"from {_format_four_digits(low)} to {_format_four_digits(high)}"
 
 
-def _four_digits(x: float) -> str:
+def _format_four_digits(x: float) -> str:
     return f"{x:.4g}".replace("-", "−")
 
 
-def exp(x: float) -> float:
+def saturating_exp(x: float) -> float:
     """Return e^x, or 0 or infinity beyond any sensible ratio, as in the interval of two seeds."""
     if x <= -20:
         return 0.0
@@ -112,8 +116,8 @@ def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end."""
     distances = (pair.mean - low, high - pair.mean)
     inward = [distance for distance in distances if math.isfinite(distance)]
-    outside = max(pair.not_beyond(distance) for distance in inward)
-    inside = min(pair.not_beyond(-distance) for distance in inward)
+    outside = max(pair.one_sided_p(distance) for distance in inward)
+    inside = min(pair.one_sided_p(-distance) for distance in inward)
     return outside, min(1.0, len(inward) * inside)
 
 
@@ -129,7 +133,7 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
             return _share_of_divergences(contrast, settings)
         compared = [settings[point] for point in contrast.compared]
         _check_comparable(contrast, compared)
-        pair = _paired(contrast, compared)
+        pair = _pair_by_seed(contrast, compared)
     except Unmeasurable as reason:
         return ContrastResult(contrast, Paired(math.nan, 0), trouble=str(reason))
     means = tuple(spread(list(setting.figures.values())).mean for setting in compared)
@@ -145,7 +149,7 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
     for point in (*contrast.compared, *contrast.others):
         setting = settings[point]
         if setting.ended < seeds:
-            count = f"{setting.ended} of {quantity(seeds, 'run')}"
+            count = f"{setting.ended} of {count_noun(seeds, 'run')}"
             raise Unmeasurable(f"only {count} of {setting.label} finished")
 
 
@@ -165,13 +169,13 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
     """Raise Unmeasurable unless each run has a finite figure of its own, all on the same data."""
     fingerprints = set[str]()
     for setting in compared:
-        repeats = copies({run.seed: run for run in setting.runs if run.test})
+        repeats = repeated_results({run.seed: run for run in setting.runs if run.test})
         if repeats:
             seed, first = next(iter(repeats.items()))
             problem = f"seeds {first} and {seed} have the same figures to the last digit"
             raise Unmeasurable(f"{setting.label}: {problem}")
         if setting.diverged:
-            seeds = quantity(setting.ended, "seed")
+            seeds = count_noun(setting.ended, "seed")
             raise Unmeasurable(f"{setting.label} diverged with {setting.diverged} of {seeds}")
         if len(setting.figures) < len(setting.runs):
             raise Unmeasurable(f"{setting.label} has no finite {setting.metric}")
@@ -180,11 +184,11 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
         raise Unmeasurable(f"{contrast.name}: the runs have different data")
 
 
-def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
+def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     """Pair figures by seed, bounds also by item; Unmeasurable: no ratio, or no error is known."""
     figures, items = [dict(setting.figures) for setting in compared], None
     if contrast.ratio:
-        figures = [_logarithms(contrast, values) for values in figures]
+        figures = [_log_ratios(contrast, values) for values in figures]
     elif {point.metric for point in contrast.compared} == {"bound"}:
         items = bound_by_item(*(setting.runs for setting in compared))
     first, second = figures[0], dict.fromkeys(figures[0], 0.0)
@@ -197,7 +201,7 @@ def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     return pair
 
 
-def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
+def _log_ratios(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
     if any(x <= 0 for x in figures.values()):
         raise Unmeasurable(f"{contrast.name}: a ratio needs values above 0")
     return {seed: math.log(x) for seed, x in figures.items()}

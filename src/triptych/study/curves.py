@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from triptych.run.parsing import Curve, to_float
 from triptych.run.read import Run
-from triptych.study.axes import Axis, value
+from triptych.study.axes import Axis, axis_value
 from triptych.study.cells import Cell, Comparison
 from triptych.study.figures import Colours
-from triptych.study.style import INK, PAPER, LineFigure, log_axis, mark, short
+from triptych.study.style import INK, PAPER, LineFigure, log_axis, run_gid, shorten
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 LEAST = 2 / 3  # minimum fraction of all combinations for a grid figure
@@ -25,7 +25,7 @@ MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the mean squared error of the noise estimate per dimension, by noise level."""
     curves = _mean_curves(comparison, lambda run: run.noise_levels)
-    return _by_noise_level(curves, colours, "squared error of ε, per dimension")
+    return _draw_by_noise_level(curves, colours, "squared error of ε, per dimension")
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -38,13 +38,13 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     if not curves:
         return None
     gamma, shape, _ = next(iter(curves.values()))
-    if all(_is_alike(shape, other) for _, other, _ in curves.values()):
+    if all(_is_close(shape, other) for _, other, _ in curves.values()):
         return None
     level = Curve(tuple(gamma), (1.0,) * len(gamma), ())
-    return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
+    return _draw_by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
 
 
-def _is_alike(shape: np.ndarray, other: np.ndarray) -> bool:
+def _is_close(shape: np.ndarray, other: np.ndarray) -> bool:
     return shape.shape == other.shape and np.allclose(other, shape, 1e-3)
 
 
@@ -56,10 +56,10 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
         if np.max(mean) > 1e-8:
             curves[label] = (gamma, mean, None)
     spread = next((run.posterior for run in comparison.runs if run.posterior), None)
-    return _by_noise_level(curves, colours, "squared error, per dimension", spread)
+    return _draw_by_noise_level(curves, colours, "squared error, per dimension", spread)
 
 
-def _by_noise_level(
+def _draw_by_noise_level(
     curves: Mapping[str, MeanCurve],
     colours: Colours,
     ylabel: str,
@@ -109,12 +109,12 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
         if low >= high:
             return None  # the seeds have no noise level in common
         gamma = np.linspace(low, high, len(gamma))
-    values = np.array([_read_at(gamma, curve) for curve in seeds])
+    values = np.array([_interpolate_curve(gamma, curve) for curve in seeds])
     error = values.std(axis=0, ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else None
     return gamma, values.mean(axis=0), error
 
 
-def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
+def _interpolate_curve(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     order = np.argsort(curve.gamma)
     known, value = np.array(curve.gamma)[order], np.array(curve.value)[order]
     if (value > 0).all():
@@ -134,13 +134,13 @@ class History:
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the validation bound over seconds of training."""
     histories = _histories(comparison, over_seconds=True)
-    return _training(comparison, colours, histories, "seconds of training")
+    return _draw_training_curves(comparison, colours, histories, "seconds of training")
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the validation bound over training steps."""
     histories = _histories(comparison, over_seconds=False)
-    return _training(comparison, colours, histories, "training step")
+    return _draw_training_curves(comparison, colours, histories, "training step")
 
 
 def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[History]]:
@@ -160,7 +160,7 @@ def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[His
     return histories
 
 
-def _training(
+def _draw_training_curves(
     comparison: Comparison,
     colours: Colours,
     histories: Mapping[str, Sequence[History]],
@@ -180,11 +180,13 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
     """Draw a cell's seeds as thin lines, and as a thick one their mean where all have values."""
     if len(seeds) == 1:
         (seed,) = seeds
-        lines.line(label, seed.x, seed.values, linewidth=2, gid=mark(seed.run))
+        lines.line(label, seed.x, seed.values, linewidth=2, gid=run_gid(seed.run))
         return
     for seed in seeds:
         ink = lines.colours[label]
-        lines.ax.plot(seed.x, seed.values, color=ink, linewidth=0.7, alpha=0.45, gid=mark(seed.run))
+        lines.ax.plot(
+            seed.x, seed.values, color=ink, linewidth=0.7, alpha=0.45, gid=run_gid(seed.run)
+        )
     start, end = max(seed.x[0] for seed in seeds), min(seed.x[-1] for seed in seeds)
     places = np.unique(np.concatenate([seed.x for seed in seeds]))
     places = places[(places >= start) & (places <= end)]
@@ -198,7 +200,9 @@ def _late_values(
     histories: Mapping[str, Sequence[History]],
 ) -> tuple[float, float]:
     """Return limits that show later values well; first values would flatten them."""
-    near = [seeds for label, seeds in histories.items() if label not in comparison.bounds.far]
+    near = [
+        seeds for label, seeds in histories.items() if label not in comparison.bounds.outlying_cells
+    ]
     shown = [seed.values for seeds in near or histories.values() for seed in seeds]
     values, last = np.concatenate(shown), [history[-1] for history in shown]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
@@ -220,7 +224,7 @@ class Crossing:
     numbers: tuple[float, ...] | None
 
 
-def crossing(comparison: Comparison) -> Crossing | None:
+def find_crossing(comparison: Comparison) -> Crossing | None:
     """Return the grid of two crossed settings; None without one, or with too many holes."""
     if len(comparison.axes) != 2:
         return None
@@ -228,10 +232,10 @@ def crossing(comparison: Comparison) -> Crossing | None:
     cells = {}
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
-        cells[value(run, lines.key), value(run, along.key)] = cell
+        cells[axis_value(run, lines.key), axis_value(run, along.key)] = cell
     # Leave out values for which no run has a result.
-    lines = _with_values(lines, {key[0] for key in cells})
-    along = _with_values(along, {key[1] for key in cells})
+    lines = _restrict_axis(lines, {key[0] for key in cells})
+    along = _restrict_axis(along, {key[1] for key in cells})
     if len(cells) < max(4, LEAST * len(lines.values) * len(along.values)):
         return None
     numbers = _numbers(along)
@@ -245,7 +249,7 @@ def _fitness_along(axis: Axis) -> tuple[bool, int]:
     return _numbers(axis) is not None, len(axis.values)
 
 
-def _with_values(axis: Axis, values: Collection[str]) -> Axis:
+def _restrict_axis(axis: Axis, values: Collection[str]) -> Axis:
     return Axis(axis.key, tuple(value for value in axis.values if value in values))
 
 
@@ -256,7 +260,7 @@ def _numbers(axis: Axis) -> tuple[float, ...] | None:
 
 def lines_by_label(comparison: Comparison) -> dict[str, str]:
     """Return the line on which each cell of a grid lies; {} where there is no grid."""
-    crossed = crossing(comparison)
+    crossed = find_crossing(comparison)
     if crossed is None:
         return {}
     return {cell.label: line for (line, _), cell in crossed.cells.items()}
@@ -271,7 +275,7 @@ HOW = (
 
 def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """Draw the test bound along one setting, a line for each value of the other."""
-    crossed = crossing(comparison)
+    crossed = find_crossing(comparison)
     if crossed is None:
         return None
     values = crossed.along.values
@@ -287,7 +291,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     low, top = means[0], min(means[-1], means[0] + 4 * (means[len(means) // 2] - means[0]) + 1e-3)
     lines.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
     if crossed.numbers is None:
-        lines.ticks([*places.values()], [short(key, 14) for key in values], log=False)
+        lines.ticks([*places.values()], [shorten(key, 14) for key in values], log=False)
     else:
         smallest, largest = crossed.numbers[0], crossed.numbers[-1]
         log = smallest > 0 and largest / smallest >= WIDE
@@ -305,7 +309,7 @@ def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> Non
     how: dict[str, Any] = {"markersize": 3, "color": ink, "alpha": 0.5, "markeredgewidth": 0}
     for place, cell in cells.items():
         for seed, bound in cell.values().items():
-            lines.ax.plot(place, bound, "o", gid=mark(cell.runs[seed]), **how)
+            lines.ax.plot(place, bound, "o", gid=run_gid(cell.runs[seed]), **how)
     lowest, place = min(zip(means, x, strict=True))
     ring: dict[str, Any] = {"s": 70, "facecolor": PAPER, "edgecolor": ink, "linewidth": 1.8}
     lines.ax.scatter([place], [lowest], zorder=3, **ring)

@@ -20,8 +20,8 @@ from triptych.study.axes import all_keys
 from triptych.study.cells import Comparison
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
-from triptych.study.style import mark
-from triptych.study.tables import against
+from triptych.study.style import run_gid
+from triptych.study.tables import difference_entries
 
 # Runs are not grouped by paths.
 PLACES = {Role.PATH, Role.OUTPUT}
@@ -45,7 +45,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
     properties = list(map(_properties, study.runs))
-    keys = _differing(study.runs, properties)
+    keys = _differing_properties(study.runs, properties)
     own = [{key: values[key] for key in keys if key in values} for values in properties]
     places = {run.dir: place for place, run in enumerate(study.runs)}
     # {index of a run: its section and cell}; the last one if it is compared twice.
@@ -55,37 +55,43 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
         cells = []
         for cell in comparison.all_cells:
             runs = [places[run.dir] for run in (*cell.runs.values(), *cell.others)]
-            far = cell.label in comparison.bounds.far
+            far = cell.label in comparison.bounds.outlying_cells
             homes |= {run: {"section": number, "cell": cell.label, "far": far} for run in runs}
-            together = _together([own[run] for run in runs])
+            together = _values_by_property([own[run] for run in runs])
             cells.append({"label": cell.label, "runs": runs, "own": together})
-        sections.append({"cells": cells, "against": _pairs(comparison)})
+        sections.append({"cells": cells, "against": _pair_verdicts(comparison)})
     points = max(FEWEST, POINTS // max(len(study.runs), 1) // CURVES)
     rows = []
     for place, run in enumerate(study.runs):
         row: dict[str, Any] = {"section": None, "cell": "", "far": False} | homes.get(place, {})
         row["far"] = row["far"] or run.status == "diverged"
-        row |= {"name": where[run.dir], "own": {key: cut(text) for key, text in own[place].items()}}
-        rows.append(row | _describe(run, points, bool(study.tuned)))
-    return {"running": study.going_on, "runs": rows, "keys": keys, "sections": sections}
+        row |= {
+            "name": where[run.dir],
+            "own": {key: truncate(text) for key, text in own[place].items()},
+        }
+        rows.append(row | _run_details(run, points, bool(study.tuned)))
+    return {"running": study.has_open_runs, "runs": rows, "keys": keys, "sections": sections}
 
 
-def _together(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return all values of each property of a cell's runs."""
     values: dict[str, dict[str, None]] = {}
     for properties in runs:
         for key, text in properties.items():
             values.setdefault(key, {})[text] = None
-    return {key: cut(", ".join(texts)) for key, texts in values.items()}
+    return {key: truncate(", ".join(texts)) for key, texts in values.items()}
 
 
-def _pairs(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
+def _pair_verdicts(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
     """Return difference, corrected p and verdict of each cell (inner list) by reference."""
     if comparison.deciding or len(comparison.cells) < 2:
         return []
     pairs = []
     for reference in range(len(comparison.cells)):
-        rows = [against(comparison, reference, place) for place in range(len(comparison.cells))]
+        rows = [
+            difference_entries(comparison, reference, place)
+            for place in range(len(comparison.cells))
+        ]
         pairs.append([(row["difference"].text, row["p"].text, verdict) for row, verdict in rows])
     return pairs
 
@@ -98,7 +104,9 @@ def _properties(run: Run) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value}
 
 
-def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> list[str]:
+def _differing_properties(
+    runs: Sequence[Run], properties: Sequence[Mapping[str, str]]
+) -> list[str]:
     """Return the properties that differ between runs or that a run with a configuration lacks."""
     differing = []
     pairs = [*zip(runs, properties, strict=True)]
@@ -111,28 +119,28 @@ def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> 
     return sorted(differing, key=lambda key: (key.count("."), natural_key(key)))
 
 
-def _describe(run: Run, points: int, tuned: bool) -> dict[str, Any]:
-    """Collect everything of a run; ``points``: of each curve; ``tuned``: its sweep tuned first."""
+def _run_details(run: Run, max_points: int, sweep_is_tuned: bool) -> dict[str, Any]:
+    """Collect everything of a run, with at most ``max_points`` of each curve."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     provenance = RunDirectory(run.dir).readable_provenance
     return {
-        "mark": mark(run),
+        "mark": run_gid(run),
         "status": run.status,
-        "error": cut(run.error),
+        "error": truncate(run.error),
         "bound": bound,
-        "facts": _facts(run),
-        "curves": _curves(run, points),
-        "again": command_again(provenance, tuned),
+        "facts": _run_facts(run),
+        "curves": _curves(run, max_points),
+        "again": rerun_command(provenance, sweep_is_tuned),
         "provenance": _provenance(run, provenance),
     }
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """Cut a text to the length at which the page shows a value."""
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _run_facts(run: Run) -> list[tuple[str, str]]:
     """Return names and texts of a run's facts."""
     facts = []
     if run.progress:
@@ -145,14 +153,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("parameters", f"{run.parameters:,}"))
     facts += [(f"{stage} took", duration(seconds)) for stage, seconds in run.seconds.items()]
     facts.append(("weights", run.weights))
-    return _filled(facts)
+    return _nonempty_facts(facts)
 
 
-def _filled(facts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, cut(text)) for name, text in facts if text]
+def _nonempty_facts(facts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, truncate(text)) for name, text in facts if text]
 
 
-def _curves(run: Run, points: int) -> list[dict[str, Any]]:
+def _curves(run: Run, max_points: int) -> list[dict[str, Any]]:
     """Return curves of metrics.csv, the validation bound first, and the error by noise level."""
     histories = run.histories()
     clock = dict(zip(*histories.pop("time", ([], [])), strict=True))
@@ -166,8 +174,8 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
         columns.pop("val/bound", None)  # the same as the bound
     curves = []
     for name in sorted(columns, key=lambda name: name not in bounds)[:CURVES]:
-        thinned = _thinned(*columns[name], points)
-        seconds = [_short(clock.get(step, math.nan)) for step in thinned["x"]]
+        thinned = _thin_curve(*columns[name], max_points)
+        seconds = [_round_to_five_digits(clock.get(step, math.nan)) for step in thinned["x"]]
         if not all(map(math.isfinite, seconds)):
             seconds = []
         measure = name.partition("/")[2]
@@ -178,24 +186,27 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     if levels:
         curve: dict[str, Any] = {"name": "squared error of ε by noise level", "of": "γ = −log SNR"}
         curve |= {"unit": "per dimension", "log": min(levels.value) > 0}
-        curves.append(curve | _thinned(levels.gamma, levels.value, points))
+        curves.append(curve | _thin_curve(levels.gamma, levels.value, max_points))
     return curves
 
 
-def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:
+def _thin_curve(x: Sequence[float], y: Sequence[float], max_points: int) -> dict[str, Any]:
     """Thin a curve to every k-th point and the last one; `every` is k."""
-    every = max(1, math.ceil(len(x) / points))
+    every = max(1, math.ceil(len(x) / max_points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     finite = [place for place in places if math.isfinite(y[place])]
-    shown_x, shown_y = [_short(x[i]) for i in finite], [_short(y[i]) for i in finite]
+    shown_x, shown_y = (
+        [_round_to_five_digits(x[i]) for i in finite],
+        [_round_to_five_digits(y[i]) for i in finite],
+    )
     return {"every": every, "x": shown_x, "y": shown_y}
 
 
-def _short(x: float) -> float:
+def _round_to_five_digits(x: float) -> float:
     return x if isinstance(x, int) else float(f"{x:.5g}")
 
 
-def command_again(provenance: Provenance, tuned: bool) -> str:
+def rerun_command(provenance: Provenance, sweep_is_tuned: bool) -> str:
     """Return the command that repeats a run, with values that its sweep tuned; "" if unknown."""
     if "overrides" not in provenance.record:
         return ""
@@ -203,7 +214,7 @@ def command_again(provenance: Provenance, tuned: bool) -> str:
     if any(word.startswith(("ablation=", "paper=")) for word in words):
         # Use another name, as with the sweep's own name the command would find the finished run.
         words = ["-m", "name=again", *words]
-        if tuned:
+        if sweep_is_tuned:
             words.append("hydra.sweeper.tune=null")
     return shlex.join(["triptych-train", *words])
 
@@ -218,10 +229,10 @@ def _provenance(run: Run, provenance: Provenance) -> list[tuple[str, str]]:
         ("directory", run.dir.name),
         ("command", " ".join(run.command)),
         ("commit", (run.commit or "not recorded") + changes),
-        ("started", run.began),
+        ("started", run.start_time),
         ("host", run.host),
         ("device", run.device),
         ("data", f"{provenance.description}{leaks}" if provenance.description else ""),
         ("data fingerprint", f"{run.fingerprint}{changed}" if run.fingerprint else ""),
     ]
-    return _filled(facts)
+    return _nonempty_facts(facts)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from triptych.study import style
 from triptych.study.cells import Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, plus_minus
-from triptych.study.style import LineFigure, axes, log_axis, mark, short
-from triptych.study.tables import against
+from triptych.study.style import LineFigure, log_axis, new_axes, run_gid, shorten
+from triptych.study.tables import difference_entries
 
 # Height of a row and width of a letter, in inches.
 ROW, LETTER = 0.46, 0.62 * style.SIZE / 72
@@ -33,45 +33,47 @@ Colours = Mapping[str, str]
 
 def headline(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the test bound: each seed a dot, the mean a bar."""
-    return _measure_dots(comparison.bounds, comparison, colours) if comparison.cells else None
+    return _draw_measure_dots(comparison.bounds, comparison, colours) if comparison.cells else None
 
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw paired differences to the best; a line without zero is claimed by the corrected test."""
     rivals, verdicts = dict[str, PairTest](), dict[str, str]()
     for place, cell in enumerate(comparison.cells[1:], 1):
-        claim = comparison.claim(0, place)
+        claim = comparison.bound_test(0, place)
         if claim.pair.n:
             rivals[cell.label] = claim
-            verdicts[cell.label] = against(comparison, 0, place)[1]
+            verdicts[cell.label] = difference_entries(comparison, 0, place)[1]
     if not rivals:
         return None
-    figure, ax = _rows(verdicts)
+    figure, ax = _axes_with_rows(verdicts)
     intervals = "; ".join(f"{label} {claim.text}" for label, claim in rivals.items())
     figure.set_label(f"{figure.get_label()} With corrected intervals: {intervals}.")
     margin = comparison.rule.equal_within
     if margin is not None:
         ax.axvspan(-margin, margin, color=style.MUTED, alpha=0.15, linewidth=0)
     ax.axvline(0, color=style.INK, linewidth=1)
-    far = comparison.bounds.far
+    far = comparison.bounds.outlying_cells
     near = [claim for label, claim in rivals.items() if label not in far]
     means = [claim.pair.mean for claim in near]
-    low, high = _frame([0.0, *means], [claim.interval for claim in near])
+    low, high = _axis_limits([0.0, *means], [claim.interval for claim in near])
     for y, (label, claim) in enumerate(rivals.items()):
-        _difference(ax, y, claim, colours[label])
+        _draw_difference(ax, y, claim, colours[label])
         if label in far:
-            _beyond(ax, y, format_number(claim.pair.mean, sign=True), 1, colours[label])
+            _draw_off_axis_arrow(
+                ax, y, format_number(claim.pair.mean, sign=True), 1, colours[label]
+            )
     # Leave room for the labels at the left, so that they do not cover the zero line.
     room = min(0.4, max(map(len, rivals)) * LETTER / (style.WIDTH - 0.3) + 0.02)
     ax.set_xlim(min(low, -high * room / (1 - room)), high)
-    best = short(comparison.cells[0].label, 22)
+    best = shorten(comparison.cells[0].label, 22)
     ax.set_xlabel(f"{comparison.unit} more than {best} (right of zero: worse)")
     return figure
 
 
-def _difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
+def _draw_difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
     """Draw a difference with its interval; the dot is filled where it is claimed."""
-    face = ink if claim.holds else style.PAPER
+    face = ink if claim.is_significant else style.PAPER
     half = claim.interval[1] - claim.pair.mean
     how: dict[str, Any] = {"markersize": 7, "elinewidth": 1.8, "capsize": 3}
     ax.errorbar(claim.pair.mean, y, xerr=half, fmt="o", color=ink, markerfacecolor=face, **how)
@@ -79,10 +81,10 @@ def _difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
 
 def measure_figure(table: MeasureTable) -> Callable[[Comparison, Colours], Figure]:
     """Return the function that draws a measure: lines over the key's values, or dots for seeds."""
-    return partial(_measure_lines if table.key else _measure_dots, table)
+    return partial(_draw_measure_lines if table.key else _draw_measure_dots, table)
 
 
-def _measure_lines(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
+def _draw_measure_lines(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
     lines = LineFigure(table.cells, colours)
     x = np.array(table.values)
     for label, seeds in table.cells.items():
@@ -91,39 +93,43 @@ def _measure_lines(table: MeasureTable, comparison: Comparison, colours: Colours
         if len(values) > 1:
             ends = values.min(axis=0), values.max(axis=0)
             lines.ax.vlines(x, *ends, color=colours[label], linewidth=1, alpha=0.6)
-    _floor(lines.ax.axhspan, lines.ax.axhline, table)
+    _draw_noise_floor(lines.ax.axhspan, lines.ax.axhline, table)
     if table.key != "evaluations":
-        if table.far:
-            lines.ax.set_ylim(*_frame(_near(table), []))
+        if table.outlying_cells:
+            lines.ax.set_ylim(*_axis_limits(_values_without_outliers(table), []))
         return lines.finish(table.key, table.metric.label)
-    values = np.array(_shown(table, table.cells))
+    values = np.array(_values_of_cells(table, table.cells))
     if np.nanmin(values) > 0:
         log_axis(lines.ax, values)
     lines.ticks(x, [f"{v:g}" for v in x], log=True)
     return lines.finish("calls of the denoiser", table.metric.label)
 
 
-def _shown(table: MeasureTable, labels: Iterable[str]) -> list[float]:
+def _values_of_cells(table: MeasureTable, labels: Iterable[str]) -> list[float]:
     """Return all figures of these cells, and those of true data."""
     rows = [row for label in labels for row in table.cells[label].values()]
     return [*chain.from_iterable(rows), *(table.floor or ())]
 
 
-def _near(table: MeasureTable) -> list[float]:
+def _values_without_outliers(table: MeasureTable) -> list[float]:
     """Return the figures in the axis's range, without cells that would squeeze the others."""
-    return _shown(table, [label for label in table.cells if label not in table.far])
+    return _values_of_cells(
+        table, [label for label in table.cells if label not in table.outlying_cells]
+    )
 
 
-def _measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
-    figure, ax = _rows({label: plus_minus(spreads[0]) for label, spreads in table.spreads.items()})
-    _floor(ax.axvspan, ax.axvline, table)
+def _draw_measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
+    figure, ax = _axes_with_rows(
+        {label: plus_minus(spreads[0]) for label, spreads in table.spreads.items()}
+    )
+    _draw_noise_floor(ax.axvspan, ax.axvline, table)
     runs = {cell.label: cell.runs for cell in comparison.cells}
     for y, (label, seeds) in enumerate(table.cells.items()):
-        marks = [mark(runs[label][seed]) for seed in seeds]
-        if label in table.far:
+        marks = [run_gid(runs[label][seed]) for seed in seeds]
+        if label in table.outlying_cells:
             for gid in marks:
                 # The label of the row has the value.
-                _beyond(ax, y, "", table.sign, colours[label], gid=gid)
+                _draw_off_axis_arrow(ax, y, "", table.sign, colours[label], gid=gid)
             continue
         values = [row[0] for row in seeds.values()]
         heights: Any = [y]
@@ -134,19 +140,23 @@ def _measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours)
             heights = y + np.linspace(-0.12, 0.12, len(values))
         for value, height, gid in zip(values, heights, marks, strict=True):
             ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
-    ax.set_xlim(*_frame(_near(table), []))
+    ax.set_xlim(*_axis_limits(_values_without_outliers(table), []))
     ax.set_xlabel(table.metric.ranked_label)
     return figure
 
 
-def _floor(span: Callable[..., Any], line: Callable[..., Any], table: MeasureTable) -> None:
+def _draw_noise_floor(
+    draw_span: Callable[..., Any], draw_line: Callable[..., Any], table: MeasureTable
+) -> None:
     if table.floor is not None:
         median, low, high = table.floor
-        span(low, high, color=style.MUTED, alpha=0.18, linewidth=0)
-        line(median, color=style.INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        draw_span(low, high, color=style.MUTED, alpha=0.18, linewidth=0)
+        draw_line(median, color=style.INK, linewidth=0.9, linestyle=(0, (3, 2)))
 
 
-def _beyond(ax: Axes, y: int, text: str, side: int, color: str, gid: str | None = None) -> None:
+def _draw_off_axis_arrow(
+    ax: Axes, y: int, text: str, side: int, color: str, gid: str | None = None
+) -> None:
     """Draw an arrow to a value beyond the right edge (``side`` 1) or the left one (-1)."""
     place, transform = ((side + 1) // 2, y), ax.get_yaxis_transform()
     arrow, align = (">", "right") if side > 0 else ("<", "left")
@@ -155,9 +165,9 @@ def _beyond(ax: Axes, y: int, text: str, side: int, color: str, gid: str | None 
     ax.annotate(text, place, (-8 * side, 0), transform, "offset points", **how)
 
 
-def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
+def _axes_with_rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     """Draw axes with a row for each cell: its name at the left, a note at the right."""
-    figure, ax = axes(0.62 + ROW * (len(notes) + 0.3), 0.15, 0.15)
+    figure, ax = new_axes(0.62 + ROW * (len(notes) + 0.3), 0.15, 0.15)
     figure.set_label("; ".join(f"{label} {note}" for label, note in notes.items()) + ".")
     ax.set_ylim(len(notes) - 0.35, -0.65)
     ax.set_yticks([])
@@ -170,12 +180,14 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     how["transform"] = ax.get_yaxis_transform()
     for y, (label, note) in enumerate(notes.items()):
         height = y - 0.27
-        ax.text(0, height, short(label, letters), ha="left", fontweight="bold", zorder=2.5, **how)
+        ax.text(0, height, shorten(label, letters), ha="left", fontweight="bold", zorder=2.5, **how)
         ax.text(1, height, note, ha="right", zorder=2.5, **how)
     return figure, ax
 
 
-def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _axis_limits(
+    points: Sequence[float], spans: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
     """Choose limits with all points, and as much of the intervals as keeps points apart."""
     low, high = min(points), max(points)
     known = np.array([span for span in spans if not math.isnan(span[0])]).reshape(-1, 2)

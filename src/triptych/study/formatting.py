@@ -64,7 +64,7 @@ def three_digits(x: float) -> str:
     return text if x < 999.5 else f"{float(text):,.0f}"
 
 
-def quantity(n: int, noun: str) -> str:
+def count_noun(n: int, noun: str) -> str:
     """Format a count with its noun: "1 run", "3 runs"."""
     return f"{n} {noun if n == 1 else noun + 's'}"
 
@@ -85,7 +85,7 @@ def duration(seconds: float) -> str:
     return f"{three_digits(whole / 3600)} h"
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     """Join names: "a", "a and b", "a, b and c"."""
     *first, last = names or [""]
     return f"{', '.join(first)} and {last}" if first else last

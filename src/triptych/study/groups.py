@@ -19,7 +19,7 @@ from triptych.run.parsing import to_float, value_name
 from triptych.run.read import Run
 from triptych.run.sweep_record import Tuning
 from triptych.study.axes import all_keys
-from triptych.study.formatting import listed
+from triptych.study.formatting import join_names
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 EQUAL, BEST = "equal settings", "each at its best"
@@ -49,12 +49,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             homes[0].append(run)
     namesakes: dict[tuple[str, str | None], list[list[Run]]] = {}
     for group in groups:
-        namesakes.setdefault((data_name(group[0]), group[0].measure), []).append(group)
+        namesakes.setdefault((data_choice(group[0]), group[0].measure), []).append(group)
     named = [group for same_name in namesakes.values() for group in name_groups(same_name)]
     return sorted(named, key=lambda group: (group.data, str(group.runs[0].measure)))
 
 
-def data_name(run: Run) -> str:
+def data_choice(run: Run) -> str:
     """Return the name by which a run chose its data."""
     return run.choices.get("data", "")
 
@@ -67,7 +67,7 @@ def data_settings(run: Run) -> dict[str, str]:
 
 def data_identity(run: Run) -> Hashable:
     """Return a value that is equal for runs on the same data: fingerprint, else configuration."""
-    return run.fingerprint or (data_name(run), *sorted(data_settings(run).items()))
+    return run.fingerprint or (data_choice(run), *sorted(data_settings(run).items()))
 
 
 def may_share_data(run: Run, finished: Run) -> bool:
@@ -77,13 +77,13 @@ def may_share_data(run: Run, finished: Run) -> bool:
     settings = data_settings(run)
     if settings and settings != data_settings(finished):
         return False
-    return data_name(run) in ("", data_name(finished))
+    return data_choice(run) in ("", data_choice(finished))
 
 
 def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
     """Name groups whose data were chosen by one name: by different settings, or fingerprint."""
     firsts = [runs[0] for runs in groups]
-    name = data_name(firsts[0])
+    name = data_choice(firsts[0])
     if len(groups) == 1:
         return [Group(groups[0], name)]
     differences = different_settings(list(map(data_settings, firsts)))
@@ -102,20 +102,22 @@ def different_settings(configs: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
-def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
+def repeated_results(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
     """Return {seed: the seed whose result it repeats}, all figures to the last digit."""
     first_seed: dict[str, int | None] = {}
-    originals = {seed: first_seed.setdefault(_figures(run), seed) for seed, run in runs.items()}
+    originals = {
+        seed: first_seed.setdefault(_metrics_text(run), seed) for seed, run in runs.items()
+    }
     return {seed: original for seed, original in originals.items() if original != seed}
 
 
-def _figures(run: Run) -> str:
+def _metrics_text(run: Run) -> str:
     """Return all figures of a run as text, in which NaN equals NaN."""
     samples = run.measured and [sorted(row.items()) for row in run.measured.rows]
     return repr((run.test, run.val, run.train, run.noise_levels, samples))
 
 
-def same_figures(label: str, repeats: Mapping[int | None, int | None]) -> str:
+def repeats_note(label: str, repeats: Mapping[int | None, int | None]) -> str:
     """State which seeds repeat another seed's result.
 
     Example: "x0: seeds 1 and 4 have the same figures to the last digit".
@@ -123,7 +125,7 @@ def same_figures(label: str, repeats: Mapping[int | None, int | None]) -> str:
     groups: dict[int | None, list[str]] = {}
     for seed, original in repeats.items():
         groups.setdefault(original, [str(original)]).append(str(seed))
-    seeds = ", ".join(map(listed, groups.values()))
+    seeds = ", ".join(map(join_names, groups.values()))
     return f"{label}: seeds {seeds} have the same figures to the last digit"
 
 
@@ -132,24 +134,24 @@ def is_trial(run: Run) -> bool:
     return str(run.overrides.get("test", "")).lower() == "false"
 
 
-def stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
+def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
     """Return the runs of both comparisons of a sweep that tuned first, without its trials."""
     equal, best = [], []
     for run in runs:
         typed = {**run.choices, **run.overrides}.items()
         point = [f"{key}={run.overrides.get(key, '')}" for key in tuning.keys]
         for setting, best_point in tuning.best.items():
-            if is_trial(run) or not _parts(setting).items() <= typed:
+            if is_trial(run) or not _parse_setting(setting).items() <= typed:
                 continue
             if point == [*tuning.equal]:
-                equal.append(_without(run, tuning.keys))
+                equal.append(_without_keys(run, tuning.keys))
             if point == [*best_point]:
-                best.append(_without(run, tuning.keys))
+                best.append(_without_keys(run, tuning.keys))
             break
     return [(BEST, best), (EQUAL, equal)]
 
 
-def _without(run: Run, keys: Sequence[str]) -> Run:
+def _without_keys(run: Run, keys: Sequence[str]) -> Run:
     """Return a run without the tuned keys, because the stage determines their values."""
     overrides = {key: value for key, value in run.overrides.items() if key not in keys}
     config = {key: value for key, value in run.config.items() if key not in keys}
@@ -159,16 +161,17 @@ def _without(run: Run, keys: Sequence[str]) -> Run:
 def describe_tuning(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
     trials = len(tuning.points) * len(tuning.seeds)
-    best = [f"{setting_label(name)}: {_values(point)}" for name, point in tuning.best.items()]
+    best = [f"{setting_label(name)}: {_format_point(point)}" for name, point in tuning.best.items()]
+    tuned_keys = join_names(list(tuning.keys))
     text = (
-        f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each "
+        f"{tuned_keys} was tuned by the validation bound, {trials} trials for each "
         f"setting ({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that no "
-        f"comparison uses. Best for all together: {_values(tuning.equal)}. "
+        f"comparison uses. Best for all together: {_format_point(tuning.equal)}. "
         f"Own best: {'; '.join(best)}."
     )
     edge = settings_at_edge(tuning)
     if edge:
-        text += f" Best at the edge of its range: {listed(edge)}; a wider range may be better."
+        text += f" Best at the edge of its range: {join_names(edge)}; a wider range may be better."
     return text
 
 
@@ -177,22 +180,22 @@ def settings_at_edge(tuning: Tuning) -> list[str]:
     if len(tuning.keys) != 1:
         return []
     # Values that are not numbers keep their order, as NaN compares with nothing.
-    ordered = sorted(tuning.points, key=lambda point: to_float(_values(point)))
+    ordered = sorted(tuning.points, key=lambda point: to_float(_format_point(point)))
     ends = ordered[0], ordered[-1]
     return [setting_label(name) for name, point in tuning.best.items() if point in ends]
 
 
 def setting_label(setting: str) -> str:
     """Name such a cell as the report does: "x0 / cosine" of "objective=x0,schedule=cosine"."""
-    return " / ".join(value_name(key, text) for key, text in _parts(setting).items())
+    return " / ".join(value_name(key, text) for key, text in _parse_setting(setting).items())
 
 
-def _parts(setting: str) -> dict[str, str]:
+def _parse_setting(setting: str) -> dict[str, str]:
     """Return {key: value} of a setting's name; commas within a list do not end its value."""
     parts = re.split(r",(?=[^,=\[\]{}]+=)", setting)
     return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
-def _values(point: Sequence[str]) -> str:
+def _format_point(point: Sequence[str]) -> str:
     """Return the values of a point: "0.1, 0.9" of ["optimizer.lr=0.1", "optimizer.beta=0.9"]."""
     return ", ".join(part.split("=", 1)[-1] for part in point)

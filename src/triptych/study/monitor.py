@@ -11,10 +11,10 @@ from typing import Any
 
 from triptych.run.directory import RunDirectory
 from triptych.run.read import Position, read_position, read_run
-from triptych.run.result import ENDED, one_line
+from triptych.run.result import ENDED, result_line
 from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
-from triptych.terminal import plain
+from triptych.terminal import escaped_stream
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
 APART = 30  # pause between reports, in multiples of the time that a report took
@@ -61,15 +61,19 @@ class Monitor(threading.Thread):
 
         console = PlainConsole(sys.stderr)
         if not console.is_terminal:
-            return self._run_plain()
+            return self._print_until_done()
         live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
         # Escape control characters in printed text before Live's streams, which would execute them.
-        with live, redirect_stdout(plain(sys.stdout)), redirect_stderr(plain(sys.stderr)):
+        with (
+            live,
+            redirect_stdout(escaped_stream(sys.stdout)),
+            redirect_stderr(escaped_stream(sys.stderr)),
+        ):
             while not self._halt.wait(self.every):
                 live.update(self.table())
-                self._renew()
+                self._read_runs_again()
 
-    def _run_plain(self) -> None:
+    def _print_until_done(self) -> None:
         # Runs seen before their end. Others had ended earlier, unless retry or force restarts them.
         begun: set[str] = set()
         printed: set[str] = set()
@@ -83,12 +87,12 @@ class Monitor(threading.Thread):
                     printed.add(name)
                     self._print_end(name, len(printed))
             if not halted:
-                self._renew()
+                self._read_runs_again()
 
     def _print_end(self, name: str, count: int) -> None:
         """Print how a run ended: "[3/12] objective=v,seed=1: finished before, test bound 2.09"."""
         result = read_run(self.root / name)
-        line = one_line(result)
+        line = result_line(result)
         if name in self.done and result.status == "finished":
             line = f"finished before, {line}"
         print(f"[{count}/{len(self.cells)}] {name}: {line}", file=sys.stderr, flush=True)
@@ -120,7 +124,7 @@ class Monitor(threading.Thread):
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
                 if cell in self.done:
                     status += " before"
-                table.add_row(name, Text(status, style), one_line(run.summary())[:70])
+                table.add_row(name, Text(status, style), result_line(run.summary())[:70])
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:
@@ -128,7 +132,7 @@ class Monitor(threading.Thread):
                 table.add_row(name, bar, progress_text(progress))
         return table
 
-    def _renew(self) -> None:
+    def _read_runs_again(self) -> None:
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         began = time.monotonic()
         if done > self._reported and began >= self._next:

@@ -9,8 +9,8 @@ from triptych.declare import Role
 from triptych.run.read import Run
 from triptych.study.axes import Axis
 from triptych.study.cells import Cell
-from triptych.study.formatting import listed, quantity
-from triptych.study.groups import same_figures
+from triptych.study.formatting import count_noun, join_names
+from triptych.study.groups import repeats_note
 
 # Facts that should be equal in all runs: attribute, name in a note, and the key that sets it.
 EQUAL_FACTS = (
@@ -21,26 +21,26 @@ EQUAL_FACTS = (
 )
 
 
-def limits_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
+def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     """Yield a note on each limit of a comparison of these cells."""
     runs = [run for cell in cells for run in cell.runs.values()]
-    yield from _seeds(cells)
-    yield from _facts(runs, axes)
-    yield from _model_sizes(cells)
-    yield from _metrics(runs)
-    yield from _changes(runs)
+    yield from _seed_notes(cells)
+    yield from _fact_notes(runs, axes)
+    yield from _model_size_notes(cells)
+    yield from _metric_notes(runs)
+    yield from _change_notes(runs)
 
 
-def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
+def _seed_notes(cells: Sequence[Cell]) -> Iterator[str]:
     if len({tuple(cell.runs) for cell in cells}) > 1:
         paired = "paired differences use only the seeds that both have"
         yield f"Not every setting has the same seeds: {paired}."
     for cell in cells:
         if cell.copies:
-            yield f"{same_figures(cell.label, cell.copies)} and count once."
+            yield f"{repeats_note(cell.label, cell.copies)} and count once."
 
 
-def _facts(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
+def _fact_notes(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
     """Note facts that differ between runs, unless an axis of the comparison sets them."""
     explained = {axis.key for axis in axes}
     if Role.SPLIT in map(role, explained):
@@ -48,21 +48,21 @@ def _facts(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
     for attribute, name, key in EQUAL_FACTS:
         values = sorted({str(getattr(run, attribute) or "") for run in runs} - {""})
         if len(values) > 1 and key not in explained:
-            yield f"The runs used different {name}: {listed([value[:10] for value in values])}."
+            yield f"The runs used different {name}: {join_names([value[:10] for value in values])}."
 
 
-def _model_sizes(cells: Sequence[Cell]) -> Iterator[str]:
+def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield "Parameters: levels 110,087; v and x0 104,455."."""
     labels_by_size: dict[int, list[str]] = {}
     for cell in cells:
         for size in {run.parameters for run in cell.runs.values() if run.parameters}:
             labels_by_size.setdefault(size, []).append(cell.label)
     if len(labels_by_size) > 1:
-        sizes = [f"{listed(labels)} {size:,}" for size, labels in labels_by_size.items()]
+        sizes = [f"{join_names(labels)} {size:,}" for size, labels in labels_by_size.items()]
         yield f"Parameters: {'; '.join(sizes)}."
 
 
-def _metrics(runs: Sequence[Run]) -> Iterator[str]:
+def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Note metrics of the user's own that have one name and several definitions."""
     definitions: dict[str, set[Any]] = {}
     for run in runs:
@@ -76,12 +76,12 @@ def _metrics(runs: Sequence[Run]) -> Iterator[str]:
             yield f"The runs define the metric {name} differently: do not compare it."
 
 
-def _changes(runs: Sequence[Run]) -> Iterator[str]:
+def _change_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Note what changed while a run or a sweep was under way."""
     changed = [run.dir.name for run in runs if run.data_changed]
     if changed:
-        count = quantity(len(changed), "run")
-        yield f"{count} resumed after the data had changed ({listed(changed[:3])})."
+        count = count_noun(len(changed), "run")
+        yield f"{count} resumed after the data had changed ({join_names(changed[:3])})."
     if has_added_seeds(runs):
         errs = '"clear of" may be wrong more often than in 5% of reports'
         added = f"Seeds were added to a sweep after it had results: {errs}"

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from triptych.config.identity import slug
-from triptych.config.own_code import describe_error, trusted
-from triptych.config.source import file_of
+from triptych.config.own_code import describe_error, trusted_packages
+from triptych.config.source import module_file
 from triptych.study import curves, figures
 from triptych.study.cells import Comparison, MeasureTable
-from triptych.study.style import PALETTE, styled
-from triptych.study.verdict import about
+from triptych.study.style import PALETTE, figure_style
+from triptych.study.verdict import sample_counts_sentence
 
 Palette = Mapping[str, str]
 Draw = Callable[[Comparison, Palette], Figure | None]
@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_IMAGE = 4 * 2**20
 
 
-class Drawing(NamedTuple):
+class PanelFigure(NamedTuple):
     """A figure of a comparison: its name, what it shows, and the function that draws it."""
 
     name: str
@@ -70,25 +70,25 @@ FLOOR = (
     "band is its range; samples in this range are as good as true data by this metric."
 )
 
-HEADLINE = Drawing("headline", "Test bound: each seed a dot, the mean a bar.", figures.headline)
-FOREST = Drawing(
+HEADLINE = PanelFigure("headline", "Test bound: each seed a dot, the mean a bar.", figures.headline)
+FOREST = PanelFigure(
     "forest",
     "Paired difference to the best; an interval without zero is significant by the corrected test.",
     figures.forest,
 )
-CROSSING = Drawing(
+CROSSING = PanelFigure(
     "crossing_figure",
     "The test bound along one setting, a line for each value of the other.",
     curves.crossing_figure,
 )
 
-PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
+PANELS: tuple[tuple[str, str, tuple[PanelFigure, ...]], ...] = (
     (
         "Error by noise level",
         "The error of the predicted noise at each noise level. Bands are standard "
         "errors over seeds.",
         (
-            Drawing(
+            PanelFigure(
                 "noise_levels",
                 "Mean squared error of the noise estimate per dimension, by noise level.",
                 curves.noise_levels,
@@ -100,7 +100,7 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
         "The error of the posterior mean that follows from the model's score, at each noise level. "
         "The dashed line is the variance of the posterior itself, which no model can reduce.",
         (
-            Drawing(
+            PanelFigure(
                 "posterior_mean_error",
                 "Squared error of the posterior mean against the true one, by noise level.",
                 curves.posterior_mean_error,
@@ -114,12 +114,12 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
         "values; earlier ones may lie above it. A setting whose line still falls at the right edge "
         "needs more steps.",
         (
-            Drawing(
+            PanelFigure(
                 "training",
                 "Validation bound over training steps: thin lines are seeds, thick ones means.",
                 curves.training,
             ),
-            Drawing(
+            PanelFigure(
                 "training_time",
                 "Validation bound over seconds: thin lines are seeds, thick ones means.",
                 curves.training_time,
@@ -131,7 +131,7 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
         "The weight of the noise error in each training loss, by noise level. A loss on the dashed "
         "line is the measured bound itself.",
         (
-            Drawing(
+            PanelFigure(
                 "weights",
                 "Weight each objective puts on the noise error, by noise level.",
                 curves.weights,
@@ -166,7 +166,7 @@ PICTURES = (
 )
 
 
-def colours(hues: Mapping[str, str]) -> dict[str, str]:
+def assign_colours(hues: Mapping[str, str]) -> dict[str, str]:
     """Assign a colour to each label, equal in every figure and table; labels of one hue share it.
 
     Colours repeat after twelve, where line and marker styles change.
@@ -188,7 +188,7 @@ def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
 
 def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:
     """Draw the test bound: lines along a setting if two settings are crossed, else a row a cell."""
-    crossed = curves.crossing(comparison)
+    crossed = curves.find_crossing(comparison)
     if crossed is None:
         how, drawing = f"{DOTS} Further left is better.", HEADLINE
     else:
@@ -212,7 +212,7 @@ def draw_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
         panels += [_panel(comparison, palette, *panel) for panel in PANELS]
     others = [table for table in comparison.measures.values() if table is not comparison.deciding]
     panels.append(_measures_panel(comparison, palette, "Measures of samples", others))
-    panels += _own_panels(comparison, palette)
+    panels += _user_panels(comparison, palette)
     return [panel for panel in panels if panel.figures or panel.problem]
 
 
@@ -224,22 +224,22 @@ def _measures_panel(
     if any(table.key for table in tables):
         how = "Points are means over seeds, and upright lines span the seeds."
     if title != comparison.heading:
-        how = f"{about(comparison)} {how}".lstrip()
+        how = f"{sample_counts_sentence(comparison)} {how}".lstrip()
     drawings = []
     for table in tables:
         shows = f"{table.metric.label} of samples."
-        drawings.append(Drawing(table.metric.name, shows, figures.measure_figure(table)))
+        drawings.append(PanelFigure(table.metric.name, shows, figures.measure_figure(table)))
     return _panel(comparison, palette, title, f"{how} {FLOOR}", drawings)
 
 
 def _panel(
-    comparison: Comparison, palette: Palette, title: str, how: str, drawings: Sequence[Drawing]
+    comparison: Comparison, palette: Palette, title: str, how: str, drawings: Sequence[PanelFigure]
 ) -> Panel:
     """Draw a panel's figures, each with a text alternative."""
     cells = ", ".join(cell.label for cell in comparison.cells)
     drawn = {}
     for name, shows, draw in drawings:
-        with styled():
+        with figure_style():
             figure = draw(comparison, palette)
         if figure:
             figure.set_label(f"{shows} Cells: {cells}. {figure.get_label()}")
@@ -247,33 +247,33 @@ def _panel(
     return Panel(title, how, drawn)
 
 
-def _own_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
+def _user_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
     """Draw ``PANELS`` of each trusted package's ``panels.py``; an error replaces its panel.
 
     A reported directory cannot name a package, so a report on untrusted runs executes none of their
     code.
     """
-    for module in (f"{package}.panels" for package in trusted()):
-        if not file_of(module):
+    for module in (f"{package}.panels" for package in trusted_packages()):
+        if not module_file(module):
             continue
         try:
             own = import_module(module).PANELS
             panels = [(str(title), str(how), [*draws]) for title, how, draws in own]
         except (Exception, SystemExit) as error:
-            yield _failed(f"Panels of {module}", error)
+            yield _error_panel(f"Panels of {module}", error)
             continue
         for title, how, draws in panels:
             try:
-                yield Panel(title, how, _draw_own(comparison, palette, module, draws))
+                yield Panel(title, how, _draw_user_panels(comparison, palette, module, draws))
             except (Exception, SystemExit) as error:
-                yield _failed(title, error)
+                yield _error_panel(title, error)
 
 
-def _draw_own(
+def _draw_user_panels(
     comparison: Comparison, palette: Palette, module: str, draws: Sequence[Draw]
 ) -> dict[str, Figure]:
     drawn = {}
-    with styled():
+    with figure_style():
         for draw in draws:
             figure = draw(comparison, palette)
             if isinstance(figure, Figure):
@@ -281,7 +281,7 @@ def _draw_own(
     return drawn
 
 
-def _failed(title: str, error: BaseException) -> Panel:
+def _error_panel(title: str, error: BaseException) -> Panel:
     problem = f"It cannot be drawn. {describe_error(error)}"
     return Panel(title, problem, {}, problem)
 
@@ -292,7 +292,7 @@ def sample_pictures(comparison: Comparison) -> list[Gallery]:
     plotted = "" if comparison.measure == "bpd" else " plotted"
     galleries = []
     for title, how, style, file in PICTURES:
-        pictures = _first_of_each(comparison, file)
+        pictures = _first_picture_per_cell(comparison, file)
         if pictures:
             galleries.append(Gallery(title, how, style + plotted, pictures))
     real = next(filter(None, (_data_uri(run.dir, "real.png") for run in comparison.runs)), "")
@@ -301,7 +301,7 @@ def sample_pictures(comparison: Comparison) -> list[Gallery]:
     return galleries
 
 
-def _first_of_each(comparison: Comparison, file: str) -> list[Picture]:
+def _first_picture_per_cell(comparison: Comparison, file: str) -> list[Picture]:
     """Return the first seed's picture of each cell, if its file exists and is a PNG."""
     pictures = []
     for cell in comparison.cells:

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import flop_registry
 from triptych.config.build import build
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
-from triptych.run.model import parts_table
-from triptych.study.formatting import duration, quantity, three_digits
+from triptych.run.model import injection_table
+from triptych.study.formatting import count_noun, duration, three_digits
 
 UTILISATION = 0.35
 # Operations per second: dense bfloat16 from the data sheets, times the utilisation.
@@ -37,7 +37,7 @@ WHOLE = 2  # number of checkpoints that a run keeps: last and best
 CORE_SPEED = f"at {CORE / 1e9:g} GFLOP a second in float32"
 
 
-class Operations(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Add up the operations of what runs within, as torch's FlopCounterMode does by module."""
 
     total = 0
@@ -51,19 +51,19 @@ class Operations(TorchDispatchMode):
         return out
 
 
-class Saved(torch.autograd.graph.saved_tensors_hooks):
+class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
     """Keep what autograd saves for the backward pass: a freed storage's place could be reused."""
 
     def __init__(self) -> None:
         self.storages: dict[int, torch.UntypedStorage] = {}
-        super().__init__(self.keep, lambda tensor: tensor)
+        super().__init__(self.record_tensor, lambda tensor: tensor)
 
-    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+    def record_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         self.storages.setdefault(storage._cdata, storage)
         return tensor
 
-    def bytes_besides(self, tensors: Iterable[torch.Tensor]) -> int:
+    def bytes_excluding(self, tensors: Iterable[torch.Tensor]) -> int:
         """Return the size of all that was saved but for these tensors."""
         left_out = {tensor.untyped_storage()._cdata for tensor in tensors}
         return sum(
@@ -109,25 +109,25 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
     if config["model"].get("conditional") and not data.conditions:
         data.num_classes = CLASSES
         assumed = f"assumed: {CLASSES:,} classes, as data={data.name} is not read"
-    table = parts_table(dict(config), data)
+    table = injection_table(dict(config), data)
     # Build these outside of the meta device, as they need values.
     for part in ("schedule", "process"):
-        table.at(part)
+        table.build_at(part)
     attention: Any = nullcontext()
     if device == "cpu":  # FLOPs of other attention kernels are not counted on a CPU
         attention = sdpa_kernel(SDPBackend.MATH)
-    counter, saved = Operations(), Saved()  # type: ignore[no-untyped-call]  # torch's own
+    counter, saved = OperationCounter(), SavedTensors()  # type: ignore[no-untyped-call]  # torch's own
     with torch.device(device):
-        network = table.at("denoiser").network
-        item = _item(network, data.shape)
+        network = table.build_at("denoiser").network
+        item = _example_inputs(network, data.shape)
         with counter, saved, attention:
             network(*item)
     parameters = list(network.parameters())
     size = sum(parameter.numel() for parameter in parameters)
-    return Cost(size, 3.0 * counter.total, float(saved.bytes_besides(parameters)), assumed)
+    return Cost(size, 3.0 * counter.total, float(saved.bytes_excluding(parameters)), assumed)
 
 
-def _item(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
+def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     """Return an item, its noise level and its labels; UserError: a network has other conditions."""
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
         problem = "supports only networks with no condition or labels"
@@ -139,7 +139,7 @@ def _item(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     return torch.zeros(1, *shape), torch.zeros(1), condition
 
 
-def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
+def describe_cost(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
     """Describe settings, each given by its name, number of runs, number of fits, configuration."""
     costs: dict[str, Cost] = {}
     lines: dict[str, None] = {}
@@ -148,32 +148,32 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         network = str([config.get(part) for part in PARTS])
         if network not in costs:
             costs[network] = network_cost(config)
-        cost, batches = costs[network], batches_of(config)
+        cost, batches = costs[network], count_batches(config)
         lines[network_line(config, cost, batches)] = None
         operations += fits * cost.operations * batches * config["data"]["batch_size"]
-        disk += runs * WHOLE * FLOAT * cost.parameters * (3 + averages_of(config))
+        disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
     n_fits = sum(fits for _, _, fits, _ in settings)
     hours = []
     for card, speed in SPEEDS.items():
         hours.append(f"{three_digits(operations / speed / 3600)} hours on one {card}")
     return [
-        f"{quantity(sum(runs for _, runs, _, _ in settings), 'run')}, not started",
+        f"{count_noun(sum(runs for _, runs, _, _ in settings), 'run')}, not started",
         *lines,
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
-        f"{quantity(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
+        f"{count_noun(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
         f"in bfloat16 at {UTILISATION:.0%} of the peak",
         f"on a CPU: {duration(operations / CORE)} of one core, {CORE_SPEED}",
         f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
-        *(f"{quantity(runs, 'run')}: {name}" for name, runs, _, _ in settings),
+        *(f"{count_noun(runs, 'run')}: {name}" for name, runs, _, _ in settings),
     ]
 
 
-def batches_of(config: Mapping[str, Any]) -> int:
+def count_batches(config: Mapping[str, Any]) -> int:
     """Return how many batches a fit computes."""
     return int(config["trainer"]["max_steps"] * config["trainer"].get("accumulate_grad_batches", 1))
 
 
-def averages_of(config: Mapping[str, Any]) -> int:
+def count_averages(config: Mapping[str, Any]) -> int:
     """Return how many averages of the weights a run keeps."""
     others = OmegaConf.select(OmegaConf.create(dict(config)), "callbacks.ema.others")
     return 1 + len(others or [])
@@ -183,7 +183,7 @@ def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
     """Describe a network and its training: parameters, operations, batches, memory of a device."""
     trainer, batch = config["trainer"], config["data"]["batch_size"]
     name = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
-    devices = _count(trainer["devices"]) * trainer["num_nodes"]
+    devices = _count_devices(trainer["devices"]) * trainer["num_nodes"]
     states = FLOAT * cost.parameters * 4  # weights, gradients and AdamW's two moments
     if trainer["strategy"] == "fsdp":
         states /= devices
@@ -200,7 +200,7 @@ def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
     return line
 
 
-def _count(devices: Any) -> int:
+def _count_devices(devices: Any) -> int:
     """Count the devices of ``trainer.devices``; one where the machine decides."""
     if isinstance(devices, list):
         return len(devices)

@@ -13,15 +13,15 @@ from triptych.config.identity import check_cores
 from triptych.errors import UserError
 from triptych.run.inputs import check_files
 from triptych.run.request import resolve
-from triptych.run.untrusted import check_initial
+from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
 
 
-def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
+def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
     """Raise UserError for a sweep if no cell can run, or if a value cannot be used in any cell.
 
     Each value is composed in the first cell that has it. A cell whose values contradict one another
-    fails alone, when it runs. ``begun``: whether a cell has a result or a checkpoint.
+    fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
     """
     loader = GlobalHydra.instance().config_loader()
     known = set[str]()
@@ -30,11 +30,11 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> N
             cell = loader.load_sweep_config(config, job)
             check_keys(cell, cell.hydra)
             known.update(job)
-    _check_any_resolves(config, jobs, begun)
-    check_files(config, rounds.differing(config))
+    _check_any_resolves(config, jobs, has_begun)
+    check_files(config, rounds.varied_keys(config))
 
 
-def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
+def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
     """Raise the first cell's refusal if all cells are refused."""
     loader = GlobalHydra.instance().config_loader()
     refusals: list[Exception] = []
@@ -43,8 +43,8 @@ def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], begun: bo
             cell = loader.load_sweep_config(config, job)
             request = resolve(cell, Path(cell.hydra.sweep.dir))
             request.check_overrides()
-            if not begun:
-                check_initial(request.config)
+            if not has_begun:
+                check_init_from(request.config)
             return
         except (UserError, HydraException, OmegaConfBaseException) as error:
             refusals.append(error)
@@ -56,8 +56,8 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
     """Return jobs with each value that a sweep may try whose cells are not known beforehand."""
     sweeper = config.hydra.sweeper
     if sweeper.get("tune"):
-        points = rounds.grid({"params": sweeper.tune}, [])
-        return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
+        points = rounds.grid_jobs({"params": sweeper.tune}, [])
+        return [[*job, *point] for job in rounds.composed_grid_jobs(config) for point in points]
     if rounds.is_search(config):
         # Imports Optuna, which may be missing.
         from hydra_plugins.triptych_search import _space
@@ -69,8 +69,8 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
 def check_launcher(config: DictConfig) -> None:
     """Raise UserError for what SLURM would refuse, or wait for, much later."""
     if str(config.hydra.launcher._target_).endswith("RayLauncher"):
-        _import_nothing_from_here()
-    if not on_slurm(config):
+        _hide_working_directory()
+    if not uses_slurm(config):
         check_cores(config, "cores", "threads")
         return
     # SLURM starts one task per process of the trainer. The number is requested once per sweep.
@@ -80,7 +80,7 @@ def check_launcher(config: DictConfig) -> None:
         raise UserError(f"{min(fixed)}: {problem}")
 
 
-def _import_nothing_from_here() -> None:
+def _hide_working_directory() -> None:
     """Keep Ray's workers from importing modules of the folder where the command was typed.
 
     Ray has no option for it.
@@ -90,6 +90,6 @@ def _import_nothing_from_here() -> None:
     JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
 
 
-def on_slurm(config: DictConfig) -> bool:
+def uses_slurm(config: DictConfig) -> bool:
     """Return whether its jobs are SLURM's."""
     return str(config.hydra.launcher._target_).endswith("SlurmLauncher")

@@ -16,7 +16,7 @@ from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.claim_settings import read_settings
 from triptych.study.contrasts import ContrastResult, measure_contrast
-from triptych.study.formatting import listed, p_value, quantity
+from triptych.study.formatting import count_noun, join_names, p_value
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import ALPHA, holm
@@ -101,17 +101,17 @@ class Judgement:
         if self.claim.untestable:
             return f"{self.claim.untestable.rstrip('.')}."
         if self.word == "cannot tell":
-            return self._reason_open
+            return self._undecided_reason
         text = self._deciding_text
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f" (the least certain of {len(self.measured)} contrasts)"
         p = f"p = {p_value(self.p)}"
         if self.p < 1e-4:
             p = "p < 0.0001"
-        return f"{text}; {p}, {self._basis}."
+        return f"{text}; {p}, {self._data_basis}."
 
     @property
-    def _reason_open(self) -> str:
+    def _undecided_reason(self) -> str:
         """The reason why nothing is decided: missing runs, too wide a margin, or the p-values."""
         reasons = [m.trouble for m in self.measured if m.trouble]
         if not reasons:
@@ -122,7 +122,7 @@ class Judgement:
         count = f"{n} undecided"
         if not n:
             count = "undecided after the correction"
-        return f"{self._deciding_text}: {count}; {self._basis}."
+        return f"{self._deciding_text}: {count}; {self._data_basis}."
 
     @property
     def _deciding_text(self) -> str:
@@ -130,9 +130,9 @@ class Judgement:
         return f"{deciding.contrast.name} = {deciding.text}, {deciding.accepted} is claimed"
 
     @property
-    def _basis(self) -> str:
+    def _data_basis(self) -> str:
         """ "3 seeds × 60 items"."""
-        seeds = quantity(self.seeds, "seed")
+        seeds = count_noun(self.seeds, "seed")
         if not self.items:
             return seeds
         return f"{seeds} × {self.items} items"
@@ -161,7 +161,7 @@ class PaperVerdicts:
         parts = []
         if findings:
             counts = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
-            parts.append(f"Of {quantity(len(findings), 'claim')}: {listed(counts)}.")
+            parts.append(f"Of {count_noun(len(findings), 'claim')}: {join_names(counts)}.")
         if identities:
             parts.append(f"{identities.count('holds')} of {len(identities)} identities hold.")
         return " ".join(parts)
@@ -176,8 +176,8 @@ def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | Non
         claims = read_claims(sweep.paper, axes, sweep.scale)
     except MALFORMED:  # the file may be untrusted
         return None
-    judgements = _corrected([_judge(claim, axes, runs) for claim in claims])
-    judgements = _corrected(_without_wide_margins(judgements))
+    judgements = _correct_p_values([_judge(claim, axes, runs) for claim in claims])
+    judgements = _correct_p_values(_without_wide_margins(judgements))
     return PaperVerdicts(
         node=sweep.paper,
         name=re.sub(r"[^\w.-]", "", sweep.paper_name)[:100],
@@ -207,7 +207,7 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
     )
 
 
-def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
+def _correct_p_values(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     """Correct p over all claims that are tested, by Holm's method.
 
     A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of
@@ -219,11 +219,13 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     corrected = {j.claim.name: j for j in judgements}
     for j, p, q in zip(tested, reproduced, contradicted, strict=True):
         judgement = replace(j, reproduced=p, contradicted=q)
-        corrected[j.claim.name] = replace(judgement, measured=_intervals(judgement, len(tested)))
+        corrected[j.claim.name] = replace(
+            judgement, measured=_with_corrected_intervals(judgement, len(tested))
+        )
     return tuple(corrected.values())
 
 
-def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
+def _with_corrected_intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
     """Return the contrasts of a tested claim, with intervals corrected like the verdict."""
     tail = ALPHA / (tests * len(j.measured))
     if j.reproduced <= ALPHA:

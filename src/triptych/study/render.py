@@ -35,7 +35,7 @@ from triptych.study.cells import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
 from triptych.study.panels import (
-    colours,
+    assign_colours,
     draw_panels,
     headline_panels,
     known_figures,
@@ -44,7 +44,7 @@ from triptych.study.panels import (
 from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
-from triptych.study.style import PALETTE, short, styled, to_svg
+from triptych.study.style import PALETTE, figure_style, shorten, to_svg
 from triptych.study.tables import (
     SEEDS,
     Column,
@@ -55,7 +55,7 @@ from triptych.study.tables import (
     table_title,
 )
 from triptych.study.verdict import Verdict, footnote
-from triptych.terminal import printable
+from triptych.terminal import escape_control_characters
 
 SHOWN = 3  # maximum number of failure reasons per sweep in the index
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
@@ -87,12 +87,12 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     if not root.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     study = read_study([root, *others], equal_within)
-    palette = colours(study.hues)
+    palette = assign_colours(study.hues)
     joint = "joint_" if others else ""  # do not replace the root's own report
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
     table, page = results_csv(study.runs, root), render_page(study, palette)
-    write_atomic(report.csv, printable(table))
-    write_atomic(report.html, printable(page))
+    write_atomic(report.csv, escape_control_characters(table))
+    write_atomic(report.html, escape_control_characters(page))
     return report
 
 
@@ -131,7 +131,7 @@ def render_page(study: Study, palette: dict[str, str]) -> str:
     judged = zip(study.comparisons, study.verdicts, strict=True)
     sections = (_section(i, c, v, palette) for i, (c, v) in enumerate(judged))
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
-    where = _run_names(study)
+    where = _relative_run_names(study)
     return _page(
         "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting,
         where=where, to_svg=to_svg, details=as_json(study, where),
@@ -162,7 +162,7 @@ def _section(
     }
 
 
-def _run_names(study: Study) -> dict[Path, str]:
+def _relative_run_names(study: Study) -> dict[Path, str]:
     """Name each run by its directory relative to the report's; a single run by its own name."""
     base = study.roots[0].resolve()
     names = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in study.runs}
@@ -184,63 +184,63 @@ def write_index(root: Path) -> Path:
     rows = [_index_row(root, place, runs) for place, runs in runs_by_place.items()]
     rows.sort(key=lambda row: row[:2], reverse=True)
     page = _page("index.html.j2", "index.js", title=root.resolve().name, rows=rows)
-    write_atomic(root / "index.html", printable(page))
+    write_atomic(root / "index.html", escape_control_characters(page))
     return root / "index.html"
 
 
-def _index_row(root: Path, place: Path, runs: Sequence[Run]) -> tuple[Any, ...]:
+def _index_row(root: Path, folder: Path, runs: Sequence[Run]) -> tuple[Any, ...]:
     """Return a sweep's line of the index: age, name, start, report, runs by status, problems."""
     problems = [run.error for run in runs if run.error]
     try:
-        expected = SweepRecord.read(place).expected
+        expected = SweepRecord.read(folder).expected
     except Unreadable as error:
         problems.append(error.problem)
         expected = 0
     states: Counter[str] = Counter(run.status for run in runs)
     states += Counter({"not started": expected - len(runs)})  # adding drops counts below 1
     begun = [run for run in runs if run.started]
-    first = min(begun, key=lambda run: run.age, default=Run(dir=place, status="interrupted"))
-    report = "report.html" if (place / "report.html").is_file() else ""
-    start = first.began[:16].replace("T", " ")
-    name = os.path.relpath(place, root)
+    first = min(begun, key=lambda run: run.age, default=Run(dir=folder, status="interrupted"))
+    report = "report.html" if (folder / "report.html").is_file() else ""
+    start = first.start_time[:16].replace("T", " ")
+    name = os.path.relpath(folder, root)
     return first.age, name, start, report, states, Counter(problems).most_common(SHOWN)
 
 
 def print_table(report: Report) -> None:
     """Print a report's results."""
     console, study = PlainConsole(sys.stdout), report.study
-    _say(console, study.banner, "yellow")
+    _print_text(console, study.banner, "yellow")
     for comparison in study.comparisons:
-        console.print(_fitting(study, comparison, console))
+        console.print(_widest_fitting_table(study, comparison, console))
         for note in comparison.notes:
-            _say(console, f"Note: {note}", "dim")
+            _print_text(console, f"Note: {note}", "dim")
     for run in study.runs:
         if run.error:
-            _say(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)
-    _say(console, study.answer, "bold")
+            _print_text(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)
+    _print_text(console, study.answer, "bold")
     if study.next_step:
-        _say(console, str(study.next_step), wrap=False)
+        _print_text(console, str(study.next_step), wrap=False)
     if study.published:
         _print_published(console, study.published)
-    _say(console, f"Report: {report.html}", wrap=False)
+    _print_text(console, f"Report: {report.html}", wrap=False)
 
 
-def _say(console: Console, text: str, style: str = "", wrap: bool = True) -> None:
+def _print_text(console: Console, text: str, style: str = "", wrap: bool = True) -> None:
     """Print a text, if there is one; paths and commands are not wrapped, so they can be copied."""
     if text:
         console.print(Text(text, style=style), soft_wrap=not wrap)
 
 
 def _print_published(console: Console, published: PaperVerdicts) -> None:
-    _say(console, f"Published: {published.node['cite']}, {published.node['where']}")
+    _print_text(console, f"Published: {published.node['cite']}, {published.node['where']}")
     for judgement in published.judgements:
-        _say(console, judgement.line, WORDS.get(judgement.word, ""), wrap=False)
+        _print_text(console, judgement.line, WORDS.get(judgement.word, ""), wrap=False)
     if published.changed:
         changed = "The claims or their seeds were changed after some of these runs had finished."
-        _say(console, changed, "yellow")
+        _print_text(console, changed, "yellow")
 
 
-def _fitting(study: Study, comparison: Comparison, console: Console) -> Table:
+def _widest_fitting_table(study: Study, comparison: Comparison, console: Console) -> Table:
     """Return the widest of the tables that fit; CSV and page have all columns."""
     columns = [SEEDS, *table_columns(comparison)]
     options = console.options.update(max_width=10_000)
@@ -270,13 +270,13 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
     for row in table_rows(comparison):
         texts = [Text(row.entry(column.key).text) for column in columns]
         style = "bold green" if row.best else ""
-        table.add_row(Text(short(row.label, 40)), *texts, style=style)
+        table.add_row(Text(shorten(row.label, 40)), *texts, style=style)
     return table
 
 
 def write_figures(study: Study, out: Path) -> list[Path]:
     """Write figures and tables into `out`; several comparisons have numbers in their names."""
-    palette, written = colours(study.hues), list[Path]()
+    palette, written = assign_colours(study.hues), list[Path]()
     out.mkdir(parents=True, exist_ok=True)
     for place, comparison in enumerate(study.comparisons, 1):
         prefix = f"{place}-" if len(study.comparisons) > 1 else ""
@@ -297,7 +297,7 @@ def _write_figure(figure: Figure, stem: Path) -> list[Path]:
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
     for ending, metadata in undated.items():
         data = io.BytesIO()
-        with styled():
+        with figure_style():
             figure.savefig(data, format=ending, dpi=300, metadata=metadata)
         written.append(stem.with_name(f"{stem.name}.{ending}"))
         write_atomic(written[-1], data.getvalue())
@@ -308,7 +308,7 @@ def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Pat
     written = []
     for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
         written.append(stem.with_name(f"{stem.name}.{ending}"))
-        write_atomic(written[-1], printable(text))
+        write_atomic(written[-1], escape_control_characters(text))
     return written
 
 
@@ -330,17 +330,17 @@ def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
     """Return a booktabs table of the figures as the page shows them; the best row is bold."""
     sides = "".join("l" if column.is_text else "r" for column in columns)
     lines = ["% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
-    lines += [_tex_line([column.heading for column in columns]), r"\midrule"]
+    lines += [_tex_row([column.heading for column in columns]), r"\midrule"]
     for row in rows:
-        lines.append(_tex_line([row.entry(column.key).text for column in columns], row.best))
+        lines.append(_tex_row([row.entry(column.key).text for column in columns], row.best))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _tex_line(texts: Sequence[str], bold: bool = False) -> str:
-    return " & ".join(_tex(text, bold) for text in texts) + r" \\"
+def _tex_row(texts: Sequence[str], bold: bool = False) -> str:
+    return " & ".join(_escape_tex(text, bold) for text in texts) + r" \\"
 
 
-def _tex(text: str, bold: bool) -> str:
+def _escape_tex(text: str, bold: bool) -> str:
     safe = re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
     if bold and safe:
         return rf"\textbf{{{safe}}}"

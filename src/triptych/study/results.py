@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from triptych.run.read import Run
-from triptych.study.axes import find_axes
+from triptych.study.axes import find_comparison_axes
 
 SPLITS = ("test", "val", "train")
 # {one of the last columns: function that returns its value for a run}
@@ -21,7 +21,7 @@ FACTS: dict[str, Callable[[Run], object]] = {
     "host": lambda run: run.host,
     "commit": lambda run: run.commit,
     "dirty": lambda run: run.dirty,
-    "started": lambda run: run.began,
+    "started": lambda run: run.start_time,
     "data_fingerprint": lambda run: run.fingerprint,
     "data_changed": lambda run: run.data_changed,
     "error": lambda run: run.error,
@@ -49,18 +49,18 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
 
 def results(runs: Sequence[Run]) -> list[dict[str, object]]:
     """Return a row per run with the columns of `results_csv`; a run may lack some."""
-    axes = [axis.key for axis in find_axes(runs)[0]]
+    axes = [axis.key for axis in find_comparison_axes(runs)[0]]
     return [_row(run, axes) for run in runs]
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Return rows as CSV, an apostrophe in front of what a spreadsheet would take for a formula."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(map(_plain, row) for row in rows)
+    csv.writer(out, lineterminator="\n").writerows(map(_csv_value, row) for row in rows)
     return out.getvalue()
 
 
-def _plain(value: object) -> str:
+def _csv_value(value: object) -> str:
     text = "" if value is None else str(value)
     if FORMULA.match(text) and not NUMBER.fullmatch(text):
         text = f"'{text}"
@@ -83,9 +83,9 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
         for value, figures in zip(run.measured.values, run.measured.rows, strict=True):
             place = f"@{run.measured.key}={value:g}" if run.measured.key else ""
             row |= {f"samples/{name}{place}": mean for name, mean in figures.items()}
-    row |= _prefixed("seconds/", run.seconds) | _prefixed("cost/", run.cost)
+    row |= _prefixed_entries("seconds/", run.seconds) | _prefixed_entries("cost/", run.cost)
     return row | {name: value(run) for name, value in FACTS.items()}
 
 
-def _prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, object]:
+def _prefixed_entries(prefix: str, figures: Mapping[str, float]) -> dict[str, object]:
     return {prefix + name: figure for name, figure in figures.items()}

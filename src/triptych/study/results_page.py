@@ -16,15 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.compose import to_plain
 from triptych.config.describe import read_yaml
-from triptych.config.metric import measures_of, version_of
-from triptych.config.source import folders
+from triptych.config.metric import metric_names, metric_version
+from triptych.config.source import config_folders
 from triptych.errors import Unreadable, UserError
 from triptych.files import read_record, walk
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.claims_figure import claims_figure
-from triptych.study.formatting import duration, listed, quantity
+from triptych.study.formatting import count_noun, duration, join_names
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import decisive_keys, set_measures, settings_digest
 from triptych.study.published import FINDINGS, Judgement
@@ -44,9 +44,9 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
     return papers
 
 
-def _is_papers_sweep(place: Path) -> bool:
+def _is_papers_sweep(folder: Path) -> bool:
     try:
-        return bool(SweepRecord.read(place).paper)
+        return bool(SweepRecord.read(folder).paper)
     except Unreadable as error:
         log_line(None, f"sweep left out: {error}")
         return False
@@ -55,7 +55,7 @@ def _is_papers_sweep(place: Path) -> bool:
 def read_papers(scale: str = "small") -> dict[str, Any]:
     """Read the node ``paper`` of each file at a scale, ours and trusted packages', by its name."""
     nodes: dict[str, Any] = {}
-    for folder in folders():
+    for folder in config_folders():
         for file in sorted((folder / "paper").glob("*.yaml")):
             plain = read_yaml(file)
             node = _paper_node(plain, scale)
@@ -63,16 +63,16 @@ def read_papers(scale: str = "small") -> dict[str, Any]:
     return nodes
 
 
-def _paper_node(plain: dict[str, Any], scale: str) -> Any:
+def _paper_node(settings: dict[str, Any], scale: str) -> Any:
     """Return a file's node ``paper`` with a scale's measures; as written if it refers elsewhere."""
     try:
-        config = DictConfig(plain)
+        config = DictConfig(settings)
         values = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
         if isinstance(values, DictConfig):
             set_measures(config, to_plain(values, resolve=False))
         return to_plain(config.paper)
     except OmegaConfBaseException:
-        return plain.get("paper", {})
+        return settings.get("paper", {})
 
 
 def write_results(page: Path, roots: Sequence[Path]) -> None:
@@ -98,7 +98,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     for entry in entries:
         text = page_template("paper.md.j2").render(entry=entry)
         write_atomic(folder / f"{entry['title']}.md", text + "\n")
-    figure = claims_figure(rows_of(entries, identities=False))
+    figure = claims_figure(finding_rows(entries, identities=False))
     if figure:
         write_atomic(folder / "claims.png", figure)
     write_atomic(page, results_page(entries, known["small"], folder.name, bool(figure)))
@@ -125,9 +125,9 @@ def paper_entry(study: Study) -> dict[str, Any]:
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
         "seconds": round(seconds, 1), "whole": all("ended" in run for run in runs),
-        "origin": _origin(runs, seconds, results.machine), "changed": results.changed,
+        "origin": _origin_text(runs, seconds, results.machine), "changed": results.changed,
         "decides": decisive_keys(node["claims"], results.scale),
-        "claims": list(map(_claim, results.judgements)),
+        "claims": list(map(_claim_entries, results.judgements)),
         "versions": earliest_versions(runs),
     }  # fmt: skip
 
@@ -136,7 +136,7 @@ def earliest_versions(runs: Sequence[Run]) -> dict[str, int]:
     """Return the earliest version of each measure of these runs; 1 where a run recorded none."""
     earliest: dict[str, int] = {}
     for run in runs:
-        for measure in measures_of(run.config):
+        for measure in metric_names(run.config):
             version = run.versions.get(measure, 1)
             earliest[measure] = min(version, earliest.get(measure, version))
     return earliest
@@ -146,23 +146,23 @@ def wall_seconds(run: Run) -> float:
     """Return seconds from start to end; for an interrupted run, the seconds it computed."""
     starts = RunDirectory(run.dir).readable_provenance.executions
     if len(starts) != 1 or run.started is None or run.ended is None:
-        return run.took
-    return max((run.ended - run.started).total_seconds(), run.took)
+        return run.computing_seconds
+    return max((run.ended - run.started).total_seconds(), run.computing_seconds)
 
 
-def _claim(j: Judgement) -> dict[str, Any]:
-    deciding, claim = j.deciding, j.claim
+def _claim_entries(judgement: Judgement) -> dict[str, Any]:
+    deciding, claim = judgement.deciding, judgement.claim
     published, ratio = published_at(claim, *deciding.contrast.compared)
     return {
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source,
-        "word": j.word,
+        "word": judgement.word,
         "published": published, "published_ratio": ratio,
         "measured": f"{deciding.contrast.name} = {deciding.text}",
         "claimed": deciding.accepted, "ratio": deciding.ratio, "metric": claim.metric,
-        "why": j.why, "warning": j.warning, "rule": claim.rule,
+        "why": judgement.why, "warning": judgement.warning, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
         "is_tie": deciding.contrast.is_tie, "untestable": claim.untestable,
-        "all_published": claim.published, "all_measured": j.figures,
+        "all_published": claim.published, "all_measured": judgement.figures,
     }  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _first_number(text: str) -> float:
     return float(match[0])
 
 
-def rows_of(entries: Iterable[Entry], identities: bool) -> list[tuple[Entry, dict[str, Any]]]:
+def finding_rows(entries: Iterable[Entry], identities: bool) -> list[tuple[Entry, dict[str, Any]]]:
     """Return each finding, or each identity, with its paper's result."""
     rows = [(entry, claim) for entry in entries for claim in entry["claims"]]
     return [row for row in rows if (row[1]["kind"] == "identity") == identities]
@@ -204,32 +204,38 @@ def rows_of(entries: Iterable[Entry], identities: bool) -> list[tuple[Entry, dic
 
 def results_page(
     entries: Sequence[Entry],
-    known: Mapping[str, Any],
+    current_papers: Mapping[str, Any],
     folder: str,
-    pictured: bool,
+    has_figure: bool,
 ) -> str:
     """Return the page: how many findings held, the figure, a row a claim, and what was not run."""
-    findings, identities = rows_of(entries, identities=False), rows_of(entries, identities=True)
+    findings, identities = (
+        finding_rows(entries, identities=False),
+        finding_rows(entries, identities=True),
+    )
     count = Counter(c["word"] for _, c in findings)
     *tested, untestable = FINDINGS
     untested = [f"{count[word]} {word}" for word in (untestable, AGAIN) if count[word]]
     measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
     return page_template("results.md.j2").render(
         findings=findings, identities=identities,
-        folder=folder, pictured=pictured, duration=duration,
+        folder=folder, pictured=has_figure, duration=duration,
         tested=sum(count[word] for word in tested), untestable=untestable,
-        tested_words=listed([f"{count[word]} {word}" for word in tested]),
-        untested_words=listed(untested),
+        tested_words=join_names([f"{count[word]} {word}" for word in tested]),
+        untested_words=join_names(untested),
         contradicted=count["contradicted"],
         holding=sum(c["word"] == "holds" for _, c in identities),
         whole=all(entry.get("whole") for entry in entries),
-        missing=[(name, known[name].get("minutes", 0)) for name in known if name not in measured],
+        missing=[
+            (name, paper.get("minutes", 0))
+            for name, paper in current_papers.items() if name not in measured
+        ],
     ) + "\n"  # fmt: skip
 
 
-def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a paper's claims; a claim whose file or measures changed since is to be run again."""
-    node = known.get(entry["name"])
+    node = current_papers.get(entry["name"])
     if node is None:
         return list(entry["claims"])
     keys = decisive_keys(node.get("claims", {}), entry["scale"])
@@ -250,20 +256,20 @@ def is_measured_alike(entry: Entry) -> bool:
     """Return whether the versions of a result's measures are still the current ones."""
     versions = {claim["metric"]: 1 for claim in entry["claims"]} | entry.get("versions", {})
     try:
-        return all(version_of(measure) == version for measure, version in versions.items())
+        return all(metric_version(measure) == version for measure, version in versions.items())
     except UserError:
         return True  # the class is not installed here, so assume no change
 
 
-def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
+def _origin_text(runs: Sequence[Run], seconds: float, machine: str) -> str:
     """Describe where a result comes from: "6 runs, 4 min; commit 0123456789; x86; 2025-01-01."."""
-    parts = [f"{quantity(len(runs), 'run')}, {duration(seconds)}"]
+    parts = [f"{count_noun(len(runs), 'run')}, {duration(seconds)}"]
     commits = sorted({run.commit[:10] for run in runs if run.commit})
-    parts.append(f"commit {listed(commits) or 'unknown'}")
+    parts.append(f"commit {join_names(commits) or 'unknown'}")
     if any(run.dirty for run in runs):
         parts.append("with uncommitted changes")
     parts.append(machine or "machine unknown")
-    dates = sorted({run.began[:10] for run in runs if run.started})
+    dates = sorted({run.start_time[:10] for run in runs if run.started})
     ends = dict.fromkeys([*dates[:1], *dates[-1:]])
     parts.append(" to ".join(ends) or "an unknown date")
     return "; ".join(parts) + "."

@@ -27,7 +27,7 @@ OF_A_GRID = {
 }
 
 
-def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
+def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
     """Return the overrides of each run of a grid: of ``sweeper.params`` and the command line."""
     from triptych.config.hydra_internals import BasicSweeper
 
@@ -51,37 +51,39 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
     if name not in settings:
         known = ", ".join(settings) or "none"
         raise UserError(f"setting={name}: no such setting; settings here: {known}")
-    typed = set(map(key_of, job))
-    added = [override for override in settings[name] if key_of(override) not in typed]
+    typed = set(map(override_key, job))
+    added = [override for override in settings[name] if override_key(override) not in typed]
     # Put the setting first: a report names runs by the first of keys that change together.
     return [*chosen, *added, *(override for override in job if override not in chosen)]
 
 
-def key_of(override: str) -> str:
+def override_key(override: str) -> str:
     """Return the key of an override: "lr" of "+lr=0.1"."""
     return override.lstrip("+~").split("=", 1)[0]
 
 
-def group_of(override: str) -> str:
+def override_group(override: str) -> str:
     """Return the key of an override without its package: "schedule" of "schedule@x=cosine"."""
-    return key_of(override).split("@")[0]
+    return override_key(override).split("@")[0]
 
 
-def jobs_of(config: DictConfig) -> list[list[str]]:
+def composed_grid_jobs(config: DictConfig) -> list[list[str]]:
     """Return the overrides of each run of the grid that a composed configuration asks for."""
-    return grid(config.hydra.sweeper, list(config.hydra.overrides.task))
+    return grid_jobs(config.hydra.sweeper, list(config.hydra.overrides.task))
 
 
-def known_jobs(config: DictConfig) -> list[list[str]]:
+def jobs_known_beforehand(config: DictConfig) -> list[list[str]]:
     """Return the overrides of each job that is known beforehand."""
-    if not is_grid(config) or plans_later(config):
+    if not is_grid(config) or is_adaptive(config):
         return []
-    return jobs_of(config)
+    return composed_grid_jobs(config)
 
 
 def cell_name(overrides: Sequence[str], hidden: set[str]) -> str:
     """Return the name of the directory of a job that has these overrides, as Hydra makes it."""
-    shown = [override for override in filter_overrides(overrides) if key_of(override) not in hidden]
+    shown = [
+        override for override in filter_overrides(overrides) if override_key(override) not in hidden
+    ]
     return slug(",".join(sorted(shown)))
 
 
@@ -95,18 +97,18 @@ def is_search(config: DictConfig) -> bool:
     return "triptych_search" in config.hydra.sweeper._target_
 
 
-def plans_later(config: DictConfig) -> bool:
+def is_adaptive(config: DictConfig) -> bool:
     """Return whether the sweeper itself plans its runs, by what earlier ones have shown."""
     return is_search(config) or bool(config.hydra.sweeper.get("tune"))
 
 
-def differing(config: DictConfig) -> set[str]:
+def varied_keys(config: DictConfig) -> set[str]:
     """Return the keys and groups in which cells of a sweep differ, also by their settings."""
     if not is_grid(config):  # an adaptive sweeper varies all keys that it has
         return swept_keys(config)
-    jobs = jobs_of(config)
+    jobs = composed_grid_jobs(config)
     shared = set.intersection(*map(set, jobs))
-    return set(map(group_of, set[str]().union(*jobs) - shared))
+    return set(map(override_group, set[str]().union(*jobs) - shared))
 
 
 def swept_keys(config: DictConfig) -> set[str]:
@@ -128,7 +130,7 @@ def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], li
     """Return a grid's settings and seeds, in order; UserError unless all settings have all."""
     overrides = dict.fromkeys(itertools.chain.from_iterable(jobs))
     seeds = [text.removeprefix("seed=") for text in overrides if text.startswith("seed=")]
-    settings = list(settings_of(jobs))
+    settings = list(count_runs_by_setting(jobs))
     if not seeds or not all(map(str.isdigit, seeds)) or len(jobs) != len(seeds) * len(settings):
         raise UserError(
             "seed: this sweep needs the same seeds for each setting; pass them, as seed=1,2,3"
@@ -136,12 +138,12 @@ def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], li
     return settings, list(map(int, seeds))
 
 
-def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
+def count_runs_by_setting(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
     """Count the runs of each setting of a grid, in order of appearance."""
     return Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
 
 
-def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
+def split_by_fit(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
     """Part a grid's runs: the first of those that train the same network; those that take it up."""
     first: dict[Setting, list[str]] = {}
     later = []
@@ -156,21 +158,21 @@ def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[st
 
 def _is_of_fit(override: str) -> bool:
     """Return whether an override may change what is trained, not only how samples are drawn."""
-    key = group_of(override)
+    key = override_group(override)
     return key != "setting" and role(key) is not Role.DRAWING
 
 
 def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     """Print what a grid of runs would cost; UserError for a search, whose runs are not known."""
-    from triptych.study.plan import plan
+    from triptych.study.plan import describe_cost
 
     if not jobs:
         problem = "not possible for a search, which chooses its runs one after another"
         raise UserError(f"plan=true: {problem}; leave it out")
-    runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
+    runs, fits = count_runs_by_setting(jobs), count_runs_by_setting(split_by_fit(jobs)[0])
     loader = GlobalHydra.instance().config_loader()
     planned = []
-    for setting, name in names([*runs]).items():
+    for setting, name in setting_names([*runs]).items():
         cell = loader.load_sweep_config(config, [*setting])
         request = resolve(cell, Path(cell.hydra.sweep.dir))
         request.check_overrides()
@@ -178,10 +180,10 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     if config.get("until"):
         most = f"up to {config.max_seeds} seeds per setting may follow"
         print(f"until=decided: this plan counts the first seeds; {most}")
-    print("\n".join(plan(planned)))
+    print("\n".join(describe_cost(planned)))
 
 
-def names(settings: Sequence[Setting]) -> dict[Setting, str]:
+def setting_names(settings: Sequence[Setting]) -> dict[Setting, str]:
     """Name each setting by the overrides that not all settings share; a single one by all."""
     shared = set[str]()
     if len(settings) > 1:
@@ -194,24 +196,24 @@ def names(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 def _is_axis(override: str) -> bool:
     """Return whether an override may tell settings apart: not how, where or when they run."""
-    key = group_of(override)
+    key = override_group(override)
     return key in BUNDLES or role(key) in AXES
 
 
-def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
-    """Return the seeds of each round: those given, then half as many again, up to ``most``.
+def seed_rounds(first_seeds: Sequence[int], max_seeds: int) -> list[list[int]]:
+    """Return the seeds of each round: those given, then half as many again, up to ``max_seeds``.
 
     Few rounds, because each look has its price: 3, 5, 8, 12 for three seeds and 12 at most.
-    UserError: fewer than two seeds to begin with, or more than ``most``.
+    UserError: fewer than two seeds to begin with, or more than ``max_seeds``.
     """
-    if not 2 <= len(first) <= most:
-        problem = f"until=decided cannot start with {len(first)} of them"
-        raise UserError(f"max_seeds={most}: {problem}; pass 2 to {most} seeds")
-    fresh = range(max(first) + 1, max(first) + 1 + most - len(first))
-    seeds, n = [*first, *fresh], len(first)
+    if not 2 <= len(first_seeds) <= max_seeds:
+        problem = f"until=decided cannot start with {len(first_seeds)} of them"
+        raise UserError(f"max_seeds={max_seeds}: {problem}; pass 2 to {max_seeds} seeds")
+    fresh = range(max(first_seeds) + 1, max(first_seeds) + 1 + max_seeds - len(first_seeds))
+    seeds, n = [*first_seeds, *fresh], len(first_seeds)
     rounds = [seeds[:n]]
-    while n < most:
-        n = min(most, n + math.ceil(n / 2))
+    while n < max_seeds:
+        n = min(max_seeds, n + math.ceil(n / 2))
         rounds.append(seeds[:n])
     return rounds
 
@@ -226,16 +228,16 @@ def choose_point(
     """
     means: dict[Setting, dict[Point, float]] = {}
     for (setting, point), values in bounds.items():
-        means.setdefault(setting, {})[point] = _mean(values)
-    best = {setting: _lowest(means[setting], ",".join(setting)) for setting in means}
+        means.setdefault(setting, {})[point] = _mean_or_infinity(values)
+    best = {setting: _lowest_point(means[setting], ",".join(setting)) for setting in means}
     points = next(iter(means.values()))
     together = {}
     for point in points:
-        together[point] = _mean([means[setting][point] for setting in means])
-    return _lowest(together, "all settings"), best
+        together[point] = _mean_or_infinity([means[setting][point] for setting in means])
+    return _lowest_point(together, "all settings"), best
 
 
-def _lowest(bounds: Mapping[Point, float], name: str) -> Point:
+def _lowest_point(bounds: Mapping[Point, float], name: str) -> Point:
     """Return the point of the lowest bound; UserError: none is finite."""
     point = min(bounds, key=lambda point: bounds[point])
     if math.isinf(bounds[point]):
@@ -244,7 +246,7 @@ def _lowest(bounds: Mapping[Point, float], name: str) -> Point:
     return point
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean_or_infinity(values: Sequence[float]) -> float:
     """Average; infinity where a value is not finite."""
     if not all(map(math.isfinite, values)):
         return math.inf

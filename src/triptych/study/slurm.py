@@ -35,7 +35,7 @@ Outcome = Callable[[str, Sequence[str], str], Any]
 log = logging.getLogger(__name__)
 
 
-def ask_queue() -> dict[str, str] | None:
+def query_queue() -> dict[str, str] | None:
     """Return the state of each of this user's jobs that SLURM remembers; None without answer."""
     # Remove the user's defaults (SQUEUE_PARTITION, ...), which could hide jobs.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
@@ -67,7 +67,7 @@ class QueueWatcher(SlurmInfoWatcher):
         """
         over = {}
         for job in jobs:
-            state = queue.get(job, self._state_once_gone(job))
+            state = queue.get(job, self._final_state(job))
             self._state[job] = state
             if state not in (*ENDED, GONE):
                 self._since.pop(job, None)
@@ -75,7 +75,7 @@ class QueueWatcher(SlurmInfoWatcher):
                 over[job] = state.replace("_", " ").lower()
         return over
 
-    def _state_once_gone(self, job: str) -> str:
+    def _final_state(self, job: str) -> str:
         """Return the state of a job that is not in the queue: its last one, if that was an end."""
         last = self._state.get(job, UNSEEN)
         if last in ENDED or last == UNSEEN:
@@ -86,13 +86,13 @@ class QueueWatcher(SlurmInfoWatcher):
         """Read the queue; then submitit knows of the jobs that have ended."""
         self._num_calls += 1
         waiting = self._registered - self._finished
-        without = {job for job in waiting if self._missing(job)}
+        without = {job for job in waiting if self._tasks_without_result(job)}
         for job in waiting - without:
-            self._end(job)
+            self._mark_ended(job)
         self._last_status_check = time.time()
         queue = None
         if without:
-            queue = ask_queue()
+            queue = query_queue()
         if queue is None:
             return
         for job, state in self.ended(without, queue, time.monotonic()).items():
@@ -102,13 +102,13 @@ class QueueWatcher(SlurmInfoWatcher):
             except (OSError, StorageError) as error:
                 log.warning("SLURM job %s ended without a result (%s): %s", job, state, error)
             else:
-                self._end(job)
+                self._mark_ended(job)
 
-    def _end(self, job: str) -> None:
+    def _mark_ended(self, job: str) -> None:
         self._info_dict[job] = {"State": "COMPLETED"}  # a result is there
         self._finished.add(job)
 
-    def _missing(self, job: str) -> list[JobPaths]:
+    def _tasks_without_result(self, job: str) -> list[JobPaths]:
         """List a job's tasks without a result; the folder is read anew, as NFS needs it."""
         tasks = [JobPaths(self.folder, job, task) for task in range(self.tasks)]
         try:
@@ -118,7 +118,7 @@ class QueueWatcher(SlurmInfoWatcher):
         return [paths for paths in tasks if paths.result_pickle.name not in there]
 
     def _write_outcome(self, job: str, state: str) -> None:
-        missing = self._missing(job)
+        missing = self._tasks_without_result(job)
         if not missing:
             return
         overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]

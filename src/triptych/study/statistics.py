@@ -27,7 +27,7 @@ REACH = 6.0
 
 
 @dataclass(frozen=True)
-class Error:
+class MeanError:
     """Variance of a mean: over seeds, with `df` degrees of freedom, and items, with `n_items` - 1.
 
     Both may be arrays: what follows from them is elementwise.
@@ -59,7 +59,9 @@ class Error:
             return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
 
         def excess(x: np.ndarray, seeds: np.ndarray, items: np.ndarray) -> np.ndarray:
-            return np.log(Error(seeds, self.df, items, self.n_items).p(x, nodes)) - np.log(alpha)
+            return np.log(MeanError(seeds, self.df, items, self.n_items).p(x, nodes)) - np.log(
+                alpha
+            )
 
         high = 2 * np.sqrt(seeds + items)
         while np.any((above := excess(high, seeds, items)) > 0):
@@ -67,16 +69,16 @@ class Error:
         return find_root(excess, (np.zeros(seeds.shape), high), args=(seeds, items)).x
 
 
-def crossed(differences: np.ndarray) -> Error:
+def crossed_mean_error(differences: np.ndarray) -> MeanError:
     """Return the error of the mean of differences (..., seeds, items); at least two seeds.
 
     One item has no spread: the error is that over seeds.
     """
     s, i = differences.shape[-2:]
     if i == 1:
-        return Error(differences[..., 0].var(-1, ddof=1) / s, s - 1)
+        return MeanError(differences[..., 0].var(-1, ddof=1) / s, s - 1)
     seeds, items, rest = mean_squares(differences)
-    return Error(seeds / (s * i), s - 1, np.maximum(items - rest, 0) / (s * i), i)
+    return MeanError(seeds / (s * i), s - 1, np.maximum(items - rest, 0) / (s * i), i)
 
 
 def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,7 +102,7 @@ def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3
 
 
-UNKNOWN = Error(math.nan, 1)
+UNKNOWN = MeanError(math.nan, 1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Paired:
 
     mean: float
     n: int
-    error: Error = UNKNOWN
+    error: MeanError = UNKNOWN
 
     @property
     def n_items(self) -> int:
@@ -130,7 +132,7 @@ class Paired:
         half = float(self.error.critical(alpha))
         return self.mean - half, self.mean + half
 
-    def not_beyond(self, distance: float) -> float:
+    def one_sided_p(self, distance: float) -> float:
         """Return the one-sided p of a true distance of at most 0, given this one; NaN unknown."""
         half = float(self.error.p(distance)) / 2
         return half if distance > 0 else 1 - half
@@ -154,7 +156,7 @@ def paired(
     """Pair `other - reference` over common seeds; `items`: the difference by item, (n,) each.
 
     With items for every common seed, interval and p cover both which seed and which items
-    (`crossed`); without, they are the paired t-test's over seeds.
+    (`crossed_mean_error`); without, they are the paired t-test's over seeds.
     """
     common = [seed for seed in reference if seed in other]
     differences = [other[seed] - reference[seed] for seed in common]
@@ -164,11 +166,13 @@ def paired(
     if not whole.stderr > 1e-12 * scale:
         return Paired(whole.mean, whole.n)
     if items is not None and all(seed in items for seed in common):
-        return Paired(whole.mean, whole.n, crossed(np.stack([items[seed] for seed in common])))
-    return Paired(whole.mean, whole.n, Error(whole.stderr**2, whole.n - 1))
+        return Paired(
+            whole.mean, whole.n, crossed_mean_error(np.stack([items[seed] for seed in common]))
+        )
+    return Paired(whole.mean, whole.n, MeanError(whole.stderr**2, whole.n - 1))
 
 
-def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
+def outlying_labels(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
     """Return labels whose values would squeeze all others on an axis; `sign`: 1 where high is bad.
 
     They begin `REACH` times beyond the span of the others, which are two or more, and half or more

@@ -11,13 +11,13 @@ from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.cells import Comparison
-from triptych.study.claims import seeds_next
+from triptych.study.claims import seeds_to_settle_best
 from triptych.study.curves import lines_by_label
-from triptych.study.formatting import quantity
+from triptych.study.formatting import count_noun
 from triptych.study.groups import describe_tuning, is_trial
 from triptych.study.published import PaperVerdicts, judge_claims
 from triptych.study.sweep_runs import SweepRuns, compare_sweeps, read_sweeps
-from triptych.study.verdict import Verdict, best_untested, verdict
+from triptych.study.verdict import Verdict, best_untested, describe_verdict
 
 RETRY = "retry=true"
 HINTS = {"interrupted": " (the same command resumes it)"}
@@ -50,7 +50,7 @@ class Study:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict of each comparison."""
-        return list(map(verdict, self.comparisons))
+        return list(map(describe_verdict, self.comparisons))
 
     @property
     def record(self) -> SweepRecord:
@@ -131,7 +131,7 @@ class Study:
             return f"{self.damaged}: the number of planned runs is unknown, so nothing is settled"
         if self.complete and self.counts.keys() <= {"finished"}:
             return ""
-        parts = [f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished"]
+        parts = [f"{self.counts['finished']} of {count_noun(self.expected, 'run')} finished"]
         for status in STATUSES[1:]:
             if self.counts[status]:
                 parts.append(f"{self.counts[status]} {status}{HINTS.get(status, '')}")
@@ -143,24 +143,24 @@ class Study:
     @property
     def sentences(self) -> list[str]:
         """The verdict: a sentence for each relation, or for each of several comparisons."""
-        answers = self._answers()
-        if self.verdicts and self.going_on:
+        answers = self._verdict_sentences()
+        if self.verdicts and self.has_open_runs:
             answers[0] = f"So far: {answers[0]}"
         return answers
 
-    def _answers(self) -> list[str]:
+    def _verdict_sentences(self) -> list[str]:
         if len(self.verdicts) == 1:
             return [*self.verdicts[0].sentences]
         if self.verdicts:
-            return [f"{c.heading}: {v.headline}" for c, v in self._judged]
+            return [f"{c.heading}: {v.headline}" for c, v in self._claim_sentences]
         diverged = self.counts["diverged"]
         if diverged:
-            lost = f"{diverged} of {quantity(self.expected, 'run')} diverged"
+            lost = f"{diverged} of {count_noun(self.expected, 'run')} diverged"
             return [f"{lost}; no run has reported a test bound."]
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
 
     @property
-    def _judged(self) -> list[tuple[Comparison, Verdict]]:
+    def _claim_sentences(self) -> list[tuple[Comparison, Verdict]]:
         return [*zip(self.comparisons, self.verdicts, strict=True)]
 
     @property
@@ -169,7 +169,7 @@ class Study:
         return " ".join(self.sentences)
 
     @property
-    def going_on(self) -> bool:
+    def has_open_runs(self) -> bool:
         """Whether runs are under way, or still to come."""
         return self.expected > len(self.runs) or self.counts["running"] > 0
 
@@ -184,8 +184,8 @@ class Study:
             return None  # a search is continued by its number of trials
         words = [word for word in words if word not in (RETRY, "force=true")]
         failed = self.counts["failed"]
-        if failed and not self.going_on:
-            return NextStep(f"{quantity(failed, 'run')} failed", shlex.join([*words, RETRY]))
+        if failed and not self.has_open_runs:
+            return NextStep(f"{count_noun(failed, 'run')} failed", shlex.join([*words, RETRY]))
         if self.published or not self.complete:
             return None  # published claims have fixed seeds
         return self._more_seeds(words)
@@ -193,14 +193,17 @@ class Study:
     def _more_seeds(self, words: Sequence[str]) -> NextStep | None:
         """Return the command with the seeds that would settle open pairs; None if none would."""
         used = sorted({run.seed for run in self.runs if run.seed is not None and not is_trial(run)})
-        seeds = max((seeds_next(c) for c, v in self._judged if not v.untrained), default=0)
+        seeds = max(
+            (seeds_to_settle_best(c) for c, v in self._claim_sentences if not v.untrained),
+            default=0,
+        )
         missing = seeds - len(used)
         if not used or missing <= 0:
             return None
         all_seeds = [*used, *range(used[-1] + 1, used[-1] + 1 + missing)]
         command = [word for word in words if not word.startswith("seed=")]
         command.append(f"seed={','.join(map(str, all_seeds))}")
-        return NextStep(f"{quantity(missing, 'more seed')} per setting", shlex.join(command))
+        return NextStep(f"{count_noun(missing, 'more seed')} per setting", shlex.join(command))
 
     @property
     def hues(self) -> dict[str, str]:

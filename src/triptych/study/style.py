@@ -57,39 +57,39 @@ SETTINGS: dict[Any, Any] = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Draw with our settings, and without warnings about glyphs that only one font lacks."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
-def mark(run: Run) -> str:
+def run_gid(run: Run) -> str:
     """Return the name (``gid``) of a run's dots and lines, which the page uses to find the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
-def axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
+def new_axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
     """Return a figure of `WIDTH` x `height` inches with one axes; margins are inches too."""
     figure = Figure(figsize=(WIDTH, height))
     box = (left / WIDTH, 0.5 / height, (WIDTH - left - right) / WIDTH, (height - 0.62) / height)
     return figure, figure.add_axes(box)
 
 
-def short(text: str, most: int = 30) -> str:
+def shorten(text: str, max_length: int = 30) -> str:
     """Shorten `text` in its middle where it would not fit beside a figure."""
-    return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
+    return text if len(text) <= max_length else text[: max_length - 9] + "…" + text[-8:]
 
 
 class LineFigure:
     """Axes for a line a label, with a legend beside them in the order of the lines' last values."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
-        self.names, self.colours = {label: short(label, 18) for label in labels}, colours
+        self.names, self.colours = {label: shorten(label, 18) for label in labels}, colours
         self.ends: dict[str, float] = {}
         # Reserve the width of DejaVu, which is wider than most fonts of browsers.
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
-        self.figure, self.ax = axes(HEIGHT, 0.78, right + 0.55)
+        self.figure, self.ax = new_axes(HEIGHT, 0.78, right + 0.55)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named in the legend; with `marker=True` with the label's own marker."""
@@ -147,7 +147,7 @@ def plain_ticks(axis: Axis) -> None:
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as inline SVG, described by its label, with CSS colours and own ids."""
     out = io.StringIO()
-    with styled():
+    with figure_style():
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -173,7 +173,7 @@ def to_svg(figure: Figure, name: str) -> str:
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
     """Return the figure as PNG on white, as a README shows it."""
     out = io.BytesIO()
-    with styled():
+    with figure_style():
         FigureCanvasAgg(figure)
         figure.savefig(out, format="png", dpi=dpi, facecolor="white")
     return out.getvalue()

@@ -17,28 +17,28 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from triptych.config.identity import (
+    explicit_sweep_name,
     grid_keys,
-    own_name,
     shared_overrides,
 )
 from triptych.errors import Busy, Diverged, UserError
 from triptych.run import processes
-from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
+from triptych.run.command_errors import exit_on_hook_error, raise_stop_request_on_signals
 from triptych.run.directory import PRUNE, RunDirectory
 from triptych.run.provenance import command
 from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
 from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
-from triptych.study.formatting import quantity
+from triptych.study.formatting import count_noun
 from triptych.study.monitor import Monitor, try_write_report
-from triptych.study.papers.paper import claims_of, set_scale
-from triptych.study.prerequisites import check_cells, check_launcher, on_slurm, probe_jobs
+from triptych.study.papers.paper import claim_entries, set_scale
+from triptych.study.prerequisites import check_cells, check_launcher, probe_jobs, uses_slurm
 from triptych.study.sweep_command import check_command, name_directory
 from triptych.study.sweep_plan import (
     STUDY,
     Cells,
-    KeptRecords,
+    RecordBackup,
     Reservation,
     check_own_files,
     check_tuning,
@@ -60,7 +60,7 @@ def sweep_exit_code() -> int:
     3: some diverged; 75: some are held by another process; 1: anything else, or the report cannot
     be written. A run that a search has pruned counts as finished.
     """
-    ends = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
+    ends = {end for hook in _hooks for end, _ in map(_run_outcome, hook.runs())}
     if any(hook.report_problem for hook in _hooks):
         return 1
     for code, accepted in EXIT_CODES.items():
@@ -69,7 +69,7 @@ def sweep_exit_code() -> int:
     return 1
 
 
-def _end(run: RunDirectory) -> tuple[str, str | None]:
+def _run_outcome(run: RunDirectory) -> tuple[str, str | None]:
     """Return a run's status and, if it is "busy", the process that runs it; otherwise None.
 
     "pruned": a search stopped the run.
@@ -96,36 +96,36 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
-        with no_run_after_an_error("train"):
+        with exit_on_hook_error("train"):
             with open_dict(config):
                 check_command(config)
                 name_directory(config, set_scale(config))
             check_launcher(config)
             self._open(config)
             new = self.plan(self.jobs)
-            self.facts = self._facts()
+            self.facts = self._sweep_entries()
             if config.plan:
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if new or not self.cells:
                 check_cells(config, self.jobs or probe_jobs(config), self._has_begun())
-            if not rounds.plans_later(config):
+            if not rounds.is_adaptive(config):
                 self.reserve(new)
-                self.record(expected=self._expected())
+                self.record(expected=self._count_expected_runs())
         size = ""
         if self.cells:
-            size = f"{quantity(len(self.cells), 'run')} in "
+            size = f"{count_noun(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
-        self._watch()
+        self._start_monitor()
 
     def _open(self, config: DictConfig) -> None:
         """Read the records of an earlier command in the directory, and list this one's runs."""
         self.config, self.root = config, Path(config.hydra.sweep.dir)
         check_own_files(self.root)
-        self.jobs = rounds.known_jobs(config)
+        self.jobs = rounds.jobs_known_beforehand(config)
         if config.get("until"):
-            rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
-        self.cells = list(map(self.cell, self.jobs))  # a sweeper may add more later
+            rounds.seed_rounds(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
+        self.cells = list(map(self.cell_directory_name, self.jobs))  # a sweeper may add more later
         if len({*self.cells}) < len(self.cells):
             problem = "two runs would have the same directory"
             raise UserError(f"-m: {problem}; list each value once, and one name")
@@ -133,27 +133,27 @@ class SweepHook(Callback):
         Looks.read(self.root)  # raises if unreadable, as earlier looks limit later claims
         if not config.hydra.sweeper.get("tune"):
             check_tuning(config, self.root, self.before.tuning, {})
-        self.reservation, self.kept = Reservation(self.root), KeptRecords(self.root)
+        self.reservation, self.kept = Reservation(self.root), RecordBackup(self.root)
         self.done = set[str]()
 
     def _has_begun(self) -> bool:
         """Return whether a run of this command has a result or a checkpoint."""
         return any(run.checkpoints() or run.status == "finished" for run in self.runs())
 
-    def _facts(self) -> dict[str, Any]:
+    def _sweep_entries(self) -> dict[str, Any]:
         """Return the entries of ``sweep.json`` for this command."""
         facts: dict[str, Any] = {
             "command": ["triptych-train", *command()[1:]],
-            "title": own_name(self.config) or "sweep",
+            "title": explicit_sweep_name(self.config) or "sweep",
             "shared": sorted(shared_overrides(self.config).values()),
             "named": sorted({*self.before.named, *grid_keys(self.config)}),
         }
         if self.config.get("equal_within") is not None:
             facts["equal_within"] = self.config.equal_within
         any_result = any(run.status in ("finished", "diverged") for run in self.runs())
-        return facts | claims_of(self.config, self.jobs, self.before, any_result)
+        return facts | claim_entries(self.config, self.jobs, self.before, any_result)
 
-    def _watch(self) -> None:
+    def _start_monitor(self) -> None:
         """Show the progress of runs, share the cores among them, and end them with this process."""
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)
@@ -162,33 +162,33 @@ class SweepHook(Callback):
             threads = max(1, self.config.cores // at_once)
         os.environ["TRIPTYCH_THREADS"] = str(threads)
         os.environ[processes.SWEEP] = str(os.getpid())
-        if on_slurm(self.config):
+        if uses_slurm(self.config):
             from triptych.study.slurm import watch_queue
 
             watch_queue(self.config.hydra.launcher, self.job_without_result)
         else:
-            end_as_by_ctrl_c(self.stop_jobs)
+            raise_stop_request_on_signals(self.stop_jobs)
         self.monitor.start()
-        atexit.register(self.leave)
+        atexit.register(self.end_monitoring)
 
-    def leave(self) -> None:
+    def end_monitoring(self) -> None:
         """Stop the monitor and update the report; if no run was started, restore the records."""
         self.monitor.stop()
         others = self.reservation.others()
         self.reservation.release()
         with suppress(KeyboardInterrupt):  # a second Ctrl-C keeps the earlier report
-            if self.kept.untouched and not others and not on_slurm(self.config):
-                self.kept.put_back()
+            if self.kept.untouched and not others and not uses_slurm(self.config):
+                self.kept.restore()
             elif (self.root / "report.html").exists():
                 try_write_report(self.root)
 
-    def stop_jobs(self, number: int) -> None:
+    def stop_jobs(self, signal_number: int) -> None:
         """Send a signal to this sweep's jobs and wait for them to stop.
 
         Without the wait the interrupted launcher would kill them.
         """
-        pids = map(processes.pid_of, (run.holder() for run in self.runs()))
-        processes.stop_below({*filter(None, pids)}, number)
+        pids = map(processes.parse_local_pid, (run.holder() for run in self.runs()))
+        processes.stop_descendants({*filter(None, pids)}, signal_number)
 
     def record(self, **facts: Any) -> None:
         """Add entries to ``sweep.json``, which the report reads."""
@@ -200,9 +200,9 @@ class SweepHook(Callback):
 
         UserError: a directory holds a run with other settings.
         """
-        cells = {self.cell(job): job for job in jobs}
+        cells = {self.cell_directory_name(job): job for job in jobs}
         plans = plan_cells(self.config, self.root, cells)
-        self.done |= {name for name, plan in plans.items() if plan.done}
+        self.done |= {name for name, plan in plans.items() if plan.is_finished}
         self.reservation.cells |= cells
         return {name: job for name, job in cells.items() if name not in self.done}
 
@@ -214,19 +214,19 @@ class SweepHook(Callback):
         if cells:
             self.reservation.reserve(self.config, cells)
 
-    def expect(self, jobs: Sequence[Sequence[str]], more: int = 0, **facts: Any) -> None:
+    def expect(self, jobs: Sequence[Sequence[str]], n_later: int = 0, **facts: Any) -> None:
         """Plan, reserve and record further runs of an adaptive sweeper.
 
-        ``jobs``: their overrides; ``more``: how many more will follow; ``facts``: further entries
-        of ``sweep.json``. Errors: those of ``plan`` and ``reserve``.
+        ``jobs``: their overrides; ``n_later``: how many more will follow; ``facts``: further
+        entries of ``sweep.json``. Errors: those of ``plan`` and ``reserve``.
         """
         self.reserve(self.plan(jobs))
-        for name in map(self.cell, jobs):
+        for name in map(self.cell_directory_name, jobs):
             if name not in self.cells:
                 self.cells.append(name)  # the monitor shows the same list
-        self.record(expected=self._expected() + more, **facts)
+        self.record(expected=self._count_expected_runs() + n_later, **facts)
 
-    def _expected(self) -> int:
+    def _count_expected_runs(self) -> int:
         """Count the runs there, copies of a run as one, and the cells of all commands at work."""
         names = {*self.cells}
         for _, others in self.reservation.others():
@@ -235,12 +235,12 @@ class SweepHook(Callback):
         ids = {RunDirectory(run).readable_provenance.id or str(run) for run in runs}
         return len(ids) + len({self.root / name for name in names} - {*runs})
 
-    def cell(self, overrides: Sequence[str]) -> str:
+    def cell_directory_name(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory that Hydra will create for a job's overrides."""
         hidden = self.config.hydra.job.config.override_dirname.exclude_keys
         return rounds.cell_name(overrides, set(hidden))
 
-    def look(self, facts: dict[str, Any]) -> int:
+    def next_look(self, facts: dict[str, Any]) -> int:
         """Return the look that an earlier start reached; 1 without one, or if its rules differ."""
         until, rule = self.before.until, (facts["looks"], facts["equal_within"])
         if until is None or (until.looks, until.equal_within) != rule:
@@ -249,12 +249,12 @@ class SweepHook(Callback):
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Return whether every one of these jobs' runs has finished or diverged."""
-        ends = {RunDirectory(self.root / self.cell(job)).status for job in jobs}
+        ends = {RunDirectory(self.root / self.cell_directory_name(job)).status for job in jobs}
         return ends <= {"finished", "diverged"}
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Return a finished run's validation bound; infinite if it has none."""
-        bound = RunDirectory(self.root / self.cell(job)).figure("val.bound.mean")
+        bound = RunDirectory(self.root / self.cell_directory_name(job)).figure("val.bound.mean")
         if bound is None:
             return math.inf
         return bound
@@ -264,7 +264,7 @@ class SweepHook(Callback):
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
         """Print that a SLURM job ended without a result (e.g. scancel); return the run's metric."""
-        run = RunDirectory(self.root / self.cell(overrides))
+        run = RunDirectory(self.root / self.cell_directory_name(overrides))
         if run.status not in ENDED:
             problem = f"its SLURM job {job} ended without a result ({state})"
             fix = "repeat the same command to resume it"
@@ -279,14 +279,14 @@ class SweepHook(Callback):
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        atexit.unregister(self.leave)
+        atexit.unregister(self.end_monitoring)
         self.monitor.stop()
         self.reservation.release()
         for run in self.runs():
-            end, holder = _end(run)
+            end, holder = _run_outcome(run)
             if end in (*ENDED, "unreadable", "pruned"):
                 continue
-            run.leave()
+            run.clear_owner()
             state = "did not end"
             if holder:
                 state = f"{holder} is running it"

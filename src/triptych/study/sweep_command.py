@@ -17,7 +17,7 @@ from triptych.study import rounds
 
 def check_command(config: DictConfig) -> None:
     """Refuse what concerns a sweep as a whole; UserError."""
-    if processes.launch():
+    if processes.launch_id():
         fix = "use trainer=ddp without torchrun or srun"
         raise UserError(f"-m: a sweep starts its processes itself; {fix}")
     sweeper, typed_for_hydra = config.hydra.sweeper, config.hydra.overrides.hydra
@@ -32,7 +32,7 @@ def check_command(config: DictConfig) -> None:
     tuned = set(sweeper.get("tune") or {})
     if tuned and config.get("until"):
         raise UserError("until=decided: not supported together with tuning; use until=null")
-    typed = set(map(rounds.key_of, config.hydra.overrides.task))
+    typed = set(map(rounds.override_key, config.hydra.overrides.task))
     if tuned and typed & {*tuned, "test"}:
         key = min(typed & {*tuned, "test"})
         fix = "leave it out, or add hydra.sweeper.tune=null"

@@ -23,14 +23,14 @@ from triptych.run.prepare import (
     ANOTHER,
     PATIENCE,
     RunPlan,
-    has_run,
+    contains_run,
     plan_run,
-    without_machine,
+    without_machine_settings,
 )
 from triptych.run.provenance_file import Entries
 from triptych.run.request import resolve
 from triptych.run.sweep_record import SWEEP, Tuning
-from triptych.study.rounds import is_grid, key_of
+from triptych.study.rounds import is_grid, override_key
 
 COMMANDS = ".commands"  # folder in which each running command lists its cells
 CELLS = "cells.json"
@@ -50,34 +50,36 @@ def check_own_files(root: Path) -> None:
             raise UserError(f"{path}: {problem}; move it away")
 
 
-class KeptRecords:
+class RecordBackup:
     """The records of a sweep before a command, to be restored if it starts no run."""
 
     def __init__(self, root: Path):
-        self.root, self.directories = root, _directories(root)
-        self.contents = {path: _content(path) for path in map(root.joinpath, (*FILES, SWEEP))}
+        self.root, self.directories = root, _directory_times(root)
+        self.contents = {
+            path: _read_if_present(path) for path in map(root.joinpath, (*FILES, SWEEP))
+        }
 
     @property
     def untouched(self) -> bool:
         """Whether no run has been started or moved aside since."""
-        return _directories(self.root) == self.directories
+        return _directory_times(self.root) == self.directories
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Put the records back that were written since."""
         for path, content in self.contents.items():
             if content is None:
                 path.unlink(missing_ok=True)
-            elif _content(path) != content:
+            elif _read_if_present(path) != content:
                 write_atomic(path, content)
 
 
-def _content(path: Path) -> bytes | None:
+def _read_if_present(path: Path) -> bytes | None:
     if not path.is_file():
         return None
     return path.read_bytes()
 
 
-def _directories(root: Path) -> dict[str, int]:
+def _directory_times(root: Path) -> dict[str, int]:
     """Return when each of a sweep's directories has changed."""
     return {path.name: path.stat().st_mtime_ns for path in root.glob("[!.]*") if path.is_dir()}
 
@@ -90,35 +92,44 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
         if run.path.is_symlink() or run.path.is_file():
             problem = "symbolic link or file where the sweep needs a run's directory"
             raise UserError(f"{run.path}: {problem}; move it away")
-        if has_run(run) and not config.force:
+        if contains_run(run) and not config.force:
             plans[name] = plan_run(resolve(loader.load_sweep_config(config, [*job]), run.path))
-    refuse(
-        root, [plan.other for plan in plans.values()], "{} of its runs exist with other settings"
+    refuse_differences(
+        root,
+        [plan.conflicts for plan in plans.values()],
+        "{} of its runs exist with other settings",
     )
     return plans
 
 
-def check_others(config: DictConfig, root: Path, cells: Cells, others: Others) -> None:
+def check_other_commands(
+    config: DictConfig, root: Path, cells: Cells, other_processes: Others
+) -> None:
     """Refuse cells that another command will run with other settings, or that would be moved aside.
 
-    ``others``: processes with their cells. UserError, or Busy where it is enough to wait.
+    ``other_processes``: processes with their cells. UserError, or Busy where it is enough to wait.
     """
-    for process, theirs in others:
+    for process, theirs in other_processes:
         shared = cells.keys() & theirs.keys()
         if shared and (config.force or not is_grid(config)):
             raise Busy(f"{root}: {process} is running this sweep; wait for it, or {ANOTHER}")
-        differing = [differences(_values(theirs[name]), _values(cells[name])) for name in shared]
-        differing = list(map(without_machine, differing))
-        refuse(
+        differing = [
+            differences(_override_values(theirs[name]), _override_values(cells[name]))
+            for name in shared
+        ]
+        differing = list(map(without_machine_settings, differing))
+        refuse_differences(
             root, differing, f"{process} is running {{}} of its runs with other settings", ANOTHER
         )
 
 
-def _values(job: Sequence[str]) -> dict[str, str]:
-    return {key_of(override): mask_password(override.partition("=")[2]) for override in job}
+def _override_values(job: Sequence[str]) -> dict[str, str]:
+    return {override_key(override): mask_password(override.partition("=")[2]) for override in job}
 
 
-def refuse(root: Path, differing: Sequence[Changes], problem: str, fix: str = FIX) -> None:
+def refuse_differences(
+    root: Path, differing: Sequence[Changes], problem: str, fix: str = FIX
+) -> None:
     """Raise UserError, for the whole sweep, if there are differences in any of its cells.
 
     ``problem`` has {} for their number.
@@ -129,14 +140,14 @@ def refuse(root: Path, differing: Sequence[Changes], problem: str, fix: str = FI
         raise UserError(f"{root}: {problem.format(len(refused))} ({changes}); {fix}")
 
 
-def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Entries) -> None:
+def check_tuning(config: DictConfig, root: Path, earlier: Tuning, planned: Entries) -> None:
     """Refuse to tune otherwise than a choice was made before: its runs would leave the report.
 
-    ``planned``: as ``Tuning.rule``; {} for a sweep that does not tune.
+    ``planned``: as ``Tuning.plan_entries``; {} for a sweep that does not tune.
     """
-    if before.best and not config.force:
-        changes = differences(before.rule(list(before.best)), dict(planned))
-        refuse(root, [changes], "was tuned with other settings")
+    if earlier.best and not config.force:
+        changes = differences(earlier.plan_entries(list(earlier.best)), dict(planned))
+        refuse_differences(root, [changes], "was tuned with other settings")
 
 
 class Reservation:
@@ -157,9 +168,9 @@ class Reservation:
         return others
 
     def reserve(self, config: DictConfig, cells: Cells) -> None:
-        """Reserve these cells beside those of ``self.cells``; errors as of ``check_others``."""
+        """Reserve these cells beside ``self.cells``; errors as of ``check_other_commands``."""
         with RunDirectory(self.root).lock(PATIENCE):
-            check_others(config, self.root, cells, self.others())
+            check_other_commands(config, self.root, cells, self.others())
             if not self.command.path.exists():
                 self._stack.enter_context(self.command.lock())
             self.cells |= cells

@@ -9,10 +9,15 @@ from typing import Self
 from triptych.errors import Unreadable
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import Looks, SweepRecord
-from triptych.study.cells import Comparison, Rule
-from triptych.study.claims import correct, joint_rule, rule_of, unsettle
-from triptych.study.compare import comparison_of
-from triptych.study.groups import group_runs, is_trial, stages
+from triptych.study.cells import Comparison, DecisionRule
+from triptych.study.claims import (
+    correct_for_multiple_tests,
+    joint_decision_rule,
+    mark_interim,
+    sweep_decision_rule,
+)
+from triptych.study.compare import build_comparison
+from triptych.study.groups import group_runs, is_trial, tuning_stages
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,9 @@ class SweepRuns:
             return cls(folder, runs, damage=error.problem)
 
     @cached_property
-    def rule(self) -> Rule:
+    def rule(self) -> DecisionRule:
         """The decision rule of the sweep's own report: margin and planned looks."""
-        return rule_of(self.record, self.looks)
+        return sweep_decision_rule(self.record, self.looks)
 
     @cached_property
     def missing(self) -> int:
@@ -98,27 +103,30 @@ def compare_sweeps(
     Comparisons with runs of an unfinished sweep claim nothing.
     """
     judged = [sweep for sweep in sweeps if sweep.runs] or sweeps[:1]
-    rule = joint_rule([sweep.rule for sweep in judged])
+    rule = joint_decision_rule([sweep.rule for sweep in judged])
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
     comparisons = []
-    for title, runs in _parts(sweeps):
-        comparisons += [replace(comparison_of(group), title=title) for group in group_runs(runs)]
+    for title, runs in _runs_to_compare(sweeps):
+        comparisons += [replace(build_comparison(group), title=title) for group in group_runs(runs)]
     open_runs: set[Path] = set()
     for sweep in judged:
         if sweep.may_change(alone=len(judged) == 1):
             open_runs.update(run.dir for run in sweep.runs)
-    return tuple(unsettle(comparison, open_runs) for comparison in correct(comparisons, rule))
+    return tuple(
+        mark_interim(comparison, open_runs)
+        for comparison in correct_for_multiple_tests(comparisons, rule)
+    )
 
 
-def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
+def _runs_to_compare(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
     """Return (title, runs) pairs to compare: both stages of each tuned sweep, then other runs."""
     parts: list[tuple[str, Sequence[Run]]] = []
     rest: list[Run] = []
     for sweep in sweeps:
         prefix = f"{sweep.folder.name}: " if len(sweeps) > 1 else ""
         if sweep.record.tuning.best:
-            for title, runs in stages(sweep.runs, sweep.record.tuning):
+            for title, runs in tuning_stages(sweep.runs, sweep.record.tuning):
                 parts.append((prefix + title, runs))
         else:
             rest += [run for run in sweep.runs if not is_trial(run)]

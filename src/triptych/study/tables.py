@@ -9,7 +9,7 @@ from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
-from triptych.study.formatting import format_number, listed, p_value, plus_minus, quantity
+from triptych.study.formatting import count_noun, format_number, join_names, p_value, plus_minus
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TableRow:
         return Entry(words[key]) if key in words else self.entries.get(key, Entry())
 
 
-def entry(figure: Estimate) -> Entry:
+def estimate_entry(figure: Estimate) -> Entry:
     """Return the table entry of a mean over seeds with its standard error."""
     return Entry(plus_minus(figure), figure.mean, figure.stderr)
 
@@ -141,46 +141,48 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
         rows = _measured_rows(comparison, comparison.deciding)
     else:
         columns = table_columns(comparison)
-        rows = [_row(comparison, place, columns) for place in range(len(comparison.cells))]
+        rows = [_table_row(comparison, place, columns) for place in range(len(comparison.cells))]
     for cell in comparison.pending:
         statuses = {run.status for run in cell.others}
         reason = "no result yet"
         if statuses in ({"diverged"}, {"failed"}):
             reason = statuses.pop()
-        rows.append(TableRow(cell.label, {}, _seeds(cell), reason))
+        rows.append(TableRow(cell.label, {}, _seeds_text(cell), reason))
     return rows
 
 
-def _row(comparison: Comparison, place: int, columns: Sequence[Column]) -> TableRow:
-    cell = comparison.cells[place]
-    entries = {column.key: _figure(cell, column) for column in columns if not column.is_text}
-    pair, verdict = against(comparison, 0, place)
-    entries |= {"bound": entry(cell.bound)} | pair
-    return TableRow(cell.label, entries, _seeds(cell), verdict, best=place == 0)
+def _table_row(comparison: Comparison, cell_index: int, columns: Sequence[Column]) -> TableRow:
+    cell = comparison.cells[cell_index]
+    entries = {column.key: _cell_entry(cell, column) for column in columns if not column.is_text}
+    pair, verdict = difference_entries(comparison, 0, cell_index)
+    entries |= {"bound": estimate_entry(cell.bound)} | pair
+    return TableRow(cell.label, entries, _seeds_text(cell), verdict, best=cell_index == 0)
 
 
-def _figure(cell: Cell, column: Column) -> Entry:
+def _cell_entry(cell: Cell, column: Column) -> Entry:
     """Return a cell's entry in a column; its number of seeds is added if some lack the value."""
     figure = cell.spread(column.key)
     if column in TERMS or column in BESIDE:
         return Entry(format_number(figure.mean), figure.mean, figure.stderr)
     text = plus_minus(figure)
     if 0 < figure.n < len(cell.runs):
-        text += f" ({quantity(figure.n, 'seed')})"
+        text += f" ({count_noun(figure.n, 'seed')})"
     return Entry(text, figure.mean, figure.stderr)
 
 
-def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[str, Entry], str]:
+def difference_entries(
+    comparison: Comparison, reference_index: int, cell_index: int
+) -> tuple[dict[str, Entry], str]:
     """Return a cell's entries for its difference to a reference and the corrected p, and a verdict.
 
-    `reference`, `place`: indices of cells.
+    `reference_index`, `cell_index`: indices of cells.
     """
     if len(comparison.cells) == 1:
         return {}, ""
-    if place == reference:
-        text, verdict = ("reference", "") if place else ("best", "lowest mean")
+    if cell_index == reference_index:
+        text, verdict = ("reference", "") if cell_index else ("best", "lowest mean")
         return {"difference": Entry(text, 0.0), "p": Entry()}, verdict
-    claim = comparison.claim(reference, place)
+    claim = comparison.bound_test(reference_index, cell_index)
     low, high = claim.interval
     difference = Entry(claim.text, claim.pair.mean, low=low, high=high)
     verdict = _row_verdict(comparison, claim)
@@ -194,9 +196,9 @@ def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
     if comparison.one_seed:
         return ""  # the headline already says that nothing is settled
     words = []
-    if claim.holds and claim.pair.mean > 0:
+    if claim.is_significant and claim.pair.mean > 0:
         words.append("worse")
-    elif claim.holds:
+    elif claim.is_significant:
         words.append("better")
     if claim.equal:
         words.append(f"same within {comparison.rule.equal_within:g}")
@@ -216,16 +218,16 @@ def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow
     cells = {cell.label: cell for cell in comparison.cells}
     best_at: dict[str, list[str]] = {label: [] for label in cells}
     for place, value in enumerate(table.values):
-        best_at[table.order(place)[0]].append(f"{value:g}")
+        best_at[table.ranked_labels(place)[0]].append(f"{value:g}")
     columns = _measure_columns(table)
     rows = []
-    for label in table.order(-1):
+    for label in table.ranked_labels(-1):
         figures = zip(columns, table.spreads[label], strict=True)
-        entries = {column.key: entry(figure) for column, figure in figures}
+        entries = {column.key: estimate_entry(figure) for column, figure in figures}
         verdict = ""
         if best_at[label]:
-            verdict = f"best mean at {listed(best_at[label])}" if table.key else "best mean"
-        rows.append(TableRow(label, entries, _seeds(cells[label]), verdict, bool(verdict)))
+            verdict = f"best mean at {join_names(best_at[label])}" if table.key else "best mean"
+        rows.append(TableRow(label, entries, _seeds_text(cells[label]), verdict, bool(verdict)))
     return rows
 
 
@@ -243,23 +245,23 @@ def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
     for table in tables:
         place = f" at {table.key} {table.values[-1]:g}" if table.key else ""
         columns.append(Column(table.metric.name, f"{table.metric.ranked_label}{place}"))
-    entries: dict[str, dict[str, Entry]] = {label: {} for label in tables[0].order(-1)}
+    entries: dict[str, dict[str, Entry]] = {label: {} for label in tables[0].ranked_labels(-1)}
     for table in tables:
         for label, spreads in table.spreads.items():
-            entries.setdefault(label, {})[table.metric.name] = entry(spreads[-1])
+            entries.setdefault(label, {})[table.metric.name] = estimate_entry(spreads[-1])
     return columns, [TableRow(label, figures) for label, figures in entries.items()]
 
 
-def _seeds(cell: Cell) -> str:
+def _seeds_text(cell: Cell) -> str:
     """Return the number of seeds with a result, and the fate of the others: "3 (1 diverged)"."""
     others = [run for run in cell.others if run.status != "diverged" or run.seed not in cell.runs]
-    tally = Counter(map(_outcome, others))
+    tally = Counter(map(_run_outcome, others))
     if not tally:
         return str(len(cell.runs))
     return f"{len(cell.runs)} ({', '.join(f'{n} {outcome}' for outcome, n in tally.items())})"
 
 
-def _outcome(run: Run) -> str:
+def _run_outcome(run: Run) -> str:
     if run.status != "finished":
         return run.status
     if not run.measure:

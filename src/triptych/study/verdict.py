@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from triptych.files import printable
+from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import BOUND, Comparison, MeasureTable, PairTest
 from triptych.study.claims import seeds_to_settle
-from triptych.study.formatting import format_number, listed, plus_minus, quantity
+from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
 from triptych.study.statistics import spread
 
@@ -63,7 +63,7 @@ class Weakness:
         if self.of_all and self.settings > 1:
             return f"No setting is better than {baseline}: train longer."
         verb = "is" if len(self.labels) == 1 else "are"
-        return f"{_names(self.labels)} {verb} no better than {baseline}."
+        return f"{_names_or_count(self.labels)} {verb} no better than {baseline}."
 
 
 def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
@@ -83,18 +83,18 @@ def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
     return Weakness(labels, len(runs_by_label), best, bounds[best])
 
 
-def verdict(comparison: Comparison) -> Verdict:
+def describe_verdict(comparison: Comparison) -> Verdict:
     """Describe the result of these runs, including diverged and untrained settings."""
     weakness = find_weakness({cell.label: [*cell.runs.values()] for cell in comparison.cells})
-    sentences = _answer(comparison, weakness.of_all)
+    sentences = _verdict_sentences(comparison, weakness.of_all)
     sentences.insert(0 if weakness.of_all else len(sentences), weakness.text)
-    sentences.append(losses(comparison))
+    sentences.append(lost_seeds_sentence(comparison))
     others = [table for table in comparison.measures.values() if table is not comparison.deciding]
     lines = [ranking(comparison, table) for table in others]
     return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), weakness.of_all)
 
 
-def _answer(comparison: Comparison, untrained: bool) -> list[str]:
+def _verdict_sentences(comparison: Comparison, any_untrained: bool) -> list[str]:
     if comparison.is_unmeasured:
         unmeasured = "These settings share one model and its bound"
         return [f"{unmeasured}; to compare their samples, set measures.n=1000."]
@@ -104,7 +104,7 @@ def _answer(comparison: Comparison, untrained: bool) -> list[str]:
         return [ranking(comparison, comparison.deciding)]
     if len(comparison.cells) == 1:
         return _single_setting(comparison)
-    return _lowest(comparison, untrained)
+    return _rank_by_bound(comparison, any_untrained)
 
 
 def best_untested(runs: Sequence[Run]) -> str:
@@ -123,10 +123,12 @@ def best_untested(runs: Sequence[Run]) -> str:
     best = max if any(run.higher_is_better(metric) for run in runs) else min
     name = best(known, key=lambda run: known[run])
     lead = f"{name}, {metric} {format_number(known[name])}"
-    return printable(f"Best of {quantity(len(known), 'run')} without a test: {lead}.")
+    return escape_control_characters(
+        f"Best of {count_noun(len(known), 'run')} without a test: {lead}."
+    )
 
 
-def losses(comparison: Comparison) -> str:
+def lost_seeds_sentence(comparison: Comparison) -> str:
     """Return a sentence on diverged or failed seeds; "" if there are none.
 
     As in "x0 diverged with 3 of 5 seeds: figures are of the others."
@@ -134,11 +136,11 @@ def losses(comparison: Comparison) -> str:
     lost = []
     for cell in comparison.all_cells:
         for status in ("diverged", "failed"):
-            n = len(cell.lost(status))
+            n = len(cell.seeds_ended_as(status))
             if n:
-                seeds = quantity(len(cell.seeds), "seed")
+                seeds = count_noun(len(cell.seeds), "seed")
                 lost.append(f"{cell.label} {status} with {n} of {seeds}")
-    return f"{listed(lost)}: only the other seeds count." if lost else ""
+    return f"{join_names(lost)}: only the other seeds count." if lost else ""
 
 
 def _single_setting(comparison: Comparison) -> list[str]:
@@ -147,8 +149,8 @@ def _single_setting(comparison: Comparison) -> list[str]:
     if len(cell.runs) == 1:
         # For a single run, use the error over its test items.
         estimate = comparison.runs[0].test[comparison.measure]
-        figure = f"{plus_minus(estimate)} {comparison.unit} ({quantity(estimate.n, 'item')})"
-    answer = f"{cell.label}: {figure}, {quantity(cell.bound.n, 'seed')}."
+        figure = f"{plus_minus(estimate)} {comparison.unit} ({count_noun(estimate.n, 'item')})"
+    answer = f"{cell.label}: {figure}, {count_noun(cell.bound.n, 'seed')}."
     return [answer, "No other setting to compare with."]
 
 
@@ -177,7 +179,7 @@ class Relations:
             self.ahead.append(label)
 
 
-def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
+def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     """State which setting has the lowest bound, and how the others relate to it."""
     best, *rivals = comparison.cells
     sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
@@ -185,33 +187,33 @@ def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
         return [*sentences, "One seed: nothing is settled."]
     relations = Relations()
     for place, cell in enumerate(rivals, 1):
-        relations.add(cell.label, comparison.claim(0, place))
+        relations.add(cell.label, comparison.bound_test(0, place))
     if relations.clear:
-        sentences.append(f"Clear of {_names(relations.clear)}.")
+        sentences.append(f"Clear of {_names_or_count(relations.clear)}.")
     if relations.ahead:
-        names = _names(relations.ahead)
+        names = _names_or_count(relations.ahead)
         sentences.append(f"On common seeds alone, it is worse than {names}.")
     if relations.same:
         margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
-        sentences.append(f"The same as {_names(relations.same)} within {margin}.")
+        sentences.append(f"The same as {_names_or_count(relations.same)} within {margin}.")
     if not relations.open:
         return sentences
-    not_settled = f"Not settled against {_names([*relations.open])}"
+    not_settled = f"Not settled against {_names_or_count([*relations.open])}"
     if comparison.rule.interim:
         return [*sentences, f"{not_settled}.", "Nothing is settled before the sweep ends."]
-    if untrained:
+    if any_untrained:
         return [*sentences, f"{not_settled}."]
-    return [*sentences, f"{not_settled}{_would_settle(relations.open)}."]
+    return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
 
 
-def _would_settle(open_claims: Mapping[str, PairTest]) -> str:
+def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
     """Return ": about 7 seeds per setting would settle v"; "" where the number is unknown."""
     needed = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
     counts = {label: n for label, n in needed.items() if n is not None}
     if not counts:
         return ""
     most = max(counts.values())
-    return f": about {most} seeds per setting would settle {_names([*counts])}"
+    return f": about {most} seeds per setting would settle {_names_or_count([*counts])}"
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
@@ -221,7 +223,7 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     parts = []
     noisy = [label for label, spreads in table.spreads.items() if _is_noise(table, spreads[-1])]
     if noisy:
-        parts.append(f"no better than noise ({format_number(table.noise)}): {listed(noisy)}")
+        parts.append(f"no better than noise ({format_number(table.noise)}): {join_names(noisy)}")
     if len(table.cells) > 1:
         parts += _rankings_by_value(comparison, table)
     if not parts:
@@ -238,38 +240,38 @@ def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]
     """Return "at 5 x0 is clear of v" for each value of the key, or one text if all agree."""
     values_by_text: dict[str, list[str]] = {}
     for place, value in enumerate(table.values):
-        values_by_text.setdefault(_best(comparison, table, place), []).append(f"{value:g}")
+        values_by_text.setdefault(_best_setting(comparison, table, place), []).append(f"{value:g}")
     if len(values_by_text) == 1:
         return [*values_by_text]
-    return [f"at {listed(values)} {text}" for text, values in values_by_text.items()]
+    return [f"at {join_names(values)} {text}" for text, values in values_by_text.items()]
 
 
-def _best(comparison: Comparison, table: MeasureTable, place: int) -> str:
-    first, *rest = table.order(place)
+def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int) -> str:
+    first, *rest = table.ranked_labels(value_index)
     clear = []
     for label in rest:
-        claim = comparison.sampled(table.metric.name, place, first, label)
-        if claim.holds and table.sign * claim.pair.mean > 0:
+        claim = comparison.metric_test(table.metric.name, value_index, first, label)
+        if claim.is_significant and table.sign * claim.pair.mean > 0:
             clear.append(label)
     if not clear:
         return "nothing is settled"
-    text = f"{first} is clear of {_names(clear)}"
+    text = f"{first} is clear of {_names_or_count(clear)}"
     if len(clear) == len(rest):
         return text
     open_labels = [label for label in rest if label not in clear]
-    return f"{text}, not settled against {_names(open_labels)}"
+    return f"{text}, not settled against {_names_or_count(open_labels)}"
 
 
 def footnote(comparison: Comparison) -> str:
     """Return sentences on what the intervals and p-values do and do not cover."""
     parts = ["± is the standard error over seeds."]
-    parts += [_about_pairs(comparison), _about_tests(comparison)]
+    parts += [_interval_footnote(comparison), _test_footnote(comparison)]
     if comparison.deciding:
-        parts.append(about(comparison))
+        parts.append(sample_counts_sentence(comparison))
     return " ".join(filter(None, parts))
 
 
-def _about_pairs(comparison: Comparison) -> str:
+def _interval_footnote(comparison: Comparison) -> str:
     """Describe what the intervals of differences cover."""
     sentences = []
     pairs = [claim.pair for (metric, *_), claim in comparison.claims.items() if metric == BOUND]
@@ -277,7 +279,7 @@ def _about_pairs(comparison: Comparison) -> str:
         by_item = sum(pair.n_items > 0 for pair in pairs)
         source = "draws" if comparison.one_training else "initial weights, batches, noise"
         sentences.append(
-            f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by "
+            f"Differences are paired by seed, in {by_item} of {count_noun(len(pairs), 'pair')} by "
             f"item too. Their intervals cover the variation over seeds ({source}) and, if paired "
             "by item, over the choice of test items."
         )
@@ -289,7 +291,7 @@ def _about_pairs(comparison: Comparison) -> str:
     return " ".join(sentences)
 
 
-def _about_tests(comparison: Comparison) -> str:
+def _test_footnote(comparison: Comparison) -> str:
     """Describe how the tests are corrected."""
     rule, sentences = comparison.rule, []
     if comparison.tests > 1:
@@ -315,14 +317,14 @@ def _about_tests(comparison: Comparison) -> str:
     return " ".join(sentences)
 
 
-def _names(labels: Sequence[str]) -> str:
+def _names_or_count(labels: Sequence[str]) -> str:
     """Name settings, or count them where they are many: "6 settings"."""
     if len(labels) <= NAMED:
-        return listed([*labels])
+        return join_names([*labels])
     return f"{len(labels)} settings"
 
 
-def about(comparison: Comparison) -> str:
+def sample_counts_sentence(comparison: Comparison) -> str:
     """Describe the number of samples and the reference data that they are compared with."""
     measured = next((run.measured for run in comparison.runs if run.measured), None)
     if measured is None:

@@ -20,8 +20,8 @@ from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.request import resolve
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.paper import claims_of, set_scale
-from triptych.study.rounds import grid
+from triptych.study.papers.paper import claim_entries, set_scale
+from triptych.study.rounds import grid_jobs
 
 # VDM's parameters, counted from the layers of the published code
 _CONV, _NORM = 128 * 9 * 128 + 128, 256  # 3x3, 128 to 128 channels
@@ -104,7 +104,7 @@ def asked(name: str, scale: str = "paper"):
     cfg = compose_command("train", [f"paper={name}", f"scale={scale}"])
     OmegaConf.set_readonly(cfg.hydra, False)
     set_scale(cfg)
-    return cfg, grid(cfg.hydra.sweeper, [f"scale={scale}", "seed=1"])
+    return cfg, grid_jobs(cfg.hydra.sweeper, [f"scale={scale}", "seed=1"])
 
 
 def plain(name: str, job: list[str]) -> dict:
@@ -135,7 +135,7 @@ def test_missing_paper_scale_is_refused_with_reason(name):
 def test_paper_scale_network_has_published_size(name):
     network, shape, classes, millions = PUBLISHED[name]
     cfg, jobs = asked(name)
-    axes = claims_of(cfg, jobs, SweepRecord(), False)["paper_axes"]
+    axes = claim_entries(cfg, jobs, SweepRecord(), False)["paper_axes"]
     own = read_yaml(CONFIGS / "paper" / f"{name}.yaml")["hydra"]["sweeper"]["params"]
     assert all(len(axes[key]) > 1 for key in axes.keys() - own.keys()), (
         "what all runs share is no axis"

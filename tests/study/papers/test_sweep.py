@@ -18,8 +18,8 @@ from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
 from triptych.run.single import request_single
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.paper import claims_of, machine, set_scale
-from triptych.study.rounds import jobs_of
+from triptych.study.papers.paper import claim_entries, machine, set_scale
+from triptych.study.rounds import composed_grid_jobs
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
 
@@ -48,7 +48,7 @@ def asked(name: str, *values: str):
 
 def facts_of(cfg, before: SweepRecord, any_result: bool):
     """Return what a sweep of the grid of ``cfg`` records of its claims."""
-    return claims_of(cfg, jobs_of(cfg), before, any_result)
+    return claim_entries(cfg, composed_grid_jobs(cfg), before, any_result)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class Sampler(ABC):
         """Calls of the denoiser for one sample (NFE)."""
         return self.steps * self.calls
 
-    def calls_under(self, schedule: Schedule | None) -> int:
+    def count_denoiser_calls(self, schedule: Schedule | None) -> int:
         """Count the denoiser's calls for one sample, with the last prediction of some schedules."""
         guessed = schedule is not None and schedule.denoised
         return self.evaluations - guessed * (self.calls - self.guesses)
@@ -132,7 +132,7 @@ class Sampler(ABC):
         """Return this sampler with a model's reverse variance, for ancestral steps."""
         return self
 
-    def draws_under(self, condition: Condition | None) -> int:
+    def draws_per_sample(self, condition: Condition | None) -> int:
         """Return how many samples are drawn for each one that is kept, as by ``Chosen``."""
         return 1
 

@@ -61,7 +61,7 @@ class Langevin(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         alpha, _ = at.process.alpha_sigma(at.gamma_s)
-        return _updated(z, at, self.size * alpha.square(), self.inner)
+        return _langevin_update(z, at, self.size * alpha.square(), self.inner)
 
 
 class AnnealedLangevin(Sampler):
@@ -86,7 +86,7 @@ class AnnealedLangevin(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         _, sigma = at.process.alpha_sigma(at.gamma_s)
-        return _updated(z, at, self.rate * sigma.square(), self.inner)
+        return _langevin_update(z, at, self.rate * sigma.square(), self.inner)
 
 
 class PredictorCorrector(Ancestral):
@@ -118,7 +118,7 @@ class PredictorCorrector(Ancestral):
         return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)
 
 
-def _updated(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
+def _langevin_update(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
     """Move z from gamma_t to gamma_s, unchanged in data units, and update it ``steps`` times."""
     z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
     return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

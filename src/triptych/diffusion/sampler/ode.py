@@ -13,7 +13,7 @@ from torch import Tensor
 
 from triptych.declare import Count, NonNegative, Positive, Share
 
-from ..condition import Condition, part_of
+from ..condition import Condition, find_part
 from ..protocol import AnyDenoiser
 from ..schedule import Schedule
 from .base import Grid, Sampler, Step
@@ -79,22 +79,24 @@ class Chosen(DDIM):
         condition: Condition | None = None,
         **more: Any,
     ) -> Tensor:
-        draw, count = super().__call__, self.draws_under(condition)
+        draw, count = super().__call__, self.draws_per_sample(condition)
         draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(count)]
         if condition is None or count == 1:
             return draws[0]
         return self.choose(torch.stack(draws), condition)
 
-    def draws_under(self, condition: Condition | None) -> int:
-        if part_of(condition, self.by) is None:
+    def draws_per_sample(self, condition: Condition | None) -> int:
+        if find_part(condition, self.by) is None:
             return 1
         return self.draws
 
-    def choose(self, draws: Tensor, condition: Condition, ways: Tensor | None = None) -> Tensor:
-        """Return the closest of ``draws`` (D, B, *event), or its path in ``ways`` (D, B, ...)."""
+    def choose(self, draws: Tensor, condition: Condition, paths: Tensor | None = None) -> Tensor:
+        """Return the closest of ``draws`` (D, B, *event), or its path in ``paths`` (D, B, ...)."""
         near = condition.parts[self.by].value.flatten(1)
         best = (draws.flatten(2) * near).sum(2).argmax(0)
-        return (draws if ways is None else ways)[best, torch.arange(len(best), device=best.device)]
+        return (draws if paths is None else paths)[
+            best, torch.arange(len(best), device=best.device)
+        ]
 
 
 class DPMSolver(Sampler):

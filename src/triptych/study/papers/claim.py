@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from triptych.config.habits import nearest
+from triptych.config.habits import suggest_name
 from triptych.errors import UserError
 from triptych.run.parsing import format_value, to_float, value_name
 
@@ -122,7 +122,7 @@ class Claim:
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
     """Return the claim of a node ``paper.claims.NAME``; UserError: it cannot be decided."""
     path = f"paper.claims.{name}"
-    statistic = _statistic(path, node)
+    statistic = _read_statistic(path, node)
     builder = ContrastBuilder(path, node, axes)
     contrasts = tuple(getattr(builder, statistic)())
     if not contrasts:
@@ -139,15 +139,15 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         name=name,
         says=node["says"],
         metric=metric,
-        rule=_rule(node, statistic),
+        rule=_rule_text(node, statistic),
         published=tuple((str(key), str(value)) for key, value in published.items()),
         contrasts=contrasts,
-        source=", ".join(_source(key, str(node[key])) for key in SOURCES if key in node),
+        source=", ".join(_source_text(key, str(node[key])) for key in SOURCES if key in node),
         **words,
     )
 
 
-def _statistic(path: str, node: Mapping[str, Any]) -> str:
+def _read_statistic(path: str, node: Mapping[str, Any]) -> str:
     """Return a claim's statistic; UserError unless it has exactly one, with its own tolerance."""
     names = [name for name in STATISTICS if name in node]
     if len(names) != 1:
@@ -164,12 +164,12 @@ def _statistic(path: str, node: Mapping[str, Any]) -> str:
     return name
 
 
-def _axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
+def _compared_axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
     """Return the axis that a claim compares: the one that it names, or the only one that varies."""
     if "compare" in node:
         axis = node["compare"]
         if axis not in (*axes, METRIC):
-            fix = nearest(axis, [*axes, METRIC])
+            fix = suggest_name(axis, [*axes, METRIC])
             raise UserError(f"{path}.compare={axis}: not an axis of the sweep; {fix}")
         return str(axis)
     varied = [key for key, values in axes.items() if len(values) > 1] or list(axes)
@@ -183,11 +183,11 @@ class ContrastBuilder:
 
     def __init__(self, path: str, node: Mapping[str, Any], axes: Axes):
         self.path, self.node, self.axes = path, node, axes
-        self.axis = _axis(path, node, axes)
+        self.axis = _compared_axis(path, node, axes)
         self.metric = str(node.get("metric", "bound"))
         self.fixed = {}
         for key, value in node.get("at", {}).items():
-            self.fixed[key] = self._as_typed(f"at.{key}", key, value)
+            self.fixed[key] = self._format_axis_value(f"at.{key}", key, value)
         free = [key for key in axes if key != self.axis and key not in self.fixed]
         points = itertools.product(*(axes[key] for key in free))
         # The claim must hold at each value of the axes that are neither compared nor fixed.
@@ -201,7 +201,7 @@ class ContrastBuilder:
         groups = [self._settings("order", entry) for entry in self.node["order"]]
         for below, above in itertools.pairwise(groups):
             for smaller, larger in itertools.product(below, above):
-                yield from self._everywhere([larger, smaller], low=low, ratio=ratio)
+                yield from self._contrasts_at_open_axes([larger, smaller], low=low, ratio=ratio)
 
     def same(self) -> Iterator[Contrast]:
         high, ratio = self.node.get("within"), False
@@ -209,7 +209,9 @@ class ContrastBuilder:
             high, ratio = math.log(self.node["within_factor"]), True
         settings = self._settings("same", self.node["same"])
         for first, second in itertools.combinations(settings, 2):
-            yield from self._everywhere([second, first], low=-high, high=float(high), ratio=ratio)
+            yield from self._contrasts_at_open_axes(
+                [second, first], low=-high, high=float(high), ratio=ratio
+            )
 
     def value(self) -> Iterator[Contrast]:
         for setting, figure in self.node["value"].items():
@@ -218,7 +220,9 @@ class ContrastBuilder:
             else:
                 factor = self.node["within_factor"]
                 low, high = sorted((figure / factor, figure * factor))
-            yield from self._everywhere(self._settings("value", setting), low=low, high=high)
+            yield from self._contrasts_at_open_axes(
+                self._settings("value", setting), low=low, high=high
+            )
 
     def diverges(self) -> Iterator[Contrast]:
         settings = self._settings("diverges", self.node["diverges"])
@@ -233,7 +237,7 @@ class ContrastBuilder:
                     [setting], elsewhere, low=0.5, diverges=True, beyond=beyond, others=others
                 )
 
-    def _everywhere(self, settings: Sequence[str], **how: Any) -> Iterator[Contrast]:
+    def _contrasts_at_open_axes(self, settings: Sequence[str], **how: Any) -> Iterator[Contrast]:
         """Yield the contrast at each value of the axes that the claim leaves open."""
         for elsewhere in self.elsewhere:
             yield self._contrast(settings, elsewhere, **how)
@@ -241,7 +245,7 @@ class ContrastBuilder:
     def _contrast(
         self,
         settings: Sequence[str],
-        elsewhere: Mapping[str, str],
+        open_axis_values: Mapping[str, str],
         **how: Any,
     ) -> Contrast:
         """Build a contrast of one or two settings; ``how``: its other fields."""
@@ -250,13 +254,13 @@ class ContrastBuilder:
             sign = " / "
         name = sign.join(value_name(self.axis, text) for text in settings)
         if self.open_axes:
-            place = ", ".join(value_name(key, elsewhere[key]) for key in self.open_axes)
+            place = ", ".join(value_name(key, open_axis_values[key]) for key in self.open_axes)
             name += f" ({place})"
-        points = [self._point(text, elsewhere) for text in settings]
+        points = [self._point(text, open_axis_values) for text in settings]
         return Contrast(name, tuple(points), **how)
 
-    def _point(self, text: str, elsewhere: Mapping[str, str]) -> MetricPoint:
-        setting = {**elsewhere, **self.fixed}
+    def _point(self, text: str, open_axis_values: Mapping[str, str]) -> MetricPoint:
+        setting = {**open_axis_values, **self.fixed}
         if self.axis == METRIC:
             return MetricPoint(text, tuple(setting.items()))
         setting[self.axis] = text
@@ -266,31 +270,31 @@ class ContrastBuilder:
         """Return values of the compared axis, of a list or alone, as the sweep types them."""
         if not isinstance(entry, list):
             entry = [entry]
-        return [self._as_typed(statistic, self.axis, value) for value in entry]
+        return [self._format_axis_value(statistic, self.axis, value) for value in entry]
 
-    def _as_typed(self, place: str, axis: str, value: Any) -> str:
+    def _format_axis_value(self, key: str, axis: str, value: Any) -> str:
         """Return a value of an axis as the sweep types it."""
         if axis == METRIC:
             return str(value)
         if axis not in self.axes:
-            fix = nearest(axis, [*self.axes])
-            raise UserError(f"{self.path}.{place}: not an axis of the sweep; {fix}")
+            fix = suggest_name(axis, [*self.axes])
+            raise UserError(f"{self.path}.{key}: not an axis of the sweep; {fix}")
         for text in self.axes[axis]:
             # The same text, or an equal number: 1e-3 is 0.001.
             if text == format_value(value) or to_float(text) == to_float(value):
                 return text
         known = f"use {axis} of {', '.join(self.axes[axis])}"
-        raise UserError(f"{self.path}.{place}={format_value(value)}: not in the sweep; {known}")
+        raise UserError(f"{self.path}.{key}={format_value(value)}: not in the sweep; {known}")
 
 
-def _source(kind: str, which: str) -> str:
+def _source_text(kind: str, number: str) -> str:
     """ "table 2", "table A1", and by its name alone "abstract"."""
-    if which[:3].isalpha():
-        return which
-    return f"{kind} {which}"
+    if number[:3].isalpha():
+        return number
+    return f"{kind} {number}"
 
 
-def _rule(node: Mapping[str, Any], statistic: str) -> str:
+def _rule_text(node: Mapping[str, Any], statistic: str) -> str:
     """Return the statistic and its tolerance as the file has them: "order: [a, b], by: 0.1"."""
     keys = [statistic, *STATISTICS[statistic].tolerances]
     rule = {key: node[key] for key in keys if key in node}

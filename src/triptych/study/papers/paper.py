@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.compose import to_plain
 from triptych.config.describe import read_yaml
-from triptych.config.habits import nearest
-from triptych.config.identity import cores, grid_keys, leaves
+from triptych.config.habits import suggest_name
+from triptych.config.identity import cores, flatten_config, grid_keys
 from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.schema import PaperClaim, PaperNode
-from triptych.config.source import CONFIGS, folders
+from triptych.config.source import CONFIGS, config_folders
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
@@ -55,7 +55,7 @@ def axes_of(
 def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
     """Return the part of a node's claims at a scale on which a verdict depends: all but words."""
     decisive = {}
-    for name, claim in claims_at(claims, scale).items():
+    for name, claim in claims_at_scale(claims, scale).items():
         decisive[name] = {key: claim[key] for key in claim if key not in WORDS_ALONE}
     return decisive
 
@@ -71,19 +71,21 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     if scale == "small":
         # Leave out files that only set values of other scales.
         names = file.get("defaults", [])
-        settings["defaults"] = [name for name in names if not _only_scales(str(name))]
+        settings["defaults"] = [name for name in names if not _names_only_scales(str(name))]
     return sha256(yaml.safe_dump(settings).encode()).hexdigest()[:16]
 
 
-def _only_scales(default: str) -> bool:
+def _names_only_scales(default: str) -> bool:
     """Return whether an entry of ``defaults`` names a file that sets nothing but scales."""
     file = CONFIGS / f"{default.lstrip('/')}.yaml"
     if not file.is_file():
         return False
-    return all(key.startswith("hydra.sweeper.scales.") for key, _ in leaves(read_yaml(file)))
+    return all(
+        key.startswith("hydra.sweeper.scales.") for key, _ in flatten_config(read_yaml(file))
+    )
 
 
-def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
+def claims_at_scale(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """Return a node's claims that are made at a scale."""
     scales = (None, scale)
     return {str(name): claims[name] for name in claims if claims[name].get("scale") in scales}
@@ -92,16 +94,16 @@ def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
 def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
     """Return the claims of a node ``paper``; UserError: a wrong value, or one not in ``axes``."""
     check_values({"paper": dict(node)})
-    check_present("paper", node, PaperNode.__required_keys__)
+    check_keys_present("paper", node, PaperNode.__required_keys__)
     settings = {key: values for key, values in axes.items() if key != "seed"}
     claims = []
-    for name, claim in claims_at(node["claims"], scale).items():
-        check_present(f"paper.claims.{name}", claim, PaperClaim.__required_keys__)
+    for name, claim in claims_at_scale(node["claims"], scale).items():
+        check_keys_present(f"paper.claims.{name}", claim, PaperClaim.__required_keys__)
         claims.append(read_claim(name, claim, settings, scale))
     return claims
 
 
-def check_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> None:
+def check_keys_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> None:
     """Raise UserError for a key that a node lacks."""
     for key in keys:
         if key not in node:
@@ -118,7 +120,7 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
     for claim in claims:
         for metric in {point.metric for point in claim.points} - {*known}:
             path = f"paper.claims.{claim.name}.metric={metric}"
-            fix = f"{nearest(metric, known)} (sample metrics need measures.n=1000)"
+            fix = f"{suggest_name(metric, known)} (sample metrics need measures.n=1000)"
             raise UserError(f"{path}: no run of this sweep records it; {fix}")
 
 
@@ -152,7 +154,7 @@ def set_scale(config: DictConfig) -> list[str]:
     with open_dict(config):
         sweeper.params = {key: value for key, value in grid.items() if value is not None}
         set_measures(config, values)
-    return [key.lstrip("~+") for key in _shared_by_all(values)]
+    return [key.lstrip("~+") for key in _single_valued_keys(values)]
 
 
 def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
@@ -165,18 +167,18 @@ def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
         OmegaConf.update(config, key, value)
 
 
-def _shared_by_all(values: Mapping[str, Any]) -> list[str]:
+def _single_valued_keys(values: Mapping[str, Any]) -> list[str]:
     """Return the keys of a scale that have one value, not a list of them as in "1,2"."""
     return [key for key, value in values.items() if not (isinstance(value, str) and "," in value)]
 
 
-def claims_of(
-    config: DictConfig, jobs: Sequence[Sequence[str]], before: SweepRecord, any_result: bool
+def claim_entries(
+    config: DictConfig, jobs: Sequence[Sequence[str]], earlier_record: SweepRecord, any_result: bool
 ) -> dict[str, Any]:
     """Return what ``sweep.json`` records of a paper's claims; UserError: one cannot be decided.
 
-    ``jobs``: the overrides of each run. ``before``: the record of an earlier start. ``any_result``:
-    whether a run of the sweep has ended.
+    ``jobs``: the overrides of each run. ``earlier_record``: the record of an earlier start.
+    ``any_result``: whether a run of the sweep has ended.
     """
     if not config.get("paper"):
         return {}
@@ -189,15 +191,17 @@ def claims_of(
     if runs_stay:
         # Values left out on the command line keep their existing runs.
         for key, values in axes.items():
-            axes[key] = [*dict.fromkeys([*before.paper_axes.get(key, ()), *values])]
+            axes[key] = [*dict.fromkeys([*earlier_record.paper_axes.get(key, ()), *values])]
     check_claimed_metrics(read_claims(node, axes, scale), config, axes)
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
     facts |= {"scale": scale, "machine": machine()}
-    facts["paper_settings"] = _current_settings(name, scale)
+    facts["paper_settings"] = _current_settings_digest(name, scale)
     if runs_stay:
-        facts["paper_settings"] = before.paper_settings
-    if before.claims_changed or (any_result and _has_changed(before, node, axes, scale)):
+        facts["paper_settings"] = earlier_record.paper_settings
+    if earlier_record.claims_changed or (
+        any_result and _has_changed(earlier_record, node, axes, scale)
+    ):
         facts["claims_changed"] = True
     return facts
 
@@ -205,22 +209,24 @@ def claims_of(
 def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     """Return the values of each key that the grid varies; a scale's single values are no axes."""
     keys = dict.fromkeys([*(config.hydra.sweeper.get("params") or {}), *sorted(grid_keys(config))])
-    for key in _shared_by_all(scale_values(config)):
+    for key in _single_valued_keys(scale_values(config)):
         keys.pop(key, None)
     return axes_of(jobs, map(str, keys), to_plain(config.measures))
 
 
-def _has_changed(before: SweepRecord, node: Mapping[str, Any], axes: Axes, scale: str) -> bool:
+def _has_changed(
+    earlier_record: SweepRecord, node: Mapping[str, Any], axes: Axes, scale: str
+) -> bool:
     """Return whether claims differ from those of an earlier start, or seeds were added."""
-    if not before.paper:
+    if not earlier_record.paper:
         return False
-    earlier = decisive_keys(before.paper.get("claims") or {}, scale)
-    return earlier != decisive_keys(node["claims"], scale) or before.paper_axes != axes
+    earlier = decisive_keys(earlier_record.paper.get("claims") or {}, scale)
+    return earlier != decisive_keys(node["claims"], scale) or earlier_record.paper_axes != axes
 
 
-def _current_settings(name: str, scale: str) -> str:
+def _current_settings_digest(name: str, scale: str) -> str:
     """Return the digest of a paper's file; "" without one."""
-    for folder in folders():
+    for folder in config_folders():
         file = folder / "paper" / f"{name}.yaml"
         if file.is_file():
             return settings_digest(read_yaml(file), scale)
