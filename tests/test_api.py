@@ -124,7 +124,7 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
     for wrong, problem in (
         (lambda: trained.bound(x[0]), "bound(x): x must be a tensor of shape"),
         (lambda: trained.bound(x[:0]), "bound(x): x must be a tensor of shape"),
-        (lambda: trained.bound(x / 0), "bound(x): x reaches nan; pass images in [-1, 1]"),
+        (lambda: trained.bound(x / 0), "bound(x): x has values up to nan; pass images in [-1, 1]"),
         (
             lambda: trained.bound(-255 * torch.ones_like(x)),
             "bound(x): x has values up to 255; pass images in",
