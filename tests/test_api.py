@@ -124,7 +124,7 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
     for wrong, problem in (
         (lambda: trained.bound(x[0]), "bound(x): x must be a tensor of shape"),
         (lambda: trained.bound(x[:0]), "bound(x): x must be a tensor of shape"),
-        (lambda: trained.bound(x / 0), "bound(x): x reaches nan; pass images in [-1, 1]"),
+        (lambda: trained.bound(x / 0), "bound(x): x has values up to nan; pass images in [-1, 1]"),
         (
             lambda: trained.bound(-255 * torch.ones_like(x)),
             "bound(x): x has values up to 255; pass images in",
@@ -149,7 +149,7 @@ def test_trained_bound_matches_bound_formula_of_batch(finished):
         ),
         (
             lambda: trained.sample(2, "sampler=ddim,heun"),
-            "sampler=ddim,heun: several values; type one",
+            "sampler=ddim,heun: several values are given; type one",
         ),
         (
             lambda: trained.evaluate("val", "out=f.json"),
@@ -195,7 +195,10 @@ def test_sample_moves_model_back_from_gpu(finished, monkeypatch):
         (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: must be 1 in Python"),
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
-        (["data=ring", "denoiser=mlp", "threshold=static"], "threshold: data reach 1."),
+        (
+            ["data=ring", "denoiser=mlp", "threshold=static"],
+            "threshold: would clip at 1, but the data reach 1.",
+        ),
         (["data=ring", "denoiser=mlp", "threshold=dynamic"], "would clip at 1, but the data reach"),
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],

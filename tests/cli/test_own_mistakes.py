@@ -271,7 +271,7 @@ MISTAKES = [
     (
         own(NET, "Net", fault="mean"),
         FORWARD,
-        "denoiser.network: Net gives shape (4, 1); must be (4, 2)",
+        "denoiser.network: Net returns shape (4, 1); must be (4, 2)",
     ),
     (
         own(NET, "Net", fault="name"),
@@ -300,7 +300,7 @@ MISTAKES = [
     (
         own("objective.output", "Mean", space="v"),
         "def forward(self, raw, z, alpha, sigma):",
-        "objective.output: Mean gives shape (4, 1); must be (4, 2)",
+        "objective.output: Mean returns shape (4, 1); must be (4, 2)",
     ),
     (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
     (
@@ -322,12 +322,12 @@ MISTAKES = [
     (
         drawn(own("guidance", "Guide", fault="tensor")),
         "class Guide(Wrapper):",
-        "guidance: Guide gives a Tensor; must be a Prediction, as guess.moved(space, value)",
+        "guidance: Guide returns a Tensor; must be a Prediction, as guess.moved(space, value)",
     ),
     (
         drawn(own("guidance", "Guide")),
         "def forward(self, z, gamma, condition=None, *_):",
-        "guidance: Guide gives shape (1, 2); must be (2, 2)",
+        "guidance: Guide returns shape (1, 2); must be (2, 2)",
     ),
     (
         drawn(own("guidance", "Guide", fault="name")),
@@ -385,7 +385,7 @@ def test_error_without_source_line_names_config_key(refused, change, line):
 def test_check_output_refuses_wrong_shape_dtype_or_nan(value, words):
     part = nn.Identity()
     output = ("denoiser.network", part.forward, value, (4, 2))
-    one_refused(lambda: check_output(*output), f"denoiser.network: Identity gives {words}")
+    one_refused(lambda: check_output(*output), f"denoiser.network: Identity returns {words}")
 
 
 def test_metrics_are_tried_before_the_first_step(refused, lab):
@@ -393,7 +393,9 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
         config["measures"] |= {"n": 16}
         own("metrics.x", "Wide")(config)
 
-    line = "metrics.x: ValueError: Column.values gave shape (4, 1); must be a tensor of shape (4,)"
+    line = (
+        "metrics.x: ValueError: Column.values returned shape (4, 1); must be a tensor of shape (4,)"
+    )
     has(refused(own("metrics.x", "Column")), lab, "class Column(PerItem):", line)
     has(
         refused(measured),
@@ -422,10 +424,10 @@ def test_vae_network_with_wrong_shape_is_refused(refused, lab):
         config |= {"objective": {}, "denoiser": {}, "schedule": {}, "process": {}}
         own("model.network", "Steps", fault=fault)(config)
 
-    words = "model.network.head: Head gives shape (4, 2, 1); must be (4, 2, 2)"
+    words = "model.network.head: Head returns shape (4, 2, 1); must be (4, 2, 2)"
     has(refused(vae), lab, "def forward(self, z):", words)
     line = refused(lambda config: vae(config, "top"))
-    assert "model.network.encoders: Linear gives shape (4, 3); must be (4, 4)" in line
+    assert "model.network.encoders: Linear returns shape (4, 3); must be (4, 4)" in line
 
 
 def test_augmentation_that_changes_shape_is_refused(refused, lab):
@@ -444,7 +446,7 @@ def test_augmentation_that_changes_shape_is_refused(refused, lab):
         refused(halved),
         lab,
         at,
-        "augmentation: Half gives shape (4, 1, 8, 4); must be (4, 1, 8, 8)",
+        "augmentation: Half returns shape (4, 1, 8, 4); must be (4, 1, 8, 8)",
     )
     has(
         refused(bare),
@@ -507,22 +509,25 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        (splits(X * 1e6), ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
+        (
+            splits(X * 1e6),
+            ["train: values: absolute values up to ", "e+05; must be at most 100", "`largest`"],
+        ),
         (splits((255 * X).byte()), ["must be at most 100"]),
         (
             splits((17 * X).long() + 1, levels=17),
-            ["values from 1 to 17; must be whole numbers from 0 to 16"],
+            ["values: range 1 to 17; must be whole numbers from 0 to 16"],
         ),
         (
             splits(X, levels=17),
             ["float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"],
         ),
         (splits(X.numpy()), ["values: a ndarray; must be a torch.Tensor"]),
-        (splits(X[:, :1]), ["values of shape (40, 1); must be (40, 2)"]),
-        (splits(label=Y + 1), ["label from 1 to 3; must be whole numbers from 0 to 2"]),
+        (splits(X[:, :1]), ["values: shape (40, 1); must be (40, 2)"]),
+        (splits(label=Y + 1), ["label: range 1 to 3; must be whole numbers from 0 to 2"]),
         (splits(label=Y.float()), ["label: torch.float32; must be whole numbers from 0 to 2"]),
         (splits(label=Y.byte()), ["label: torch.uint8; must be whole numbers from 0 to 2 as"]),
-        (splits(label=Y[:-1]), ["label of shape (39,); must be (40,)"]),
+        (splits(label=Y[:-1]), ["label: shape (39,); must be (40,)"]),
         (splits(label=Y.numpy()), ["label: a ndarray; must be a torch.Tensor"]),
         (splits(label=None), ["no label; each item needs one"]),
         ({"train": splits()["train"]}, ["val: load() returns no Split of this name"]),

@@ -91,7 +91,10 @@ def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished
     unlabelled = prepared(
         "guidance=auto", f"guide={weak.path}", "guidance.scale=2", path="unlabelled"
     )
-    refused(lambda: execute(unlabelled), f"guidance.weak={weak.path}: never trained without label")
+    refused(
+        lambda: execute(unlabelled),
+        f"guidance.weak={weak.path}: model was never trained without label",
+    )
     guides, ckpt = OtherRuns(run.config()), str(run / "checkpoints" / "last.ckpt")
     refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier;")
 

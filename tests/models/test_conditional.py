@@ -104,7 +104,8 @@ def test_sample_label_is_refused_for_unconditional_model(finished, inside):
 
 def test_conditional_model_refuses_data_without_labels():
     config, data = {"model": {"conditional": True}}, SimpleNamespace(name="points", conditions={})
-    refused(lambda: data_facts(config, data), "model.conditional=true: data points has no labels")
+    words = "model.conditional=true: data points has no conditions"
+    refused(lambda: data_facts(config, data), words)
 
 
 def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
@@ -117,7 +118,7 @@ def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
     wrong = config | {"guidance": CFG | {"parts": ["text"]}}
     refused(
         lambda: build_guided_denoiser(made, data, wrong, OtherRuns(config)),
-        "guidance.parts: 'text' is no part",
+        "guidance.parts: the condition has no part 'text'",
         "use label",
     )
 
@@ -161,7 +162,7 @@ def test_classifier_guidance_refuses_model_without_label_dropout():
     data = SimpleNamespace(mixture=GaussianMixture([1.0], [[0.0]], [1.0]))
     node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact"}
     config = {"guidance": node | {"scale": 1.0}}
-    words = "guidance=Classifier: never trained without label"
+    words = "guidance=Classifier: model was never trained without label"
     refused(lambda: build_guided_denoiser(made, data, config, OtherRuns({})), words)
     made.conditional = False
     assert build_guided_denoiser(made, data, config, OtherRuns({})).scale == 1
@@ -179,7 +180,7 @@ def test_teacher_without_label_dropout_is_refused_if_student_has_it(model, dropo
     teacher, *_ = model("model.conditional=true", "model.label_dropout=0.0")
     guides = SimpleNamespace(open=lambda *_: SimpleNamespace(model=teacher, data=data))
     if said:
-        words = f"objective.teacher=x: never trained without {said}"
+        words = f"objective.teacher=x: model was never trained without {said}"
         refused(lambda: open_teacher("x", student, data, guides), words)
     else:
         assert open_teacher("x", student, data, guides) is teacher.denoiser
@@ -290,6 +291,6 @@ def test_model_conditional_refuses_unknown_part(prepared, data):
     config = prepared(*SHAPES, "model.conditional=[txt]").config()
     refused(
         lambda: build_model(config, data),
-        "model.conditional: 'txt'",
+        "model.conditional: the data have no condition 'txt'",
         "choose from label, text, low",
     )

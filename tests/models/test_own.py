@@ -214,8 +214,11 @@ STEPS = {  # the lines of a sampler's step, and what is wrong with them
         "return 0.5 * ddim(z, at) + 0.5 * ddim(z, at)",
         "Twice calls the denoiser 10 times in 5 steps, but declares 5; set `calls` to the number per step",
     ),
-    "Flat": ("return ddim(z, at).mean(0, keepdim=True)", "Flat gives shape (1, 2); must be (2, 2)"),
-    "NaN": ("return ddim(z, at) / 0", "NaN gives numbers that are not finite"),
+    "Flat": (
+        "return ddim(z, at).mean(0, keepdim=True)",
+        "Flat returns shape (1, 2); must be (2, 2)",
+    ),
+    "NaN": ("return ddim(z, at) / 0", "NaN returns numbers that are not finite"),
     "Typo": ("return ddim(z, at) * at.dt", "AttributeError: 'Step' object has no attribute 'dt'"),
     "Global": (
         "return ddim(z, at) + 0.1 * torch.randn_like(z)",
@@ -250,7 +253,7 @@ def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
 
     The order does not matter.
     """
-    logged, problem = [], ": the run itself logs this name, under this name; choose another"
+    logged, problem = [], ": the run itself logs this name; choose another"
     monkeypatch.setattr(
         LightningModule, "log", lambda self, name, *value, **how: logged.append(name)
     )

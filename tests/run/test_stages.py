@@ -51,7 +51,11 @@ def test_open_stages_accepts_matching_runs(opened):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (BASE | {"shape": (3, 4, 4)}, FINE, ("cascade[1]=run1", "'low' of 3x8x8", "draws 3x4x4")),
+        (
+            BASE | {"shape": (3, 4, 4)},
+            FINE,
+            ("cascade[1]=run1", "'low' of size 3x8x8", "draws 3x4x4"),
+        ),
         (BASE, FINE | {"encoder": ("words", 5)}, ("cascade[1]=run1", "text encoder")),
         (BASE, FINE | {"encoder": ("transformers", 4)}, ("cascade[1]=run1", "text encoder")),
         (BASE, {"told": ["text"]}, ("cascade[1]=run1", "not conditioned on 'low'")),

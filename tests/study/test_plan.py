@@ -176,12 +176,15 @@ def test_plan_starts_nothing_and_prints_no_errors(root):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["model=vae", "denoiser=none", "schedule=none", "objective=none"], "for model=diffusion"),
+        (
+            ["model=vae", "denoiser=none", "schedule=none", "objective=none"],
+            "supports only model=diffusion",
+        ),
         (
             ["model=oracle", "data=ring", "denoiser=mlp"],
-            "for model=diffusion with a network to train",
+            "supports only model=diffusion with a network to train",
         ),
-        (["data=digits_captioned", "model.conditional=true"], "conditions other than labels"),
+        (["data=digits_captioned", "model.conditional=true"], "no condition or labels"),
         (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],
 )

@@ -257,7 +257,7 @@ def changed(change: Callable[[list[Run]], list[Run]]) -> Sweep:
     "sweep, why",
     [
         (drawn(1, 0.0, 0.2, seeds=1), "one seed"),
-        (changed(lambda runs: runs[:-1]), "2 of 3 runs of b ended"),
+        (changed(lambda runs: runs[:-1]), "only 2 of 3 runs of b finished"),
         (
             Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), ("b",)),
             "b diverged with 3 of 3",

@@ -259,7 +259,7 @@ def test_reserved_cells_refuse_other_settings(folder, door):
     refused_command(
         done,
         f"{folder}: ",
-        " runs with other settings 2 of its cells (trainer.max_steps: '5' -> '7')",
+        " is running 2 of its runs with other settings (trainer.max_steps: '5' -> '7')",
     )
     assert contents(folder.parent) == before
     again = ["-m", "name=s", "seed=1,2", "trainer.max_steps=5"]
@@ -316,7 +316,7 @@ def test_concurrent_reservations_of_same_cells_refuse_one(folder):
         for thread in both:
             thread.join()
         [refusal] = refusals
-        assert "runs with other settings 2 of its cells" in refusal
+        assert "is running 2 of its runs with other settings" in refusal
         [(_, there)] = Reservation(folder / str(attempt)).others()
         assert {*there} == {*GRID}
 
