@@ -39,8 +39,8 @@ class Role(StrEnum):
     # The split into training and validation items. It may be an axis, as the test set is the same.
     SPLIT = "split"
     DATA = "data"  # the data set; runs with different data are not compared
-    # The choice of test items. Runs that differ in it are not compared, but a guide or classifier
-    # may differ in it.
+    # Which items are tested. Runs that differ in it are not compared; a guide or a classifier of
+    # samples may have been trained with another choice.
     JUDGED = "judged"
     PATH = "path"  # a location of data or runs; fingerprints identify their content
     LOADING = "loading"  # how data are loaded; it does not change the result

@@ -45,13 +45,13 @@ class PlainStream:
     It reports that it is no terminal, so that libraries do not write colours to it.
     """
 
-    def __init__(self, canvas: TextIO):
-        self.canvas = canvas
+    def __init__(self, stream: TextIO):
+        self.stream = stream
 
     def write(self, text: str) -> int:
         if text.startswith("\r"):  # a library's progress bar: each write replaces the line
-            self.canvas.write("\r")
-        self.canvas.write(escape_control_characters(text.removeprefix("\r")))
+            self.stream.write("\r")
+        self.stream.write(escape_control_characters(text.removeprefix("\r")))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -62,17 +62,17 @@ class PlainStream:
         return False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.canvas, name)
+        return getattr(self.stream, name)
 
 
 def escaped_stream(stream: TextIO) -> TextIO:
-    """Return ``stream`` with control characters escaped; a plain one is returned unchanged."""
+    """Return ``stream`` with control characters escaped; a PlainStream is returned unchanged."""
     return stream if isinstance(stream, PlainStream) else cast(TextIO, PlainStream(stream))
 
 
 def unescaped_stream(stream: TextIO) -> TextIO:
     """Return the stream behind a plain stream, for our own tables and progress bars."""
-    return stream.canvas if isinstance(stream, PlainStream) else stream
+    return stream.stream if isinstance(stream, PlainStream) else stream
 
 
 def progress_bar(*steps: Iterable[Any], **options: Any) -> Any:

@@ -126,7 +126,7 @@ def execute_in_process(run: RunDirectory) -> None:
     code = jobs.run_job(f"{resume.ARGUMENT}{run.path}", run / "train.log")
     pruned = (run / PRUNE).exists()
     if code >= 128 and not pruned and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        # A job that SLURM preempts must not look like one that has ended.
+        # SLURM has preempted this job, and requeues it only if it does not end by itself first.
         time.sleep(processes.PATIENCE)
     if code != 0 and first:
         report_unfinished_run(run, code, pruned)

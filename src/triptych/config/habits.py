@@ -159,7 +159,10 @@ def advice_line(key: str, value: str, command: str = "train") -> str:
 
 
 def suggest_name(name: str, names: Sequence[str]) -> str:
-    """Suggest a name: the same name in a group, or the ``closest_name``; otherwise list the names."""
+    """Suggest a key that ends in ``name``, as optimizer.lr for lr, or the ``closest_name``.
+
+    Otherwise list all names.
+    """
     # Leave out groups.
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
     inside = [known for known in keys if known.rpartition(".")[2] == name]

@@ -91,7 +91,7 @@ class Accounting(Figures):
         dims: dimensions of one item.
         discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
         edges: of the noise-level bins, increasing gammas, or None.
-        extras: names of further figures; each counts the items it is given.
+        extras: names of further metrics, each averaged over the items for which it is passed.
     """
 
     draws: Tensor

@@ -137,7 +137,7 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
     """Call a user's guidance and threshold once, as a sampler does.
 
     UserError: the result does not have the shape of z.
-    ``keys``: of the wrappers around the model's denoiser, from the outermost.
+    ``keys``: configuration keys of the wrappers around the model's denoiser, the outermost first.
     """
     shape = (2, *model.event)
     z = torch.randn(shape, device=model.device)

@@ -58,13 +58,13 @@ class GradientNoise(Metric):
             raise UserError("this model trains no network; leave it out")
 
     def update(self, model: Diffusion, batch: Batch) -> None:
-        """Count the gradients of all whole groups of ``batch`` items."""
+        """Add the gradients of all whole groups of ``self.batch`` items; leave out the rest."""
         weights = _weights(model)
         for start in range(0, len(batch.x) - self.batch + 1, self.batch):
             self.count(self._gradient(model, batch, start, weights) for _ in range(self.draws))
 
     def count(self, gradients: Iterable[Tensor]) -> None:
-        """Count the ``draws`` gradients of one group, each flat."""
+        """Add the ``draws`` gradients of one group, each a flat tensor."""
         total, squares = torch.zeros_like(self.gradient), torch.zeros_like(self.sums[0])
         for gradient in gradients:
             total = total + gradient.double()

@@ -238,7 +238,7 @@ class UNet(ImageNetwork):
         layers, skips = nn.ModuleList(), [stem]
         for number, level in enumerate(levels):
             if number:
-                layers.append(self._halve(skips[-1]))
+                layers.append(self._downsampling_layer(skips[-1]))
                 skips.append(skips[-1])
             for _ in range(blocks):
                 layers.append(self.block(skips[-1], level.width, level.attention, text=level.text))
@@ -261,7 +261,7 @@ class UNet(ImageNetwork):
                 layers.append(self._double(before))
         return layers
 
-    def _halve(self, width: int) -> nn.Module:
+    def _downsampling_layer(self, width: int) -> nn.Module:
         if self.by_conv:
             return Halve(width)
         return self.block(width, width, resize=nn.AvgPool2d(2))

@@ -147,7 +147,7 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
     if len(averagers) > 1:
         # After a validation the second would put back the first one's average as the weights.
         raise UserError(
-            "callbacks: several average the weights; keep one, with lengths in callbacks.ema.others"
+            "callbacks: more than one averages the weights; keep one, and set callbacks.ema.others"
         )
     if weights == "chosen" and not validated:
         raise UserError(

@@ -129,7 +129,10 @@ def _adopt(
 def read_other_checkpoint(
     key: str, path: str, fingerprint: Fingerprint, fix: str
 ) -> tuple[Checkpoint, str]:
-    """Read the checkpoint at ``key``, and a warning if its data differ from ``fingerprint``."""
+    """Read the checkpoint at ``path``, the value of ``key``, and compare its data.
+
+    Return it with a warning, "" if its data have the ``fingerprint``.
+    """
     checkpoint = read_checkpoint(resolve_checkpoint_path(path), key)
     return checkpoint, compare_data(fingerprint, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 

@@ -68,14 +68,16 @@ def draw_sets(
     experiment.reference.fill(chunks, strategy.root_device)
     measured = []
     for row, (value, drawing) in enumerate(experiment.measured):
-        measured.append(_draw_sets_at_value(experiment, chunks, row, value, drawing.calibrated()))
+        measured.append(
+            _draw_samples_at_value(experiment, chunks, row, value, drawing.calibrated())
+        )
         if not strategy.reduce_boolean_decision(chunks.finite):
             raise Diverged(f"a sample{_value_suffix(experiment.config, value)}", step)
     experiment.model.cpu()
     return measured
 
 
-def _draw_sets_at_value(
+def _draw_samples_at_value(
     experiment: Experiment, chunks: Chunks, value_index: int, value: Any, drawing: Drawing
 ) -> MeasuredValue:
     repeats, seed = experiment.config["measures"]["repeats"], experiment.config["seed"]

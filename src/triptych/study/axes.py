@@ -61,7 +61,7 @@ def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     name.
     """
     axes = _differing(runs)
-    axes = [axis for axis in axes if not _is_only_a_name(axis, axes, runs)]
+    axes = [axis for axis in axes if not _is_only_a_label(axis, axes, runs)]
     models = {(run.seed, axis_value(run, "trained")) for run in runs}
     if len(models) == len(dict(models)):
         # Each seed has its own trained model, so the model does not distinguish settings.
@@ -143,10 +143,10 @@ class AxisColumn:
     def determines(self, other: Self) -> bool:
         """Return whether each value of this setting goes with one value of the other."""
         return any(
-            self._determines_all(values, other.known) for values in (other.values, other.neutral)
+            self._values_determine(values, other.known) for values in (other.values, other.neutral)
         )
 
-    def _determines_all(self, values: Sequence[str], known: Sequence[bool]) -> bool:
+    def _values_determine(self, values: Sequence[str], known: Sequence[bool]) -> bool:
         pairs = set(compress(zip(self.values, values, strict=True), known))
         return len(pairs) == len(dict(pairs))
 
@@ -177,7 +177,7 @@ def _model_name(run: Run) -> str:
     return "all runs"
 
 
-def _is_only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
+def _is_only_a_label(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
     """Return whether only the name of a group's file differs, not its keys."""
     if not any(axis.key in run.choices for run in runs):
         return False

@@ -88,7 +88,7 @@ class ContrastResult:
 
     @property
     def accepted(self) -> str:
-        """ "above 0.1", "from 0.9 to 1.1"."""
+        """The range of values that the claim states, as "above 0.1" or "from 0.9 to 1.1"."""
         low, high = self.contrast.low, self.contrast.high
         if self.contrast.diverges:
             return "above 50%"

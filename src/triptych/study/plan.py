@@ -130,7 +130,7 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     """Return an item, its noise level and its labels; UserError: a network has other conditions."""
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
-        problem = "supports only networks with no condition or labels"
+        problem = "supports only networks without conditions, or conditioned on labels alone"
         raise UserError(f"plan=true: {problem}; leave it out")
     condition = None
     if network.conditions:

@@ -275,7 +275,7 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
 
 
 def write_figures(study: Study, out: Path) -> list[Path]:
-    """Write figures and tables into `out`; several comparisons have numbers in their names."""
+    """Write figures and tables into `out`, with numbered names for several comparisons."""
     palette, written = assign_colours(study.hues), list[Path]()
     out.mkdir(parents=True, exist_ok=True)
     for place, comparison in enumerate(study.comparisons, 1):

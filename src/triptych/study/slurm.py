@@ -131,10 +131,10 @@ class QueueWatcher(SlurmInfoWatcher):
 
 
 def watch_queue(launcher: Mapping[str, Any], outcome: Outcome) -> None:
-    """Let this process's SLURM jobs be watched by their queue.
+    """Detect this process's SLURM jobs that have ended without a result, by querying the queue.
 
-    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and
-    gives what its run returns to the sweeper.
+    ``outcome(job, overrides, state)`` is called once for each of them; the sweeper receives what it
+    returns as the result of the run.
     """
     tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
     SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

@@ -142,7 +142,7 @@ class Study:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdict: a sentence for each relation, or for each of several comparisons."""
+        """The sentences of the only comparison's verdict, or the headline of each of several."""
         answers = self._verdict_sentences()
         if self.verdicts and self.has_open_runs:
             answers[0] = f"So far: {answers[0]}"

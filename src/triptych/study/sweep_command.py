@@ -50,8 +50,8 @@ def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
         return
     root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
     config.hydra.sweep.dir = str(root)
-    # Leave out of the cells' names what all cells share, as the sweep's name has it. Keep a key
-    # that had several values in an earlier command.
+    # Overrides that all cells share are in the sweep's name, so the cells' names leave them out.
+    # A key that had several values in an earlier command stays.
     shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
     naming = config.hydra.job.config.override_dirname
     naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]
