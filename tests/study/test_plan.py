@@ -184,7 +184,10 @@ def test_plan_starts_nothing_and_prints_no_errors(root):
             ["model=oracle", "data=ring", "denoiser=mlp"],
             "supports only model=diffusion with a network to train",
         ),
-        (["data=digits_captioned", "model.conditional=true"], "no condition or labels"),
+        (
+            ["data=digits_captioned", "model.conditional=true"],
+            "without conditions, or conditioned on labels alone",
+        ),
         (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],
 )

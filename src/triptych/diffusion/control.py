@@ -124,7 +124,7 @@ class Control:
         return (_hat_basis(t).T @ curve) * weight - torch.trapezoid(curve) / (NODES - 1)
 
     def _centred_reference_terms(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the references' terms minus their means over the noise, g - E g.
+        """Return the control variates g - E g: terms of F references minus their means over noise.
 
         (F, B) in double.
         """

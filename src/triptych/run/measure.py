@@ -68,9 +68,8 @@ def draw_sets(
     experiment.reference.fill(chunks, strategy.root_device)
     measured = []
     for row, (value, drawing) in enumerate(experiment.measured):
-        measured.append(
-            _draw_samples_at_value(experiment, chunks, row, value, drawing.calibrated())
-        )
+        drawing = drawing.calibrated()
+        measured.append(_draw_samples_at_value(experiment, chunks, row, value, drawing))
         if not strategy.reduce_boolean_decision(chunks.finite):
             raise Diverged(f"a sample{_value_suffix(experiment.config, value)}", step)
     experiment.model.cpu()
@@ -168,7 +167,10 @@ def measure_drawn_sets(experiment: Experiment, measured: Sequence[MeasuredValue]
 
 
 def _measure_value(experiment: Experiment, measured: MeasuredValue) -> Entries:
-    """Return the measures of samples at one value, and the denoiser's calls per sample."""
+    """Compute the metrics of the samples drawn at one value of ``measures.over``.
+
+    Return them with the denoiser's calls per sample.
+    """
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
