@@ -97,6 +97,11 @@ class CheckpointSaver(pl.Callback):
         self._stopped = False  # whether the fit had already ended in the resumed checkpoint
 
     @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, which all versions share."""
+        return "Keep"
+
+    @property
     def seconds(self) -> float:
         """Seconds of fitting so far, without time after the last checkpoint before a kill."""
         if self._began is None:
