@@ -179,6 +179,12 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     )
 
 
+def test_identity_that_was_not_checked_is_not_counted_as_broken():
+    unchecked = {"order": ["a", "b"], "kind": "identity", "untestable": "Ten steps cannot tell."}
+    judgements = drawn(1, 0.0, 0.2).judged(sum=unchecked)
+    assert judgements.answer == "Not checked: 1 of 1 identities."
+
+
 @pytest.mark.parametrize(
     "means, tie, effect, word",
     [

@@ -18,9 +18,9 @@ from triptych.study.curves import (
     training,
     training_time,
 )
-from triptych.study.figures import forest, headline
-from triptych.study.panels import assign_colours
-from triptych.study.render import write_report
+from triptych.study.figures import forest, headline, measure_figure
+from triptych.study.panels import assign_colours, draw_panels, headline_panels
+from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
 from triptych.study.style import figure_style
 from triptych.study.tables import table_rows
@@ -205,3 +205,119 @@ def test_report_shows_crossing_figure_and_shared_overrides(tmp_path):
     assert 'aria-label="The test bound along one setting, a line' in page
     (comparison,) = report.study.comparisons
     assert {row.verdict for row in table_rows(comparison)} == {"lowest mean", ""}
+
+
+def arrows(ax):
+    """Return the arrows of a figure as {marker: number}."""
+    markers = [line.get_marker() for line in ax.lines]
+    return {mark: markers.count(mark) for mark in "<>^v" if mark in markers}
+
+
+def test_crossing_figure_frame_contains_every_seed(tmp_path):
+    """Seeds spread by .3 around means that differ by .01: the best and worst runs are seen."""
+    bound = lambda o, r, s: 2.8 + RATES.index(r) / 100 + (s - 2) * 0.3  # noqa: E731
+    comparison = grid(tmp_path, bound, objectives=OBJECTIVES[:2])
+    with figure_style():
+        ax = crossing_figure(comparison, hues(comparison)).axes[0]
+    low, high = ax.get_ylim()
+    assert low < 2.5 and high > 2.8 + 0.04 + 0.3 and not arrows(ax)
+
+
+def test_crossing_figure_marks_settings_beyond_its_frame(tmp_path):
+    bound = lambda o, r, s: 30 + s if (o, r) == ("x0", "0.008") else additive(o, r, s)  # noqa: E731
+    comparison = grid(tmp_path, bound)
+    with figure_style():
+        ax = crossing_figure(comparison, hues(comparison)).axes[0]
+    assert ax.get_ylim()[1] < 3 and arrows(ax) == {"^": 3}
+    panel = headline_panels(comparison, hues(comparison))[0]
+    assert panel.how.endswith("An arrow points to a value beyond the axis.")
+
+
+def test_forest_marks_each_interval_that_its_axis_cuts(tmp_path):
+    """The interval of d, whose seeds disagree, is far longer than those of the others."""
+    random = np.random.default_rng(0)
+    for label, mean in {"a": 0.0, "b": 0.1, "c": 0.2, "d": 0.15}.items():
+        for seed in (1, 2, 3):
+            noise = (seed - 2) * 0.3 if label == "d" else random.normal() * 0.003
+            make_run(tmp_path, label, seed, 2 + mean + seed / 50 + noise)
+    comparison, palette = compared(tmp_path)
+    ax = forest(comparison, palette).axes[0]
+    low, high = ax.get_xlim()
+    intervals = [comparison.bound_test(0, k).interval for k in range(1, 4)]
+    beyond = {"<": sum(a < low for a, _ in intervals), ">": sum(b > high for _, b in intervals)}
+    assert beyond["<"] and arrows(ax) == {mark: n for mark, n in beyond.items() if n}
+    caps = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
+    inside = [end for pair in intervals for end in pair if low <= end <= high]
+    assert sorted(caps) == pytest.approx(sorted(inside))
+    (panel,) = (p for p in headline_panels(comparison, palette) if "forest" in p.figures)
+    assert "A line that ends in an arrow goes on beyond the axis." in panel.how
+    assert "grey band" not in panel.how
+
+
+def test_outlier_within_axis_of_true_data_is_a_dot(tmp_path):
+    """Higher is better: .394 is far from .402 and .403, and near the range of true data."""
+    about = {"n": 8, "floor": {"precision": {"median": 0.4, "low": 0.315, "high": 0.405}}}
+    for label, figure in {"a": 0.4031, "b": 0.4022, "c": 0.394}.items():
+        for seed in (1, 2):
+            shown = {"precision": {"mean": figure + seed / 1e5}}
+            make_run(tmp_path, label, seed, 1.9, measures=shown, measured=about)
+    comparison, palette = compared(tmp_path)
+    table = comparison.measures["precision"]
+    assert table.outlying_cells == {"c"}
+    ax = measure_figure(table)(comparison, palette).axes[0]
+    dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+    assert len(dots) == 6 and min(dots) == pytest.approx(0.39401) and not arrows(ax)
+
+
+def test_mean_over_seconds_is_taken_at_equal_steps(tmp_path):
+    """One seed takes five times as long as the other: both have 1.9 on average at their end."""
+    history(tmp_path, "a", 1, [3.0, 2.5, 2.1, 1.8], 40.0)
+    history(tmp_path, "a", 2, [3.2, 2.7, 2.3, 2.0], 200.0)
+    history(tmp_path, "b", 1, [3.2, 2.7, 2.3, 2.2], 200.0)
+    lines = training_time(*compared(tmp_path)).axes[0].lines
+    (mean,) = (line for line in lines if line.get_linewidth() == 2 and line.get_label() == "a")
+    assert np.allclose(mean.get_data(), [[30, 60, 90, 120], [3.1, 2.6, 2.2, 1.9]])
+
+
+def test_crossed_settings_differ_by_colour_and_dash(tmp_path):
+    grid(tmp_path, additive, seeds=(1,), rates=RATES[:3], objectives=OBJECTIVES[:2])
+    for run in tmp_path.iterdir():
+        edit(run / "summary.json", noise_levels={"gamma": [-5, 0, 5], "epsilon_mse": [1, 2, 3]})
+    lines = noise_levels(one(tmp_path), assign_colours(read_study([tmp_path]).hues)).axes[0].lines
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}
+    assert len(looks) == len(lines) == 6 and len({colour for colour, _ in looks}) == 2
+
+
+def test_captions_explain_only_what_is_drawn(tmp_path):
+    for label, bound in (("a", 2.0), ("b", 2.1)):
+        history(tmp_path / "single", label, 1, [bound + 0.1, bound], 10.0)
+        for seed in (1, 2):
+            history(tmp_path / "several", label, seed, [bound + 0.1, bound + seed / 90], 10.0)
+    captions = {}
+    for name in ("single", "several"):
+        comparison, palette = compared(tmp_path / name)
+        panels = (*headline_panels(comparison, palette), *draw_panels(comparison, palette))
+        captions[name] = " ".join(panel.how for panel in panels)
+    for text in ("An upright bar is a setting's mean.", "Thick lines are means"):
+        assert text in captions["several"] and text not in captions["single"]
+    for text in ("arrow", "grey", "dashed"):
+        assert text not in captions["single"] + captions["several"]
+
+
+def test_pdf_embeds_fonts_as_truetype(tmp_path):
+    study = read_study([sweep(tmp_path / "runs", {"v": 2.0, "x0": 2.1}, (1, 2))])
+    files = write_figures(study, tmp_path / "out")
+    pdfs = [file.read_bytes() for file in files if file.suffix == ".pdf"]
+    assert pdfs and not any(b"/Type3" in pdf for pdf in pdfs)
+
+
+def test_figures_of_a_column_have_equal_decimals(tmp_path):
+    for seed in (1, 2, 3):
+        make_run(tmp_path, "a", seed, 1.976 + 0.002 * seed)
+        make_run(tmp_path, "b", seed, 2.00147 + 0.0005 * seed**2 / 5)
+        make_run(tmp_path, "c", seed, 2.1 + 0.02 * np.sin(seed))
+    rows = table_rows(one(tmp_path))
+    for key in ("bound", "difference", "reconstruction"):
+        numbers = [re.findall(r"\d+\.(\d+)", row.entries[key].text) for row in rows]
+        assert len({len(digits) for texts in numbers for digits in texts}) == 1, (key, numbers)
+    assert rows[1].entries["bound"].text.count(".") == 2

@@ -121,7 +121,7 @@ def test_sweep_with_interrupted_run_claims_nothing(tmp_path):
     assert "lear of" in read_study([tmp_path]).answer, "of runs that no sweep has made"
     edit(tmp_path / "sweep.json", expected=25, equal_within=0.02)
     story = read_study([tmp_path])
-    assert story.counts["interrupted"] == 1 and "Not settled against b and c" in story.answer
+    assert story.counts["interrupted"] == 1 and "nothing is settled before they" in story.answer
     assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
     assert "has not finished" in footnote(story.comparisons[0])
 
@@ -152,6 +152,15 @@ def test_joint_report_applies_rule_of_each_sweep(tmp_path):
         story = read_study(roots)
         assert "lear of" not in story.answer and story.expected == 36
         assert story.comparisons[0].rule.equal_within is None, "not a margin of all"
+        comparison = story.comparisons[0]
+        words = {row.label: row.verdict for row in table_rows(comparison)}
+        excluded = [label for label in words if _excludes_zero(comparison, label)]
+        assert excluded and {words[label] for label in excluded} == {"runs to come"}
+
+
+def _excludes_zero(comparison, label):
+    place = [cell.label for cell in comparison.cells].index(label)
+    return place > 0 and comparison.bound_test(0, place).interval[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,15 @@ def comparison(tmp_path):
 
 def test_measure_panel_caption_describes_figure(comparison, tmp_path):
     lines = draw_panels(comparison, assign_colours({"x0": "x0", "v": "v"}))[-1].how
-    assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines
+    assert "Points are means over seeds, and upright lines span the seeds. The grey band" in lines
     about = {"n": 8, "floor": {"precision": {"median": 0.97, "low": 0.96, "high": 0.99}}}
     for seed in (1, 2):
         measures = {"precision": {"mean": seed / 4}}
         make_run(tmp_path / "dots", "x0", seed, 1.9, measures=measures, measured=about)
     of_dots = one(tmp_path / "dots")
     dots = draw_panels(of_dots, assign_colours({"x0": "x0"}))[-1].how
-    assert "beyond the axis. The dashed" in dots
+    assert "Each dot is one seed. The grey band is the range of true data" in dots
+    assert "arrow" not in dots
     ax = measure_figure(of_dots.measures["precision"])(of_dots, assign_colours({"x0": "x0"})).axes[
         0
     ]

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from triptych.run.directory import RunDirectory
-from triptych.run.parsing import parse_overrides
+from triptych.run.parsing import natural_key, parse_overrides
 from triptych.run.read import find_runs, read_run, read_runs
 from triptych.study.study import read_study
 
@@ -162,3 +162,8 @@ def test_a_cell_that_is_a_link_is_not_read(tmp_path):
     assert len(read_study([sweep]).runs) == 1
     assert len(read_study([sweep / "linked"]).runs) == 1, "whoever names it wants it read"
     assert read_study([sweep / "linked"]).counts["finished"] == 1
+
+
+def test_runs_are_sorted_by_numbers_as_numbers():
+    rates = ["lr=1e-05", "lr=0.0003", "lr=3e-3", "lr=0.01", "lr=0.3", "lr=2", "lr=10"]
+    assert sorted(sorted(rates), key=natural_key) == rates

@@ -95,7 +95,7 @@ def test_next_step_is_empty_if_settled_planned_or_unfinished(tmp_path):
     assert recorded(tmp_path, until={"looks": 3}).next_step is None
     waiting = recorded(tmp_path, expected=8)
     assert waiting.next_step is None
-    assert "Nothing is settled before the sweep ends." in waiting.answer
+    assert "Runs are still to come: nothing is settled before they end." in waiting.answer
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,34 @@ def test_samples_no_better_than_noise_are_named(tmp_path):
         make_run(tmp_path, "x0", seed, 1.9 + seed / 25, **good)
         make_run(tmp_path, "v", seed, 1.9 + seed / 50, **bad)
     said = " ".join(describe_verdict(one(tmp_path)).lines)
-    assert "no better than noise (50.000): v" in said and "no better than noise (0.100): v" in said
-    assert "noise (50.000): x0" not in said
+    assert "no better than pure noise (50.000): v" in said
+    assert "no better than pure noise (0.100): v" in said and "noise (50.000): x0" not in said
+
+
+def test_samples_as_good_as_true_data_are_not_called_noise(tmp_path):
+    """The precision of noise, .9, is within that of true data, .8 to .95: it tells neither apart."""
+    about = {
+        "noise": {"precision": 0.9},
+        "floor": {"precision": {"median": 0.88, "low": 0.8, "high": 0.95}},
+    }
+    for seed in (1, 2, 3):
+        for objective, precision in (("x0", 0.82), ("v", 0.5)):
+            run = measured({"precision": precision + seed / 1000}, **about)
+            make_run(tmp_path, objective, seed, 1.9 + seed / 50, **run)
+    (line,) = describe_verdict(one(tmp_path)).lines
+    assert "no better than pure noise (0.900): v;" in line and line.count("noise") == 1
+
+
+def test_nine_runs_that_failed_for_one_reason_show_reason_and_retry_first(tmp_path):
+    reason = "ValueError: data.root=/gone: no such folder; pass data.root=DIR"
+    for objective in ("a", "b", "c"):
+        for seed in (1, 2, 3):
+            failed(tmp_path, objective, seed, reason)
+    study = recorded(tmp_path, expected=9)
+    assert study.answer == "9 of 9 runs failed; no run has reported a test bound."
+    assert study.failure == f"9 of 9 failed runs: {reason}"
+    first = write_report(tmp_path).html.read_text().partition('<p class="answer">')[0]
+    assert f"9 of 9 failed runs: {reason}" in first and "retry=true</code>" in first
 
 
 def test_next_step_is_empty_for_runs_without_seed(tmp_path):
@@ -249,4 +275,4 @@ def test_search_with_test_false_names_best_by_optimized_metric(tmp_path, metric,
 
 def test_answer_without_results_names_no_best_run(tmp_path):
     failed(tmp_path, "v", 1, "it rained")
-    assert read_study([tmp_path]).answer == "No run has reported a test bound yet."
+    assert read_study([tmp_path]).answer == "1 of 1 run failed; no run has reported a test bound."

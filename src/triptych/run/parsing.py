@@ -108,8 +108,9 @@ def error_line(error: BaseException) -> str:
 
 
 def natural_key(text: str) -> list[Any]:
-    """Return a sort key under which "seed=2" comes before "seed=10"."""
-    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]
+    """Return a sort key under which "seed=2" comes before "seed=10", and "3e-4" before "0.001"."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:

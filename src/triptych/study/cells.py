@@ -89,9 +89,13 @@ class PairTest:
     @property
     def text(self) -> str:
         """ "+0.120 [0.100, 0.140]", the interval as corrected as p."""
+        return self.to_text()
+
+    def to_text(self, decimals: int = 0) -> str:
+        """Return the text with at least so many decimals, as a column of a table needs."""
         if self.pair.n == 0:
             return "no common seed"
-        return with_interval(self.pair.mean, *self.interval, sign=True)
+        return with_interval(self.pair.mean, *self.interval, sign=True, decimals=decimals)
 
 
 def is_usable(run: Run) -> bool:
@@ -176,6 +180,12 @@ class MeasureTable:
         """The cells that a linear axis leaves out, so that they squeeze no others."""
         values = {label: [*chain(*seeds.values())] for label, seeds in self.cells.items()}
         return outlying_labels(values, self.sign)
+
+    def is_as_good_as_data(self, figure: float) -> bool:
+        """Return whether a figure is no worse than the worst one between sets of true data."""
+        return self.floor is not None and self.sign * figure <= max(
+            x * self.sign for x in self.floor
+        )
 
     def seed_values(self, label: str, value_index: int) -> dict[int | None, float]:
         """Return a cell's figure of each seed at the key's value number `value_index`."""

@@ -12,8 +12,17 @@ from triptych.run.parsing import Curve, to_float
 from triptych.run.read import Run
 from triptych.study.axes import Axis, axis_value
 from triptych.study.cells import Cell, Comparison
-from triptych.study.figures import Colours
-from triptych.study.style import INK, PAPER, LineFigure, log_axis, run_gid, shorten
+from triptych.study.figures import Colours, limits_without_outliers
+from triptych.study.style import (
+    INK,
+    PAPER,
+    LineFigure,
+    explain,
+    log_axis,
+    mark_beyond,
+    run_gid,
+    shorten,
+)
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 LEAST = 2 / 3  # minimum fraction of all combinations for a grid figure
@@ -56,7 +65,11 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
         if np.max(mean) > 1e-8:
             curves[label] = (gamma, mean, None)
     spread = next((run.posterior for run in comparison.runs if run.posterior), None)
-    return _draw_by_noise_level(curves, colours, "squared error, per dimension", spread)
+    figure = _draw_by_noise_level(curves, colours, "squared error, per dimension", spread)
+    if figure and spread:
+        variance = "The dashed line is the variance of the posterior itself"
+        explain(figure.axes[0], f"{variance}, which no model can reduce.")
+    return figure
 
 
 def _draw_by_noise_level(
@@ -77,6 +90,7 @@ def _draw_by_noise_level(
         if error is not None:
             low, high = np.maximum(shown - error, shown * 0.05), shown + error
             lines.ax.fill_between(gamma, low, high, color=colours[label], alpha=0.18, linewidth=0)
+            explain(lines.ax, "Bands are standard errors over seeds.")
     log_axis(lines.ax, np.concatenate([value for _, value, _ in curves.values()]))
     lines.ax.margins(x=0.02)
     return lines.finish(GAMMA, ylabel)
@@ -124,9 +138,10 @@ def _interpolate_curve(gamma: np.ndarray, curve: Curve) -> np.ndarray:
 
 @dataclass(frozen=True)
 class History:
-    """A run's validation bound over training steps, or over seconds."""
+    """A run's validation bound by training step; `x`: what is drawn across, steps or seconds."""
 
     run: Run
+    steps: np.ndarray
     x: np.ndarray
     values: np.ndarray
 
@@ -156,7 +171,8 @@ def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[His
                 seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
                 x = np.array([seconds.get(step, math.nan) for step in steps])
             if len(x) > 1 and np.isfinite(x).all():
-                histories.setdefault(cell.label, []).append(History(run, x, np.array(values)))
+                history = History(run, np.array(steps), x, np.array(values))
+                histories.setdefault(cell.label, []).append(history)
     return histories
 
 
@@ -171,28 +187,38 @@ def _draw_training_curves(
     lines = LineFigure(histories, colours)
     for label, seeds in histories.items():
         _draw_seeds(lines, label, seeds)
-    lines.ax.set_ylim(*_late_values(comparison, histories))
+    low, top = _late_values(comparison, histories)
+    lines.ax.set_ylim(low, top)
+    if lines.ax.dataLim.y1 > top:
+        explain(lines.ax, "The axis is chosen for the later values; earlier ones lie above it.")
+    for label, seeds in histories.items():
+        for seed in seeds:
+            mark_beyond(lines.ax, seed.x[-1:], seed.values[-1:], colours[label])
     lines.ax.margins(x=0.02)
     return lines.finish(xlabel, f"validation bound, {comparison.unit}")
 
 
 def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None:
-    """Draw a cell's seeds as thin lines, and as a thick one their mean where all have values."""
+    """Draw a cell's seeds as thin lines, and as a thick one their mean where all have values.
+
+    The mean is taken at equal steps: its x is the mean of the seeds' steps or seconds there.
+    """
     if len(seeds) == 1:
         (seed,) = seeds
         lines.line(label, seed.x, seed.values, linewidth=2, gid=run_gid(seed.run))
         return
+    explain(lines.ax, "Thick lines are means over seeds at equal steps, thin lines are seeds.")
+    how: dict[str, Any] = {"color": lines.colours[label], "linestyle": lines.dash(label)}
     for seed in seeds:
-        ink = lines.colours[label]
-        lines.ax.plot(
-            seed.x, seed.values, color=ink, linewidth=0.7, alpha=0.45, gid=run_gid(seed.run)
-        )
-    start, end = max(seed.x[0] for seed in seeds), min(seed.x[-1] for seed in seeds)
-    places = np.unique(np.concatenate([seed.x for seed in seeds]))
-    places = places[(places >= start) & (places <= end)]
-    if places.size:
-        mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
-        lines.line(label, places, mean, linewidth=2)
+        gid = run_gid(seed.run)
+        lines.ax.plot(seed.x, seed.values, linewidth=0.7, alpha=0.45, gid=gid, **how)
+    start, end = max(seed.steps[0] for seed in seeds), min(seed.steps[-1] for seed in seeds)
+    steps = np.unique(np.concatenate([seed.steps for seed in seeds]))
+    steps = steps[(steps >= start) & (steps <= end)]
+    if steps.size:
+        x = np.mean([np.interp(steps, seed.steps, seed.x) for seed in seeds], axis=0)
+        mean = np.mean([np.interp(steps, seed.steps, seed.values) for seed in seeds], axis=0)
+        lines.line(label, x, mean, linewidth=2)
 
 
 def _late_values(
@@ -267,9 +293,8 @@ def lines_by_label(comparison: Comparison) -> dict[str, str]:
 
 
 HOW = (
-    "Each line is one {lines}, over {along}. Dots are seeds; the line connects their means, with "
-    "standard errors. A ring marks the lowest mean of each line. Lower is better; values beyond "
-    "the frame are not shown."
+    "Each line is one {lines}, over {along}. A ring marks the lowest mean of each line. Lower is "
+    "better."
 )
 
 
@@ -283,13 +308,10 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     labels = {line: cell.label for (line, _), cell in crossed.cells.items()}
     inks = {line: colours[labels[line]] for line in crossed.lines.values}
     lines = LineFigure(crossed.lines.values, inks)
+    lines.ax.set_ylim(*limits_without_outliers(comparison.bounds))
     for name in crossed.lines.values:
         keys = [key for key in values if (name, key) in crossed.cells]
         _draw_line(lines, name, {places[key]: crossed.cells[name, key] for key in keys})
-    # Limit the axis, so that a cell far above the median does not flatten the others.
-    means = sorted(cell.bound.mean for cell in crossed.cells.values())
-    low, top = means[0], min(means[-1], means[0] + 4 * (means[len(means) // 2] - means[0]) + 1e-3)
-    lines.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
     if crossed.numbers is None:
         lines.ticks([*places.values()], [shorten(key, 14) for key in values], log=False)
     else:
@@ -307,8 +329,15 @@ def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> Non
     lines.line(name, x, means)
     lines.ax.errorbar(x, means, errors, color=ink, fmt="none", elinewidth=1.1, capsize=2.5)
     how: dict[str, Any] = {"markersize": 3, "color": ink, "alpha": 0.5, "markeredgewidth": 0}
+    how["zorder"] = 4  # the ring hides no seed
     for place, cell in cells.items():
+        if cell.bound.n > 1:
+            explain(
+                lines.ax,
+                "Dots are seeds; the line connects their means, with standard errors.",
+            )
         for seed, bound in cell.values().items():
+            mark_beyond(lines.ax, [place], [bound], ink)
             lines.ax.plot(place, bound, "o", gid=run_gid(cell.runs[seed]), **how)
     lowest, place = min(zip(means, x, strict=True))
     ring: dict[str, Any] = {"s": 70, "facecolor": PAPER, "edgecolor": ink, "linewidth": 1.8}

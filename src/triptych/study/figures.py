@@ -15,8 +15,18 @@ from matplotlib.figure import Figure
 
 from triptych.study import style
 from triptych.study.cells import Comparison, MeasureTable, PairTest
-from triptych.study.formatting import format_number, plus_minus
-from triptych.study.style import LineFigure, log_axis, new_axes, run_gid, shorten
+from triptych.study.formatting import common_decimals, format_number, plus_minus
+from triptych.study.style import (
+    ARROW,
+    LineFigure,
+    explain,
+    log_axis,
+    mark_beyond,
+    new_axes,
+    run_gid,
+    shorten,
+    side_beyond,
+)
 from triptych.study.tables import difference_entries
 
 # Height of a row and width of a letter, in inches.
@@ -28,6 +38,10 @@ DOT: dict[str, Any] = {
     "clip_on": False,
     "zorder": 3,
 }
+FLOOR = (
+    "The grey band is the range of true data: the same metric between two sets of them. The dashed "
+    "line is its median. Samples in this range are as good as true data by this metric."
+)
 Colours = Mapping[str, str]
 
 
@@ -52,20 +66,19 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     margin = comparison.rule.equal_within
     if margin is not None:
         ax.axvspan(-margin, margin, color=style.MUTED, alpha=0.15, linewidth=0)
+        explain(ax, "Differences within the grey band count as the same.")
+    if comparison.rule.interim:
+        explain(ax, "All dots are hollow, as runs are still to come.")
     ax.axvline(0, color=style.INK, linewidth=1)
     far = comparison.bounds.outlying_cells
     near = [claim for label, claim in rivals.items() if label not in far]
     means = [claim.pair.mean for claim in near]
     low, high = _axis_limits([0.0, *means], [claim.interval for claim in near])
-    for y, (label, claim) in enumerate(rivals.items()):
-        _draw_difference(ax, y, claim, colours[label])
-        if label in far:
-            _draw_off_axis_arrow(
-                ax, y, format_number(claim.pair.mean, sign=True), 1, colours[label]
-            )
     # Leave room for the labels at the left, so that they do not cover the zero line.
     room = min(0.4, max(map(len, rivals)) * LETTER / (style.WIDTH - 0.3) + 0.02)
     ax.set_xlim(min(low, -high * room / (1 - room)), high)
+    for y, (label, claim) in enumerate(rivals.items()):
+        _draw_difference(ax, y, claim, colours[label])
     best = shorten(comparison.cells[0].label, 22)
     ax.set_xlabel(f"{comparison.unit} more than {best} (right of zero: worse)")
     return figure
@@ -73,10 +86,22 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def _draw_difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
     """Draw a difference with its interval; the dot is filled where it is claimed."""
+    limits = ax.get_xlim()
+    ax.plot(np.clip(claim.interval, *limits), [y, y], color=ink, linewidth=1.8)
+    mean_side = side_beyond(limits, claim.pair.mean)
+    for end in claim.interval:
+        side = side_beyond(limits, end)
+        if not side:
+            ax.plot(end, y, "|", color=ink, markersize=6)
+        elif side != mean_side:
+            _draw_off_axis_arrow(ax, y, "", side, ink)
+            explain(ax, "A line that ends in an arrow goes on beyond the axis.")
+    if mean_side:
+        _draw_off_axis_arrow(ax, y, format_number(claim.pair.mean, sign=True), mean_side, ink)
+        explain(ax, "A number beside an arrow is a difference beyond the axis.")
+        return
     face = ink if claim.is_significant else style.PAPER
-    half = claim.interval[1] - claim.pair.mean
-    how: dict[str, Any] = {"markersize": 7, "elinewidth": 1.8, "capsize": 3}
-    ax.errorbar(claim.pair.mean, y, xerr=half, fmt="o", color=ink, markerfacecolor=face, **how)
+    ax.plot(claim.pair.mean, y, "o", color=ink, markerfacecolor=face, markersize=7)
 
 
 def measure_figure(table: MeasureTable) -> Callable[[Comparison, Colours], Figure]:
@@ -87,16 +112,18 @@ def measure_figure(table: MeasureTable) -> Callable[[Comparison, Colours], Figur
 def _draw_measure_lines(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
     lines = LineFigure(table.cells, colours)
     x = np.array(table.values)
+    if table.key != "evaluations" and table.outlying_cells:
+        lines.ax.set_ylim(*limits_without_outliers(table))
     for label, seeds in table.cells.items():
         values = np.array(list(seeds.values()))
         lines.line(label, x, values.mean(axis=0), marker=True, markersize=4)
         if len(values) > 1:
             ends = values.min(axis=0), values.max(axis=0)
             lines.ax.vlines(x, *ends, color=colours[label], linewidth=1, alpha=0.6)
-    _draw_noise_floor(lines.ax.axhspan, lines.ax.axhline, table)
+            explain(lines.ax, "Points are means over seeds, and upright lines span the seeds.")
+        mark_beyond(lines.ax, np.tile(x, len(values)), values.ravel(), colours[label])
+    _draw_floor(lines.ax, lines.ax.axhspan, lines.ax.axhline, table)
     if table.key != "evaluations":
-        if table.outlying_cells:
-            lines.ax.set_ylim(*_axis_limits(_values_without_outliers(table), []))
         return lines.finish(table.key, table.metric.label)
     values = np.array(_values_of_cells(table, table.cells))
     if np.nanmin(values) > 0:
@@ -111,51 +138,57 @@ def _values_of_cells(table: MeasureTable, labels: Iterable[str]) -> list[float]:
     return [*chain.from_iterable(rows), *(table.floor or ())]
 
 
-def _values_without_outliers(table: MeasureTable) -> list[float]:
-    """Return the figures in the axis's range, without cells that would squeeze the others."""
-    return _values_of_cells(
-        table, [label for label in table.cells if label not in table.outlying_cells]
-    )
+def limits_without_outliers(table: MeasureTable) -> tuple[float, float]:
+    """Return limits for all seeds, without those cells that would squeeze the others."""
+    near = [label for label in table.cells if label not in table.outlying_cells]
+    return _axis_limits(_values_of_cells(table, near), [])
 
 
 def _draw_measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
-    figure, ax = _axes_with_rows(
-        {label: plus_minus(spreads[0]) for label, spreads in table.spreads.items()}
-    )
-    _draw_noise_floor(ax.axvspan, ax.axvline, table)
+    means = {label: spreads[0] for label, spreads in table.spreads.items()}
+    decimals = common_decimals(mean.stderr for mean in means.values())
+    notes = {label: plus_minus(mean, decimals) for label, mean in means.items()}
+    figure, ax = _axes_with_rows(notes)
+    limits = limits_without_outliers(table)
+    ax.set_xlim(*limits)
+    explain(ax, "Each dot is one seed.")
+    _draw_floor(ax, ax.axvspan, ax.axvline, table)
     runs = {cell.label: cell.runs for cell in comparison.cells}
     for y, (label, seeds) in enumerate(table.cells.items()):
         marks = [run_gid(runs[label][seed]) for seed in seeds]
-        if label in table.outlying_cells:
-            for gid in marks:
-                # The label of the row has the value.
-                _draw_off_axis_arrow(ax, y, "", table.sign, colours[label], gid=gid)
-            continue
         values = [row[0] for row in seeds.values()]
         heights: Any = [y]
         if len(values) > 1:
             mean = table.spreads[label][0].mean
             ax.plot([mean, mean], [y - 0.2, y + 0.2], color=colours[label], linewidth=2.2)
+            explain(ax, "An upright bar is a setting's mean.")
             # Draw dots at different heights, so that none hides another.
             heights = y + np.linspace(-0.12, 0.12, len(values))
         for value, height, gid in zip(values, heights, marks, strict=True):
-            ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
-    ax.set_xlim(*_axis_limits(_values_without_outliers(table), []))
+            side = side_beyond(limits, value)
+            if side:
+                # The label of the row has the value.
+                _draw_off_axis_arrow(ax, height, "", side, colours[label], gid=gid)
+                explain(ax, ARROW)
+            else:
+                ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
     ax.set_xlabel(table.metric.ranked_label)
     return figure
 
 
-def _draw_noise_floor(
-    draw_span: Callable[..., Any], draw_line: Callable[..., Any], table: MeasureTable
+def _draw_floor(
+    ax: Axes, draw_span: Callable[..., Any], draw_line: Callable[..., Any], table: MeasureTable
 ) -> None:
+    """Draw the range and the median of the measure between sets of true data, if recorded."""
     if table.floor is not None:
         median, low, high = table.floor
         draw_span(low, high, color=style.MUTED, alpha=0.18, linewidth=0)
         draw_line(median, color=style.INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        explain(ax, FLOOR)
 
 
 def _draw_off_axis_arrow(
-    ax: Axes, y: int, text: str, side: int, color: str, gid: str | None = None
+    ax: Axes, y: float, text: str, side: int, color: str, gid: str | None = None
 ) -> None:
     """Draw an arrow to a value beyond the right edge (``side`` 1) or the left one (-1)."""
     place, transform = ((side + 1) // 2, y), ax.get_yaxis_transform()

@@ -1,6 +1,7 @@
 """Format numbers, intervals and durations."""
 
 import math
+from collections.abc import Iterable
 
 from triptych.run.parsing import Estimate
 
@@ -21,19 +22,30 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     return f"+{text}" if sign and 0 < x < math.inf else text
 
 
-def plus_minus(figure: Estimate) -> str:
-    """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061"."""
+def common_decimals(errors: Iterable[float]) -> int:
+    """Return the decimals that show each of these errors or figures, as in a column of a table."""
+    return max((_digits(abs(error)) for error in errors), default=3)
+
+
+def plus_minus(figure: Estimate, decimals: int = 0) -> str:
+    """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061".
+
+    `decimals`: at least so many.
+    """
+    digits = max(decimals, _digits(figure.stderr))
+    mean = format_number(figure.mean, decimals=digits)
     if math.isnan(figure.stderr):
-        return format_number(figure.mean)
-    mean = format_number(figure.mean, decimals=_digits(figure.stderr))
-    return f"{mean} ± {format_number(figure.stderr)}"
+        return mean
+    return f"{mean} ± {format_number(figure.stderr, decimals=digits)}"
 
 
-def with_interval(mean: float, low: float, high: float, sign: bool = False) -> str:
+def with_interval(
+    mean: float, low: float, high: float, sign: bool = False, decimals: int = 0
+) -> str:
     """Format "0.120 [0.100, 0.140]" with the decimals of half the width; no interval for NaN."""
+    digits = max(decimals, _digits((high - low) / 2))
     if math.isnan(low):
-        return format_number(mean, sign)
-    digits = _digits((high - low) / 2)
+        return format_number(mean, sign, digits)
     start, end = (format_number(x, decimals=digits) for x in (low, high))
     return f"{format_number(mean, sign, digits)} [{start}, {end}]"
 

@@ -58,19 +58,12 @@ class Gallery(NamedTuple):
     pictures: list[Picture]
 
 
-FORESHORTENED = "An arrow points to a value beyond the axis."
-DOTS = f"Each dot is one seed; an upright bar is a setting's mean. {FORESHORTENED}"
 DIFFERENCES = (
     "Paired differences to the best setting, with intervals at the level of the corrected test. A "
-    "filled dot marks a significant difference: its interval excludes zero. Differences within a "
-    "grey band count as the same."
-)
-FLOOR = (
-    "The dashed line is the noise floor: the same metric between two sets of true data. The grey "
-    "band is its range; samples in this range are as good as true data by this metric."
+    "filled dot marks a significant difference: its interval excludes zero."
 )
 
-HEADLINE = PanelFigure("headline", "Test bound: each seed a dot, the mean a bar.", figures.headline)
+HEADLINE = PanelFigure("headline", "Test bound of each seed.", figures.headline)
 FOREST = PanelFigure(
     "forest",
     "Paired difference to the best; an interval without zero is significant by the corrected test.",
@@ -85,8 +78,7 @@ CROSSING = PanelFigure(
 PANELS: tuple[tuple[str, str, tuple[PanelFigure, ...]], ...] = (
     (
         "Error by noise level",
-        "The error of the predicted noise at each noise level. Bands are standard "
-        "errors over seeds.",
+        "The error of the predicted noise at each noise level.",
         (
             PanelFigure(
                 "noise_levels",
@@ -97,8 +89,7 @@ PANELS: tuple[tuple[str, str, tuple[PanelFigure, ...]], ...] = (
     ),
     (
         "Tweedie: posterior mean against the truth",
-        "The error of the posterior mean that follows from the model's score, at each noise level. "
-        "The dashed line is the variance of the posterior itself, which no model can reduce.",
+        "The error of the posterior mean that follows from the model's score, at each noise level.",
         (
             PanelFigure(
                 "posterior_mean_error",
@@ -109,19 +100,17 @@ PANELS: tuple[tuple[str, str, tuple[PanelFigure, ...]], ...] = (
     ),
     (
         "Validation bound during training",
-        "Left: over steps. Right: over seconds of training, as the cost of a step differs. "
-        "Thick lines are means over seeds, thin lines are seeds. The axis is chosen for the later "
-        "values; earlier ones may lie above it. A setting whose line still falls at the right edge "
-        "needs more steps.",
+        "A setting whose line still falls at the right edge needs more steps. The cost of a step "
+        "differs, so compare by seconds as well.",
         (
             PanelFigure(
                 "training",
-                "Validation bound over training steps: thin lines are seeds, thick ones means.",
+                "Validation bound over training steps.",
                 curves.training,
             ),
             PanelFigure(
                 "training_time",
-                "Validation bound over seconds: thin lines are seeds, thick ones means.",
+                "Validation bound over seconds of training.",
                 curves.training_time,
             ),
         ),
@@ -190,7 +179,7 @@ def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:
     """Draw the test bound: lines along a setting if two settings are crossed, else a row a cell."""
     crossed = curves.find_crossing(comparison)
     if crossed is None:
-        how, drawing = f"{DOTS} Further left is better.", HEADLINE
+        how, drawing = "Further left is better.", HEADLINE
     else:
         how = curves.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
         drawing = CROSSING
@@ -220,31 +209,31 @@ def _measures_panel(
     comparison: Comparison, palette: Palette, title: str, tables: Sequence[MeasureTable]
 ) -> Panel:
     """Draw measures of samples: lines over a key's values, or a row of dots for each setting."""
-    how = DOTS
-    if any(table.key for table in tables):
-        how = "Points are means over seeds, and upright lines span the seeds."
+    how = ""
     if title != comparison.heading:
-        how = f"{sample_counts_sentence(comparison)} {how}".lstrip()
+        how = sample_counts_sentence(comparison)
     drawings = []
     for table in tables:
         shows = f"{table.metric.label} of samples."
         drawings.append(PanelFigure(table.metric.name, shows, figures.measure_figure(table)))
-    return _panel(comparison, palette, title, f"{how} {FLOOR}", drawings)
+    return _panel(comparison, palette, title, how, drawings)
 
 
 def _panel(
     comparison: Comparison, palette: Palette, title: str, how: str, drawings: Sequence[PanelFigure]
 ) -> Panel:
-    """Draw a panel's figures, each with a text alternative."""
+    """Draw a panel's figures, each with a text alternative; the caption explains what they show."""
     cells = ", ".join(cell.label for cell in comparison.cells)
     drawn = {}
+    sentences = {how: None}
     for name, shows, draw in drawings:
         with figure_style():
             figure = draw(comparison, palette)
         if figure:
             figure.set_label(f"{shows} Cells: {cells}. {figure.get_label()}")
             drawn[name] = figure
-    return Panel(title, how, drawn)
+            sentences |= dict.fromkeys(getattr(figure, "sentences", ()))
+    return Panel(title, " ".join(filter(None, sentences)), drawn)
 
 
 def _user_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:

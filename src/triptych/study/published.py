@@ -162,8 +162,12 @@ class PaperVerdicts:
         if findings:
             counts = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
             parts.append(f"Of {count_noun(len(findings), 'claim')}: {join_names(counts)}.")
-        if identities:
-            parts.append(f"{identities.count('holds')} of {len(identities)} identities hold.")
+        checked = [word for word in identities if word in WORDS[True]]
+        if checked:
+            parts.append(f"{checked.count('holds')} of {len(checked)} identities hold.")
+        unchecked = len(identities) - len(checked)
+        if unchecked:
+            parts.append(f"Not checked: {unchecked} of {len(identities)} identities.")
         return " ".join(parts)
 
 

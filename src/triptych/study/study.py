@@ -141,6 +141,15 @@ class Study:
         return ", ".join(parts)
 
     @property
+    def failure(self) -> str:
+        """The most frequent reason why runs failed, and of how many; "" where none failed."""
+        errors = [first_line(run.error) for run in self.runs if run.status == "failed"]
+        if not errors:
+            return ""
+        [(reason, n)] = Counter(errors).most_common(1)
+        return f"{n} of {count_noun(len(errors), 'failed run')}: {reason}"
+
+    @property
     def sentences(self) -> list[str]:
         """The sentences of the only comparison's verdict, or the headline of each of several."""
         answers = self._verdict_sentences()
@@ -153,10 +162,10 @@ class Study:
             return [*self.verdicts[0].sentences]
         if self.verdicts:
             return [f"{c.heading}: {v.headline}" for c, v in self._claim_sentences]
-        diverged = self.counts["diverged"]
-        if diverged:
-            lost = f"{diverged} of {count_noun(self.expected, 'run')} diverged"
-            return [f"{lost}; no run has reported a test bound."]
+        for status in ("diverged", "failed"):
+            if self.counts[status]:
+                lost = f"{self.counts[status]} of {count_noun(self.expected, 'run')} {status}"
+                return [f"{lost}; no run has reported a test bound."]
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
 
     @property

@@ -34,7 +34,7 @@ PALETTE = {
     "#882255": "#d8709f", "#7d8a1e": "#c3cf62", "#30808c": "#72c4cf", "#5d6673": "#aab2be",
 }  # fmt: skip
 MARKERS = "osD^vPX"
-LINES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)))
+LINES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)), (0, (2.6, 2.6)))
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     c: f"c{i}" for i, c in enumerate(PALETTE)
 }
@@ -51,9 +51,12 @@ SETTINGS: dict[Any, Any] = {
     "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
     "axes.formatter.useoffset": False,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    "legend.frameon": False, "legend.handlelength": 1.4, "legend.handletextpad": 0.4,
+    "legend.frameon": False, "legend.handlelength": 2.2, "legend.handletextpad": 0.4,
     "svg.fonttype": "none", "svg.hashsalt": "triptych", "lines.solid_capstyle": "round",
+    # Journals refuse Type 3 fonts, matplotlib's default.
+    "pdf.fonttype": 42,
 }  # fmt: skip
+ARROW = "An arrow points to a value beyond the axis."
 
 
 @contextmanager
@@ -69,9 +72,40 @@ def run_gid(run: Run) -> str:
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
+class Drawing(Figure):
+    """A figure with the sentences that its caption needs to explain what is drawn."""
+
+    def __init__(self, height: float):
+        super().__init__(figsize=(WIDTH, height))
+        self.sentences: list[str] = []
+
+
+def explain(ax: Axes, sentence: str) -> None:
+    """Add a sentence on something drawn to the figure's caption, once."""
+    figure = ax.figure
+    if isinstance(figure, Drawing) and sentence not in figure.sentences:
+        figure.sentences.append(sentence)
+
+
+def side_beyond(limits: tuple[float, float], value: float) -> int:
+    """Return 1 for a value above the limits of an axis, -1 below them, else 0."""
+    return int(value > limits[1]) - int(value < limits[0])
+
+
+def mark_beyond(ax: Axes, x: Iterable[float], y: Iterable[float], color: str) -> None:
+    """Draw an arrow at the edge of the frame for each point above or below it."""
+    limits = ax.get_ylim()
+    for place, value in zip(x, y, strict=True):
+        side = side_beyond(limits, value)
+        if side:
+            edge, arrow = limits[(side + 1) // 2], " ^v"[side]
+            ax.plot(place, edge, arrow, color=color, markersize=6, clip_on=False)
+            explain(ax, ARROW)
+
+
 def new_axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
     """Return a figure of `WIDTH` x `height` inches with one axes; margins are inches too."""
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Drawing(height)
     box = (left / WIDTH, 0.5 / height, (WIDTH - left - right) / WIDTH, (height - 0.62) / height)
     return figure, figure.add_axes(box)
 
@@ -91,12 +125,16 @@ class LineFigure:
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
         self.figure, self.ax = new_axes(HEIGHT, 0.78, right + 0.55)
 
+    def dash(self, label: str) -> Any:
+        """Return a label's dash pattern, by which labels of one colour differ."""
+        same = [other for other, ink in self.colours.items() if ink == self.colours[label]]
+        return LINES[same.index(label) % len(LINES)]
+
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named in the legend; with `marker=True` with the label's own marker."""
-        place = list(self.colours).index(label)
         if how.get("marker") is True:
-            how["marker"] = MARKERS[place % len(MARKERS)]
-        how = {"linewidth": 1.6, "linestyle": LINES[place // len(PALETTE) % len(LINES)]} | how
+            how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
+        how = {"linewidth": 1.6, "linestyle": self.dash(label)} | how
         self.ax.plot(x, y, color=self.colours[label], label=label, **how)
         finite = [float(value) for value in y if math.isfinite(value)]
         if finite:

@@ -3,13 +3,20 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
-from triptych.study.formatting import count_noun, format_number, join_names, p_value, plus_minus
+from triptych.study.formatting import (
+    common_decimals,
+    count_noun,
+    format_number,
+    join_names,
+    p_value,
+    plus_minus,
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,10 @@ class TableRow:
         return Entry(words[key]) if key in words else self.entries.get(key, Entry())
 
 
-def estimate_entry(figure: Estimate) -> Entry:
-    """Return the table entry of a mean over seeds with its standard error."""
-    return Entry(plus_minus(figure), figure.mean, figure.stderr)
+def estimate_entries(figures: Sequence[Estimate]) -> list[Entry]:
+    """Return a column's entries: means over seeds with standard errors, of equal decimals."""
+    decimals = common_decimals(figure.stderr for figure in figures)
+    return [Entry(plus_minus(figure, decimals), figure.mean, figure.stderr) for figure in figures]
 
 
 def table_columns(comparison: Comparison) -> list[Column]:
@@ -140,8 +148,7 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
     if comparison.deciding:
         rows = _measured_rows(comparison, comparison.deciding)
     else:
-        columns = table_columns(comparison)
-        rows = [_table_row(comparison, place, columns) for place in range(len(comparison.cells))]
+        rows = _bound_rows(comparison)
     for cell in comparison.pending:
         statuses = {run.status for run in cell.others}
         reason = "no result yet"
@@ -151,31 +158,44 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
     return rows
 
 
-def _table_row(comparison: Comparison, cell_index: int, columns: Sequence[Column]) -> TableRow:
-    cell = comparison.cells[cell_index]
-    entries = {column.key: _cell_entry(cell, column) for column in columns if not column.is_text}
-    pair, verdict = difference_entries(comparison, 0, cell_index)
-    entries |= {"bound": estimate_entry(cell.bound)} | pair
-    return TableRow(cell.label, entries, _seeds_text(cell), verdict, best=cell_index == 0)
+def _bound_rows(comparison: Comparison) -> list[TableRow]:
+    """Return the rows of settings with a bound, each column's figures with equal decimals."""
+    cells = comparison.cells
+    columns = {"bound": estimate_entries([cell.bound for cell in cells])}
+    for column in table_columns(comparison):
+        if not column.is_text:
+            columns.setdefault(column.key, _column_entries(cells, column))
+    ends = [comparison.bound_test(0, place).interval for place in range(1, len(cells))]
+    decimals = common_decimals((high - low) / 2 for low, high in ends)
+    rows = []
+    for place, cell in enumerate(cells):
+        entries = {key: column[place] for key, column in columns.items()}
+        pair, verdict = difference_entries(comparison, 0, place, decimals)
+        rows.append(
+            TableRow(cell.label, entries | pair, _seeds_text(cell), verdict, best=place == 0)
+        )
+    return rows
 
 
-def _cell_entry(cell: Cell, column: Column) -> Entry:
-    """Return a cell's entry in a column; its number of seeds is added if some lack the value."""
-    figure = cell.spread(column.key)
+def _column_entries(cells: Sequence[Cell], column: Column) -> list[Entry]:
+    """Return a column's entries; a cell's number of seeds is added if some lack the value."""
+    figures = [cell.spread(column.key) for cell in cells]
     if column in TERMS or column in BESIDE:
-        return Entry(format_number(figure.mean), figure.mean, figure.stderr)
-    text = plus_minus(figure)
-    if 0 < figure.n < len(cell.runs):
-        text += f" ({count_noun(figure.n, 'seed')})"
-    return Entry(text, figure.mean, figure.stderr)
+        return [Entry(format_number(f.mean), f.mean, f.stderr) for f in figures]
+    entries = estimate_entries(figures)
+    for place, (cell, figure) in enumerate(zip(cells, figures, strict=True)):
+        if 0 < figure.n < len(cell.runs):
+            text = f"{entries[place].text} ({count_noun(figure.n, 'seed')})"
+            entries[place] = replace(entries[place], text=text)
+    return entries
 
 
 def difference_entries(
-    comparison: Comparison, reference_index: int, cell_index: int
+    comparison: Comparison, reference_index: int, cell_index: int, decimals: int = 0
 ) -> tuple[dict[str, Entry], str]:
     """Return a cell's entries for its difference to a reference and the corrected p, and a verdict.
 
-    `reference_index`, `cell_index`: indices of cells.
+    `reference_index`, `cell_index`: indices of cells. `decimals`: at least so many.
     """
     if len(comparison.cells) == 1:
         return {}, ""
@@ -184,17 +204,19 @@ def difference_entries(
         return {"difference": Entry(text, 0.0), "p": Entry()}, verdict
     claim = comparison.bound_test(reference_index, cell_index)
     low, high = claim.interval
-    difference = Entry(claim.text, claim.pair.mean, low=low, high=high)
+    difference = Entry(claim.to_text(decimals), claim.pair.mean, low=low, high=high)
     verdict = _row_verdict(comparison, claim)
     return {"difference": difference, "p": Entry(p_value(claim.p), claim.p)}, verdict
 
 
 def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
-    """Return a row's verdict: what the corrected test shows, or "not settled"."""
+    """Return a row's verdict: what the corrected test shows, or why nothing is claimed."""
     if claim.pair.n == 0:
         return "not paired"
     if comparison.one_seed:
         return ""  # the headline already says that nothing is settled
+    if claim.interim:
+        return "runs to come"  # nothing is claimed, even if the interval excludes zero
     words = []
     if claim.is_significant and claim.pair.mean > 0:
         words.append("worse")
@@ -219,11 +241,13 @@ def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow
     best_at: dict[str, list[str]] = {label: [] for label in cells}
     for place, value in enumerate(table.values):
         best_at[table.ranked_labels(place)[0]].append(f"{value:g}")
-    columns = _measure_columns(table)
+    labels = table.ranked_labels(-1)
+    columns = {}
+    for place, column in enumerate(_measure_columns(table)):
+        columns[column.key] = estimate_entries([table.spreads[label][place] for label in labels])
     rows = []
-    for label in table.ranked_labels(-1):
-        figures = zip(columns, table.spreads[label], strict=True)
-        entries = {column.key: estimate_entry(figure) for column, figure in figures}
+    for rank, label in enumerate(labels):
+        entries = {key: column[rank] for key, column in columns.items()}
         verdict = ""
         if best_at[label]:
             verdict = f"best mean at {join_names(best_at[label])}" if table.key else "best mean"
@@ -247,8 +271,9 @@ def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
         columns.append(Column(table.metric.name, f"{table.metric.ranked_label}{place}"))
     entries: dict[str, dict[str, Entry]] = {label: {} for label in tables[0].ranked_labels(-1)}
     for table in tables:
-        for label, spreads in table.spreads.items():
-            entries.setdefault(label, {})[table.metric.name] = estimate_entry(spreads[-1])
+        column = estimate_entries([spreads[-1] for spreads in table.spreads.values()])
+        for label, entry in zip(table.spreads, column, strict=True):
+            entries.setdefault(label, {})[table.metric.name] = entry
     return columns, [TableRow(label, figures) for label, figures in entries.items()]
 
 

@@ -131,16 +131,22 @@ def best_untested(runs: Sequence[Run]) -> str:
 def lost_seeds_sentence(comparison: Comparison) -> str:
     """Return a sentence on diverged or failed seeds; "" if there are none.
 
-    As in "x0 diverged with 3 of 5 seeds: figures are of the others."
+    As in "x0 diverged with 3 of 5 seeds: only the other seeds count."
     """
-    lost = []
+    partly, fully = list[str](), list[str]()
     for cell in comparison.all_cells:
+        lost = partly if cell.runs else fully
         for status in ("diverged", "failed"):
             n = len(cell.seeds_ended_as(status))
             if n:
                 seeds = count_noun(len(cell.seeds), "seed")
                 lost.append(f"{cell.label} {status} with {n} of {seeds}")
-    return f"{join_names(lost)}: only the other seeds count." if lost else ""
+    sentences = []
+    if fully:
+        sentences.append(f"{join_names(fully)}: no figures.")
+    if partly:
+        sentences.append(f"{join_names(partly)}: only the other seeds count.")
+    return " ".join(sentences)
 
 
 def _single_setting(comparison: Comparison) -> list[str]:
@@ -198,9 +204,9 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
         sentences.append(f"The same as {_names_or_count(relations.same)} within {margin}.")
     if not relations.open:
         return sentences
-    not_settled = f"Not settled against {_names_or_count([*relations.open])}"
     if comparison.rule.interim:
-        return [*sentences, f"{not_settled}.", "Nothing is settled before the sweep ends."]
+        return [*sentences, "Runs are still to come: nothing is settled before they end."]
+    not_settled = f"Not settled against {_names_or_count([*relations.open])}"
     if any_untrained:
         return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
@@ -223,7 +229,8 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     parts = []
     noisy = [label for label, spreads in table.spreads.items() if _is_noise(table, spreads[-1])]
     if noisy:
-        parts.append(f"no better than noise ({format_number(table.noise)}): {join_names(noisy)}")
+        noise = f"pure noise ({format_number(table.noise)})"
+        parts.append(f"no better than {noise}: {join_names(noisy)}")
     if len(table.cells) > 1:
         parts += _rankings_by_value(comparison, table)
     if not parts:
@@ -232,7 +239,12 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
 
 
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
-    """Return whether a metric is no better than that of pure noise, up to rounding."""
+    """Return whether a metric is no better than that of pure noise, up to rounding.
+
+    Samples that are as good as true data are not: the metric does not tell noise from data there.
+    """
+    if table.is_as_good_as_data(figure.mean):
+        return False
     return table.sign * (figure.mean - table.noise) >= -1e-9 * abs(table.noise)
 
 
@@ -308,7 +320,10 @@ def _test_footnote(comparison: Comparison) -> str:
             f"1/{rule.looks} of the 5%, so several looks do not raise the error rate."
         )
     if rule.interim:
-        sentences.append("The sweep has not finished: nothing is settled yet.")
+        sentences.append(
+            "A sweep of this report has not finished: no difference is claimed yet, not even where "
+            "the interval excludes zero."
+        )
     if rule.equal_within is not None:
         sentences.append(
             f"“The same” means: by two one-sided tests, also corrected, the difference is within "
