@@ -280,6 +280,20 @@ def test_sampler_variance_overrides_bound_variance():
     refused(lambda: Ancestral(3, variance="betta"), *words)
 
 
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_numeric_variance_interpolates_logarithms_of_ho_and_salimans(share):
+    """Classifier-free guidance, section 2: (s~^2)^(1 - v) (s^2)^v, both from lambda = log SNR."""
+    gamma_t, gamma_s = torch.tensor(1.5).double(), torch.tensor(-0.5).double()
+    truth = oracle(([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]]))
+    sampler = Ancestral(1, variance=share)
+    z = torch.zeros(40_000, 2).double()  # so that the mean of the step is 0
+    step = next(sampler.path(truth, torch.stack([gamma_t, gamma_s]), z, generator=generator()))
+    kept = 1 - math.exp(gamma_s - gamma_t)
+    tilde, forward = (kept * torch.sigmoid(gamma).item() for gamma in (gamma_s, gamma_t))
+    expected = tilde ** (1 - share) * forward**share
+    assert step.var().item() == pytest.approx(expected, rel=4 * math.sqrt(2 / step.numel()))
+
+
 def churned(gammas, raised, noise, low, high):
     """Return (mean, variance) (2,) of y after algorithm 2 from N(0, s_max^2), with D = m + v / (v +
     s^2) (y - m)."""

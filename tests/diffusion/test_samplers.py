@@ -449,6 +449,7 @@ def test_grids_decrease_from_gamma_max_to_gamma_min_in_equal_steps(dtype):
     for grid, own in (
         ("gamma", lambda g: g),
         ("time", schedule.t_of),
+        ("quadratic", lambda g: schedule.t_of(g).sqrt()),
         ("karras", lambda g: torch.exp(g / 14)),
     ):
         gammas = DDIM(16, grid).gammas(schedule, dtype=dtype)
@@ -472,6 +473,12 @@ def test_grid_with_most_steps_is_strictly_decreasing(kind, grid):
     """Two equal levels would be a step of length 0, for which a second-order sampler computes 0 /
     0."""
     assert (DDIM(100_000, grid).gammas(kind(-13.0, 10.0)).diff() < 0).all()
+
+
+@every_schedule
+def test_quadratic_grid_with_1000_steps_is_strictly_decreasing(kind):
+    """With 100,000 its last steps are shorter than float32 resolves."""
+    assert (DDIM(1000, "quadratic").gammas(kind(-13.0, 10.0)).diff() < 0).all()
 
 
 # thresholds and refusals --------------------------------------------------------------------------

@@ -164,8 +164,11 @@ def help_or_config_text(options: argparse.Namespace, command: str) -> str:
 def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
     """Return the configuration that a run would record.
 
-    For other commands and for sweeps it is the checked composition.
+    For other commands and for sweeps it is the checked composition; for a paper at its own scale,
+    whose values only a sweep reads, that of the first run.
     """
+    if command == "train" and cfg.get("scale", "small") != "small":
+        return first_job_at_scale(cfg)
     if command == "train" and not cfg.hydra.sweeper.get("params"):
         return OmegaConf.create(request_single(cfg).config)
     job = without_hydra(cfg)
@@ -174,3 +177,13 @@ def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
             {key: value for key, value in to_plain(job).items() if value != "???"}, command
         )
     return job
+
+
+def first_job_at_scale(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the first run of a sweep at its scale."""
+    from triptych.study.papers.paper import set_scale
+    from triptych.study.rounds import composed_grid_jobs
+
+    OmegaConf.set_readonly(cfg.hydra, False)
+    set_scale(cfg)
+    return without_hydra(compose_command("train", composed_grid_jobs(cfg)[0]))

@@ -18,6 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from triptych.declare import Share
+
 from .condition import Condition
 from .draws import Stream, seeded_generator
 from .prediction import Prediction
@@ -98,13 +100,20 @@ class Beta(ReverseVariance):
     """V = beta, the variance of the forward step (DDPM's "fixed large").
 
     V = sigma_t^2 (1 - exp(gamma_s - gamma_t)), exact for x ~ N(0, I).
+
+    Args:
+        share: v of log V = v log beta + (1 - v) log beta tilde (Ho & Salimans 2022, classifier-free
+            guidance, section 2).
     """
+
+    def __init__(self, share: Share = 1.0):
+        self.share = share
 
     def log_ratio(
         self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
     ) -> Tensor:
         sigma_t, sigma_s = process.alpha_sigma(gamma_t)[1], process.alpha_sigma(gamma_s)[1]
-        return expand_like(2 * torch.log(sigma_t / sigma_s), guess.z)
+        return expand_like(2 * self.share * torch.log(sigma_t / sigma_s), guess.z)
 
 
 class Optimal(ReverseVariance):
@@ -210,8 +219,13 @@ ReverseVariance.named = {
 }
 
 
-def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
-    """Return the reverse variance for an object or a short name; ``key`` is for error messages."""
+def as_variance(choice: ReverseVariance | str | float, key: str) -> ReverseVariance:
+    """Return the reverse variance for an object, a short name or the share of beta.
+
+    ``key`` is for error messages.
+    """
+    if isinstance(choice, int | float):
+        return Beta(choice)
     if not isinstance(choice, str):
         return choice
     if choice not in ReverseVariance.named:

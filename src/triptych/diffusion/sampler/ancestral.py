@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from triptych.declare import IsClass
+from triptych.declare import IsClass, Share
 
 from ..condition import Condition
 from ..protocol import AnyDenoiser
@@ -25,7 +25,8 @@ class Ancestral(Sampler):
     the decoder's mean.
 
     Args:
-        variance: an object or its short name ("beta", "optimal", ...); None: that of the bound.
+        variance: an object, its short name ("beta", "optimal", ...) or a number from 0 (beta tilde)
+            to 1 (beta), the share of log beta; None: that of the bound.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Ancestral(Sampler):
         steps: int,
         grid: Grid = "gamma",
         variance: Literal["beta_tilde", "beta", "optimal", "learned"]
+        | Share
         | Annotated[ReverseVariance, IsClass()]
         | None = None,
         **options: Any,

@@ -1,8 +1,9 @@
 r"""The base class of samplers: the grid, the loop, and chunks of a large batch.
 
 Subclasses implement ``step``. A grid between a schedule's endpoints has equal steps of gamma
-(``gamma``), of the schedule's t (``time``) or of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2}
-(``karras``; Karras et al. 2022, eq. 5).
+(``gamma``), of the schedule's t (``time``), of its root (``quadratic``; Song et al. 2021, DDIM,
+appendix D.2) or of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al.
+2022, eq. 5).
 """
 
 import math
@@ -24,7 +25,7 @@ from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 
-Grid = Literal["gamma", "time", "karras"]
+Grid = Literal["gamma", "time", "quadratic", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # shows a progress bar for a loop
 NUMBERS = 2**20  # maximum number of entries of the samples that are drawn at once
 
@@ -73,7 +74,7 @@ class Sampler(ABC):
 
     Args:
         steps: number of steps, from 1 to 100000; beyond, the rounding errors of float32 add up.
-        grid: "gamma", "time" or "karras".
+        grid: "gamma", "time", "quadratic" or "karras".
         rho: the exponent of a Karras grid.
         chunk: samples drawn at a time; null for about a million numbers at a time.
 
@@ -115,8 +116,11 @@ class Sampler(ABC):
 
         (steps + 1,), or (steps,) if the schedule is ``denoised``.
         """
+        stops = schedule.stops(self.steps).to(device, dtype)
         if self.grid == "time":
-            return schedule.gamma(schedule.stops(self.steps).to(device, dtype))
+            return schedule.gamma(stops)
+        if self.grid == "quadratic":
+            return schedule.gamma(stops.square())
         t = torch.linspace(
             1.0, 0.0, self.steps + (not schedule.denoised), device=device, dtype=dtype
         )
