@@ -262,7 +262,10 @@ def _bound_line(figures: Mapping[str, Estimate], split: str, unit: str) -> str:
     bound = figures[unit]
     terms = ", ".join(f"{part} {figures[f'{unit}_{part}'].mean:.4f}" for part in PARTS)
     estimate = _format_estimate(bound, min_error=0.0)
-    line = f"{split} bound {estimate} {UNITS[unit]} ({terms}; n = {bound.n})"
+    items = f"n = {bound.n}"
+    if bound.groups:
+        items += f" in {bound.groups} groups"
+    line = f"{split} bound {estimate} {UNITS[unit]} ({terms}; {items})"
     if "gap" in figures:
         line += f", {_format_estimate(figures['gap'])} above the data's entropy"
     if f"{unit}_ode" in figures:

@@ -77,6 +77,8 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             row[f"{split}/{key}"] = estimate.mean
             row[f"{split}/{key}_stderr"] = estimate.stderr
             row[f"{split}/{key}_n"] = estimate.n
+            if estimate.groups:
+                row[f"{split}/{key}_groups"] = estimate.groups
             if math.isfinite(estimate.draw_stderr):
                 row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
     if run.measured:
