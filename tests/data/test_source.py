@@ -184,6 +184,12 @@ def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
     )
     shown = dict(_provenance(read_run(run.path), run.provenance))
     assert shown["data"] == f"{line}; 1 test items are also in train"
+    (comparison,) = compare([read_run(run.path)])
+    assert [note for note in comparison.notes if "leakage" in note] == [
+        "1 of the test items are identical to items in train: bounds on them are too low (leakage)."
+    ]
+    (row,) = results([read_run(run.path)])
+    assert (row["test_items_in_train"], row["val_items_in_train"]) == ("1", "0")
 
 
 def test_run_records_groups_of_test_items_and_the_report_states_them(root, prepared):
