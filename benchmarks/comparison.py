@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtr
 
 from triptych.study.claims import test_power
-from triptych.study.statistics import MeanError, holm, mean_squares
+from triptych.study.statistics import MeanError, crossed_mean_error, holm, mean_squares
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 RATIOS = (0.03, 0.3, 1.0, 3.0, 10.0, 100.0, 1e6)
@@ -115,6 +115,44 @@ def false_claims(random):
         )
 
 
+GROUPS = {
+    "75 of 4": [4] * 75,
+    "30 of 10": [10] * 30,
+    "50 of 2, 10 of 20": [2] * 50 + [20] * 10,
+    "100, 50, 25, 12, 6": [100, 50, 25, 12, 6],
+}
+
+
+def grouped_items(random):
+    print("\nno true difference, 5 settings, items in groups of correlation .5, 10 claims")
+    for name, sizes in GROUPS.items():
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        for s in (3, 5):
+            row = []
+            for ratio in (0.03, 0.3, 3.0):
+                told = np.zeros(2)
+                for _ in range(DRAWS // BATCH):
+                    p = grouped_items_p(random, groups, s, ratio)
+                    told += [(method.min(1) * 10 <= 0.05).sum() for method in p]
+                row += [f"{share:.1%}" for share in told / (DRAWS // BATCH * BATCH)]
+            print(f"| {name} | {s} | " + " | ".join(row) + " |", flush=True)
+
+
+def grouped_items_p(random, groups, s, ratio):
+    """Return p of all pairs over groups, and over items taken as independent, (BATCH, 10) each."""
+    i = len(groups)
+    shared = random.normal(size=(BATCH, 5, 1, groups.max() + 1))[..., groups]
+    of_items = np.sqrt(i / (1 + ratio) / 2) * (shared + random.normal(size=(BATCH, 5, 1, i)))
+    bounds = of_items + np.sqrt(3 * ratio / (1 + ratio)) * random.normal(size=(BATCH, 5, s, 1))
+    over_groups, over_items = [], []
+    for first, second in combinations(range(5), 2):
+        d = bounds[:, second] - bounds[:, first]
+        mean = d.mean((1, 2))
+        over_groups.append(crossed_mean_error(d, groups).p(mean))
+        over_items.append(crossed_mean_error(d).p(mean))
+    return np.stack(over_groups, 1), np.stack(over_items, 1)
+
+
 def until_decided(random):
     """Check the error rates of until=decided: all looks at all pairs.
 
@@ -174,3 +212,4 @@ if __name__ == "__main__":
     announced_power(generator)
     false_claims(generator)
     until_decided(np.random.default_rng(2027))
+    grouped_items(np.random.default_rng(2028))

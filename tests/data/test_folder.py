@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from triptych.data import folder
-from triptych.data.build import fingerprint
+from triptych.data.build import check_splits_match_declaration, fingerprint
 from triptych.data.cache import item_number
 from triptych.data.layout import hash_to_unit_interval
 from triptych.errors import StorageError
@@ -90,6 +90,48 @@ def test_corrupt_image_is_refused_by_name(plain, content):
         content = file.read_bytes()[:3000]
     file.write_bytes(content)
     refused(lambda: image_folder(plain, num_workers=2), "data.root", str(file))
+
+
+# groups
+# -------------------------------------------------------------------------------------------
+
+
+def test_images_of_a_group_stay_in_one_split(tmp_path):
+    for patient in range(40):
+        for view in range(1 + patient % 3):
+            save(tmp_path / f"patient_{patient:02d}_{view}.png", (patient, view, 0))
+    data = image_folder(tmp_path, group_by="_", val_fraction=0.2, test_fraction=0.3)
+    seen = []
+    for split in data.splits.values():
+        patients = split.values[:][:, 0, 0, 0]
+        same = patients[:, None] == patients
+        assert torch.equal(split.groups[:, None] == split.groups, same)
+        seen.append({*patients.tolist()})
+    assert sum(map(len, seen)) == 40 and all(map(len, seen)), "no patient is in two splits"
+    tested = len(data.splits["test"].groups.unique())
+    assert data.description.endswith(f" test, test in {tested} groups")
+    plain = image_folder(tmp_path, val_fraction=0.2, test_fraction=0.3)
+    assert plain.splits["test"].groups is None and "groups" not in plain.description
+    assert fingerprint(plain).data != fingerprint(data).data
+
+
+def test_folders_are_groups(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/c"):
+        for i in range(2):
+            save(tmp_path / name / f"{i}.png", (i, 0, len(name)))
+    groups = image_folder(tmp_path, group_by="folder", val_fraction=0).splits["test"].groups
+    assert sorted(groups.unique(return_counts=True)[1].tolist()) == [2, 2]
+
+
+def test_group_that_is_unknown_or_alone_is_refused(plain):
+    refused(lambda: image_folder(plain, group_by="_"), "data.group_by='_'", "00.png")
+    for i in range(3):
+        save(plain / "train" / f"a_{i}.png", (i, 0, 0))
+        save(plain / "test" / f"b_{i}.png", (i, 1, 0))
+    for file in plain.glob("*.png"):
+        file.unlink()
+    data = image_folder(plain, group_by="_")
+    refused(lambda: check_splits_match_declaration(data), "all items are of one group")
 
 
 # the cache

@@ -16,8 +16,12 @@ from triptych.data.mnist import Mnist
 from triptych.data.source import check_data_files
 from triptych.data.text import Words
 from triptych.run.execute import execute
+from triptych.run.items import group_values, read_items
 from triptych.run.read import read_run
+from triptych.run.result import result_line
+from triptych.study.compare import compare
 from triptych.study.details import _provenance
+from triptych.study.results import results
 
 from .helpers import image_folder, items, refused, save_images, write_idx, write_mnist
 
@@ -180,6 +184,30 @@ def test_run_prints_and_records_data_and_leakage(root, prepared, capsys):
     )
     shown = dict(_provenance(read_run(run.path), run.provenance))
     assert shown["data"] == f"{line}; 1 test items are also in train"
+    (comparison,) = compare([read_run(run.path)])
+    assert [note for note in comparison.notes if "leakage" in note] == [
+        "1 of the test items are identical to items in train: bounds on them are too low (leakage)."
+    ]
+    (row,) = results([read_run(run.path)])
+    assert (row["test_items_in_train"], row["val_items_in_train"]) == ("1", "0")
+
+
+def test_run_records_groups_of_test_items_and_the_report_states_them(root, prepared):
+    names = [f"film{film}_{frame}.png" for film in range(12) for frame in range(4)]
+    save(root / "films" / "train", *names)
+    save(root / "films" / "test", *[name.replace("film", "other") for name in names[:20]])
+    keys = ("data=folder", f"data.root={root / 'films'}", "data.group_by=_", "data.size=8")
+    run = prepared(*keys, "data.batch_size=4")
+    summary = execute(run)
+    bound, found = summary.test["bpd"], read_items(run.path)
+    assert (bound.n, bound.groups, len({*found.group})) == (20, 5, 5)
+    values = group_values(found.total, found.group)
+    assert bound.stderr == pytest.approx(values.std(ddof=1) / 5**0.5)
+    assert "n = 20 in 5 groups)" in result_line(summary)
+    (comparison,) = compare([read_run(run.path)])
+    assert comparison.tested == "20 test items in 5 groups"
+    (row,) = results([read_run(run.path)])
+    assert row["test/bpd_groups"] == 5 and row["test/bpd_n"] == 20
 
 
 class Few(SyntheticData):

@@ -10,9 +10,10 @@ import torch.multiprocessing as multiprocessing
 
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.control import DrawError
-from triptych.models.accounting import Account, Accounting
-from triptych.run.evaluate import write_items
+from triptych.models.accounting import TERMS, Account, Accounting
+from triptych.run.evaluate import take_errors_over_groups, write_items
 from triptych.run.execute import execute
+from triptych.run.items import effective_number, group_values, read_items
 
 NAMES = ["index", "total", "prior", "reconstruction", "diffusion", "draw_variance"]
 N = 13  # odd, and no multiple of 2 or 3
@@ -43,6 +44,29 @@ def test_items_npz_holds_bound_of_each_test_item(prepared):
     total = found["prior"] + found["reconstruction"] + found["diffusion"]
     np.testing.assert_allclose(found["total"], total, rtol=1e-12)
     json.dumps(summary.record, allow_nan=False)
+
+
+def test_errors_over_groups_are_those_of_the_jackknife(tmp_path):
+    random, groups = np.random.default_rng(0), torch.tensor([7, 7, 7, 2, 2, 5, 9, 9, 9, 9, 9])
+    index, rows = torch.tensor([0, 1, 3, 4, 5, 6, 10]), torch.tensor(random.normal(size=(7, 5)))
+    account = Account({f"bpd{term}": {"stderr": 0.0, "n": 7} for term in TERMS}, "bpd")
+    account.per_item = index, rows
+    take_errors_over_groups(account, groups)
+    of = groups[index]
+    for place, term in enumerate(TERMS):
+        without = [rows[of != g, place].mean().item() for g in (2, 5, 7, 9)]
+        truth = math.sqrt(3 / 4 * np.square(np.array(without) - np.mean(without)).sum())
+        figure = account.figures[f"bpd{term}"]
+        assert figure == {"stderr": pytest.approx(truth), "n": 7, "groups": 4}
+    assert write_items(tmp_path / "items.npz", account)
+    items = read_items(tmp_path)
+    assert items.group.tolist() == of.tolist()
+    values = group_values(items.total, items.group)
+    assert values.mean() == pytest.approx(items.mean) and effective_number(of) == pytest.approx(
+        49 / 13
+    )
+    equal = np.array([1, 0, 1, 0])
+    assert group_values(np.array([1.0, 2, 3, 4]), equal) == pytest.approx([3.0, 2.0])
 
 
 def test_write_items_skips_model_without_per_item_bound(tmp_path):

@@ -47,8 +47,9 @@ def bounds(
     ratio: float,
     rest: float = 1.0,
     sd: float = 0.01,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw bounds (cells, seeds, items).
+    """Draw bounds (cells, seeds, items); items of one of the `groups` (items,) correlate by .5.
 
     A cell's mean over three seeds has variance `sd`^2 through seeds and items; the interaction has
     `rest` times the larger of the two.
@@ -56,27 +57,39 @@ def bounds(
     by_seed, by_item = 3 * sd**2 * ratio / (1 + ratio), items * sd**2 / (1 + ratio)
     spread = np.sqrt(rest * max(by_item, by_seed))
     c, normal = len(mu), random.normal
+
+    def by_items(*shape: int) -> np.ndarray:
+        own = normal(size=(*shape, items))
+        if groups is None:
+            return own
+        return np.sqrt(0.5) * (own + normal(size=(*shape, groups.max() + 1))[..., groups])
+
     return (
         np.asarray(mu)[:, None, None]
-        + 0.03 * normal(size=(1, seeds, 1)) + 0.4 * normal(size=(1, 1, items))
-        + np.sqrt(by_seed) * normal(size=(c, seeds, 1)) + np.sqrt(by_item) * normal(size=(c, 1, items))
-        + spread * normal(size=(c, seeds, items))
+        + 0.03 * normal(size=(1, seeds, 1)) + 0.4 * by_items(1, 1)
+        + np.sqrt(by_seed) * normal(size=(c, seeds, 1)) + np.sqrt(by_item) * by_items(c, 1)
+        + spread * by_items(c, seeds)
     )  # fmt: skip
 
 
 class Memory:
     """Runs that exist only in memory: `runs` for compare, `items` in place of their files."""
 
-    def __init__(self, table: np.ndarray, sampled: np.ndarray | None = None):
+    def __init__(
+        self,
+        table: np.ndarray,
+        sampled: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ):
         """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures.
 
-        One of the measures is higher if better.
+        One of the measures is higher if better. `groups`: recorded of the items, (items,).
         """
         self.runs, self._items = [], {}
         for c, cell in enumerate(table):
             for s, row in enumerate(cell):
                 path = Path(f"/nowhere/{next(_run)}")
-                self._items[path] = Items(np.arange(len(row)), row)
+                self._items[path] = Items(np.arange(len(row)), row, groups)
                 taken = None if sampled is None else _measured(sampled[c, s])
                 name = "abcdefghijkl"[c]
                 self.runs.append(Run(

@@ -251,7 +251,7 @@ def test_print_table_shows_same_numbers_at_each_width(tmp_path, capsys, monkeypa
         text = capsys.readouterr().out
         assert all(f"{cell.bound.mean:.3f}" in text for cell in story.comparisons[0].cells)
         assert " ".join(story.answer.split()) in " ".join(text.split()) and "±: seeds alone" in text
-        assert "; 297 test items" in text
+        assert "; 297 test items, taken as independent" in text
         assert max(map(len, text.splitlines()[:8])) <= width
         assert "verdict" in text and text.count("worse") == 2 and "3 (1" in text
         assert ("to best [interval]" in text) == (width > 80), (

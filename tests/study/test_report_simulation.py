@@ -12,7 +12,13 @@ from scipy.optimize import brentq
 from triptych.study import verdict
 from triptych.study.cells import DecisionRule
 from triptych.study.claims import seeds_needed, seeds_to_settle, seeds_to_settle_best, test_power
-from triptych.study.statistics import MeanError, crossed_mean_error, mean_squares, paired
+from triptych.study.statistics import (
+    ItemDifferences,
+    MeanError,
+    crossed_mean_error,
+    mean_squares,
+    paired,
+)
 
 from .simulate import RARE, RATIOS, Memory, at_most, bounds, claims_in_words
 
@@ -93,6 +99,55 @@ def test_false_claims_occur_in_at_most_5_percent_of_reports(no_advice):
     assert at_most(told, n, 0.05), told / n
     apart = Memory(bounds(random, [2.0, 3.0], 3, 297, 1.0)).compare()
     assert len(claims_in_words(apart)) == 2, "a sentence and a row: these words are looked for"
+
+
+def numbered(sizes) -> np.ndarray:
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+@pytest.mark.parametrize("size", [4, 10])
+def test_false_claims_with_items_in_groups_occur_in_at_most_5_percent_of_reports(no_advice, size):
+    random, n, groups = np.random.default_rng([7, size]), 150, numbered([size] * (300 // size))
+    told = {"groups": 0, "independent": 0}
+    for k in range(n):
+        seeds, ratio = (3, 5)[k % 2], (0.03, 0.3, 3.0)[k % 3]
+        table = bounds(random, [2.0] * 5, seeds, len(groups), ratio, rest=0.0, groups=groups)
+        told["groups"] += bool(claims_in_words(Memory(table, groups=groups).compare()))
+        told["independent"] += bool(claims_in_words(Memory(table).compare()))
+    assert at_most(told["groups"], n, 0.05), told
+    assert not at_most(told["independent"], n, 0.05), "what the groups are for"
+
+
+@pytest.mark.parametrize("correlation", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [4] * 75,
+        [10] * 30,
+        [2] * 50 + [20] * 10,
+        [5] * 20 + [50],
+        [100, 50, 25, 12, 6],
+        [5] * 20 + [2000],
+    ],
+    ids=str,
+)
+def test_groups_of_any_sizes_keep_the_level(sizes, correlation):
+    random, n, groups = np.random.default_rng([8, len(sizes), sizes[-1]]), 2000, numbered(sizes)
+    share = random.normal(size=(n, 1, len(sizes)))[..., groups]
+    own = random.normal(size=(n, 1, len(groups)))
+    seeds = 0.01 * random.normal(size=(n, 5, 1))
+    d = np.sqrt(correlation) * share + np.sqrt(1 - correlation) * own + seeds
+    p = crossed_mean_error(d, groups).p(d.mean((1, 2)))
+    for level in (0.05, 0.005):
+        assert at_most(int((p <= level).sum()), n, level), level
+
+
+def test_groups_of_one_item_are_independent_items():
+    d = np.random.default_rng(9).normal(size=(3, 40))
+    plain, grouped = crossed_mean_error(d), crossed_mean_error(d, np.arange(40)[::-1])
+    assert grouped.n_items == pytest.approx(40)
+    assert grouped.of_seeds == pytest.approx(plain.of_seeds)
+    assert grouped.of_items == pytest.approx(plain.of_items)
 
 
 def test_half_of_alpha_is_reserved_for_bound_comparison():
@@ -212,7 +267,7 @@ def test_items_widen_paired_interval():
     d = 0.05 + 0.3 * random.normal(size=(1, 100)) + 0.001 * random.normal(size=(3, 100))
     one = {s: 2.0 for s in range(3)}
     two = {s: 2.0 + row.mean() for s, row in enumerate(d)}
-    alone, both = paired(one, two), paired(one, two, dict(enumerate(d)))
+    alone, both = paired(one, two), paired(one, two, ItemDifferences(dict(enumerate(d))))
     assert alone.n_items == 0 and both.n_items == 100 and both.mean == pytest.approx(alone.mean)
     # The items' own standard error, as in a t-interval over items.
     truth = stats.sem(d.mean(0)) * stats.t.ppf(0.975, 99)

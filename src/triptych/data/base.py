@@ -110,6 +110,9 @@ class DataModule(pl.LightningDataModule, ABC):
         else:
             facts.append(f"{math.prod(self.shape)} numbers an item")
         facts.append(" / ".join(f"{len(split)} {name}" for name, split in self.splits.items()))
+        groups = self.splits["test"].groups
+        if groups is not None:
+            facts.append(f"test in {len(groups.unique())} groups")
         return ", ".join(facts)
 
     def _first_class_names(self) -> str:

@@ -58,12 +58,15 @@ class Split:
     values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32.
     condition: of n items.
     digests: a number that identifies each item, int64 (n,), if the reader has it already.
+    groups: a number for each item, int64 (n,), equal for items that belong together, such as those
+    of one patient. Errors are then over groups; None: items are taken as independent.
     """
 
     values: Tensor | MappedRows
     condition: Condition | None = None
     levels: int | None = None
     digests: Tensor | None = None
+    groups: Tensor | None = None
 
     @property
     def labels(self) -> Tensor | None:

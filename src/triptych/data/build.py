@@ -69,6 +69,7 @@ def check_splits_match_declaration(data: DataModule) -> None:
         else:
             _check_whole_numbers(data, f"{name}: values", split.values, data.levels)
         _check_conditions(data, name, split)
+        _check_groups(data, name, split)
     if not len(data.splits["train"]):
         _raise_data_error(data, "train: no items; must have one or more")
 
@@ -90,6 +91,15 @@ def _check_conditions(data: DataModule, name: str, split: Split) -> None:
             )
         else:
             _check_numbers(data, f"{name}: {part_name}", part.value, math.inf)
+
+
+def _check_groups(data: DataModule, name: str, split: Split) -> None:
+    groups = split.groups
+    if groups is None:
+        return
+    _check_shape(data, f"{name}: groups", groups, (len(split),))
+    if name == "test" and len(groups.unique()) == 1:
+        _raise_data_error(data, "test: all items are of one group; must be of two or more")
 
 
 def _raise_data_error(data: DataModule, problem: str) -> NoReturn:
@@ -191,9 +201,12 @@ def fingerprint(data: DataModule) -> Fingerprint:
 
 
 def _data_kind(data: DataModule) -> list[Any]:
-    """Return what identifies the kind of items: name, shape, levels, classes and conditions."""
+    """Return what identifies the kind of items, with the groups of test items."""
     facts: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
     kinds = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
+    groups = data.splits["test"].groups
+    if groups is not None:
+        facts.append(groups.tolist())
     read = {name: kind for name, kind in kinds.items() if name not in data.computed}
     if read:
         facts.append(read)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import MappedRows, cache_folder, cache_name, cached_images
-from triptych.data.layout import Layout, read_layout, split_files
+from triptych.data.layout import Layout, group_files, read_layout, split_files
 from triptych.data.order import rank_world
 from triptych.data.source import check_pixels, require_folder
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
@@ -112,6 +112,7 @@ class ImageFolder(DataModule):
         test_fraction: Annotated[Fraction, Role.JUDGED] = 0.1,
         data_seed: Annotated[int, Role.JUDGED] = 0,
         background: Annotated[int, Ge(0), Le(255)] | None = None,
+        group_by: Annotated[str | None, Role.JUDGED] = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -120,11 +121,16 @@ class ImageFolder(DataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = data_seed
         self.background = background
+        self.group_by = group_by
         self.shape = (channels, size, size)
 
     def load(self) -> dict[str, Split]:
         layout = read_layout(self.root)
-        parts = split_files(layout, self.val_fraction, self.test_fraction, self.data_seed)
+        names, groups = None, None
+        if self.group_by:
+            names = group_files(layout.files, self.group_by)
+            groups = torch.from_numpy(np.unique(names, return_inverse=True)[1])
+        parts = split_files(layout, self.val_fraction, self.test_fraction, self.data_seed, names)
         self.accept(layout, parts)
         self.num_classes, self.class_names = len(layout.classes), layout.classes
         images = self.decode([self.root / file for file in layout.files])
@@ -136,7 +142,9 @@ class ImageFolder(DataModule):
             condition = None
             if layout.labels:
                 condition = Condition(label=labels[rows])
-            splits[split] = Split(MappedRows(array, rows), condition, self.levels, digests[rows])
+            values = MappedRows(array, rows)
+            of_rows = None if groups is None else groups[rows]
+            splits[split] = Split(values, condition, self.levels, digests[rows], of_rows)
         return splits
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:

@@ -62,5 +62,5 @@ class ImageEmbeddings(DataModule):
         for name, split in self.base.splits.items():
             assert split.condition is not None
             x = split.condition.parts[IMAGE].value
-            splits[name] = Split(x, split.condition.without(IMAGE))
+            splits[name] = Split(x, split.condition.without(IMAGE), groups=split.groups)
         return splits

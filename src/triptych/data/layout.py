@@ -132,12 +132,34 @@ def hash_to_unit_interval(file: Path, data_seed: int) -> float:
     return int.from_bytes(digest.digest(), "big") / 2**64
 
 
+def group_files(files: Sequence[Path], group_by: str) -> list[str]:
+    """Name the group of each image.
+
+    "folder": images of one folder are a group. Any other text: images whose names are equal up to
+    the last such text, as ``patient07_1.png`` and ``patient07_2.png`` are with "_".
+
+    DataError: a name without that text, or with none before it.
+    """
+    if group_by == "folder":
+        return [file.parent.as_posix() for file in files]
+    names = [file.stem.rpartition(group_by)[0] for file in files]
+    if "" in names:
+        problem = f"{files[names.index('')]} has no text before {group_by!r} in its name"
+        raise DataError(f"data.group_by={group_by!r}: {problem}; rename it, or pass folder")
+    return names
+
+
 def split_files(
-    layout: Layout, val_fraction: float, test_fraction: float, data_seed: int
+    layout: Layout,
+    val_fraction: float,
+    test_fraction: float,
+    data_seed: int,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Split ``layout.files`` by their folders, or else by their hashes, whose order each split has.
 
-    A split without a folder is held out of train/ by its fraction.
+    A split without a folder is held out of train/ by its fraction. ``groups``: of each file; the
+    hash of the group then decides, so that no group is divided among such splits.
     """
     if val_fraction + test_fraction >= 1:
         both = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
@@ -146,11 +168,14 @@ def split_files(
     order = np.argsort(places, kind="stable")
     folders = np.array(layout.splits)[order]
     pool = order[np.isin(folders, ("", "train"))]
+    drawn = np.array(
+        [hash_to_unit_interval(Path(name), data_seed) for name in groups or layout.files]
+    )
     val = 0.0 if "val" in layout.splits else val_fraction
     test = 0.0 if "test" in layout.splits else test_fraction
     # Take the test items first, so that they do not depend on val_fraction.
-    tested, validated, trained = np.split(pool, np.searchsorted(places[pool], [test, test + val]))
-    splits = {"train": trained, "val": validated, "test": tested}
+    part = np.searchsorted([test, test + val], drawn[pool], side="right")
+    splits = {"train": pool[part == 2], "val": pool[part == 1], "test": pool[part == 0]}
     for name in ("val", "test"):
         if name in layout.splits:
             splits[name] = order[folders == name]

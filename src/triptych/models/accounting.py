@@ -35,6 +35,7 @@ class Account:
         estimator: "mean" (nats an item) and "variance" (nats^2) of one draw of the diffusion term.
         per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw
             variance; None where items were not kept apart.
+        groups: of the items of ``per_item``, (n,); None where items are taken as independent.
     """
 
     figures: dict[str, dict[str, Any]]
@@ -42,6 +43,7 @@ class Account:
     noise_levels: dict[str, list[Any]] = field(default_factory=dict)
     estimator: dict[str, float] = field(default_factory=dict)
     per_item: tuple[Tensor, Tensor] | None = None
+    groups: Tensor | None = None
 
 
 class Figures(Metric):

@@ -12,15 +12,17 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
 
 from triptych.callbacks.metrics import build_metrics_callback, item_metrics_callback
 from triptych.data.base import DataModule
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import Diverged, UserError
-from triptych.models.accounting import Account
+from triptych.models.accounting import TERMS, Account
 from triptych.models.base import BoundModel
 from triptych.records import Config, Entries
 from triptych.run.directory import write_atomic
+from triptych.run.items import group_values
 from triptych.run.other_runs import OtherRuns, set_teacher
 from triptych.run.processes import rank
 from triptych.run.reopen import reopen
@@ -61,12 +63,33 @@ def evaluate_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spl
         random.seed(model.seed)
         trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
     account: Account = model.accounting.compute()
+    groups = data.splits[split].groups
+    if groups is not None and account.per_item is not None:
+        take_errors_over_groups(account, groups)
     account.figures |= item_metrics_callback(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
         entropy = _entropy(data.mixture)
         mean, stderr = entropy.mean / model.dims, entropy.stderr / model.dims
         account.figures["entropy"] = {"mean": mean, "stderr": stderr, "n": 0}
     return account
+
+
+def take_errors_over_groups(account: Account, groups: Tensor) -> None:
+    """Replace the standard errors of the bound and its terms by those over groups of items.
+
+    ``groups``: of all items of the split. NaN with one group.
+    """
+    assert account.per_item is not None
+    index, rows = account.per_item
+    account.groups = groups[index]
+    numbers = account.groups.numpy()
+    count = len(np.unique(numbers))
+    errors = [math.nan] * len(TERMS)
+    if count > 1:
+        values = group_values(rows[:, : len(TERMS)].numpy().T, numbers)
+        errors = (values.std(-1, ddof=1) / math.sqrt(count)).tolist()
+    for term, error in zip(TERMS, errors, strict=True):
+        account.figures[account.unit + term] |= {"stderr": error, "groups": count}
 
 
 def check_finite(account: Account, split: str, step: int) -> None:
@@ -81,13 +104,16 @@ def write_items(path: Path, account: Account) -> bool:
 
     Arrays: ``index`` (n,) int64, increasing, and each of ``COLUMNS`` (n,) float64. The values are
     in the reported unit and are means over the random draws of times and noise. ``draw_variance``
-    is the variance of that mean, NaN if there is one draw.
+    is the variance of that mean, NaN if there is one draw. ``group`` (n,) int64 is there if the
+    data have groups.
     """
     if account.per_item is None:
         return False
     index, rows = account.per_item
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
+    if account.groups is not None:
+        arrays["group"] = account.groups.numpy()
     np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)
     write_atomic(path, buffer.getvalue())
     return True

@@ -29,11 +29,13 @@ KINDS = "fiu"  # numpy's codes of the accepted types: floats and integers
 class Items:
     """The bound of each test item, in the reported unit.
 
-    `total` is (n,) float64, ordered by the items' `index`, (n,) int64.
+    `total` is (n,) float64, ordered by the items' `index`, (n,) int64. `group`: numbers (n,) that
+    are equal for items of one group; None: items are taken as independent.
     """
 
     index: np.ndarray
     total: np.ndarray
+    group: np.ndarray | None = None
 
     @cached_property
     def mean(self) -> float:
@@ -57,14 +59,48 @@ def read_items(directory: Path) -> Items | None:
 def _load(path: str, _written: int) -> Items | None:
     import numpy as np  # Imported late, so that errors on the command line appear fast.
 
-    arrays = read_arrays(path, ("index", "total"))
+    names = ("index", "total")
+    arrays = read_arrays(path, (*names, "group")) or read_arrays(path, names)
     if arrays is None:
         return None
     order = np.argsort(arrays["index"])
     index, total = arrays["index"][order], arrays["total"].astype(np.float64)[order]
     if len(index) < 2 or not (index[1:] > index[:-1]).all() or not np.isfinite(total).all():
         return None
-    return Items(index, total)
+    if "group" not in arrays:
+        return Items(index, total)
+    return Items(index, total, arrays["group"][order])
+
+
+def group_values(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return a value for each of G groups, (..., G), from those of items, (..., n).
+
+    Their mean is the mean m of the items, and their spread that of the delete-one-group jackknife,
+    which allows for any dependence within a group and for groups of different sizes n_g:
+
+        v_g = m + u_g - mean(u),   u_g = (G - 1) (m - m_without_g)
+                                       = (G - 1) sum_g (x - m) / (n - n_g)
+
+    (Bell & McCaffrey 2002; MacKinnon, Nielsen & Webb 2023: CV3J). With equal sizes v_g is the mean
+    of the group (Liang & Zeger 1986). At least two groups; ``groups`` is (n,).
+    """
+    import numpy as np
+
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    starts = np.cumsum(sizes) - sizes
+    mean = values.mean(-1, keepdims=True)
+    in_order = (values - mean)[..., np.argsort(place, kind="stable")]
+    sums = np.add.reduceat(in_order, starts, axis=-1)
+    shifts = (len(sizes) - 1) * sums / (len(groups) - sizes)
+    return mean + shifts - shifts.mean(-1, keepdims=True)
+
+
+def effective_number(groups: np.ndarray) -> float:
+    """Return how many groups of equal sizes are worth as much: n^2 / sum of n_g^2 (Kish 1965)."""
+    import numpy as np
+
+    _, sizes = np.unique(groups, return_counts=True)
+    return float(len(groups) ** 2 / np.square(sizes, dtype=float).sum())
 
 
 def read_arrays(

@@ -141,13 +141,15 @@ class Estimate:
     """A mean over `n` items with its standard error, in the unit of its key.
 
     `draw_stderr` is the part of the standard error that is due to the random draws of times and
-    noise. It is NaN if it was not recorded.
+    noise. It is NaN if it was not recorded. `groups`: the number of groups over which the standard
+    error is taken; None: the items are taken as independent.
     """
 
     mean: float
     stderr: float
     n: int
     draw_stderr: float = math.nan
+    groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,8 @@ def _parse_estimate(key: str, entry: Mapping[str, Any]) -> Estimate:
     if type(mean) not in (int, float, type(None)) or is_too_large(mean):
         raise ValueError(f"{key} is {mean!r}, not a number")
     stderr, draw_stderr = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
-    return Estimate(to_float(mean), stderr, to_int(entry.get("n")) or 0, draw_stderr)
+    n, groups = to_int(entry.get("n")) or 0, to_int(entry.get("groups"))
+    return Estimate(to_float(mean), stderr, n, draw_stderr, groups)
 
 
 def parse_curve(key: str, record: Any) -> Curve:

@@ -54,6 +54,7 @@ class Result:
         averaging: {"reported": name, "val": metrics of the other weights}.
         fingerprint, split: identify the data and their split.
         data_changed: whether the data changed between two starts.
+        shared: {held-out split: how many of its items are also in train}, without zeros.
         train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and user-supplied metrics of items.
         tweedie, posterior: curves over noise levels: squared error of the model's posterior mean,
             and variance of the exact posterior.
@@ -89,6 +90,9 @@ class Result:
     split: str = _result_field(partial(parsing.parse_fact, "split", str), "", ["data"])
     data_changed: bool = _result_field(
         partial(parsing.parse_fact, "changed", bool), False, ["data"]
+    )
+    shared: Mapping[str, float] = _result_field(
+        lambda data: parsing.parse_floats(data.get("shared", {})), dict, ["data"]
     )
     train: Mapping[str, Estimate] = _result_field(partial(parsing.parse_estimates, "train"), dict)
     val: Mapping[str, Estimate] = _result_field(partial(parsing.parse_estimates, "val"), dict)
@@ -262,7 +266,10 @@ def _bound_line(figures: Mapping[str, Estimate], split: str, unit: str) -> str:
     bound = figures[unit]
     terms = ", ".join(f"{part} {figures[f'{unit}_{part}'].mean:.4f}" for part in PARTS)
     estimate = _format_estimate(bound, min_error=0.0)
-    line = f"{split} bound {estimate} {UNITS[unit]} ({terms}; n = {bound.n})"
+    items = f"n = {bound.n}"
+    if bound.groups:
+        items += f" in {bound.groups} groups"
+    line = f"{split} bound {estimate} {UNITS[unit]} ({terms}; {items})"
     if "gap" in figures:
         line += f", {_format_estimate(figures['gap'])} above the data's entropy"
     if f"{unit}_ode" in figures:

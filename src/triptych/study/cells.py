@@ -15,7 +15,7 @@ from triptych.run.parsing import UNITS, Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.axes import Axis, axis_value
 from triptych.study.formatting import with_interval
-from triptych.study.statistics import ALPHA, Paired, outlying_labels, spread
+from triptych.study.statistics import ALPHA, ItemDifferences, Paired, outlying_labels, spread
 
 METRIC = "metric/"  # prefix of user-supplied metrics among the parts of a bound
 BOUND = ""  # name of the test bound among the metrics
@@ -202,13 +202,13 @@ class MeasureTable:
 def bound_by_item(
     runs: Iterable[Run],
     minus: Iterable[Run] = (),
-) -> dict[int | None, np.ndarray] | None:
-    """Return the bound of each test item by seed, less that of the runs ``minus``, (n,) each.
+) -> ItemDifferences | None:
+    """Return the bound of each test item by seed, less that of the runs ``minus``.
 
-    None unless every run recorded its items, the same ones in all.
+    None unless every run recorded its items, the same ones in all. Their groups are the data's.
     """
     by_seed: dict[int | None, np.ndarray] = {}
-    index = None
+    index, group = None, None
     signed = [(1, run) for run in runs] + [(-1, run) for run in minus]
     for sign, run in signed:
         items = read_items(run.dir)
@@ -216,9 +216,9 @@ def bound_by_item(
             return None
         if index is not None and not np.array_equal(index, items.index):
             return None
-        index = items.index
+        index, group = items.index, items.group
         by_seed[run.seed] = by_seed.get(run.seed, 0) + sign * items.total
-    return by_seed
+    return ItemDifferences(by_seed, group)
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,19 @@ class Comparison:
 
     @property
     def tested(self) -> str:
-        """ "297 test items", or "297 or 300 test items", of a bound that decides; else ""."""
+        """Number of test items and their groups, of a bound that decides; else "".
+
+        "297 test items, taken as independent", "297 or 300 test items in 40 groups".
+        """
         if self.deciding or not self.runs:
             return ""
-        sizes = sorted({run.test[self.measure].n for run in self.runs})
-        return f"{' or '.join(map(str, sizes))} test items"
+        bounds = [run.test[self.measure] for run in self.runs]
+        sizes = sorted({bound.n for bound in bounds})
+        items = f"{' or '.join(map(str, sizes))} test items"
+        groups = bounds[0].groups
+        if groups is None:
+            return f"{items}, taken as independent"
+        return f"{items} in {groups} groups"
 
     @property
     def heading(self) -> str:

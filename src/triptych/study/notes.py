@@ -28,6 +28,7 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     yield from _fact_notes(runs, axes)
     yield from _model_size_notes(cells)
     yield from _metric_notes(runs)
+    yield from _leakage_notes(runs)
     yield from _change_notes(runs)
 
 
@@ -74,6 +75,16 @@ def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
     for name, variants in definitions.items():
         if len(variants) > 1:
             yield f"The runs define the metric {name} differently: do not compare it."
+
+
+def _leakage_notes(runs: Sequence[Run]) -> Iterator[str]:
+    """Note held-out items that are also in train."""
+    shared: dict[str, float] = {}
+    for run in runs:
+        shared |= run.shared
+    effect = "bounds on them are too low (leakage)"
+    for split, count in shared.items():
+        yield f"{count:g} of the {split} items are identical to items in train: {effect}."
 
 
 def _change_notes(runs: Sequence[Run]) -> Iterator[str]:

@@ -24,6 +24,8 @@ FACTS: dict[str, Callable[[Run], object]] = {
     "started": lambda run: run.start_time,
     "data_fingerprint": lambda run: run.fingerprint,
     "data_changed": lambda run: run.data_changed,
+    "val_items_in_train": lambda run: f"{run.shared.get('val', 0):g}",
+    "test_items_in_train": lambda run: f"{run.shared.get('test', 0):g}",
     "error": lambda run: run.error,
 }
 # A spreadsheet would execute a cell with this first character as a formula. Numbers are safe.
@@ -77,6 +79,8 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             row[f"{split}/{key}"] = estimate.mean
             row[f"{split}/{key}_stderr"] = estimate.stderr
             row[f"{split}/{key}_n"] = estimate.n
+            if estimate.groups:
+                row[f"{split}/{key}_groups"] = estimate.groups
             if math.isfinite(estimate.draw_stderr):
                 row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
     if run.measured:

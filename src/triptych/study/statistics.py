@@ -6,12 +6,13 @@ decide. Error of a mean over seeds and items, both of which are random samples (
     A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
     p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}  (Behrens and Fisher)
 
-exact where one of the two dominates, and never above its level in between.
+exact where one of the two dominates, and never above its level in between. Items in groups: their
+groups take the place of items (`group_values`), I - 1 is of their effective number.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,24 +20,27 @@ import numpy as np
 from scipy.optimize.elementwise import find_root
 from scipy.special import gammaincinv, stdtr, stdtrit
 
+from triptych.run.items import effective_number, group_values
 from triptych.run.parsing import Estimate
 
 NODES = 64
 ALPHA = 1 - 0.95
 REACH = 6.0
+LEAST = 1.1  # lowest effective number of groups; a t of fewer degrees of freedom overflows
 
 
 @dataclass(frozen=True)
 class MeanError:
     """Variance of a mean: over seeds, with `df` degrees of freedom, and items, with `n_items` - 1.
 
-    Both may be arrays: what follows from them is elementwise.
+    Both may be arrays: what follows from them is elementwise. `n_items` is an effective number
+    where items are in groups.
     """
 
     of_seeds: Any
     df: int
     of_items: Any = 0.0
-    n_items: int = 0
+    n_items: float = 0
 
     def p(self, distance: Any, nodes: int = NODES) -> Any:
         """Return the two-sided p of a mean at this distance from the hypothesis."""
@@ -69,11 +73,22 @@ class MeanError:
         return find_root(excess, (np.zeros(seeds.shape), high), args=(seeds, items)).x
 
 
-def crossed_mean_error(differences: np.ndarray) -> MeanError:
+@dataclass(frozen=True)
+class ItemDifferences:
+    """Differences by test item, (n,) for each seed, and the items' groups, (n,) or None."""
+
+    by_seed: Mapping[int | None, np.ndarray]
+    groups: np.ndarray | None = None
+
+
+def crossed_mean_error(differences: np.ndarray, groups: np.ndarray | None = None) -> MeanError:
     """Return the error of the mean of differences (..., seeds, items); at least two seeds.
 
-    One item has no spread: the error is that over seeds.
+    One item has no spread: the error is that over seeds. ``groups``: of the items, (items,).
     """
+    if groups is not None:
+        by_group = crossed_mean_error(group_values(differences, groups))
+        return replace(by_group, n_items=max(effective_number(groups), LEAST))
     s, i = differences.shape[-2:]
     if i == 1:
         return MeanError(differences[..., 0].var(-1, ddof=1) / s, s - 1)
@@ -119,8 +134,8 @@ class Paired:
 
     @property
     def n_items(self) -> int:
-        """Number of test items by which the difference is paired too; 0: by seeds alone."""
-        return self.error.n_items
+        """Number of items, or effective number of groups, that pair it too; 0: seeds alone."""
+        return round(self.error.n_items)
 
     @cached_property
     def p(self) -> float:
@@ -151,9 +166,9 @@ def spread(values: Sequence[float]) -> Estimate:
 def paired(
     reference: Mapping[int | None, float],
     other: Mapping[int | None, float],
-    items: Mapping[int | None, np.ndarray] | None = None,
+    items: ItemDifferences | None = None,
 ) -> Paired:
-    """Pair `other - reference` over common seeds; `items`: the difference by item, (n,) each.
+    """Pair `other - reference` over common seeds; `items`: the difference by item.
 
     With items for every common seed, interval and p cover both which seed and which items
     (`crossed_mean_error`); without, they are the paired t-test's over seeds.
@@ -165,10 +180,9 @@ def paired(
     # If the differences are equal up to rounding, the variation over seeds is unknown.
     if not whole.stderr > 1e-12 * scale:
         return Paired(whole.mean, whole.n)
-    if items is not None and all(seed in items for seed in common):
-        return Paired(
-            whole.mean, whole.n, crossed_mean_error(np.stack([items[seed] for seed in common]))
-        )
+    if items is not None and all(seed in items.by_seed for seed in common):
+        by_item = np.stack([items.by_seed[seed] for seed in common])
+        return Paired(whole.mean, whole.n, crossed_mean_error(by_item, items.groups))
     return Paired(whole.mean, whole.n, MeanError(whole.stderr**2, whole.n - 1))
 
 
