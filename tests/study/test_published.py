@@ -151,7 +151,7 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
         "true": "reproduced", "false": "contradicted", "far": "contradicted", "tie": "contradicted",
         "figure": "contradicted",
     }  # fmt: skip
-    assert found.answer == "Of 5 claims: 1 reproduced and 4 contradicted."
+    assert found.answer == "Of 5 nearly forced claims: 1 reproduced and 4 contradicted."
     assert " (the least certain of 2 contrasts); p" in found.judgements[0].why
     assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
 
@@ -175,7 +175,8 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     )
     assert (
         judgements.answer
-        == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities hold."
+        == "Of 1 nearly forced claim: 1 reproduced. Of 2 controls of this project: 1 as claimed "
+        "and 1 against. Not testable here: 1, of which 1 against."
     )
 
 
