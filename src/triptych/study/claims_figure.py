@@ -29,7 +29,8 @@ def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
     groups = {name: group for name, rows in sections.items() if (group := _drawn(rows))}
     if not groups:
         return None
-    rows, headings = [], {}
+    rows: list[tuple[str, Any]] = []
+    headings = {}
     for name, group in groups.items():
         headings[len(rows)] = name
         rows += [("", None), *group]

@@ -33,7 +33,7 @@ from triptych.study.claim_counts import (
 from triptych.study.claims_figure import claims_figure
 from triptych.study.formatting import count_noun, duration, join_names
 from triptych.study.papers.claim import Claim, MetricPoint
-from triptych.study.papers.labels import LABELS, claim_labels, counts_as
+from triptych.study.papers.labels import LABELS, claim_labels
 from triptych.study.papers.paper import (
     claims_at_scale,
     decisive_keys,
@@ -46,7 +46,6 @@ from triptych.study.study import Study, read_study
 
 Entry = dict[str, Any]
 TITLE = "# Published claims, measured"  # the first line of the page
-OUTCOMES = {"reproduced": "as claimed", "holds": "as claimed", "contradicted": "against"}
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -267,10 +266,9 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict
 
     A claim whose file or measures changed since is to be run again.
     """
-    recorded = [_with_outcome(claim) for claim in entry["claims"]]
     node = current_papers.get(entry["name"])
     if node is None:
-        return recorded
+        return list(entry["claims"])
     nodes = claims_at_scale(node.get("claims", {}), entry["scale"])
     labels = claim_labels(nodes, entry["scale"])
     keys = decisive_keys(node.get("claims", {}), entry["scale"])
@@ -279,7 +277,7 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict
     same_settings = entry.get("settings") in (None, node.get("settings"))
     same_runs = same_settings and is_measured_alike(entry)
     claims = []
-    for claim in recorded:
+    for claim in entry["claims"]:
         name = claim["name"]
         if not same_runs or name not in now or now[name] != entry["decides"].get(name):
             claim = claim | {"word": AGAIN}
@@ -288,13 +286,6 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict
             claim = _relabelled(claim, labels[name] | words)
         claims.append(claim)
     return claims
-
-
-def _with_outcome(claim: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded claim with the facts that records of earlier versions lack."""
-    earlier = dict.fromkeys(LABELS, "") | {"untestable": ""}
-    earlier |= {"counts_as": counts_as(claim), "outcome": OUTCOMES.get(claim["word"], "neither")}
-    return earlier | claim
 
 
 def _relabelled(claim: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

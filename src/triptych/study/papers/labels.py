@@ -17,7 +17,7 @@ TIE = (
 OF_ONE_NETWORK = ("sampler", "guidance", "threshold", "evaluations", "metric")
 
 
-def claim_labels(claims: Mapping[str, Any], scale: str) -> dict[str, dict[str, str]]:
+def claim_labels(claims: Mapping[str, Any], scale: str) -> dict[str, dict[str, Any]]:
     """Return the labels of each claim of a node at a scale, by its name."""
     untestable = untestable_reasons(claims, scale)
     labels = {}
