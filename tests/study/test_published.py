@@ -204,6 +204,15 @@ def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows(means, tie,
     assert ("is wider than an effect in this table" in judgements[0].why) == (word == "cannot tell")
 
 
+def test_no_margin_is_wider_than_an_identitys_effect():
+    sweep = drawn(1, 0.0, 0.2)
+    judgements = sweep.judged(
+        tie={"same": ["a", "b"], "within": 0.3},
+        falls={"order": ["a", "b"], "kind": "identity"},
+    ).judgements
+    assert [j.word for j in judgements] == ["cannot tell", "holds"]
+
+
 def test_no_margin_is_wider_than_half_of_the_smaller_figure():
     rng = np.random.default_rng(3)
     table = np.exp(np.log([[0.06], [0.08]]) + 0.01 * rng.normal(size=(2, 5)))[:, :, None].repeat(
