@@ -151,7 +151,7 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
         "true": "reproduced", "false": "contradicted", "far": "contradicted", "tie": "contradicted",
         "figure": "contradicted",
     }  # fmt: skip
-    assert found.answer == "Of 5 claims: 1 reproduced and 4 contradicted."
+    assert found.answer == "Of 5 nearly forced claims: 1 reproduced and 4 contradicted."
     assert " (the least certain of 2 contrasts); p" in found.judgements[0].why
     assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
 
@@ -175,14 +175,15 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     )
     assert (
         judgements.answer
-        == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities hold."
+        == "Of 1 nearly forced claim: 1 reproduced. Of 2 controls of this project: 1 as claimed "
+        "and 1 against. Not testable here: 1, of which 1 against."
     )
 
 
 def test_identity_that_was_not_checked_is_not_counted_as_broken():
     unchecked = {"order": ["a", "b"], "kind": "identity", "untestable": "Ten steps cannot tell."}
     judgements = drawn(1, 0.0, 0.2).judged(sum=unchecked)
-    assert judgements.answer == "Not checked: 1 of 1 identities."
+    assert judgements.answer == "Not testable here: 1, of which 1 as claimed."
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,15 @@ def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows(means, tie,
     judgements = sweep.judged(tie=tie, effect={"order": ["a", "c"]} | effect).judgements
     assert [j.word for j in judgements] == [word, "reproduced"]
     assert ("is wider than an effect in this table" in judgements[0].why) == (word == "cannot tell")
+
+
+def test_no_margin_is_wider_than_an_identitys_effect():
+    sweep = drawn(1, 0.0, 0.2)
+    judgements = sweep.judged(
+        tie={"same": ["a", "b"], "within": 0.3},
+        falls={"order": ["a", "b"], "kind": "identity"},
+    ).judgements
+    assert [j.word for j in judgements] == ["cannot tell", "holds"]
 
 
 def test_no_margin_is_wider_than_half_of_the_smaller_figure():

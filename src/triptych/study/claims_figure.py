@@ -17,32 +17,40 @@ COLOURS = {
     "not testable here": "#aab2be",
 }
 HOLLOW: dict[str, Any] = {"marker": "D", "markerfacecolor": "none"}
+Row = tuple[Mapping[str, Any], Mapping[str, Any]]  # a paper's result, and one of its claims
 LOW, HIGH = 0.2, 5.0  # ends of the axis; an arrow shows a ratio beyond them
 
 
-def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> bytes | None:
-    """Return a PNG of all findings that compare two positive figures; None where there are none.
+def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
+    """Return a PNG of the claims that compare two positive figures; None where there are none.
 
-    ``findings``: each claim with its paper's result.
+    ``sections``: what a verdict counts as, with each claim and its paper's result.
     """
-    rows: dict[str, Any] = {}
-    for entry, claim in findings:
-        if claim["ratio"] and claim["word"] in COLOURS:
-            rows[f"{entry['title']}: {claim['name']}"] = claim
-    if not rows:
+    groups = {name: group for name, rows in sections.items() if (group := _drawn(rows))}
+    if not groups:
         return None
+    rows: list[tuple[str, Any]] = []
+    headings = {}
+    for name, group in groups.items():
+        headings[len(rows)] = name
+        rows += [("", None), *group]
     with figure_style():
-        figure = Figure(figsize=(7.6, 0.9 + 0.19 * max(3, len(rows))), layout="constrained")
+        figure = Figure(figsize=(7.6, 1.1 + 0.19 * max(3, len(rows))), layout="constrained")
         figure.set_facecolor("white")
         ax = figure.subplots()
         ax.axvline(1, color=INK, linewidth=0.8)
-        for y, claim in enumerate(rows.values()):
-            _draw_claim(ax, y, claim)
+        for y, (_, claim) in enumerate(rows):
+            if claim is not None:
+                _draw_claim(ax, y, claim)
+        for y, name in headings.items():
+            ax.axhline(y - 0.5, color=MUTED, linewidth=0.6)
+            ax.text(LOW, y, name, fontsize=8, fontweight="bold", va="center")
         ax.set_xscale("log")
         ax.set_xlim(LOW * 0.95, HIGH * 1.05)
         plain_ticks(ax.xaxis)
         ax.set_xticks([0.2, 0.5, 1, 2, 5])
-        ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
+        labels = {y: label for y, (label, _) in enumerate(rows) if label}
+        ax.set_yticks(list(labels), list(labels.values()), fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlabel(
             "ratio of the two decisive settings (an arrow points beyond the axis)\n"
@@ -55,6 +63,16 @@ def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]
         ]
         figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
         return to_png(figure)
+
+
+def _drawn(rows: Sequence[Row]) -> list[tuple[str, Any]]:
+    """Return the claims that can be drawn with their labels, by verdict."""
+    drawn = []
+    for word in COLOURS:
+        for entry, claim in rows:
+            if claim["ratio"] and claim["word"] == word:
+                drawn.append((f"{entry['title']}: {claim['name']}", claim))
+    return drawn
 
 
 def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:

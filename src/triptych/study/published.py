@@ -14,9 +14,10 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
+from triptych.study.claim_counts import Outcome, Verdict, count_sentences
 from triptych.study.claim_settings import read_settings
 from triptych.study.contrasts import ContrastResult, measure_contrast
-from triptych.study.formatting import count_noun, join_names, p_value
+from triptych.study.formatting import count_noun, p_value
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import ALPHA, holm
@@ -27,7 +28,6 @@ Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here",
 MALFORMED = (
     UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError
 )  # fmt: skip
-FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
 
 # {is it an identity: (word if it is as claimed, word otherwise)}
 WORDS: dict[bool, tuple[Word, Word]] = {
@@ -60,6 +60,18 @@ class Judgement:
         if self.contradicted <= ALPHA:
             return otherwise
         return "cannot tell"
+
+    @property
+    def outcome(self) -> Outcome:
+        """Which way it came out; of what is not testable without a correction."""
+        likely, unlikely = self.reproduced, self.contradicted
+        if self.claim.untestable:
+            likely, unlikely = self.p_not_within, len(self.measured) * self.p_within
+        if likely <= ALPHA:
+            return "as claimed"
+        if unlikely <= ALPHA:
+            return "against"
+        return "neither"
 
     @property
     def is_identity(self) -> bool:
@@ -155,20 +167,9 @@ class PaperVerdicts:
 
     @property
     def answer(self) -> str:
-        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 of 1 identities hold."."""
-        findings = [j.word for j in self.judgements if not j.is_identity]
-        identities = [j.word for j in self.judgements if j.is_identity]
-        parts = []
-        if findings:
-            counts = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
-            parts.append(f"Of {count_noun(len(findings), 'claim')}: {join_names(counts)}.")
-        checked = [word for word in identities if word in WORDS[True]]
-        if checked:
-            parts.append(f"{checked.count('holds')} of {len(checked)} identities hold.")
-        unchecked = len(identities) - len(checked)
-        if unchecked:
-            parts.append(f"Not checked: {unchecked} of {len(identities)} identities.")
-        return " ".join(parts)
+        """ "Of 3 claims that could fail: 2 reproduced and 1 contradicted."."""
+        verdicts = [Verdict(j.claim.counts_as, j.word, j.outcome) for j in self.judgements]
+        return " ".join(count_sentences(verdicts))
 
 
 def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | None:
@@ -244,9 +245,10 @@ def _with_corrected_intervals(j: Judgement, tests: int) -> tuple[ContrastResult,
 def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
     """Return the judgements after wide margins are refused.
 
-    No tie is reproduced if its margin exceeds an effect on its metric.
+    No tie is reproduced if its margin exceeds an effect on its metric, be it an identity's.
     """
-    reproduced = [m for j in judgements if j.word == "reproduced" for m in j.measured]
+    as_claimed = ("reproduced", "holds")
+    reproduced = [m for j in judgements if j.word in as_claimed for m in j.measured]
     effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
     checked = []
     for j in judgements:

@@ -6,7 +6,6 @@ sweep.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,30 @@ from triptych.files import read_record, walk
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
+from triptych.study.claim_counts import (
+    AGAIN,
+    SECTIONS,
+    UNTESTABLE,
+    Verdict,
+    count_sentences,
+    tally,
+)  # fmt: skip
 from triptych.study.claims_figure import claims_figure
 from triptych.study.formatting import count_noun, duration, join_names
 from triptych.study.papers.claim import Claim, MetricPoint
-from triptych.study.papers.paper import decisive_keys, set_measures, settings_digest
-from triptych.study.published import FINDINGS, Judgement
+from triptych.study.papers.labels import LABELS, claim_labels
+from triptych.study.papers.paper import (
+    claims_at_scale,
+    decisive_keys,
+    set_measures,
+    settings_digest,
+)  # fmt: skip
+from triptych.study.published import Judgement
 from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 
 Entry = dict[str, Any]
 TITLE = "# Published claims, measured"  # the first line of the page
-AGAIN = "to run again"  # label of a claim whose text or metric changed after its runs
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -98,7 +110,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     for entry in entries:
         text = page_template("paper.md.j2").render(entry=entry)
         write_atomic(folder / f"{entry['title']}.md", text + "\n")
-    figure = claims_figure(finding_rows(entries, identities=False))
+    figure = claims_figure(claim_rows(entries))
     if figure:
         write_atomic(folder / "claims.png", figure)
     write_atomic(page, results_page(entries, known["small"], folder.name, bool(figure)))
@@ -162,6 +174,8 @@ def _claim_entries(judgement: Judgement) -> dict[str, Any]:
         "why": judgement.why, "warning": judgement.warning, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
         "is_tie": deciding.contrast.is_tie, "untestable": claim.untestable,
+        "outcome": judgement.outcome, "counts_as": claim.counts_as,
+        **{label: getattr(claim, label) for label in LABELS},
         "all_published": claim.published, "all_measured": judgement.figures,
     }  # fmt: skip
 
@@ -196,10 +210,32 @@ def _first_number(text: str) -> float:
     return float(match[0])
 
 
-def finding_rows(entries: Iterable[Entry], identities: bool) -> list[tuple[Entry, dict[str, Any]]]:
-    """Return each finding, or each identity, with its paper's result."""
-    rows = [(entry, claim) for entry in entries for claim in entry["claims"]]
-    return [row for row in rows if (row[1]["kind"] == "identity") == identities]
+def claim_rows(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, dict[str, Any]]]]:
+    """Return the claims, each with its paper's result, by the section in which they count."""
+    rows: dict[str, list[tuple[Entry, dict[str, Any]]]] = {section: [] for section in SECTIONS}
+    for entry in entries:
+        for claim in entry["claims"]:
+            rows[read_verdict(claim).section].append((entry, claim))
+    return rows
+
+
+def read_verdict(claim: Mapping[str, Any]) -> Verdict:
+    """Return what a recorded claim counts as, and how it came out."""
+    return Verdict(claim["counts_as"], claim["word"], claim["outcome"])
+
+
+def short_citation(cite: str) -> str:
+    """Return authors and year of a citation; all of it where it has no year."""
+    match = re.match(r".*?\b\d{4}\b", cite)
+    if match is None:
+        return cite
+    return match[0]
+
+
+def paper_counts(entry: Entry) -> list[str]:
+    """Return the counts of a paper's claims in each section."""
+    verdicts = [read_verdict(claim) for claim in entry["claims"]]
+    return [tally(verdicts, section) for section in SECTIONS]
 
 
 def results_page(
@@ -208,23 +244,15 @@ def results_page(
     folder: str,
     has_figure: bool,
 ) -> str:
-    """Return the page: how many findings held, the figure, a row a claim, and what was not run."""
-    findings, identities = (
-        finding_rows(entries, identities=False),
-        finding_rows(entries, identities=True),
-    )
-    count = Counter(c["word"] for _, c in findings)
-    *tested, untestable = FINDINGS
-    untested = [f"{count[word]} {word}" for word in (untestable, AGAIN) if count[word]]
+    """Return the page: what held, a row a paper, the figure, a row a claim, what was not run."""
+    sections = claim_rows(entries)
+    claims = [claim for entry in entries for claim in entry["claims"]]
     measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
     return page_template("results.md.j2").render(
-        findings=findings, identities=identities,
+        papers=[(entry, short_citation(entry["cite"]), paper_counts(entry)) for entry in entries],
+        sections=sections, sentences=count_sentences(list(map(read_verdict, claims))),
+        n=len(claims), relabelled=sum(bool(claim["relabelled"]) for claim in claims),
         folder=folder, pictured=has_figure, duration=duration,
-        tested=sum(count[word] for word in tested), untestable=untestable,
-        tested_words=join_names([f"{count[word]} {word}" for word in tested]),
-        untested_words=join_names(untested),
-        contradicted=count["contradicted"],
-        holding=sum(c["word"] == "holds" for _, c in identities),
         whole=all(entry.get("whole") for entry in entries),
         missing=[
             (name, paper.get("minutes", 0))
@@ -234,10 +262,15 @@ def results_page(
 
 
 def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a paper's claims; a claim whose file or measures changed since is to be run again."""
+    """Return a paper's claims, labelled as its file labels them now.
+
+    A claim whose file or measures changed since is to be run again.
+    """
     node = current_papers.get(entry["name"])
     if node is None:
         return list(entry["claims"])
+    nodes = claims_at_scale(node.get("claims", {}), entry["scale"])
+    labels = claim_labels(nodes, entry["scale"])
     keys = decisive_keys(node.get("claims", {}), entry["scale"])
     now = json.loads(json.dumps(keys, default=str))  # convert like the recorded keys
     # Results of earlier versions have no digest of their settings.
@@ -246,10 +279,27 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict
     claims = []
     for claim in entry["claims"]:
         name = claim["name"]
-        if not same_runs or now.get(name) != entry["decides"].get(name):
+        if not same_runs or name not in now or now[name] != entry["decides"].get(name):
             claim = claim | {"word": AGAIN}
+        if name in now:
+            words = {"says": nodes[name]["says"], "note": nodes[name].get("note", "")}
+            claim = _relabelled(claim, labels[name] | words)
         claims.append(claim)
     return claims
+
+
+def _relabelled(claim: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """Return a recorded claim with its current labels, and the word that follows from them."""
+    current = {**claim, **labels}
+    if claim["word"] == AGAIN:
+        return current
+    reason = labels["untestable"]
+    if reason:
+        return current | {"word": UNTESTABLE, "why": f"{reason.rstrip('.')}."}
+    if claim["word"] == UNTESTABLE:
+        # Nothing was tested, and it can be now.
+        current["word"] = AGAIN
+    return current
 
 
 def is_measured_alike(entry: Entry) -> bool:

@@ -15,6 +15,7 @@ import yaml
 from triptych.config.habits import suggest_name
 from triptych.errors import UserError
 from triptych.run.parsing import format_value, to_float, value_name
+from triptych.study.papers.labels import NEARLY_FORCED
 
 # The metrics that every run has, without those of samples and user-supplied ones.
 TERMS = ("prior", "reconstruction", "diffusion")
@@ -22,7 +23,7 @@ OF_THE_BOUND = ("bound", *TERMS, "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
 METRIC = "metric"  # the axis of a claim that compares metrics
 SOURCES = ("table", "figure", "section")
-WORDS = ("note", "kind", "quote", "otherwise", "untestable")
+WORDS = ("note", "kind", "quote", "otherwise")
 
 # The axes of a sweep, including the seeds: {key: its values as typed}.
 Axes = Mapping[str, Sequence[str]]
@@ -94,7 +95,10 @@ class Claim:
 
     ``rule``: how it is decided. ``note``: what is to be known of the verdict. ``metric``: "" where
     metrics are compared. ``kind``: identity, exact or trained; "" in an earlier record. ``source``:
-    "table 2". ``untestable``: why this scale cannot decide it, "" if it can.
+    "table 2". ``untestable``: why this scale cannot decide it, "" if it can. ``counts_as``: "could
+    fail", "nearly forced" or "control"; ``reason``: why. ``contradicted_by``: the outcome that
+    would contradict it. ``control``: what was planted and caught. ``relabelled``: the date of a
+    label that came after a result, and why.
     """
 
     name: str
@@ -109,6 +113,11 @@ class Claim:
     quote: str = ""
     otherwise: str = ""
     untestable: str = ""
+    counts_as: str = NEARLY_FORCED
+    contradicted_by: str = ""
+    control: str = ""
+    reason: str = ""
+    relabelled: str = ""
 
     @property
     def points(self) -> list[MetricPoint]:
@@ -119,8 +128,11 @@ class Claim:
         return list(points)
 
 
-def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
-    """Return the claim of a node ``paper.claims.NAME``; UserError: it cannot be decided."""
+def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
+    """Return the claim of a node ``paper.claims.NAME``; UserError: it cannot be decided.
+
+    What it counts as, and whether its scale can decide it, depends on the file's other claims.
+    """
     path = f"paper.claims.{name}"
     statistic = _read_statistic(path, node)
     builder = ContrastBuilder(path, node, axes)
@@ -132,8 +144,6 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
     if builder.axis == METRIC:
         metric = ""
     words = {key: node.get(key, "") for key in WORDS}
-    if scale != "small":
-        words["untestable"] = ""
     published = node.get("published", {})
     return Claim(
         name=name,

@@ -8,6 +8,7 @@ import itertools
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from triptych.config.source import CONFIGS, config_folders
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
+from triptych.study.papers.labels import LABELS, claim_labels
 
 # Keys of a claim that do not affect its statistics.
 WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
-    "otherwise", "untestable",
+    "otherwise", "untestable", "counts_as", *LABELS,
 )  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     """Return a digest of what a paper's file sets for runs at a scale, without ``paper``."""
     settings = dict(file)
     settings.pop("paper", None)
-    hydra = settings.pop("hydra", {})
+    hydra = settings.pop("hydra", None) or {}
     sweeper = dict(hydra.get("sweeper", {}))
     sweeper["scales"] = sweeper.get("scales", {}).get(scale)
     settings["sweeper"] = sweeper
@@ -96,10 +98,12 @@ def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> li
     check_values({"paper": dict(node)})
     check_keys_present("paper", node, PaperNode.__required_keys__)
     settings = {key: values for key, values in axes.items() if key != "seed"}
+    nodes = claims_at_scale(node["claims"], scale)
+    labels = claim_labels(nodes, scale)
     claims = []
-    for name, claim in claims_at_scale(node["claims"], scale).items():
+    for name, claim in nodes.items():
         check_keys_present(f"paper.claims.{name}", claim, PaperClaim.__required_keys__)
-        claims.append(read_claim(name, claim, settings, scale))
+        claims.append(replace(read_claim(name, claim, settings), **labels[name]))
     return claims
 
 

@@ -1,0 +1,67 @@
+"""Count verdicts on claims by what they are worth, for a report and for the page of results."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from triptych.study.formatting import count_noun, join_names
+from triptych.study.papers.labels import CONTROL, COULD_FAIL, NEARLY_FORCED
+
+Outcome = Literal["as claimed", "against", "neither"]
+AGAIN = "to run again"  # label of a claim whose text or metric changed after its runs
+UNTESTABLE = "not testable here"
+# The words of counts in their order; "" where a section has one word.
+WORDS = ("reproduced", "contradicted", "cannot tell", "as claimed", "against", "neither", "")
+SECTIONS = (COULD_FAIL, NEARLY_FORCED, CONTROL, UNTESTABLE, AGAIN)
+
+
+class Verdict(NamedTuple):
+    """What a claim counts as, the word on it, and which way its figures came out."""
+
+    counts_as: str
+    word: str
+    outcome: str
+
+    @property
+    def section(self) -> str:
+        """Where the claim is counted: by what it counts as, if there is a verdict at all."""
+        if self.word in (UNTESTABLE, AGAIN):
+            return self.word
+        return self.counts_as
+
+    @property
+    def counted_word(self) -> str:
+        """The word by which it is counted in its section; "" where all have one."""
+        if self.section == AGAIN:
+            return ""
+        if self.section in (CONTROL, UNTESTABLE):
+            return self.outcome
+        return self.word
+
+
+def tally(verdicts: Sequence[Verdict], section: str) -> str:
+    """Return the counts of a section's words: "2 reproduced and 1 cannot tell"."""
+    counts = Counter(verdict.counted_word for verdict in verdicts if verdict.section == section)
+    words = [word for word in WORDS if word in counts]
+    return join_names([f"{counts[word]} {word}".strip() for word in words])
+
+
+def count_sentences(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return a sentence for each section that has claims."""
+    sizes = Counter(verdict.section for verdict in verdicts)
+    sentences = []
+    if sizes[COULD_FAIL]:
+        claims = count_noun(sizes[COULD_FAIL], "claim")
+        sentences.append(f"Of {claims} that could fail: {tally(verdicts, COULD_FAIL)}.")
+    if sizes[NEARLY_FORCED]:
+        claims = count_noun(sizes[NEARLY_FORCED], "nearly forced claim")
+        sentences.append(f"Of {claims}: {tally(verdicts, NEARLY_FORCED)}.")
+    if sizes[CONTROL]:
+        controls = count_noun(sizes[CONTROL], "control")
+        sentences.append(f"Of {controls} of this project: {tally(verdicts, CONTROL)}.")
+    if sizes[UNTESTABLE]:
+        ways = tally(verdicts, UNTESTABLE)
+        sentences.append(f"Not testable here: {sizes[UNTESTABLE]}, of which {ways}.")
+    if sizes[AGAIN]:
+        sentences.append(f"To run again: {sizes[AGAIN]}.")
+    return sentences
