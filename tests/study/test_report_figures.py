@@ -201,7 +201,7 @@ def test_report_shows_crossing_figure_and_shared_overrides(tmp_path):
     page = report.html.read_text()
     assert "All runs: data=digits, test=true" in page and "mine" in page
     assert "one pair: no ranking" not in page, "the headline has said that there is one seed"
-    assert "Each line is one objective, along optimizer.lr" in page
+    assert "Each line is one objective, over optimizer.lr" in page
     assert 'aria-label="The test bound along one setting, a line' in page
     (comparison,) = report.study.comparisons
     assert {row.verdict for row in table_rows(comparison)} == {"lowest mean", ""}

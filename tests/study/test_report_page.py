@@ -329,7 +329,7 @@ def test_figures_option_writes_figures_and_results_csv(tmp_path, capsys):
     )
     for place, problem in (
         (root, f"--figures={root}: holds a report"),
-        (run / "samples", f"--figures={run / 'samples'}: {run} keeps"),
+        (run / "samples", f"--figures={run / 'samples'}: lies in a run's or sweep's directory"),
     ):
         capsys.readouterr()
         assert cli.main([str(root), "--figures", str(place)]) == 1
