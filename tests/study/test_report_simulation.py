@@ -11,10 +11,19 @@ from scipy.optimize import brentq
 
 from triptych.study import verdict
 from triptych.study.cells import DecisionRule
-from triptych.study.claims import seeds_needed, seeds_to_settle, seeds_to_settle_best, test_power
+from triptych.study.claims import (
+    MOST,
+    SeedRange,
+    claim_power,
+    detectable_difference,
+    seed_range,
+    seeds_to_settle,
+    seeds_to_try,
+)
 from triptych.study.statistics import (
     ItemDifferences,
     MeanError,
+    Paired,
     crossed_mean_error,
     mean_squares,
     paired,
@@ -85,7 +94,7 @@ def test_crossed_variance_estimate_is_unbiased():
 @pytest.fixture
 def no_advice(monkeypatch):
     """Skip the advice on seeds, which claims nothing and takes most of a report's time."""
-    monkeypatch.setattr(verdict, "seeds_to_settle", lambda _: None)
+    monkeypatch.setattr(verdict, "seeds_to_settle", lambda claim: None)
 
 
 def test_false_claims_occur_in_at_most_5_percent_of_reports(no_advice):
@@ -198,8 +207,8 @@ def test_power_matches_simulated_rejection_rate(ratio, seeds, alpha):
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
     truth = MeanError(by_seed / seeds, seeds - 1, by_item / items, items)
     most = 100 * (truth.of_seeds + truth.of_items) ** 0.5
-    difference = brentq(lambda d: test_power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
-    assert test_power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
+    difference = brentq(lambda d: claim_power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
+    assert claim_power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
     # The table has no interaction, whose one variance would be part of both errors.
     d = difference + crossed_effects(random, n, seeds, items, by_seed, by_item)
     hits = int((crossed_mean_error(d).p(d.mean((1, 2))) <= alpha).sum())
@@ -211,55 +220,96 @@ def test_power_without_items_is_the_noncentral_t(df):
     limit = stats.t.ppf(1 - 0.005 / 2, df)
     for shift in (3.0, 20.0):
         truth = stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift)
-        assert test_power(shift, MeanError(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
+        assert claim_power(shift, MeanError(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
 
 
-def test_seeds_needed_is_smallest_sufficient_number():
-    now = MeanError(0.02**2 / 3, 2, 1e-6, 297)
-    needed = seeds_needed(0.03, now, 0.005)
-    at = {
-        n: test_power(0.03, MeanError(0.02**2 / n, n - 1, 1e-6, 297), 0.005)
-        for n in (needed - 1, needed)
-    }
-    assert at[needed - 1] < 0.8 <= at[needed]
-    assert seeds_needed(0.001, now, 0.005) is None  # the items alone leave twice that open
+def power_of_t_test(effect: float, n: int, alpha: float) -> float:
+    """Return the power of a paired t-test; `effect` in standard deviations."""
+    limit, shift = stats.t.ppf(1 - alpha / 2, n - 1), effect * np.sqrt(n)
+    return stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift)
 
 
-def test_seeds_next_settles_each_pair_that_seeds_can_settle():
-    """By the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
-    above = {
-        "b": [0.02, 0.05, 0.11],
-        "c": [0.01, 0.2, 0.09],
-        "d": [1.0, 1.01, 0.99],
-        "e": [-0.9, 0.0, 0.91],
-    }
+def smallest_number(effect: float, seeds: int, alpha: float) -> int | None:
+    """Return the number of seeds beyond those at hand with a power of 80%; None beyond `MOST`."""
+    for n in range(seeds + 1, MOST + 1):
+        if power_of_t_test(effect, n, alpha) >= 0.8:
+            return n
+    return None
+
+
+def covers(seeds: SeedRange, truth: int | None) -> bool:
+    if truth is None:
+        return seeds.high is None
+    return seeds.low is not None and seeds.low <= truth <= (seeds.high or MOST)
+
+
+# Two settings: the report decides at 5%, and the looks that follow at a tenth of it together.
+@pytest.mark.parametrize("seeds, alpha", [(3, 0.05 / 30), (5, 0.05 / 20)])
+@pytest.mark.parametrize("effect", [0.35, 1.0, 1.8])
+def test_range_of_seeds_covers_true_number_8_times_in_10(seeds, alpha, effect):
+    random, covered, n_open = np.random.default_rng([seeds, int(100 * effect)]), 0, 0
+    truth = smallest_number(effect, seeds, alpha)
+    while n_open < 60:
+        d = effect + random.normal(size=seeds)
+        pair = Paired(float(d.mean()), seeds, MeanError(float(d.var(ddof=1)) / seeds, seeds - 1))
+        if pair.p > 0.05:  # only an open pair has a range
+            n_open += 1
+            covered += covers(seed_range(pair, alpha, 0.05), truth)
+    assert at_least(covered, n_open, 0.8), covered / n_open
+
+
+def test_range_of_seeds_tends_to_truth_with_many_seeds_and_items():
+    """Of a known variance only the difference is uncertain: limits are those of the normal."""
+    truth = MeanError(1.0 / 60, 59, 0.001, 10_000)
+    pair = Paired(0.3, 60, truth)
+    found = seed_range(pair, 0.05 / 20, 0.05)
+    assert found.low == 61 and found.high is None
+    later = MeanError(np.array([1.0 / 80]), 79, 0.001, 10_000)
+    distance = detectable_difference(later, 0.05)[0]
+    assert claim_power(distance, MeanError(1.0 / 80, 79, 0.001, 10_000), 0.05) == pytest.approx(
+        0.8, abs=1e-4
+    )
+
+
+def test_following_the_advice_once_keeps_false_claims_at_most_5_5_percent(no_advice):
+    """A report at the full 5%; if it is open, until=decided goes on to 12 seeds."""
+    random, n, told, sizes = np.random.default_rng(8), 200, 0, (3, 5, 8, 12)
+    for _ in range(n):
+        memory = Memory(bounds(random, [2.0, 2.0], sizes[-1], 1, 1e6))
+        ever, seen = bool(claims_in_words(memory.compare(None, range(3)))), ()
+        for size in sizes:
+            seen = (*seen, frozenset(range(size)))
+            rule = DecisionRule(looks=len(sizes), seen=seen, reported=True)
+            ever |= bool(claims_in_words(memory.compare(rule, range(size))))
+        told += ever
+    assert at_most(told, n, 0.055), told / n
+
+
+def test_looks_after_a_report_share_a_tenth_of_its_error():
+    three, five = frozenset({1, 2, 3}), frozenset({1, 2, 3, 4, 5})
+    rule = DecisionRule(looks=4, seen=(three, five), reported=True)
+    assert [rule.price(look) for look in range(4)] == [1, 30, 30, 30]
+    assert sum(0.05 / rule.price(look) for look in range(4)) == pytest.approx(0.055)
+    assert DecisionRule(looks=4).current_price == 4 and DecisionRule().current_price == 1
+    assert DecisionRule(looks=4, reported=True).current_price == 30, "of a joint report"
+
+
+def test_seeds_are_tried_only_where_they_may_settle_a_pair():
+    """b is open, d is clear, e is hopeless."""
+    above = {"b": [0.06, 0.05, 0.11], "d": [1.0, 1.01, 0.99], "e": [-0.9, 0.0, 0.91]}
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, *above.values()])  # the luck of each seed
-
-    def needed(differences) -> int:
-        size = abs(np.mean(differences)) / np.std(differences, ddof=1)
-        for n in range(4, 200):
-            limit, shift = stats.t.ppf(1 - 0.005 / 2, n - 1), size * np.sqrt(n)
-            if stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift) >= 0.8:
-                return n
-        raise AssertionError("as of e")
 
     def compared(rows, rule=None):
         return Memory(rows[..., None]).compare(rule)
 
     found = compared(table)
-    claims = {name: found.metric_test(found.question.metric.name, 0, "a", name) for name in above}
-    assert [name for name, claim in claims.items() if claim.is_significant] == ["d"]
-    assert {name: seeds_to_settle(claims[name]) for name in "bce"} == {
-        "b": needed(above["b"]), "c": needed(above["c"]), "e": None,
-    }  # fmt: skip
-    assert seeds_to_settle_best(found) == max(needed(above["b"]), needed(above["c"]))
-    assert seeds_to_settle_best(compared(table[[0, 3, 4]])) == 0, (
-        "one is settled, the other never will be"
-    )
-    assert seeds_to_settle_best(compared(table[:, :1])) == 3, "of one seed nothing is known"
-    assert seeds_to_settle_best(compared(table, DecisionRule(looks=3))) == 0, (
-        "which says itself how many there will be"
-    )
+    claims = {name: found.metric_test(found.question.metric.name, 0, "a", name) for name in "bcd"}
+    assert [name for name, claim in claims.items() if claim.is_significant] == ["c"]
+    assert seeds_to_settle(claims["b"]).low <= 12 < seeds_to_settle(claims["d"]).low
+    assert seeds_to_try(found) == 12
+    assert seeds_to_try(compared(table[[0, 2, 3]])) == 0, "one is settled, the other is hopeless"
+    assert seeds_to_try(compared(table[:, :1])) == 3, "of one seed nothing is known"
+    assert seeds_to_try(compared(table, DecisionRule(looks=3))) == 0, "the looks are planned"
 
 
 def test_items_widen_paired_interval():

@@ -109,6 +109,8 @@ class RoundsSweeper(BasicSweeper):
         look = self.hook.next_look(
             facts
         )  # the number of the look that an earlier start has reached
+        if self.hook.reported:
+            facts["reported"] = True
         while True:
             batch = [
                 [*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings

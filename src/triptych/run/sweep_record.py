@@ -48,12 +48,14 @@ class Looks(Record):
         equal_within: the margin within which settings count as equal, or None.
         look: the number of the current look, from 1.
         seeds: for each look, its seeds.
+        reported: whether a report without looks preceded them.
     """
 
     looks: LookCount = 1
     equal_within: Positive | None = None
     look: LookCount = 1
     seeds: Sequence[Sequence[int]] = ()
+    reported: bool = False
 
     @classmethod
     def read(cls, sweep: Path) -> Self:

@@ -24,6 +24,7 @@ Key = tuple[str, int, str, str]
 # {cell's label: {seed: figures, one for each value of the measure's key}}
 Figures = dict[str, dict[int | None, tuple[float, ...]]]
 Outcome = Literal["separated", "same", "open"]
+LATER_SHARES = 10  # looks after a full report share the 5% divided by this
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,31 @@ class DecisionRule:
 
     `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the
     sweep is not at its end, and stopping when a table looks good is a look as well: nothing is
-    claimed.
+    claimed. `reported`: a report could spend the whole 5% before the looks were planned.
     """
 
     equal_within: float | None = None
     looks: int = 1
     seen: tuple[frozenset[int], ...] = ()
     interim: bool = False
+    reported: bool = False
+
+    def price(self, look_index: int) -> int:
+        """Return the factor of p at a look: looks share 5% equally.
+
+        After a report that could spend 5%, the first look repeats it, and later ones share a tenth
+        of that: all together err in at most 5.5%.
+        """
+        if not self.reported:
+            return self.looks
+        if look_index == 0 and self.seen:
+            return 1
+        return LATER_SHARES * max(self.looks - 1, 1)
+
+    @property
+    def current_price(self) -> int:
+        """The price of the newest look; without one, that of the last."""
+        return self.price(max(len(self.seen), 1) - 1)
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,14 @@ class MeasureTable:
     def seed_values(self, label: str, value_index: int) -> dict[int | None, float]:
         """Return a cell's figure of each seed at the key's value number `value_index`."""
         return {seed: values[value_index] for seed, values in self.cells[label].items()}
+
+    def is_at_floor(self, label: str, value_index: int) -> bool:
+        """Return whether a cell's mean is no worse than the worst figure of true data."""
+        if self.floor is None:
+            return False
+        _, low, high = self.floor
+        worst = high if self.sign > 0 else low
+        return self.sign * (self.spreads[label][value_index].mean - worst) <= 0
 
     def ranked_labels(self, value_index: int) -> list[str]:
         """Return the cells by their means at a value, best first; those without one come last."""

@@ -3,7 +3,7 @@
 The question that the report asks, the bound or the measure that decides, has half of the error to
 itself (weighted Holm), so that many measures do not drown it. Each of `looks` planned looks may
 spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what
-enters Holm's test is `looks` times the smallest p of the looks taken.
+enters Holm's test is the smallest p of the looks taken, each times its price (`DecisionRule`).
 
 Power: under a true difference d the mean of S seeds is N(d, A + B), as in `statistics`:
 
@@ -12,17 +12,24 @@ Power: under a true difference d the mean of S seeds is N(d, A + B), as in `stat
 over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The
 level is the one that holds if no other claim does (Holm's first step), so the power is a lower
 limit of what the corrected test has.
+
+How many seeds settle a pair depends on a difference and a variance that are only estimated. Their
+confidence distribution is that of the test: A* as above, and d* from N(mean, A* + B). A number of
+seeds has confidence c if it has the power `GOAL` with probability c over (d*, A*). Without items
+the limits on d* / sqrt(A*) are the exact ones of the noncentral t.
 """
 
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from scipy.special import ndtr
 
 from triptych.run.sweep_record import Looks, SweepRecord
@@ -34,17 +41,22 @@ from triptych.study.cells import (
     PairTest,
     bound_by_item,
 )
+from triptych.study.rounds import round_sizes
 from triptych.study.statistics import ALPHA, MeanError, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
-MOST = 200  # maximum number of seeds that a report suggests
+TAIL = 0.1  # share of reports in which a range of seeds ends too low, and in which too high
+MOST = 100  # a range of seeds that ends beyond it is left open
+MAX_SEEDS = 12  # the default of max_seeds: a report suggests no more
 FIRST = 3  # number of seeds that a report suggests if a setting has one
 NODES = 32
+COARSE = 12  # nodes of each integral behind a range of seeds
+GRID = 32  # critical distances between which others are interpolated
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Two cells of comparison `comparison_index`: their pair, and the pair at each look so far.
+    """Two cells of comparison `comparison_index`: their pair, and (price, pair) of each look.
 
     `primary`: whether it is about what decides.
     """
@@ -52,7 +64,7 @@ class Hypothesis:
     comparison_index: int
     key: Key
     pair: Paired
-    looks: Sequence[Paired]
+    looks: Sequence[tuple[int, Paired]]
     primary: bool
 
 
@@ -70,9 +82,9 @@ def correct_for_multiple_tests(
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     columns = zip(family, weights, p_values, corrected, same, strict=True)
     for hypothesis, weight, p, corrected_p, same_p in columns:
-        level = step_level = ALPHA * weight / rule.looks
+        level = step_level = ALPHA * weight / rule.current_price
         if corrected_p > 0:
-            step_level = ALPHA * p / corrected_p / rule.looks
+            step_level = ALPHA * p / corrected_p / rule.current_price
         test = PairTest(hypothesis.pair, corrected_p, same_p, level, step_level)
         claims[hypothesis.comparison_index][hypothesis.key] = test
     tests = len(p_values) - sum(map(math.isnan, p_values))
@@ -95,10 +107,11 @@ def _hypotheses(
 ) -> Iterator[Hypothesis]:
     pairs = dict(_claimable_pairs(comparison))
     looks = [
-        dict(_claimable_pairs(_restricted_to_look(comparison, seeds))) for seeds in rule.seen
-    ] or [pairs]
+        (rule.price(place), dict(_claimable_pairs(_restricted_to_look(comparison, seeds))))
+        for place, seeds in enumerate(rule.seen)
+    ] or [(rule.current_price, pairs)]
     for key, pair in pairs.items():
-        seen = [look[key] for look in looks if key in look]
+        seen = [(price, look[key]) for price, look in looks if key in look]
         primary = key[0] == comparison.question.metric.name
         yield Hypothesis(comparison_index, key, pair, seen, primary)
 
@@ -117,8 +130,8 @@ def _combined_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
     pair = hypothesis.pair
     if math.isnan(pair.p):
         return math.nan
-    seen = [look.p for look in hypothesis.looks if look.mean * pair.mean > 0]
-    return _over_looks(seen, rule, unknown=1.0)
+    seen = [price * look.p for price, look in hypothesis.looks if look.mean * pair.mean > 0]
+    return _smallest(seen, unknown=1.0)
 
 
 def _combined_equivalence_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
@@ -129,14 +142,14 @@ def _combined_equivalence_p(hypothesis: Hypothesis, rule: DecisionRule) -> float
     margin = rule.equal_within
     if margin is None or not hypothesis.primary:
         return math.nan
-    seen = [look.one_sided_p(margin - abs(look.mean)) for look in hypothesis.looks]
-    return _over_looks(seen, rule, unknown=math.nan)
+    seen = [price * look.one_sided_p(margin - abs(look.mean)) for price, look in hypothesis.looks]
+    return _smallest(seen, unknown=math.nan)
 
 
-def _over_looks(p_values: Sequence[float], rule: DecisionRule, unknown: float) -> float:
-    """Return the smallest known p times the number of planned looks."""
+def _smallest(p_values: Sequence[float], unknown: float) -> float:
+    """Return the smallest known p, at most 1; `unknown` without one."""
     known = [p for p in p_values if not math.isnan(p)]
-    return min([1.0, *(rule.looks * p for p in known)]) if known else unknown
+    return min([1.0, *known]) if known else unknown
 
 
 def _error_weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> list[float]:
@@ -173,53 +186,146 @@ def _metric_pairs(
         yield key, paired(table.seed_values(first, place), table.seed_values(second, place), items)
 
 
-def test_power(difference: float, error: MeanError, alpha: float) -> float:
-    """Compute the probability that a true difference is claimed at level `alpha`."""
-    quantiles, weights = chi2_nodes(error.df, 64)
-    # Limits are the critical distance at each possible estimate of the variance over seeds
-    limits = replace(error, of_seeds=error.of_seeds * quantiles).critical(alpha, nodes=NODES)
-    spread = math.sqrt(error.of_seeds + error.of_items)
+def claim_power(difference: Any, error: MeanError, alpha: float, nodes: int = NODES) -> Any:
+    """Compute the probability that a true difference is claimed at level `alpha`; elementwise."""
+    return _power_at(difference, error, *_critical_limits(error, alpha, nodes))
+
+
+def _critical_limits(error: MeanError, alpha: float, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the critical distance at each possible estimate of the variance, and its weight."""
+    quantiles, weights = chi2_nodes(error.df, 2 * nodes)
+    of_seeds = np.asarray(error.of_seeds)[..., None] * quantiles
+    estimates = replace(error, of_seeds=of_seeds)
+    if not error.of_items or np.ndim(error.of_seeds) == 0:
+        return estimates.critical(alpha, nodes=nodes), weights / weights.sum()
+    # In units of the standard error the distance is a smooth function of the logarithm of A / B.
+    grid = np.geomspace(of_seeds.min(), of_seeds.max(), GRID)
+    distances = replace(error, of_seeds=grid).critical(alpha, nodes=nodes)
+    in_errors = distances / np.sqrt(grid + error.of_items)
+    limits = np.interp(np.log(of_seeds), np.log(grid), in_errors)
+    return limits * np.sqrt(of_seeds + error.of_items), weights / weights.sum()
+
+
+def _power_at(
+    difference: Any, error: MeanError, limits: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    spread = np.sqrt(error.of_seeds + error.of_items)[..., None]
+    difference = np.asarray(difference)[..., None]
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
-    return float((weights * beyond).sum() / weights.sum())
+    return (weights * beyond).sum(-1)
 
 
-@lru_cache(maxsize=4096)
-def seeds_needed(difference: float, error: MeanError, alpha: float) -> int | None:
-    """Return how many seeds claim this difference with probability `GOAL`; None over `MOST`."""
-    now = error.df + 1
+def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) -> np.ndarray:
+    """Return the true difference that is claimed with probability `GOAL`; elementwise."""
+    limits, weights = _critical_limits(error, alpha, nodes)
+    low = np.zeros(np.shape(error.of_seeds))
+    high = limits.max(-1) + 9 * np.sqrt(error.of_seeds + error.of_items)
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = _power_at(middle, error, limits, weights) >= GOAL
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
 
-    def enough(seeds: int) -> bool:
-        later = MeanError(error.of_seeds * now / seeds, seeds - 1, error.of_items, error.n_items)
-        return test_power(difference, later, alpha) >= GOAL
 
-    if not enough(MOST):
+@dataclass(frozen=True)
+class SeedRange:
+    """A number of seeds per setting: `low` to `high`; None where it is beyond `MOST`."""
+
+    low: int | None
+    high: int | None
+
+
+@lru_cache(maxsize=1024)
+def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
+    """Return a range that covers the number of seeds that settle a pair in 8 reports of 10.
+
+    That number is the smallest beyond the seeds at hand that claims the true difference at level
+    `alpha` with probability `GOAL`. `level`: that at which the report has left the pair open.
+    """
+    at_limit = replace(pair, mean=float(pair.error.critical(level)))
+
+    @lru_cache
+    def differences(seeds: int) -> np.ndarray:
+        return detectable_difference(_possible_error(pair, seeds), alpha, COARSE)
+
+    def may_suffice(seeds: int) -> bool:
+        # Only open pairs are given a range: compare with the chance of that.
+        open_share = _confidence(at_limit, differences(seeds))
+        return _confidence(pair, differences(seeds)) >= TAIL * open_share
+
+    def must_suffice(seeds: int) -> bool:
+        return _confidence(pair, differences(seeds)) >= 1 - TAIL
+
+    return SeedRange(_first(may_suffice, pair.n + 1), _first(must_suffice, pair.n + 1))
+
+
+def _first(is_enough: Callable[[int], bool], start: int) -> int | None:
+    """Return the smallest number from `start` to `MOST` that is enough; None without one."""
+    counts = range(start, MOST + 1)
+    place = bisect_left(counts, True, key=is_enough)
+    return counts[place] if place < len(counts) else None
+
+
+def _possible_error(pair: Paired, seeds: int) -> MeanError:
+    """Return the error of this many seeds at each possible true variance over seeds."""
+    quantiles, _ = chi2_nodes(pair.error.df, COARSE)
+    of_seeds = pair.error.of_seeds / quantiles * pair.n / seeds
+    return MeanError(of_seeds, seeds - 1, pair.error.of_items, pair.error.n_items)
+
+
+def _confidence(pair: Paired, differences: np.ndarray) -> float:
+    """Return the confidence that the true difference exceeds these, one at each variance.
+
+    It is taken to have the sign of the measured one.
+    """
+    quantiles, weights = chi2_nodes(pair.error.df, COARSE)
+    spread = np.sqrt(pair.error.of_seeds / quantiles + pair.error.of_items)
+    share = ndtr((abs(pair.mean) - differences) / spread)
+    return float((weights * share).sum() / weights.sum())
+
+
+def seeds_to_settle(claim: PairTest) -> SeedRange | None:
+    """Return how many seeds in all would claim the pair's true difference by until=decided.
+
+    None if nothing is known of the pair, or no look would follow.
+    """
+    if math.isnan(claim.pair.p):
         return None
-    return 2 + bisect_left(range(2, MOST), True, key=enough)
-
-
-def seeds_to_settle(claim: PairTest) -> int | None:
-    """Return how many seeds in all would claim the measured difference; None if unknown."""
-    pair = claim.pair
-    if math.isnan(pair.p):
+    looks = len(round_sizes(claim.pair.n, MAX_SEEDS))
+    if looks == 1:
         return None
-    needed = seeds_needed(abs(pair.mean), pair.error, claim.level)
-    return None if needed is None else max(needed, pair.n + 1)
+    rule = DecisionRule(looks=looks, reported=True)
+    return seed_range(claim.pair, claim.level / rule.price(looks - 1), claim.level)
 
 
-def seeds_to_settle_best(comparison: Comparison) -> int:
-    """Return how many seeds in all would settle the open pairs of the best; 0 if none would."""
+def seeds_to_try(comparison: Comparison) -> int:
+    """Return how many seeds in all to try for the open pairs of the best; 0 if none would help.
+
+    With one seed a few more are needed to test anything. Otherwise `MAX_SEEDS`, where they may
+    settle a pair that is not at the floor of its measure.
+    """
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
-    table = comparison.question
-    last = len(table.values) - 1
-    order = table.ranked_labels(last)
-    claims = [
-        comparison.metric_test(table.metric.name, last, order[0], other) for other in order[1:]
-    ]
-    claims = [claim for claim in claims if claim.outcome == "open"]
+    claims = [*open_tests(comparison).values()]
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
-    return max((seeds_to_settle(claim) or 0 for claim in claims), default=0)
+    for seeds in map(seeds_to_settle, claims):
+        if seeds and seeds.low and seeds.low <= MAX_SEEDS:
+            return MAX_SEEDS
+    return 0
+
+
+def open_tests(comparison: Comparison) -> dict[str, PairTest]:
+    """Return the open tests of the best setting against others; not of those at the floor."""
+    table = comparison.question
+    last = len(table.values) - 1
+    best, *others = table.ranked_labels(last)
+    if table.is_at_floor(best, last):
+        others = [label for label in others if not table.is_at_floor(label, last)]
+    tests = {
+        label: comparison.metric_test(table.metric.name, last, best, label) for label in others
+    }
+    return {label: test for label, test in tests.items() if test.outcome == "open"}
 
 
 def sweep_decision_rule(sweep: SweepRecord, looks: Looks) -> DecisionRule:
@@ -231,7 +337,8 @@ def sweep_decision_rule(sweep: SweepRecord, looks: Looks) -> DecisionRule:
     # A later command may plan fewer looks than were already taken.
     most = max(planned.looks, len(seen))
     # Between looks a report repeats the claims of the last look. Before the first look it has none.
-    return DecisionRule(margin, most, seen, interim=most > 1 and not seen)
+    interim = most > 1 and not seen
+    return DecisionRule(margin, most, seen, interim, planned.reported or looks.reported)
 
 
 def joint_decision_rule(rules: Sequence[DecisionRule]) -> DecisionRule:
@@ -240,4 +347,5 @@ def joint_decision_rule(rules: Sequence[DecisionRule]) -> DecisionRule:
         return replace(rules[0], interim=False)
     margins = {rule.equal_within for rule in rules}
     margin = margins.pop() if len(margins) == 1 else None
-    return DecisionRule(margin, max(rule.looks for rule in rules))
+    most = max(rule.looks for rule in rules)
+    return DecisionRule(margin, most, reported=any(rule.reported for rule in rules))

@@ -14,7 +14,7 @@ from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
-from triptych.run.sweep_record import LOOKS, Looks
+from triptych.run.sweep_record import LOOKS, Looks, SweepRecord
 from triptych.study.axes import SWEEP, Axis, all_keys, cell_label, find_comparison_axes, varied_axes
 from triptych.study.cells import Cell, Comparison, DecisionRule, Outcome, is_usable
 from triptych.study.claims import correct_for_multiple_tests
@@ -58,8 +58,12 @@ def take_look(
     equal_within: float | None,
 ) -> DecisionRule:
     """Return the rule at this look; record the seeds that it has, unless it was taken before."""
-    recorded = list(map(frozenset, Looks.read(root).seeds))
-    rule = DecisionRule(equal_within, max(looks, len(recorded)), tuple(recorded[:look]))
+    earlier = Looks.read(root)
+    recorded = list(map(frozenset, earlier.seeds))
+    planned = SweepRecord.read(root).until or earlier
+    most = max(looks, len(recorded))
+    reported = earlier.reported or planned.reported
+    rule = DecisionRule(equal_within, most, tuple(recorded[:look]), reported=reported)
     if len(rule.seen) == look:
         return rule
     finished = [run for run in runs if run.status == "finished"]
@@ -71,6 +75,8 @@ def take_look(
         "equal_within": equal_within,
         "seeds": list(map(sorted, seen)),
     }
+    if reported:
+        record["reported"] = True
     write_atomic(root / LOOKS, json.dumps(record, indent=1) + "\n")
     return replace(rule, seen=tuple(seen))
 

@@ -210,12 +210,16 @@ def seed_rounds(first_seeds: Sequence[int], max_seeds: int) -> list[list[int]]:
         problem = f"until=decided cannot start with {len(first_seeds)} of them"
         raise UserError(f"max_seeds={max_seeds}: {problem}; pass 2 to {max_seeds} seeds")
     fresh = range(max(first_seeds) + 1, max(first_seeds) + 1 + max_seeds - len(first_seeds))
-    seeds, n = [*first_seeds, *fresh], len(first_seeds)
-    rounds = [seeds[:n]]
-    while n < max_seeds:
-        n = min(max_seeds, n + math.ceil(n / 2))
-        rounds.append(seeds[:n])
-    return rounds
+    seeds = [*first_seeds, *fresh]
+    return [seeds[:n] for n in round_sizes(len(first_seeds), max_seeds)]
+
+
+def round_sizes(first: int, most: int) -> list[int]:
+    """Return the number of seeds at each look: half as many again, up to `most`."""
+    sizes = [first]
+    while sizes[-1] < most:
+        sizes.append(min(most, sizes[-1] + math.ceil(sizes[-1] / 2)))
+    return sizes
 
 
 def choose_point(

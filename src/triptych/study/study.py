@@ -1,5 +1,6 @@
 """A report's content, read once: page, CSV and terminal are views of one `Study`."""
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.cells import Comparison
-from triptych.study.claims import seeds_to_settle_best
+from triptych.study.claims import MAX_SEEDS, seeds_to_try
 from triptych.study.curves import lines_by_label
-from triptych.study.formatting import count_noun
+from triptych.study.formatting import count_noun, duration
 from triptych.study.groups import describe_tuning, is_trial
 from triptych.study.published import PaperVerdicts, judge_claims
 from triptych.study.sweep_runs import SweepRuns, compare_sweeps, read_sweeps
@@ -184,7 +185,7 @@ class Study:
 
     @property
     def next_step(self) -> NextStep | None:
-        """The next command: retry failed runs, or add seeds that would settle open pairs."""
+        """The next command: retry failed runs, or add seeds that may settle open pairs."""
         words = shlex.split(self.command)
         # Suggest only our own command: the record of an untrusted sweep may contain any other.
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
@@ -200,19 +201,24 @@ class Study:
         return self._more_seeds(words)
 
     def _more_seeds(self, words: Sequence[str]) -> NextStep | None:
-        """Return the command with the seeds that would settle open pairs; None if none would."""
-        used = sorted({run.seed for run in self.runs if run.seed is not None and not is_trial(run)})
-        seeds = max(
-            (seeds_to_settle_best(c) for c, v in self._claim_sentences if not v.untrained),
-            default=0,
-        )
-        missing = seeds - len(used)
+        """Return the command that adds seeds for open pairs; None if none would settle them."""
+        runs = [run for run in self.runs if run.seed is not None and not is_trial(run)]
+        used = sorted({run.seed for run in runs if run.seed is not None})
+        tried = [seeds_to_try(c) for c, v in self._claim_sentences if not v.untrained]
+        missing = max(tried, default=0) - len(used)
         if not used or missing <= 0:
             return None
-        all_seeds = [*used, *range(used[-1] + 1, used[-1] + 1 + missing)]
+        per_seed = math.fsum(run.computing_seconds for run in runs) / len(used)
+        price = f"{duration(missing * per_seed)} of computing"
         command = [word for word in words if not word.startswith("seed=")]
-        command.append(f"seed={','.join(map(str, all_seeds))}")
-        return NextStep(f"{count_noun(missing, 'more seed')} per setting", shlex.join(command))
+        added = count_noun(missing, "more seed")
+        if len(used) == 1:
+            seeds = [*used, *range(used[0] + 1, used[0] + 1 + missing)]
+            command.append(f"seed={','.join(map(str, seeds))}")
+            return NextStep(f"{added} per setting, {price}", shlex.join(command))
+        command = [word for word in command if not word.startswith(("until=", "max_seeds="))]
+        command += [f"seed={','.join(map(str, used))}", "until=decided", f"max_seeds={MAX_SEEDS}"]
+        return NextStep(f"Up to {added} per setting, at most {price}", shlex.join(command))
 
     @property
     def hues(self) -> dict[str, str]:

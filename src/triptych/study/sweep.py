@@ -247,6 +247,13 @@ class SweepHook(Callback):
             return 1
         return min(until.look, until.looks)
 
+    @property
+    def reported(self) -> bool:
+        """Whether a command without looks has run here: its report could spend the whole 5%."""
+        if self.before.until is None:
+            return bool(self.before.record)
+        return self.before.until.reported
+
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Return whether every one of these jobs' runs has finished or diverged."""
         ends = {RunDirectory(self.root / self.cell_directory_name(job)).status for job in jobs}

@@ -8,8 +8,8 @@ from itertools import chain
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.study.cells import BOUND, Comparison, MeasureTable, PairTest
-from triptych.study.claims import seeds_to_settle
+from triptych.study.cells import BOUND, Comparison, DecisionRule, MeasureTable, PairTest
+from triptych.study.claims import MAX_SEEDS, SeedRange, seeds_to_settle
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
 from triptych.study.statistics import spread
@@ -209,17 +209,37 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     not_settled = f"Not settled against {_names_or_count([*relations.open])}"
     if any_untrained:
         return [*sentences, f"{not_settled}."]
+    if comparison.rule.looks > 1:
+        return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
 
 
 def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
-    """Return ": about 7 seeds per setting would settle v"; "" where the number is unknown."""
-    needed = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
-    counts = {label: n for label, n in needed.items() if n is not None}
-    if not counts:
+    """Return ": that takes 6 to 31 seeds per setting"; "" where nothing is known."""
+    if len(open_claims) > NAMED:
         return ""
-    most = max(counts.values())
-    return f": about {most} seeds per setting would settle {_names_or_count([*counts])}"
+    ranges = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
+    labels_by_text: dict[str, list[str]] = {}
+    for label, seeds in ranges.items():
+        if seeds:
+            labels_by_text.setdefault(_range_text(seeds), []).append(label)
+    if not labels_by_text:
+        return ""
+    if len(labels_by_text) == 1:
+        return f": that takes {join_names([*labels_by_text])}"
+    parts = [f"{text} for {join_names(labels)}" for text, labels in labels_by_text.items()]
+    return f": that takes {join_names(parts)}"
+
+
+def _range_text(seeds: SeedRange) -> str:
+    """Return "6 to 31 seeds per setting"; numbers that nobody would train are not given."""
+    if seeds.low is None or seeds.low > MAX_SEEDS:
+        return f"more than {MAX_SEEDS} seeds per setting"
+    if seeds.high is None:
+        return f"{count_noun(seeds.low, 'seed')} per setting or more"
+    if seeds.low == seeds.high:
+        return f"{count_noun(seeds.low, 'seed')} per setting"
+    return f"{seeds.low} to {seeds.high} seeds per setting"
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
@@ -233,9 +253,21 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
         parts.append(f"no better than {noise}: {join_names(noisy)}")
     if len(table.cells) > 1:
         parts += _rankings_by_value(comparison, table)
+        if table is comparison.deciding:
+            parts += _floor_text(table)
     if not parts:
         return ""
     return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}."
+
+
+def _floor_text(table: MeasureTable) -> list[str]:
+    """Say that settings as good as true data cannot be told apart by more seeds."""
+    last = len(table.values) - 1
+    labels = [label for label in table.ranked_labels(last) if table.is_at_floor(label, last)]
+    if len(labels) < 2:
+        return []
+    names = _names_or_count(labels)
+    return [f"{names} are as near as true data: only a larger measures.n can separate them"]
 
 
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
@@ -316,8 +348,7 @@ def _test_footnote(comparison: Comparison) -> str:
         )
     if rule.looks > 1:
         sentences.append(
-            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each look may use "
-            f"1/{rule.looks} of the 5%, so several looks do not raise the error rate."
+            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. {_looks_sentence(rule)}"
         )
     if rule.interim:
         sentences.append(
@@ -330,6 +361,19 @@ def _test_footnote(comparison: Comparison) -> str:
             f"{rule.equal_within:g} {comparison.unit}. “Not settled” means: neither is shown."
         )
     return " ".join(sentences)
+
+
+def _looks_sentence(rule: DecisionRule) -> str:
+    """Say which share of the error each look may use."""
+    if not rule.reported:
+        return (
+            f"Each look may use 1/{rule.looks} of the 5%, so several looks do not raise the "
+            "error rate."
+        )
+    return (
+        "The looks were planned after a first report, which could use the whole 5%: later looks "
+        "share another 0.5%."
+    )
 
 
 def _names_or_count(labels: Sequence[str]) -> str:
