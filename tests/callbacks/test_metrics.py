@@ -198,7 +198,7 @@ def test_per_item_metric_refuses_wrong_shape():
 
 @pytest.mark.parametrize("name", ["bpd", "nats_per_dim_ode", "gap", "a.b", ""])
 def test_invalid_or_reserved_metric_name_is_refused(name):
-    with pytest.raises(UserError, match=f"metrics.{name}: (must be|a figure of the bound)"):
+    with pytest.raises(UserError, match=f"metrics.{name}: (must be|a built-in metric)"):
         check_metric_names([name])
     with pytest.raises(UserError, match=f"metrics.{name}: "):
         Metrics({name: Given()})

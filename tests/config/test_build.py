@@ -46,7 +46,7 @@ def test_check_targets_refuses_nested_unsafe_target():
     refused(
         lambda: build({"_target_": "torch.load"}, "model"),
         "model._target_=torch.load",
-        "not a class",
+        "class is not allowed",
     )
 
 

@@ -201,7 +201,7 @@ def test_sixteen_bit_transparent_level_uses_background(tmp_path):
 
 def test_thirty_two_bits_are_refused(tmp_path):
     Image.fromarray(np.full((8, 8), 1e6, np.float32)).save(tmp_path / "x.tif")
-    refused(lambda: folder.read_image(tmp_path / "x.tif", 8, 1), "x.tif", "32 bits", "16")
+    refused(lambda: folder.read_image(tmp_path / "x.tif", 8, 1), "x.tif", "32-bit", "16")
 
 
 def test_transparent_image_needs_background(tmp_path):

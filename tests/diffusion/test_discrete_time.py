@@ -165,7 +165,7 @@ def test_bound_refuses_variance_without_steps_or_unknown_variance():
     refused(lambda: bound(None, "optimal"), "bound.variance=optimal", "bound.steps=T")
     oracle, x, t = Oracle(ring_mixture(), VP), torch.zeros(4, 2), torch.full((4,), 0.5)
     refused(lambda: bound(5, "learned").diffusion(oracle, x, t, x), "this denoiser has none")
-    with pytest.raises(RuntimeError, match="calibrate"):
+    with pytest.raises(RuntimeError, match="call measure"):
         bound(5, "optimal").diffusion(oracle, x, t, x)
 
 

@@ -274,7 +274,9 @@ def test_measured_samples_use_captions_of_whole_split(kinds):
         splits={"val": torch.zeros(1000)}, condition_split="val", conditions=["text"]
     )
     drawing = Drawing(SimpleNamespace(conditional=["text"]), told, DDIM(3))
-    of_classes = None if kinds == 1 else SimpleNamespace(untrained=torch.arange(1000) >= 500)
+    of_classes = (
+        None if kinds == 1 else SimpleNamespace(is_left_out_of_training=torch.arange(1000) >= 500)
+    )
     for n, same in ((100, 100), (1000, 1000 // kinds), (1500, 1000 // kinds)):
         node = SimpleNamespace(
             config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes)

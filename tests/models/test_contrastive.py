@@ -122,7 +122,10 @@ def test_contrastive_network_refuses_data_without_text():
     make = partial(ContrastiveNetwork, (3, 8, 8))
     refused(lambda: make({"label": Labels(4)}), "needs images with text, but the data have label")
     wide = {"text": Tokens(5, 7)}
-    refused(lambda: make(wide, text_width=10), "model.network.heads=4: must divide the 10 channels")
+    refused(
+        lambda: make(wide, text_width=10),
+        "model.network.heads=4: must divide the number of channels, 10",
+    )
 
 
 # processes

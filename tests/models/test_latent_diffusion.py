@@ -287,7 +287,7 @@ def test_latent_diffusion_run_trains_samples_and_reopens(prepared, arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([*SMALL, "denoiser=none"], ["denoiser=none: LatentDiffusion needs one"]),
+        ([*SMALL, "denoiser=none"], ["denoiser=none: not allowed with LatentDiffusion"]),
         ([*SMALL, "denoiser=resnet"], ["denoiser.network", "levels"]),
         ([*SMALL, "objective=levels"], ["objective=levels", "objective=x0"]),
         ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),

@@ -130,4 +130,4 @@ def test_hierarchical_vae_loss_is_independent_of_world_size():
 
 
 def test_conv_ladder_refuses_invalid_halvings_and_shape():
-    refused(lambda: ConvLadder((2,), 2, 1), "for images")
+    refused(lambda: ConvLadder((2,), 2, 1), "needs images")

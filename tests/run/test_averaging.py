@@ -73,7 +73,7 @@ def test_weights_chosen_before_choice_is_refused():
     ema = {"name": "sigma_rel_0.05", "average": {}, "others": {"sigma_rel_0.1": {}}}
     for weights, words in (
         ("chosen", "has not chosen"),
-        ("sigma_rel_0.07", r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.1"),
+        ("sigma_rel_0.07", r"weights=sigma_rel_0\.07: not stored.*sigma_rel_0\.1"),
         (
             "sigma_rel_9",
             r"weights=sigma_rel_9: .* ema, raw, chosen, sigma_rel_0\.05, sigma_rel_0\.1",
@@ -147,7 +147,7 @@ def test_post_hoc_ema_is_combination_of_snapshots(prepared):
             (run / "averages" / "000000006.pt").unlink(missing_ok=True)
     for name, value in reopen(last(run), "sigma_rel_0.07").model.named_parameters():
         assert torch.equal(value, found[name])
-    refused(lambda: find_average(checkpoint, "sigma_rel_0.07", run / "samples"), "not kept")
+    refused(lambda: find_average(checkpoint, "sigma_rel_0.07", run / "samples"), "not stored")
 
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])

@@ -136,7 +136,7 @@ def test_a_guide_of_any_value_and_the_embedder_are_among_those_weights():
     measured = [
         (k, SimpleNamespace(model=one, denoiser=g, stages={})) for k, g in ((1, weak), (2, other))
     ]
-    reference = SimpleNamespace(judges=lambda: [embedder])
+    reference = SimpleNamespace(feature_networks=lambda: [embedder])
     experiment = SimpleNamespace(reference=reference, measured=measured)
     run = SimpleNamespace(provenance=Provenance())
     keys = [_cache_key(experiment, run)]

@@ -63,7 +63,7 @@ def test_sweep_typed_again_accepts_relative_init_from(finished, prepared, tiny):
     begin = f"init_from={os.path.relpath(finished().path)}"
     run = prepared(begin, path="begun")
     typed = compose_command("train", [*tiny, "callbacks.ema.others=[]", "logger=csv", begin])
-    assert plan_run(resolve(typed, run.path)).other == {}
+    assert plan_run(resolve(typed, run.path)).conflicts == {}
 
 
 def test_recorded_run_accepts_old_optimized_metric(prepared):

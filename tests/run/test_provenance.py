@@ -78,7 +78,7 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
         "sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"]
     )
     record = provenance.new_provenance(
-        RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {}
+        RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {}, {}
     )
     assert record["overrides"] == ["logger.mlflow.tracking_uri=https://***@host:5000/x?a=b@c"]
     assert record["command"][1] == "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'"

@@ -71,7 +71,7 @@ def test_guide_checkpoint_with_unsafe_target_is_refused(prepared, root, which):
     keys = GUIDES[which]
     config = configuration(data=keys[:2])
     path = save_checkpoint(root / "x.ckpt", put(config, "schedule", attacks(root)["pickle"]))
-    with pytest.raises(UserError, match="_target_=triptych.run.*not a class") as caught:
+    with pytest.raises(UserError, match="_target_=triptych.run.*class is not allowed") as caught:
         execute(prepared(*(key.format(path) for key in keys)))
     assert "\n" not in str(caught.value) and not marks(root)
 
@@ -93,7 +93,9 @@ def test_check_config_refuses_unsafe_target_at_any_depth(root, config, place):
             {"_convert_": "all"} | node,
         ]
         for form in forms:
-            with pytest.raises(UserError, match=f"{place}.*_target_=triptych.*: not a class"):
+            with pytest.raises(
+                UserError, match=f"{place}.*_target_=triptych.*: class is not allowed"
+            ):
                 check_config(put(config, place, form), "x")
     assert not marks(root)
 
@@ -203,7 +205,7 @@ def test_trusted_package_allows_its_own_classes_only(root, config, monkeypatch, 
     monkeypatch.syspath_prepend(str(root))
     nets = [{"_target_": name, "width": 3} for name in ("lab_nets.Net", "lab_nets.net.Net")]
     for node in nets:
-        with pytest.raises(UserError, match="not a class"):
+        with pytest.raises(UserError, match="class is not allowed"):
             build(node, "denoiser.network")
     trusting("other, lab_nets")
     assert [build(node, "denoiser.network").width for node in nets] == [3, 3]

@@ -48,7 +48,7 @@ class Output(nn.Module):
         guess = Prediction(self.space, raw, z, alpha, sigma)
         if self.clip is None or self.training:
             return guess
-        return guess.with_value("x0", guess.x0.clamp(-self.clip, self.clip))
+        return guess.moved("x0", guess.x0.clamp(-self.clip, self.clip))
 
 
 class EDMOutput(Output):

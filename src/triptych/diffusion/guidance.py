@@ -23,7 +23,7 @@ from .wrappers import Wrapper
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
     """Return base + scale (target - base), computed in the target's own space."""
     start = base.view(target.own)
-    return target.with_value(target.own, start + scale * (target.value - start))
+    return target.moved(target.own, start + scale * (target.value - start))
 
 
 @declared("guidance")
@@ -102,7 +102,7 @@ class ClassifierFree(Wrapper):
             return guess
         target_std = expand_like(target.value.flatten(1).std(1), z)
         guess_std = expand_like(guess.value.flatten(1).std(1), z)
-        return guess.with_value(
+        return guess.moved(
             guess.own, guess.value * (1 + self.rescale * (target_std / guess_std - 1))
         )
 
@@ -128,9 +128,7 @@ class Classifier(Wrapper):
         guess = self.denoiser(z, gamma, None)
         if condition is None or self.scale == 0:
             return guess
-        return guess.with_value(
-            "score", guess.score + self.scale * self.gradient(z, gamma, condition)
-        )
+        return guess.moved("score", guess.score + self.scale * self.gradient(z, gamma, condition))
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
         """Return grad_z log p(y | z), (B, *event); 0 for an item without a label."""

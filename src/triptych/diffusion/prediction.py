@@ -147,7 +147,7 @@ class Prediction:
             self._views[space] = self._convert(space.row(self.alpha, self.sigma))
         return self._views[space]
 
-    def with_value(self, space: str | Space, value: Tensor) -> "Prediction":
+    def moved(self, space: str | Space, value: Tensor) -> "Prediction":
         """Return the prediction ``value`` (B, *event) of ``space``, with the same learned variance.
 
         As in Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022), guidance and clipping move the

@@ -56,7 +56,7 @@ class StaticThreshold(Wrapper):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
-        return guess.with_value("x0", guess.x0.clamp(-self.bound, self.bound))
+        return guess.moved("x0", guess.x0.clamp(-self.bound, self.bound))
 
 
 @declared("threshold")
@@ -76,4 +76,4 @@ class DynamicThreshold(Wrapper):
         size = expand_like(
             guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0), z
         )
-        return guess.with_value("x0", torch.clamp(guess.x0, -size, size) / size)
+        return guess.moved("x0", torch.clamp(guess.x0, -size, size) / size)
