@@ -29,7 +29,7 @@ assert not heavy, heavy
         (
             "--help",
             [
-                "# gamma, time or karras; time: equal steps of the schedule's t\n",
+                "# gamma, time, quadratic or karras; time: equal steps of the schedule's t\n",
                 "# no likelihood beside the bound\n",
             ],
         ),

@@ -22,11 +22,11 @@ REFUSED = [
         "callbacks.ema.snapshots=4 callbacks.ema.others=[]",
         "callbacks.ema.snapshots=4 ... two lengths",
     ),
-    ("weights=chosen data.val_size=0", "weights=chosen ... no validation items"),
+    ("weights=chosen data.val_size=0", "weights=chosen: needs validation items"),
     ("trainer=fsdp", f"trainer.strategy=fsdp ... pass {NO_AVERAGE}"),
     (
         f"trainer=fsdp {NO_AVERAGE} objective/loss=edm2",
-        "fsdp ... EDM2's weights ... use trainer=ddp",
+        "fsdp ... EDM2 normalizes whole weights ... use trainer=ddp",
     ),
     (
         f"trainer=fsdp {NO_AVERAGE} trainer.gradient_clip_val=1.0",
@@ -43,7 +43,7 @@ REFUSED = [
         "checkpoint=best trainer.val_check_interval=7",
         "checkpoint=best: ... no validation",
     ),
-    ("test=false data.val_size=0", "test=false: a validation set is needed"),
+    ("test=false data.val_size=0", "test=false: without a test set, a validation set is needed"),
     ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
 ]
 

@@ -187,8 +187,11 @@ def test_ddp_prints_only_the_result(root):
 @pytest.mark.parametrize(
     "override, match",
     [
-        ("data.batch_size=64", r"data\.batch_size=64: must be a multiple of the 3 processes"),
-        ("data.val_size=2", r"trainer\.devices: 3 processes, 2 val items; use fewer processes"),
+        (
+            "data.batch_size=64",
+            r"data\.batch_size=64: must be a multiple of the number of processes, 3",
+        ),
+        ("data.val_size=2", r"trainer\.devices: 3 processes for 2 val items; use fewer processes"),
     ],
 )
 def test_indivisible_batch_or_split_is_refused_before_ddp_launch(

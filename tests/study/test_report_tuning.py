@@ -92,9 +92,9 @@ def test_report_of_tuned_sweep_shows_both_stages_under_one_correction(runs, tmp_
     assert "On digits" not in report.study.answer and "Each at its best: " in report.study.answer
 
 
-def test_next_step_after_tuning_avoids_tuning_seeds(tmp_path):
-    """Trials' seeds are in no comparison, and a command that lists them is refused."""
-    for objective, edge in (("x0", 0.006), ("v", 0.0)):
+def test_tuned_sweep_is_not_advised_to_add_seeds(tmp_path):
+    """More seeds at a later look need until=decided, which is refused together with tuning."""
+    for objective, edge in (("x0", 0.02), ("v", 0.0)):
         for seed in (101, 102):
             add(tmp_path, objective, "0.1", seed, 2.0)
         for seed, noise in ((1, 0.01), (2, -0.02), (3, 0.013)):
@@ -113,8 +113,10 @@ def test_next_step_after_tuning_avoids_tuning_seeds(tmp_path):
     (tmp_path / "sweep.json").write_text(
         json.dumps({"expected": 10, "command": command, "tuning": tuning})
     )
-    step = str(read_study([tmp_path]).next_step)
-    assert "seed=1,2,3,4" in step
+    assert read_study([tmp_path]).next_step is None
+    untuned = {"expected": 10, "command": command}
+    (tmp_path / "sweep.json").write_text(json.dumps(untuned))
+    assert "until=decided" in str(read_study([tmp_path]).next_step)
 
 
 def test_joint_report_applies_tuning_of_each_sweep(runs, tmp_path):

@@ -165,9 +165,9 @@ def test_expected_includes_cells_reserved_by_other_command(folder, monkeypatch):
     other.reserve(composed(), {"seed=1": GRID["seed=1"], "seed=3": GRID["seed=1"]})
     hook = sweep.SweepHook()
     hook.root, hook.cells, hook.reservation = folder, ["seed=1", "seed=2"], Reservation(folder)
-    assert hook._expected() == 3
+    assert hook._count_expected_runs() == 3
     other.release()
-    assert hook._expected() == 2
+    assert hook._count_expected_runs() == 2
 
 
 def test_expected_counts_copy_of_a_run_once(folder):
@@ -175,7 +175,7 @@ def test_expected_counts_copy_of_a_run_once(folder):
         edit(make_run(folder, "v", 1, 2.0, overrides=[name]) / "provenance.json", id="a1")
     hook = sweep.SweepHook()
     hook.root, hook.cells, hook.reservation = folder, ["seed=1", "seed=2"], Reservation(folder)
-    assert hook._expected() == 2
+    assert hook._count_expected_runs() == 2
 
 
 def test_tuned_sweep_with_other_trial_is_refused_before_writing(folder, cell, door, tiny):

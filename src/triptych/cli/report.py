@@ -98,7 +98,7 @@ def check_options(options: argparse.Namespace) -> None:
             raise UserError(f"{directory}: not a directory")
         if not options.results and not any(map(is_run, find_runs(directory))):
             fix = "pass a directory in which triptych-train has written config.yaml or summary.json"
-            raise UserError(f"{directory}: no run found; {fix}")
+            raise UserError(f"{directory}: no run in it; {fix}")
     if options.results:
         if options.equal_within:
             raise UserError("--equal-within: claims have their own margins; leave it out")

@@ -105,7 +105,7 @@ HABITS = (
     Habit("class class_label class_labels", "class=3", "label=VALUE", commands=("sample",)),
     Habit("metrics=fid metrics=FID", "metrics=fid", "measures.inception=FILE measures.n=1000"),
     Habit("train", "train=false",
-          why="evaluate a trained model with triptych-evaluate ckpt=RUN, or as a new run with trained=RUN"),
+          why="to evaluate a trained model, type triptych-evaluate ckpt=RUN; as a new run, trained=RUN"),
     Habit("exp_name experiment_name run_name", "run_name=first", "name=VALUE"),
     Habit("random_seed seed_everything", "seed_everything=2", "seed=VALUE", commands=BOTH),
     Habit("output_dir outdir out_dir log_dir logdir save_dir paths.output_dir", "output_dir=/x",

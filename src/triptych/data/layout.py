@@ -85,7 +85,7 @@ def read_layout(root: Path) -> Layout:
     key = f"data.root={str(root)!r}"
     files = list_images(root)
     if not files:
-        raise DataError(f"{key}: no images found; their names must end in {', '.join(ENDINGS)}")
+        raise DataError(f"{key}: no images there; their names must end in {', '.join(ENDINGS)}")
     splits = [_split_named_by_folder(file) for file in files]
     depth = 0  # number of folders above the classes
     if any(splits):

@@ -45,7 +45,7 @@ def idx_parts(root: Path, official: str) -> list[list[Path]]:
     listed = ", ".join(f"{name}[.gz]" for name in names)
     places = ", ".join(map(str, folders))
     raise DataError(
-        f"data.root={str(root)!r}: no {official} found; put {listed} into one of {places}; "
+        f"data.root={str(root)!r}: no {official} there; put {listed} into one of {places}; "
         "or set data.download=true"
     )
 

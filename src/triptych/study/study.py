@@ -196,8 +196,8 @@ class Study:
         failed = self.counts["failed"]
         if failed and not self.has_open_runs:
             return NextStep(f"{count_noun(failed, 'run')} failed", shlex.join([*words, RETRY]))
-        if self.published or not self.complete:
-            return None  # published claims have fixed seeds
+        if self.published or self.tuned or not self.complete:
+            return None  # published claims have fixed seeds, and tuned sweeps no later looks
         return self._more_seeds(words)
 
     def _more_seeds(self, words: Sequence[str]) -> NextStep | None:

@@ -11,7 +11,7 @@ LABELS = ("contradicted_by", "control", "reason", "relabelled")
 COULD_FAIL, NEARLY_FORCED, CONTROL = COUNTS = ("could fail", "nearly forced", "control")
 TIE = (
     "networks trained apart for few steps differ in how far they are trained, so a tie at "
-    "convergence cannot be asked"
+    "convergence cannot be tested"
 )
 # Axes along which one trained network is used in several ways.
 OF_ONE_NETWORK = ("sampler", "guidance", "threshold", "evaluations", "metric")
