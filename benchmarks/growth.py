@@ -70,7 +70,7 @@ def test(items: int) -> tuple[float, float]:
     start = time.process_time()
     model.accounting.expect(items)
     for batch in loader:
-        model._account(batch, 1)
+        model._evaluate_batch(batch, 1, {})
         total += len(batch.x)
     model.accounting.compute()
     return total, time.process_time() - start

@@ -15,7 +15,7 @@ At T steps the last term is the sum of ``bound``. Two of the expectations have a
     E [-log p(y | z_0)] = d gamma_0 / 2 + d/2 (1 + log 2 pi)
 
 for d dimensions, because (y - z_0 / alpha_0) e^{-gamma_0 / 2} is standard normal. Their sum is
-``clean_end``, so
+``clean_end_term``, so
 
     -log p(x) <= KL(q(z_1 | y) || p(z_1))                                prior
                + E_q [-log p(x | y)]                                     reconstruction

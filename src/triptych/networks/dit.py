@@ -154,7 +154,7 @@ def position_frequencies(width: int) -> Tensor:
 
 
 def join_rows_and_columns(rows: Tensor, columns: Tensor) -> Tensor:
-    """Join encodings of rows (high, d) and columns (wide, d) for all tokens: (high wide, 2 d)."""
+    """Join encodings of rows (R, d) and columns (C, d) for all tokens: (R C, 2 d)."""
     grid = (
         rows.unsqueeze(1).expand(-1, len(columns), -1),
         columns.unsqueeze(0).expand(len(rows), -1, -1),

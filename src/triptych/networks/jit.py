@@ -28,7 +28,7 @@ EPS = 1e-6  # added to the mean square in each norm
 
 
 def rotary_angles(rows: int, columns: int, width: int) -> Places:
-    r"""Return cosines and sines of the rotary angles at each token, (high wide, width).
+    r"""Return cosines and sines of the rotary angles at each token, (rows * columns, width).
 
     The first half of a head is rotated by the row p, the second by the column; pair i of a half's d
     numbers is rotated by p 10000^(-2 i / d) (Su et al. 2021). Products of queries and keys thus

@@ -42,7 +42,7 @@ PRUNE = "prune"  # if this file exists, the run stops after its next validation
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for an atomic write with ``files.replaced``.
+    """Open ``path`` for an atomic write with ``files.atomic_replacement``.
 
     Raises:
         FileExistsError: ``new`` is true and the file already exists.
