@@ -364,6 +364,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
             wrap_init(sub)
 
         wrap_init(cls)
+        # By setattr, because mypy takes no assignment to a method.
         setattr(cls, "__init_subclass__", classmethod(__init_subclass__))  # noqa: B010
         return cls
 

@@ -185,7 +185,10 @@ def augment(
         )
     generator = seeded_generator(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
-    uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(len(x) * world, *shape, generator=generator)[share]
+
     done = [x.new_zeros(len(x), 0)]
     for change in steps:
         if change.told:

@@ -157,7 +157,7 @@ class Denoiser(nn.Module):
     @staticmethod
     def outputs(output: nn.Module, variance: ReverseVariance) -> int:
         """Return how many numbers the network must give per dimension of z."""
-        return int(variance.around(output).per_dim)  # type: ignore[arg-type]
+        return int(variance.around(output).per_dim)  # type: ignore[arg-type]  # a module's attribute
 
     @property
     def conditions(self) -> Mapping[str, Kind]:

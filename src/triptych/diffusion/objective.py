@@ -66,6 +66,7 @@ class Objective:
         times: Times | None = None,
         teacher: FilePath | None = None,
     ):
+        # mypy: an attribute of a module may be a tensor
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
         self.variance = as_variance(variance, "variance")

@@ -200,6 +200,7 @@ class WithFraction(nn.Module):
         super().__init__()
         self.output = output
         self.space = output.space
+        # mypy: an attribute of a module may be a tensor
         self.per_dim: int = output.per_dim + 1  # type: ignore[assignment, operator]
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
