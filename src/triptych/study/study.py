@@ -32,8 +32,13 @@ class NextStep:
     reason: str
     command: str
 
+    @property
+    def sentence(self) -> str:
+        """What the command does, to be read before it."""
+        return f"{self.reason}; finished runs are kept:"
+
     def __str__(self) -> str:
-        return f"{self.reason}; finished runs are kept: {self.command}"
+        return f"{self.sentence} {self.command}"
 
 
 @dataclass(frozen=True)
