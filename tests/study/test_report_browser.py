@@ -338,6 +338,18 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
 
 
+def test_report_curves_of_settings_of_one_colour_differ_by_dash(chrome, tmp_path):
+    more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(9)}
+    chrome.open(write_report(sweep(tmp_path / "fourteen", TARGETS | more)).html)
+    figure = '[data-figure$="of all runs"]'
+    style = "getComputedStyle(e.querySelector('path'))"
+    lines = f"[...document.querySelectorAll('{figure} g[data-run]')]"
+    colours = chrome.run(f"{lines}.map(e => {style}.stroke)")
+    looks = chrome.run(f"{lines}.map(e => {style}.stroke + ' ' + {style}.strokeDasharray)")
+    assert len(set(looks)) == 14 > len(set(colours))
+    assert chrome.run("document.querySelectorAll('.piece').length") == 14
+
+
 def test_report_copy_button_copies_command(page):
     page.send(
         "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]

@@ -9,6 +9,9 @@ function drawn(tag, properties, text) {
   return made;
 }
 
+const stroke = (d, ink, dash = "none") =>
+  drawn("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}; stroke-dasharray: ${dash}`});
+
 function ticks(low, high, most = 5) {
   const rough = (high - low) / most || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(times => times * power).find(width => width >= rough);
@@ -28,7 +31,7 @@ function extent(values) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 20, high + (Math.abs(high) || 1) / 20];
 }
 
-// lines: {x, y, ink, run, far}, the last on top, of very many a path a colour; log: {x, y}.
+// lines: {x, y, ink, dash, run, far}, the last on top, of very many a path a colour and dash; log: {x, y}.
 // Far ones squeeze no other on a straight axis: they run along its edge, with their last values beside it.
 function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
@@ -56,12 +59,16 @@ function chart(lines, name, of, log = {}) {
     svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
   svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
     drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
-  const line = (d, ink) => drawn("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}`}), merged = new Map();
-  for (const {points, ink, run} of shown) {
+  const merged = new Map();
+  for (const {points, ink, dash, run} of shown) {
     const d = points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
-    if (shown.length > MANY) { merged.set(ink, (merged.get(ink) ?? "") + d); continue; }
+    if (shown.length > MANY) {
+      const alike = `${ink}/${dash}`;
+      merged.set(alike, {ink, dash, d: (merged.get(alike)?.d ?? "") + d});
+      continue;
+    }
     const group = drawn("g", run ? {"data-run": run} : {});
-    group.append(line(d, ink));
+    group.append(stroke(d, ink, dash));
     if (!run && points.length < 40)
       for (const [x, y] of points) {
         const dot = drawn("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});
@@ -70,7 +77,7 @@ function chart(lines, name, of, log = {}) {
       }
     svg.append(group);
   }
-  for (const [ink, d] of merged) svg.append(line(d, ink));
+  for (const {ink, dash, d} of merged.values()) svg.append(stroke(d, ink, dash));
   const beyond = shown.filter(line => line.far && line.y.length && [box.top, box.bottom].includes(py(line.y.at(-1))));
   for (const [i, [ink, value]] of [...new Map(beyond.map(line => [line.ink, line.y.at(-1)]))].entries())
     svg.append(drawn("text", {x: box.right, y: box.top + 14 * (i + 1), "text-anchor": "end", style: `${font}; fill: ${ink}`},

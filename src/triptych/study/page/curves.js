@@ -45,19 +45,26 @@ class Overlay {
         const timed = seconds && curve.seconds?.length;
         of = timed ? "seconds of training" : curve.of;
         if (!seconds || timed || !curve.seconds)
-          lines.push({x: timed ? curve.seconds : curve.x, y: smoothed(curve.y, weight), ink: inkOf(run), run: run.mark, far: run.far,
-            label: run.name, unit: curve.unit, cell: run.cell});
+          lines.push({x: timed ? curve.seconds : curve.x, y: smoothed(curve.y, weight), ink: inkOf(run), dash: dashOf(run),
+            run: run.mark, far: run.far, label: run.name, unit: curve.unit, cell: run.cell});
       }
     // of an axis of its own, as of noise levels, there is nothing to choose
     this.along.hidden = !runs.some(run => run.curves.some(curve => curve.name === name && curve.seconds?.length));
     const title = [name, lines[0]?.unit].filter(Boolean).join(", ");
     const log = {x: state.get("c.logx"), y: state.get("c.logy") || data.runs.some(run => run.curves.some(c => c.name === name && c.log))};
-    const legend = new Map(lines.map(line => [line.cell, line.ink]));
+    const legend = new Map(lines.map(line => [line.cell, line]));
     this.place.replaceChildren(element("div", {class: "plots", "data-figure": `${name} of all runs`},
       lines.length ? chart(lines, title, of, log) : "No run that is shown has this curve."),
-      element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, ink]) =>
-        [element("span", {class: "dot", style: `background: ${ink}`}), cell + " "])), ...(pair.length === 2 ? beside(...pair) : []));
+      element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, line]) =>
+        [sampleOf(line), cell + " "])), ...(pair.length === 2 ? beside(...pair) : []));
   }
+}
+
+// A short piece of a line, for a legend.
+function sampleOf({ink, dash}) {
+  const piece = drawn("svg", {viewBox: "0 0 26 8", class: "piece", "aria-hidden": "true"});
+  piece.append(stroke("M1 4H25", ink, dash));
+  return piece;
 }
 
 // Two settings: the tested difference, and what differs in their configuration.
