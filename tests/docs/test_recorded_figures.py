@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -103,6 +104,22 @@ def test_cascade_ratios_follow_from_their_table():
         ("first stage, nearest", "{:.1f} times nearer than by nearest neighbour"),
     ):
         assert words.format(distance(name) / distance("cascade")) in text
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("## Measured at equal settings", "objectives"),
+        ("**At equal parameters.**", "objectives_equal_parameters"),
+    ],
+)
+def test_objectives_table_is_the_recorded_comparison(section, name):
+    text = page("objectives.md").split(section)[1]
+    settings = record(f"benchmarks/results/{name}.json")["settings"]
+    table_cells = run_path(str(ROOT / "docs/comparison.py"))["table_cells"]
+    assert re.findall(r"^\| (\w+) \| \d", text, re.M)[: len(settings)] == list(settings)
+    for setting, figures in settings.items():
+        assert row(text, setting) == table_cells(figures)
 
 
 def test_span_of_the_score_follows_from_the_endpoints():

@@ -1,5 +1,6 @@
 """The scripts for the pages' tables and pictures run as their docstrings say."""
 
+import json
 import subprocess
 import sys
 from runpy import run_path
@@ -10,7 +11,8 @@ from tests.study.fake_runs import sweep
 from triptych.config.check import CONFIGS
 
 DOCS = CONFIGS.parent / "docs"
-OF_A_SWEEP = {"panel", "measures_panel", "samples", "cascade_distance"}  # need runs that have ended
+# These need runs that have ended.
+OF_A_SWEEP = {"panel", "measures_panel", "samples", "cascade_distance", "comparison"}
 READ = {"sde"}  # not a script: formulas that a page shows
 SCRIPTS = sorted(path.stem for path in DOCS.glob("*.py") if path.stem not in OF_A_SWEEP | READ)
 
@@ -29,3 +31,14 @@ def test_panel_script_writes_report_figure(tmp_path):
     root, picture = sweep(tmp_path / "it", {"v": 2.09, "x0": 2.45}), tmp_path / "picture.png"
     run_path(str(DOCS / "panel.py"))["main"](str(root), "forest", str(picture))
     assert picture.stat().st_size > 1000
+
+
+def test_comparison_script_records_the_printed_rows(tmp_path, capsys):
+    root, file = sweep(tmp_path / "it", {"v": 2.09, "x0": 2.45}), tmp_path / "record.json"
+    script = run_path(str(DOCS / "comparison.py"))
+    script["main"](str(file), str(root))
+    settings = json.loads(file.read_text())["settings"]
+    assert list(settings) == ["v", "x0"]
+    printed = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in printed]
+    assert cells == [script["table_cells"](figures) for figures in settings.values()]
