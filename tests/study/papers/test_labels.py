@@ -56,35 +56,40 @@ def axes_of_file(paper: str) -> dict[str, list[str]]:
 
 
 def ranks(claim: dict[str, Any]) -> dict[str, int]:
-    """Return the place of each setting in what is claimed: the lowest figure first."""
-    if "diverges" in claim:
-        return {str(name): 1 for name in claim["diverges"]}  # the others are at 0
-    groups = claim.get("order") or [claim.get("same") or [*claim["value"]]]
+    """Return the place of each setting in an order: the lowest figure first."""
     places = {}
-    for place, group in enumerate(groups):
+    for place, group in enumerate(claim["order"]):
         for name in group if isinstance(group, list) else [group]:
             places[format_value(name)] = place
     return places
 
 
+# A planted figure lies a tenth within the range that is claimed, or a tenth beyond its edge.
+INSIDE, OUTSIDE = 0.9, 1.1
+NOISE = 1e-3  # standard deviation of a planted figure, relative to it
+
+
 def planted_figures(claim: dict[str, Any], plant: str) -> dict[str, float]:
     """Return a figure of each setting, as claimed, tied or reversed."""
-    places = ranks(claim)
-    last = max(places.values())
+    if plant == "tie":
+        return dict.fromkeys(ranks(claim), 1.0)
+    deviation = {"as claimed": INSIDE, "reversal": OUTSIDE}[plant]
     if "value" in claim:
-        target = float(next(iter(claim["value"].values())))
-        return dict.fromkeys(places, {"as claimed": 1.0, "reversal": 3.0}[plant] * target)
+        [(name, target)] = claim["value"].items()
+        return {format_value(name): target + deviation * claim["within"]}
     if "same" in claim:
-        if plant == "as claimed":
-            return dict.fromkeys(places, 1.0)
-        return {name: 4.0**i for i, name in enumerate(places)}
-    step = 40.0 if "diverges" in claim else 4.0
-    power = {
-        "as claimed": lambda place: place,
-        "tie": lambda place: 0,
-        "reversal": lambda place: last - place,
-    }[plant]
-    return {name: step ** power(place) for name, place in places.items()}
+        figures = {format_value(name): 1.0 for name in claim["same"]}
+        *_, last = figures
+        factor = claim.get("within_factor", 1.0) ** deviation
+        figures[last] = factor + deviation * claim.get("within", 0.0)
+        return figures
+    if "diverges" in claim:
+        return dict.fromkeys(claim["diverges"], claim["beyond"] / deviation)  # others are 1
+    places, by_place = ranks(claim), [1.0]
+    for _ in range(max(places.values())):
+        edge = by_place[-1] * claim.get("by_factor", 1.0) + claim.get("by", 0.0)
+        by_place.append(edge / deviation)
+    return {name: by_place[place] for name, place in places.items()}
 
 
 def fake_runs(paper: str, claim: dict[str, Any], plant: str) -> list[Run]:
@@ -106,7 +111,7 @@ def fake_runs(paper: str, claim: dict[str, Any], plant: str) -> list[Run]:
             for name in figures if compared == "metric" else [metric]:
                 chosen = name if compared == "metric" else place[compared]
                 figure = figures.get(chosen, 1.0 if "diverges" in claim else 10.0)
-                row[name] = figure * (1 + 0.01 * random.normal())
+                row[name] = figure * (1 + NOISE * random.normal())
             rows.append(row)
         test = {KEYS.get(name, name).format(unit="bpd"): x for name, x in rows[0].items()}
         runs.append(
@@ -228,4 +233,16 @@ def test_the_counts_keep_what_could_fail_apart():
         "Of 1 control of this project: 1 as claimed.",
         "Not testable here: 1, of which 1 against.",
         "To run again: 1.",
+    ]
+
+
+def test_what_the_setting_forces_is_counted_in_one_place_whichever_way():
+    verdicts = [
+        Verdict("nearly forced", "reproduced", "as claimed"),
+        Verdict("nearly forced", "not testable here", "against"),
+        Verdict("could fail", "not testable here", "as claimed"),
+    ]
+    assert count_sentences(verdicts) == [
+        "Of 2 nearly forced claims: 1 reproduced and 1 against.",
+        "Not testable here: 1, of which 1 as claimed.",
     ]
