@@ -190,11 +190,13 @@ def test_planted_ties_are_orders_as_rarely_as_announced():
 
 def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     sweep = drawn(1, 0.0, 0.2)
+    labels = {"counts_as": "could fail", "contradicted_by": "b is lower.", "control": "reversal"}
+    untestable = {"kind": "trained", "untestable": "Ten steps cannot tell."}
     judgements = sweep.judged(
         sum={"order": ["a", "b"], "kind": "identity"},
         broken={"order": ["b", "a"], "kind": "identity"},
         finding={"order": ["a", "b"], "kind": "exact"},
-        large={"order": ["b", "a"], "kind": "trained", "untestable": "Ten steps cannot tell."},
+        large={"order": ["b", "a"]} | untestable | labels,
     )
     assert [j.word for j in judgements.judgements] == [
         "holds",
