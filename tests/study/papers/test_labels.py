@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.study.simulate import at_most
 from tests.test_papers import OTHERWISE
 from triptych.config.describe import read_yaml
 from triptych.config.source import CONFIGS
@@ -92,9 +93,9 @@ def planted_figures(claim: dict[str, Any], plant: str) -> dict[str, float]:
     return {name: by_place[place] for name, place in places.items()}
 
 
-def fake_runs(paper: str, claim: dict[str, Any], plant: str) -> list[Run]:
+def fake_runs(paper: str, claim: dict[str, Any], plant: str, draw: int) -> list[Run]:
     """Return finished runs of a paper's sweep whose figures hold what is planted."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(draw)
     axes, figures = axes_of_file(paper), planted_figures(claim, plant)
     over = read_yaml(CONFIGS / "paper" / f"{paper}.yaml").get("measures", {}).get("over")
     metric = claim.get("metric", "bound")
@@ -125,12 +126,12 @@ def fake_runs(paper: str, claim: dict[str, Any], plant: str) -> list[Run]:
     return runs
 
 
-def word(paper: str, name: str, plant: str) -> str:
+def word(paper: str, name: str, plant: str, draw: int = 0) -> str:
     """Return the verdict on a shipped claim with an effect planted."""
     claims = NODES["small"][paper]
     node = {"cite": "A", "where": "t", "minutes": 1, "claims": claims}
     record = SweepRecord(paper=node, paper_axes=axes_of_file(paper), paper_name=paper)
-    verdicts = judge_claims(record, fake_runs(paper, claims[name], plant))
+    verdicts = judge_claims(record, fake_runs(paper, claims[name], plant, draw))
     assert verdicts is not None
     (judgement,) = [j for j in verdicts.judgements if j.claim.name == name]
     return f"{judgement.word}{judgement.measured[0].trouble and ': ' + judgement.why}"
@@ -147,12 +148,10 @@ def test_planted_reversal_contradicts_each_claim_that_could_fail(paper, name):
         assert word(paper, name, "as claimed") == "reproduced"
 
 
-@pytest.mark.parametrize(
-    "paper, name",
-    [(paper, name) for paper, name in COULD_FAIL if "order" in NODES["small"][paper][name]],
-)
-def test_planted_tie_reproduces_no_order(paper, name):
-    assert word(paper, name, "tie") in ("cannot tell", "contradicted")
+def test_planted_ties_reproduce_orders_as_rarely_as_announced():
+    orders = [claim for claim in COULD_FAIL if "order" in NODES["small"][claim[0]][claim[1]]]
+    words = [word(*claim, "tie", draw) for claim in orders for draw in range(4)]
+    assert at_most(words.count("reproduced"), len(words), 0.05), words
 
 
 def test_each_ingredient_that_is_named_as_control_is_planted():
