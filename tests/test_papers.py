@@ -93,7 +93,6 @@ OTHERWISE = [
     ("vdm_steps", "saturates", "schedule.gamma_min=-30"),
     ("sit_paths", "path", f"{SETTINGS}.linear=[{LINEAR}]"),
     ("edm_training", "loss", f"{SETTINGS}.edm=[{EDM}]"),
-    ("edm_heun", "heun", f"{SETTINGS}.heun=['sampler=edm','sampler.churn=100','sampler.noise=2']"),
     ("vdm_endpoints", "clean", "seed=1,2,3"),  # too few steps to learn endpoints
 ]
 

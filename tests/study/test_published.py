@@ -156,13 +156,47 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
     assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
 
 
+# Ten draws: through items and through seeds, with few and with more seeds.
+PLANTED = [
+    (seed, seeds, ratio) for seed, (seeds, ratio) in enumerate(
+        itertools.product((3, 4, 5, 6, 8), (0.3, 1e6))
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed, seeds, ratio", PLANTED)
+def test_planted_reversal_is_contradicted(seed, seeds, ratio):
+    sweep = drawn(seed, 0.2, 0.0, seeds=seeds, ratio=ratio)
+    assert sweep.word(order=["a", "b"]) == "contradicted"
+    assert sweep.word(order=["b", "a"], by=0.4) == "contradicted"
+    assert sweep.word(same=["a", "b"], within=0.05) == "contradicted"
+
+
+@pytest.mark.parametrize("seed, seeds, ratio", PLANTED)
+def test_planted_tie_is_the_same_and_no_difference(seed, seeds, ratio):
+    sweep = drawn(seed, 0.0, 0.0, seeds=seeds, ratio=ratio)
+    assert sweep.word(order=["a", "b"], by=0.2) == "contradicted"
+    assert sweep.word(same=["a", "b"], within=0.2) == "reproduced"
+
+
+def test_planted_ties_are_orders_as_rarely_as_announced():
+    n, words = 200, {"reproduced": 0, "contradicted": 0, "cannot tell": 0}
+    for seed in range(n):
+        _, seeds, ratio = PLANTED[seed % len(PLANTED)]
+        words[drawn(seed, 0.0, 0.0, seeds=seeds, ratio=ratio).word(order=["a", "b"])] += 1
+    assert at_most(words["reproduced"], n, 0.05), words
+    assert at_most(words["contradicted"], n, 0.05), words
+
+
 def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     sweep = drawn(1, 0.0, 0.2)
+    labels = {"counts_as": "could fail", "contradicted_by": "b is lower.", "control": "reversal"}
+    untestable = {"kind": "trained", "untestable": "Ten steps cannot tell."}
     judgements = sweep.judged(
         sum={"order": ["a", "b"], "kind": "identity"},
         broken={"order": ["b", "a"], "kind": "identity"},
         finding={"order": ["a", "b"], "kind": "exact"},
-        large={"order": ["b", "a"], "kind": "trained", "untestable": "Ten steps cannot tell."},
+        large={"order": ["b", "a"]} | untestable | labels,
     )
     assert [j.word for j in judgements.judgements] == [
         "holds",

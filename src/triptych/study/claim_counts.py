@@ -24,9 +24,14 @@ class Verdict(NamedTuple):
 
     @property
     def section(self) -> str:
-        """Where the claim is counted: by what it counts as, if there is a verdict at all."""
-        if self.word in (UNTESTABLE, AGAIN):
-            return self.word
+        """Where the claim is counted: by what it counts as, if there is a verdict at all.
+
+        What the setting forces is counted in one place, whichever way and whether tested or not.
+        """
+        if self.word == AGAIN:
+            return AGAIN
+        if self.word == UNTESTABLE and self.counts_as != NEARLY_FORCED:
+            return UNTESTABLE
         return self.counts_as
 
     @property
@@ -34,7 +39,7 @@ class Verdict(NamedTuple):
         """The word by which it is counted in its section; "" where all have one."""
         if self.section == AGAIN:
             return ""
-        if self.section in (CONTROL, UNTESTABLE):
+        if self.section == CONTROL or self.word == UNTESTABLE:
             return self.outcome
         return self.word
 

@@ -95,6 +95,7 @@ PUBLISHED = {
 }
 REASONS = {
     "ddpm_fashion": "is DDPM's table 2 on other data; use paper=ddpm_simple scale=paper",
+    "guidance_interval_trained": "is of latents of ImageNet 512, which this project has not",
 }
 
 
