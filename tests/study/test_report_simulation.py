@@ -11,14 +11,13 @@ from scipy.optimize import brentq
 
 from triptych.study import verdict
 from triptych.study.cells import DecisionRule
-from triptych.study.claims import (
+from triptych.study.claims import seeds_to_settle, seeds_to_try
+from triptych.study.seed_range import (
     MOST,
     SeedRange,
     claim_power,
     detectable_difference,
     seed_range,
-    seeds_to_settle,
-    seeds_to_try,
 )
 from triptych.study.statistics import (
     ItemDifferences,

@@ -9,9 +9,10 @@ from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import BOUND, Comparison, DecisionRule, MeasureTable, PairTest
-from triptych.study.claims import MAX_SEEDS, SeedRange, seeds_to_settle
+from triptych.study.claims import MAX_SEEDS, seeds_to_settle
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
+from triptych.study.seed_range import SeedRange
 from triptych.study.statistics import spread
 
 # {trivial baseline: its name in a sentence}
