@@ -66,7 +66,7 @@ def test_verdict_names_failed_setting_and_retry_command(tmp_path):
 def test_next_step_replaces_typed_seeds(tmp_path):
     comparison = runs_of(tmp_path, HINTS | {"c": {1: 1.11, 2: 1.2, 3: 1.36}})
     story = recorded(tmp_path, command=[*COMMAND, "seed=1,2,3"])
-    b, c = (seeds_to_settle(comparison.bound_test(0, j)) for j in (1, 2))
+    b, c = (seeds_to_settle(comparison.pair_test(0, j)) for j in (1, 2))
     assert 3 < b.low < b.high and c.low <= 12 and c.high is None
     said = f"{b.low} to {b.high} seeds per setting for b and {c.low} seeds per setting or more"
     assert f"Not settled against b and c: that takes {said} for c." in story.answer

@@ -250,7 +250,7 @@ def bound_by_item(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells on the same data in the same unit, best (lowest mean test bound) first.
+    """Cells on the same data in the same unit, best first by the bound or the deciding measure.
 
     `claims` are all pairs by the bound and by the measures of samples, corrected as one family of
     `tests` over the whole report. `pending` are cells without a usable run.
@@ -382,6 +382,17 @@ class Comparison:
         return self.deciding or self.bounds
 
     @property
+    def ranked(self) -> tuple[Cell, ...]:
+        """The cells with a figure of what decides; they come first."""
+        return self.cells[: len(self.question.cells)]
+
+    def best_first(self) -> "Comparison":
+        """Return the comparison with its cells in the order of what decides."""
+        places = {label: place for place, label in enumerate(self.question.ranked_labels(-1))}
+        cells = sorted(self.cells, key=lambda cell: places.get(cell.label, len(places)))
+        return replace(self, cells=tuple(cells))
+
+    @property
     def one_training(self) -> bool:
         """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
         if self.one_seed:
@@ -389,9 +400,10 @@ class Comparison:
         models = [{axis_value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
         return all(len(names) == 1 and not names & {"null", "none", "default"} for names in models)
 
-    def bound_test(self, i: int, j: int) -> PairTest:
-        """Return the test of cell j minus cell i by the bound, for any two different cells."""
-        return self.metric_test(BOUND, 0, self.cells[i].label, self.cells[j].label)
+    def pair_test(self, i: int, j: int) -> PairTest:
+        """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
+        table, last = self.question, len(self.question.values) - 1
+        return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
 
     def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
         """Return the test of cell b minus cell a by a measure at its value number `value_index`."""

@@ -116,7 +116,10 @@ def build_comparison(group: Group) -> Comparison:
     usable.sort(key=lambda cell: (cell.bound.mean, cell.label))
     pending = [cell for cell in cells if not cell.runs]
     notes += caveats_of(usable, axes)
-    return Comparison(group.data, measure, tuple(axes), tuple(usable), tuple(pending), tuple(notes))
+    comparison = Comparison(
+        group.data, measure, tuple(axes), tuple(usable), tuple(pending), tuple(notes)
+    )
+    return comparison.best_first()
 
 
 def build_cells(runs: Sequence[Run], axes: Sequence[Axis], measure: str) -> list[Cell]:
