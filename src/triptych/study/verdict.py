@@ -15,6 +15,7 @@ from triptych.study.formatting import count_noun, format_number, join_names, plu
 from triptych.study.groups import is_trial
 from triptych.study.seed_range import SeedRange
 from triptych.study.statistics import spread
+from triptych.study.weighting import neglecting_settings
 
 # {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
@@ -106,7 +107,18 @@ def _verdict_sentences(comparison: Comparison, any_untrained: bool) -> list[str]
         return [ranking(comparison, comparison.deciding)]
     if len(comparison.cells) == 1:
         return _single_setting(comparison)
-    return _rank_by_bound(comparison, any_untrained)
+    return [*_rank_by_bound(comparison, any_untrained), _neglected_bound_sentence(comparison)]
+
+
+def _neglected_bound_sentence(comparison: Comparison) -> str:
+    """Say that the bound judges some settings by what they hardly train; "" of none."""
+    labels = neglecting_settings(comparison)
+    if not labels:
+        return ""
+    titles = [table.metric.title for table in comparison.measures.values() if table.metric.better]
+    by = f"by {_names_or_count(titles, 'measure')}" if titles else "with measures.n=1000"
+    levels = f"noise levels that the loss of {_names_or_count(labels)} hardly trains"
+    return f"The bound judges {levels}: compare samples {by}."
 
 
 def best_untested(runs: Sequence[Run]) -> str:
@@ -396,11 +408,11 @@ def _looks_sentence(rule: DecisionRule) -> str:
     )
 
 
-def _names_or_count(labels: Sequence[str]) -> str:
+def _names_or_count(labels: Sequence[str], noun: str = "setting") -> str:
     """Name settings, or count them where they are many: "6 settings"."""
     if len(labels) <= NAMED:
         return join_names([*labels])
-    return f"{len(labels)} settings"
+    return count_noun(len(labels), noun)
 
 
 def sample_counts_sentence(comparison: Comparison) -> str:
