@@ -212,11 +212,7 @@ class MeasureTable:
 
     def is_at_floor(self, label: str, value_index: int) -> bool:
         """Return whether a cell's mean is no worse than the worst figure of true data."""
-        if self.floor is None:
-            return False
-        _, low, high = self.floor
-        worst = high if self.sign > 0 else low
-        return self.sign * (self.spreads[label][value_index].mean - worst) <= 0
+        return self.is_as_good_as_data(self.spreads[label][value_index].mean)
 
     def ranked_labels(self, value_index: int) -> list[str]:
         """Return the cells by their means at a value, best first; those without one come last."""
@@ -404,6 +400,11 @@ class Comparison:
         """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
         table, last = self.question, len(self.question.values) - 1
         return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
+
+    def are_at_floor(self, i: int, j: int) -> bool:
+        """Return whether cells i and j are both as near as true data, where `pair_test` is."""
+        cells = (self.cells[i], self.cells[j])
+        return all(self.question.is_at_floor(cell.label, -1) for cell in cells)
 
     def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
         """Return the test of cell b minus cell a by a measure at its value number `value_index`."""

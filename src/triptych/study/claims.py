@@ -184,7 +184,7 @@ def seeds_to_try(comparison: Comparison) -> int:
     """
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
-    claims = [*open_tests(comparison).values()]
+    claims = open_tests(comparison)
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
     for seeds in map(seeds_to_settle, claims):
@@ -193,17 +193,14 @@ def seeds_to_try(comparison: Comparison) -> int:
     return 0
 
 
-def open_tests(comparison: Comparison) -> dict[str, PairTest]:
+def open_tests(comparison: Comparison) -> list[PairTest]:
     """Return the open tests of the best setting against others; not of those at the floor."""
-    table = comparison.question
-    last = len(table.values) - 1
-    best, *others = table.ranked_labels(last)
-    if table.is_at_floor(best, last):
-        others = [label for label in others if not table.is_at_floor(label, last)]
-    tests = {
-        label: comparison.metric_test(table.metric.name, last, best, label) for label in others
-    }
-    return {label: test for label, test in tests.items() if test.outcome == "open"}
+    tests = []
+    for place in range(1, len(comparison.ranked)):
+        test = comparison.pair_test(0, place)
+        if test.outcome == "open" and not comparison.are_at_floor(0, place):
+            tests.append(test)
+    return tests
 
 
 def sweep_decision_rule(sweep: SweepRecord, looks: Looks) -> DecisionRule:

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from triptych.config.keys import role
@@ -86,13 +87,10 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
     outcomes: dict[Pair, Outcome] = {}
     for comparison in comparisons:
         prefix = f"{comparison.data}: " if len(comparisons) > 1 else ""
-        table = comparison.question
-        deciding = (table.metric.name, len(table.values) - 1)
-        for (metric, place, *labels), claim in comparison.claims.items():
-            if (metric, place) == deciding:
-                # Sort the labels, so that a pair has the same name in each look.
-                first, second = sorted(labels)
-                outcomes[prefix + first, prefix + second] = claim.outcome
+        for i, j in combinations(range(len(comparison.ranked)), 2):
+            # Sort the labels, so that a pair has the same name in each look.
+            first, second = sorted((comparison.cells[i].label, comparison.cells[j].label))
+            outcomes[prefix + first, prefix + second] = comparison.pair_test(i, j).outcome
     return dict(sorted(outcomes.items()))
 
 

@@ -215,14 +215,12 @@ def difference_entries(
     """
     if len(comparison.cells) == 1:
         return {}, ""
-    table = comparison.question
     if cell_index == reference_index:
-        lead = "lowest mean" if table.sign > 0 else "highest mean"
+        lead = "lowest mean" if comparison.question.sign > 0 else "highest mean"
         text, verdict = ("reference", "") if cell_index else ("best", lead)
         return {"difference": Entry(text, 0.0), "p": Entry()}, verdict
     claim = comparison.pair_test(reference_index, cell_index)
-    labels = [comparison.cells[place].label for place in (reference_index, cell_index)]
-    at_floor = all(table.is_at_floor(label, -1) for label in labels)
+    at_floor = comparison.are_at_floor(reference_index, cell_index)
     return _test_entries(claim, decimals), _row_verdict(comparison, claim, at_floor)
 
 
