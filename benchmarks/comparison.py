@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.claims import claim_power
+from triptych.study.seed_range import claim_power
 from triptych.study.statistics import MeanError, crossed_mean_error, holm, mean_squares
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000

@@ -60,7 +60,7 @@ def test_different_data_and_units_are_never_compared(tmp_path):
 
 def test_difference_not_significant_after_holm_is_not_settled(tmp_path):
     comparison = runs_of(tmp_path, HINTS)
-    assert comparison.bound_test(0, 1).pair.p < 0.05 and comparison.bound_test(0, 1).p > 0.05
+    assert comparison.pair_test(0, 1).pair.p < 0.05 and comparison.pair_test(0, 1).p > 0.05
     said = describe_verdict(comparison)
     assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
     assert "3 differences are tested" in footnote(comparison)
@@ -74,8 +74,8 @@ def test_compare_pairs_common_seeds_only(tmp_path):
     comparison = runs_of(tmp_path, table)
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
     assert (
-        comparison.bound_test(0, 1).pair.n,
-        comparison.bound_test(0, 2).pair.n,
+        comparison.pair_test(0, 1).pair.n,
+        comparison.pair_test(0, 2).pair.n,
         comparison.tests,
     ) == (
         2,
@@ -225,9 +225,7 @@ def test_copied_results_under_other_seeds_count_once(tmp_path):
     )
     (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
     assert (
-        set(cell.runs) == {1, 2, 3}
-        and cell.bound.n == 3
-        and comparison.bound_test(0, 1).pair.n == 3
+        set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.pair_test(0, 1).pair.n == 3
     )
     assert table_rows(comparison)[0].seeds == "3 (3 copied)"
     (note,) = [note for note in comparison.notes if "to the last digit" in note]
@@ -244,7 +242,7 @@ def test_seeds_of_one_trained_model_are_not_copies(tmp_path):
 def test_interval_excludes_zero_exactly_if_corrected_test_holds(tmp_path):
     targets = {"levels": 1.846, "v": 1.852, "epsilon": 1.858, "score": 1.905, "x0": 1.90}
     comparison = one(sweep(tmp_path, targets, items=True))
-    claims = [comparison.bound_test(i, j) for j in range(5) for i in range(j)]
+    claims = [comparison.pair_test(i, j) for j in range(5) for i in range(j)]
     assert all(
         (low > 0 or high < 0) == c.is_significant for c in claims for low, high in [c.interval]
     )
@@ -274,4 +272,4 @@ def test_pair_without_common_items_uses_seeds_only(tmp_path):
             run = make_run(tmp_path, objective, seed, bound, test=metrics(bound, n=9))
             write_items(run, total, np.arange(9) + 9 * seed)
     (found,) = compare(read_runs(tmp_path))
-    assert found.bound_test(0, 1).pair.n_items == 0
+    assert found.pair_test(0, 1).pair.n_items == 0

@@ -243,7 +243,7 @@ def test_forest_marks_each_interval_that_its_axis_cuts(tmp_path):
     comparison, palette = compared(tmp_path)
     ax = forest(comparison, palette).axes[0]
     low, high = ax.get_xlim()
-    intervals = [comparison.bound_test(0, k).interval for k in range(1, 4)]
+    intervals = [comparison.pair_test(0, k).interval for k in range(1, 4)]
     beyond = {"<": sum(a < low for a, _ in intervals), ">": sum(b > high for _, b in intervals)}
     assert beyond["<"] and arrows(ax) == {mark: n for mark, n in beyond.items() if n}
     caps = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]

@@ -160,7 +160,7 @@ def test_joint_report_applies_rule_of_each_sweep(tmp_path):
 
 def _excludes_zero(comparison, label):
     place = [cell.label for cell in comparison.cells].index(label)
-    return place > 0 and comparison.bound_test(0, place).interval[0] > 0
+    return place > 0 and comparison.pair_test(0, place).interval[0] > 0
 
 
 @pytest.mark.parametrize(
@@ -229,22 +229,20 @@ def test_report_claims_nothing_with_malformed_looks_json(tmp_path, record):
 def test_malformed_items_npz_falls_back_to_seeds(tmp_path):
     add(tmp_path, (1, 2, 3))
     (whole,) = read_study([tmp_path]).comparisons
-    assert whole.bound_test(0, 1).pair.n_items == 50 and "in 3 of 3 pairs by item too" in footnote(
+    assert whole.pair_test(0, 1).pair.n_items == 50 and "in 3 of 3 pairs by item too" in footnote(
         whole
     )
     run = whole.cells[0].runs[1].dir
     for broken in (np.full(50, np.nan), np.zeros(0)):
         write_items(run, broken)
         (part,) = read_study([tmp_path]).comparisons
-        assert part.bound_test(0, 1).pair.n_items == 0 and part.bound_test(1, 2).pair.n_items == 50
+        assert part.pair_test(0, 1).pair.n_items == 0 and part.pair_test(1, 2).pair.n_items == 50
         assert "in 1 of 3 pairs by item too" in footnote(part)
     # Other items, or the same in another order, are matched by their index.
     values = np.random.default_rng([1, ord("a")])
     bound, hard = 2.0 + 0.002 * values.normal(), 0.05 * values.normal(size=50)
     order = np.random.default_rng(0).permutation(50)
     write_items(run, (bound + hard - hard.mean())[order], order)
-    assert (
-        read_study([tmp_path]).comparisons[0].bound_test(0, 1).pair == whole.bound_test(0, 1).pair
-    )
+    assert read_study([tmp_path]).comparisons[0].pair_test(0, 1).pair == whole.pair_test(0, 1).pair
     write_items(run, bound + hard - hard.mean(), np.arange(50) + 1)
-    assert read_study([tmp_path]).comparisons[0].bound_test(0, 1).pair.n_items == 0
+    assert read_study([tmp_path]).comparisons[0].pair_test(0, 1).pair.n_items == 0

@@ -1,19 +1,27 @@
 """Measures of samples in the report: read, drawn by cell, ranked only where intervals allow."""
 
+import csv
+import json
 import math
 from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
-from triptych.study.figures import measure_figure
+from triptych.study.cells import DecisionRule
+from triptych.study.compare import compare
+from triptych.study.details import as_json
+from triptych.study.figures import forest, measure_figure
 from triptych.study.panels import assign_colours, draw_panels
 from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
 from triptych.study.style import figure_style
-from triptych.study.tables import table_rows
-from triptych.study.verdict import ranking
+from triptych.study.tables import difference_rows, table_rows
+from triptych.study.verdict import describe_verdict, footnote, ranking
 
 from .fake_runs import make_run
 from .test_report_compare import one
@@ -135,7 +143,7 @@ def test_settings_of_one_model_are_ranked_by_samples(drawn):
     found = one(drawn)
     assert found.question.metric.name == "sliced_wasserstein"
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
-        ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
+        ("heun", "lowest mean"), ("ddim", "not settled")]  # fmt: skip
     story = read_study([drawn])
     assert story.question == "Which sampler draws the best samples from one and the same model?"
     said = "By sliced Wasserstein distance (lower is better): at 5 ddim is clear of heun; at 10 nothing is"
@@ -147,7 +155,7 @@ def test_settings_of_one_model_are_ranked_by_samples(drawn):
     assert (
         "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
     )
-    assert "p (Holm)" not in text and "Error by noise level" not in text
+    assert "p (Holm)" in text and "Error by noise level" not in text
     assert "samples/precision@evaluations=5" in report.csv.read_text()
 
 
@@ -218,7 +226,7 @@ def test_setting_with_nan_measure_is_not_ranked_best(tmp_path):
         )
     found = one(tmp_path)
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
-        ("ddim", "best mean at 5 and 10"), ("heun", "")]  # fmt: skip
+        ("ddim", "lowest mean"), ("heun", "not settled")]  # fmt: skip
     assert ranking(found, found.measures["sliced_wasserstein"]).count("heun is clear") == 0
 
 
@@ -243,3 +251,140 @@ def test_report_notes_different_sample_metrics_under_one_name(tmp_path, key, oth
             file.write(f"metrics: {{r: {{_target_: {is_it['_target_']}}}}}\n")
     note = "The runs define the metric r differently: do not compare it."
     assert note in one(tmp_path).notes
+
+
+SAMPLERS = {
+    "ancestral": {1: 0.40, 2: 0.42, 3: 0.37, 4: 0.41},
+    "ddim": {1: 0.30, 2: 0.33, 3: 0.28, 4: 0.31},
+    "heun": {1: 0.31, 2: 0.32, 3: 0.29, 4: 0.30},
+}
+
+
+def sampler_sweep(root, table=SAMPLERS, metric="sliced_wasserstein", **floor):
+    """Make runs of one model a seed under several samplers, with one figure of samples each."""
+    about = {"n": 100, "reference": "100 new points of ring"}
+    if floor:
+        about["floor"] = {metric: floor}
+    for sampler, figures in table.items():
+        for seed, figure in figures.items():
+            own = {"measures": {metric: {"mean": figure}}, "measured": about}
+            draw_run(root, sampler, seed, **own)
+    return one(root)
+
+
+def holm_by_hand(table):
+    """Return {(best, rival): (difference, low, high, corrected p)} by scipy, from the table."""
+    best = min(table, key=lambda name: np.mean([*table[name].values()]))
+    pairs = [*combinations(table, 2)]
+    p = {
+        pair: stats.ttest_rel(*([*table[name].values()] for name in pair)).pvalue for pair in pairs
+    }
+    corrected, largest = {}, 0.0
+    for rank, pair in enumerate(sorted(pairs, key=p.get)):
+        largest = max(largest, min(1.0, (len(pairs) - rank) * p[pair]))
+        corrected[pair] = largest
+    found = {}
+    for pair in pairs:
+        if best not in pair:
+            continue
+        (rival,) = set(pair) - {best}
+        d = np.subtract([*table[rival].values()], [*table[best].values()])
+        factor = corrected[pair] / p[pair] if corrected[pair] < 1 else len(pairs)
+        half = stats.t.ppf(1 - 0.025 / factor, len(d) - 1) * stats.sem(d)
+        found[rival] = (d.mean(), d.mean() - half, d.mean() + half, corrected[pair])
+    return found
+
+
+def test_sampler_sweep_has_paired_differences_with_corrected_p(tmp_path):
+    found, by_hand = sampler_sweep(tmp_path), holm_by_hand(SAMPLERS)
+    best, *rows = table_rows(found)
+    assert (best.label, best.verdict, best.entries["difference"].text) == (
+        "ddim",
+        "lowest mean",
+        "best",
+    )
+    assert [(row.label, row.verdict) for row in rows] == [
+        ("heun", "not settled"), ("ancestral", "worse")]  # fmt: skip
+    for row in rows:
+        difference, p = row.entries["difference"], row.entries["p"]
+        shown = (difference.value, difference.low, difference.high, p.value)
+        assert shown == pytest.approx(by_hand[row.label])
+    report = write_report(tmp_path)
+    html = report.html.read_text()
+    assert "paired difference to best [interval]" in html and "p (Holm)" in html
+    assert "sliced Wasserstein distance more than ddim" in html and "Right of zero is worse" in html
+    (section,) = json.loads(
+        as_json(report.study, {run.dir: run.dir.name for run in report.study.runs})
+    )["sections"]
+    assert section["against"][2][0][2] == "better" and section["against"][0][2][2] == "worse"
+    assert "ddim is clear of ancestral, not settled against heun" in report.study.answer
+    written = {path.name: path for path in write_figures(report.study, tmp_path / "out")}
+    assert "forest.svg" in written
+    (row,) = (
+        row
+        for row in csv.DictReader(written["results.csv"].open())
+        if row["sampler"] == "ancestral"
+    )
+    shown = [
+        float(row[f"paired difference to best [interval]{end}"]) for end in ("", ", low", ", high")
+    ]
+    assert [*shown, float(row["p (Holm)"])] == pytest.approx(by_hand["ancestral"])
+
+
+def test_sampler_sweep_by_metric_where_higher_is_better(tmp_path):
+    table = {name: {seed: 1 - x for seed, x in row.items()} for name, row in SAMPLERS.items()}
+    found = sampler_sweep(tmp_path, table, "precision")
+    assert [(row.label, row.verdict) for row in table_rows(found)] == [
+        ("ddim", "highest mean"), ("heun", "not settled"), ("ancestral", "worse")]  # fmt: skip
+    with figure_style():
+        drawn = forest(found, dict.fromkeys(table, "C0"))
+    assert drawn.axes[0].get_xlabel() == "precision more than ddim"
+    assert [*drawn.sentences][-1] == "Left of zero is worse."
+
+
+def test_sampler_sweep_of_one_seed_claims_nothing(tmp_path):
+    found = sampler_sweep(tmp_path, {name: {1: row[1]} for name, row in SAMPLERS.items()})
+    assert [row.verdict for row in table_rows(found)] == ["lowest mean", "", ""]
+    assert [row.entries["p"].text for row in table_rows(found)][1:] == ["–", "–"]
+    assert [row.entries["difference"].text for row in table_rows(found)][1:] == ["+0.010", "+0.100"]
+    assert "nothing is settled" in describe_verdict(found).headline
+
+
+def test_sampler_sweep_at_floor_of_true_data_says_so(tmp_path):
+    found = sampler_sweep(tmp_path, median=0.2, low=0.1, high=0.35)
+    assert [row.verdict for row in table_rows(found)] == [
+        "lowest mean", "as near as true data", "worse"]  # fmt: skip
+
+
+def test_sampler_sweep_by_calls_has_a_difference_at_each_value(drawn):
+    found = one(drawn)
+    columns, rows = difference_rows(found)
+    headings = [column.heading for column in columns]
+    assert headings[0] == "paired difference to best at 5 [interval]" and len(headings) == 4
+    entries = {row.label: row.entries for row in rows}
+    assert entries["ddim"]["difference@0"].text == "best" == entries["heun"]["difference@1"].text
+    claim = found.metric_test("sliced_wasserstein", 0, "ddim", "heun")
+    shown = entries["heun"]["difference@0"]
+    assert (shown.value, shown.low, shown.high) == (claim.pair.mean, *claim.interval)
+    assert shown.low > 0 and entries["heun"]["p@0"].value == claim.p < 0.05
+    html = write_report(drawn).html.read_text()
+    assert "Differences by evaluations" in html and "more than heun at 10" in html
+
+
+def test_sampler_setting_without_measure_keeps_its_row(tmp_path):
+    sampler_sweep(tmp_path)
+    for seed in (1, 2):
+        draw_run(tmp_path, "langevin", seed)
+    found = one(tmp_path)
+    assert [row.label for row in table_rows(found)] == ["ddim", "heun", "ancestral", "langevin"]
+    assert table_rows(found)[-1].verdict == "not measured"
+    assert write_report(tmp_path).html.exists()
+
+
+def test_sampler_settings_the_same_within_margin_are_so_in_row_and_headline(tmp_path):
+    sampler_sweep(tmp_path)
+    (found,) = compare(read_runs(tmp_path), DecisionRule(equal_within=0.05))
+    assert table_rows(found)[1].verdict == "same within 0.05"
+    answer = describe_verdict(found).headline
+    assert "ddim is clear of ancestral, the same as heun within 0.05" in answer
+    assert "within 0.05. “Not settled”" in footnote(found)

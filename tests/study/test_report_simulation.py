@@ -11,14 +11,13 @@ from scipy.optimize import brentq
 
 from triptych.study import verdict
 from triptych.study.cells import DecisionRule
-from triptych.study.claims import (
+from triptych.study.claims import seeds_to_settle, seeds_to_try
+from triptych.study.seed_range import (
     MOST,
     SeedRange,
     claim_power,
     detectable_difference,
     seed_range,
-    seeds_to_settle,
-    seeds_to_try,
 )
 from triptych.study.statistics import (
     ItemDifferences,
@@ -167,7 +166,7 @@ def test_half_of_alpha_is_reserved_for_bound_comparison():
     table = np.array([[[2.0], [2.1], [2.2]], [[2.05], [2.16], [2.27]]]).repeat(9, 2)
     sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
     found = Memory(table, sampled).compare(DecisionRule(equal_within=1e9))
-    claim, other = found.bound_test(0, 1), found.metric_test("precision", 0, "a", "b")
+    claim, other = found.pair_test(0, 1), found.metric_test("precision", 0, "a", "b")
     assert (
         claim.pair.p > 0.05 / 7
         and claim.p == pytest.approx(2 * claim.pair.p)
@@ -195,7 +194,7 @@ def test_equivalence_is_claimed_falsely_in_at_most_5_percent():
     for k in range(n):
         for gap in (0.02, 0.0):
             d = bounds(random, [2.0, 2.0 + gap], 8, 100, RATIOS[k % len(RATIOS)], sd=0.004)
-            claim = Memory(d).compare(DecisionRule(equal_within=0.02)).bound_test(0, 1)
+            claim = Memory(d).compare(DecisionRule(equal_within=0.02)).pair_test(0, 1)
             told, held = told + (gap > 0 and claim.equal), held + (gap == 0 and claim.equal)
     assert at_most(told, n, 0.05) and held > 0.6 * n, (told, held)
 

@@ -7,12 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from triptych.diffusion.loss import P2, Elbo, Level, MinSNR, Squared
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
+from triptych.run.parsing import Curve
 from triptych.study.claims import seeds_to_settle
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 from triptych.study.verdict import describe_verdict
+from triptych.study.weighting import neglects_bound
 
 from .fake_runs import edit, failed, make_run, make_runs, metrics
 from .test_report_compare import HINTS, one, runs_of
@@ -66,7 +72,7 @@ def test_verdict_names_failed_setting_and_retry_command(tmp_path):
 def test_next_step_replaces_typed_seeds(tmp_path):
     comparison = runs_of(tmp_path, HINTS | {"c": {1: 1.11, 2: 1.2, 3: 1.36}})
     story = recorded(tmp_path, command=[*COMMAND, "seed=1,2,3"])
-    b, c = (seeds_to_settle(comparison.bound_test(0, j)) for j in (1, 2))
+    b, c = (seeds_to_settle(comparison.pair_test(0, j)) for j in (1, 2))
     assert 3 < b.low < b.high and c.low <= 12 and c.high is None
     said = f"{b.low} to {b.high} seeds per setting for b and {c.low} seeds per setting or more"
     assert f"Not settled against b and c: that takes {said} for c." in story.answer
@@ -303,3 +309,60 @@ def test_search_with_test_false_names_best_by_optimized_metric(tmp_path, metric,
 def test_answer_without_results_names_no_best_run(tmp_path):
     failed(tmp_path, "v", 1, "it rained")
     assert read_study([tmp_path]).answer == "1 of 1 run failed; no run has reported a test bound."
+
+
+def weighted_sweep(root, weights, **extra):
+    """Make three seeds of each loss {label: weight by gamma}; later ones have the larger bound."""
+    gamma = np.linspace(-13.2, 4.9, 100)
+    for k, (loss, weight) in enumerate(weights.items()):
+        curve = {"gamma": [*gamma], "effective": [*(0 * gamma + weight(gamma))]}
+        for seed in (1, 2, 3):
+            bound = 2 + k + seed / 100 + k * seed / 300
+            figures = {name: f(k, seed) for name, f in extra.items()}
+            make_run(root, loss, seed, bound, weighting=curve, **figures)
+    return read_study([root])
+
+
+def test_bound_does_not_judge_a_loss_by_levels_that_it_hardly_trains(tmp_path):
+    """Weights of the bound, of min-SNR, of L_simple for epsilon and of the squared error of v."""
+    losses = {"elbo": lambda g: 1.0, "min_snr": lambda g: 0.3 * np.minimum(1, 5 * np.exp(g)),
+              "simple": lambda g: 0.1, "v": lambda g: 1 + np.exp(g)}  # fmt: skip
+    study = weighted_sweep(
+        tmp_path,
+        losses,
+        measures=lambda k, seed: {"fid": {"mean": 5 - k + seed / 100}, "recall": {"mean": k / 9}},
+        measured=lambda k, seed: {"n": 100},
+    )
+    assert "elbo is lowest" in study.answer
+    judged = "The bound judges noise levels that the loss of min_snr hardly trains"
+    assert f"{judged}: compare samples by FID and recall." in study.answer
+    assert judged in write_report(tmp_path).html.read_text()
+    bare = weighted_sweep(tmp_path / "bare", {"elbo": losses["elbo"], "min_snr": losses["min_snr"]})
+    assert f"{judged}: compare samples with measures.n=1000." in bare.answer
+    names = ("elbo", "simple", "v")
+    equal = weighted_sweep(tmp_path / "equal", {name: losses[name] for name in names})
+    assert "judges noise levels" not in equal.answer
+
+
+@pytest.mark.parametrize(
+    ("loss", "neglects"),
+    [(Elbo(), False), (Squared("epsilon"), False), (Squared("v"), False), (MinSNR(), True),
+     (P2(), True), (Squared("x0"), True)],
+)  # fmt: skip
+def test_losses_that_neglect_the_bound(loss, neglects):
+    """The share of the bound at levels of little relative weight is at least a quarter."""
+    schedule, gamma = Linear(-13.3, 5.0), torch.linspace(-13.2, 4.9, 100)
+    times = schedule.t_of(gamma)
+    level = Level(VariancePreserving(), gamma, schedule.dgamma(times), times, "x0")
+    weight = loss.weight(level).expand(100)
+    assert neglects_bound(Curve(tuple(gamma.tolist()), tuple(weight.tolist()), ())) is neglects
+    error = torch.exp(-gamma) / (1 + torch.exp(-gamma))
+    relative = weight / (weight * error).mean() * error.mean()
+    share = error[relative < 0.1].sum() / error.sum()
+    assert (share > 0.25) == neglects
+
+
+def test_malformed_weighting_neglects_nothing():
+    for value in ((0.0, 0.0), (math.nan, 1.0)):
+        assert not neglects_bound(Curve((-1.0, 1.0), value, ()))
+    assert not neglects_bound(Curve((900.0, 1e4), (1.0, 1.0), ()))

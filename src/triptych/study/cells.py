@@ -212,11 +212,7 @@ class MeasureTable:
 
     def is_at_floor(self, label: str, value_index: int) -> bool:
         """Return whether a cell's mean is no worse than the worst figure of true data."""
-        if self.floor is None:
-            return False
-        _, low, high = self.floor
-        worst = high if self.sign > 0 else low
-        return self.sign * (self.spreads[label][value_index].mean - worst) <= 0
+        return self.is_as_good_as_data(self.spreads[label][value_index].mean)
 
     def ranked_labels(self, value_index: int) -> list[str]:
         """Return the cells by their means at a value, best first; those without one come last."""
@@ -250,7 +246,7 @@ def bound_by_item(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells on the same data in the same unit, best (lowest mean test bound) first.
+    """Cells on the same data in the same unit, best first by the bound or the deciding measure.
 
     `claims` are all pairs by the bound and by the measures of samples, corrected as one family of
     `tests` over the whole report. `pending` are cells without a usable run.
@@ -382,6 +378,17 @@ class Comparison:
         return self.deciding or self.bounds
 
     @property
+    def ranked(self) -> tuple[Cell, ...]:
+        """The cells with a figure of what decides; they come first."""
+        return self.cells[: len(self.question.cells)]
+
+    def best_first(self) -> "Comparison":
+        """Return the comparison with its cells in the order of what decides."""
+        places = {label: place for place, label in enumerate(self.question.ranked_labels(-1))}
+        cells = sorted(self.cells, key=lambda cell: places.get(cell.label, len(places)))
+        return replace(self, cells=tuple(cells))
+
+    @property
     def one_training(self) -> bool:
         """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
         if self.one_seed:
@@ -389,9 +396,15 @@ class Comparison:
         models = [{axis_value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
         return all(len(names) == 1 and not names & {"null", "none", "default"} for names in models)
 
-    def bound_test(self, i: int, j: int) -> PairTest:
-        """Return the test of cell j minus cell i by the bound, for any two different cells."""
-        return self.metric_test(BOUND, 0, self.cells[i].label, self.cells[j].label)
+    def pair_test(self, i: int, j: int) -> PairTest:
+        """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
+        table, last = self.question, len(self.question.values) - 1
+        return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
+
+    def are_at_floor(self, i: int, j: int) -> bool:
+        """Return whether cells i and j are both as near as true data, where `pair_test` is."""
+        cells = (self.cells[i], self.cells[j])
+        return all(self.question.is_at_floor(cell.label, -1) for cell in cells)
 
     def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
         """Return the test of cell b minus cell a by a measure at its value number `value_index`."""

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from triptych.config.keys import role
@@ -86,13 +87,10 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
     outcomes: dict[Pair, Outcome] = {}
     for comparison in comparisons:
         prefix = f"{comparison.data}: " if len(comparisons) > 1 else ""
-        table = comparison.question
-        deciding = (table.metric.name, len(table.values) - 1)
-        for (metric, place, *labels), claim in comparison.claims.items():
-            if (metric, place) == deciding:
-                # Sort the labels, so that a pair has the same name in each look.
-                first, second = sorted(labels)
-                outcomes[prefix + first, prefix + second] = claim.outcome
+        for i, j in combinations(range(len(comparison.ranked)), 2):
+            # Sort the labels, so that a pair has the same name in each look.
+            first, second = sorted((comparison.cells[i].label, comparison.cells[j].label))
+            outcomes[prefix + first, prefix + second] = comparison.pair_test(i, j).outcome
     return dict(sorted(outcomes.items()))
 
 
@@ -116,7 +114,10 @@ def build_comparison(group: Group) -> Comparison:
     usable.sort(key=lambda cell: (cell.bound.mean, cell.label))
     pending = [cell for cell in cells if not cell.runs]
     notes += caveats_of(usable, axes)
-    return Comparison(group.data, measure, tuple(axes), tuple(usable), tuple(pending), tuple(notes))
+    comparison = Comparison(
+        group.data, measure, tuple(axes), tuple(usable), tuple(pending), tuple(notes)
+    )
+    return comparison.best_first()
 
 
 def build_cells(runs: Sequence[Run], axes: Sequence[Axis], measure: str) -> list[Cell]:

@@ -84,14 +84,12 @@ def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _pair_verdicts(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
     """Return difference, corrected p and verdict of each cell (inner list) by reference."""
-    if comparison.deciding or len(comparison.cells) < 2:
+    count = len(comparison.ranked)
+    if count < 2:
         return []
     pairs = []
-    for reference in range(len(comparison.cells)):
-        rows = [
-            difference_entries(comparison, reference, place)
-            for place in range(len(comparison.cells))
-        ]
+    for reference in range(count):
+        rows = [difference_entries(comparison, reference, place) for place in range(count)]
         pairs.append([(row["difference"].text, row["p"].text, verdict) for row, verdict in rows])
     return pairs
 

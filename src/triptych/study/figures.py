@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from triptych.study import style
 from triptych.study.cells import Comparison, MeasureTable, PairTest
 from triptych.study.formatting import common_decimals, format_number, plus_minus
+from triptych.study.statistics import outlying_labels
 from triptych.study.style import (
     ARROW,
     LineFigure,
@@ -53,9 +54,9 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw paired differences to the best; a line without zero is claimed by the corrected test."""
     rivals, verdicts = dict[str, PairTest](), dict[str, str]()
-    for place, cell in enumerate(comparison.cells[1:], 1):
-        claim = comparison.bound_test(0, place)
-        if claim.pair.n:
+    for place, cell in enumerate(comparison.ranked[1:], 1):
+        claim = comparison.pair_test(0, place)
+        if not math.isnan(claim.pair.mean):
             rivals[cell.label] = claim
             verdicts[cell.label] = difference_entries(comparison, 0, place)[1]
     if not rivals:
@@ -70,7 +71,9 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     if comparison.rule.interim:
         explain(ax, "All dots are hollow, as runs are still to come.")
     ax.axvline(0, color=style.INK, linewidth=1)
-    far = comparison.bounds.outlying_cells
+    table = comparison.question
+    values = {label: table.seed_values(label, -1).values() for label in table.cells}
+    far = outlying_labels(values, table.sign)
     near = [claim for label, claim in rivals.items() if label not in far]
     means = [claim.pair.mean for claim in near]
     low, high = _axis_limits([0.0, *means], [claim.interval for claim in near])
@@ -79,9 +82,16 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xlim(min(low, -high * room / (1 - room)), high)
     for y, (label, claim) in enumerate(rivals.items()):
         _draw_difference(ax, y, claim, colours[label])
-    best = shorten(comparison.cells[0].label, 22)
-    ax.set_xlabel(f"{comparison.unit} more than {best} (right of zero: worse)")
+    _label_differences(ax, table, comparison.cells[0].label)
     return figure
+
+
+def _label_differences(ax: Axes, table: MeasureTable, best: str) -> None:
+    """Label an axis of differences to the best, and say on which side of zero is worse."""
+    amount = shorten(table.metric.unit or table.metric.title)
+    value = f" at {table.values[-1]:g}" if table.key else ""
+    ax.set_xlabel(f"{amount} more than {shorten(best, 22)}{value}")
+    explain(ax, f"{'Right' if table.sign > 0 else 'Left'} of zero is worse.")
 
 
 def _draw_difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:

@@ -168,11 +168,11 @@ def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
     """Draw the deciding figures: bound and differences, or a measure if cells share a model."""
     title = comparison.heading
     if comparison.deciding:
-        panels = [_measures_panel(comparison, palette, title, [comparison.deciding])]
+        deciding = _measures_panel(comparison, palette, title, [comparison.deciding])
     else:
-        differences = _panel(comparison, palette, title, DIFFERENCES, [FOREST])
-        panels = [_bound_panel(comparison, palette), differences]
-    return [panel for panel in panels if panel.figures]
+        deciding = _bound_panel(comparison, palette)
+    differences = _panel(comparison, palette, title, DIFFERENCES, [FOREST])
+    return [panel for panel in (deciding, differences) if panel.figures]
 
 
 def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:

@@ -49,6 +49,7 @@ from triptych.study.tables import (
     SEEDS,
     Column,
     TableRow,
+    difference_rows,
     measure_rows,
     table_columns,
     table_rows,
@@ -159,6 +160,7 @@ def _section(
         "panels": draw_panels(comparison, palette),
         "pictures": sample_pictures(comparison),
         "measures": measure_rows(comparison),
+        "differences": difference_rows(comparison),
     }
 
 
@@ -285,9 +287,10 @@ def write_figures(study: Study, out: Path) -> list[Path]:
         setting = Column("setting", comparison.subject, is_text=True)
         columns = [setting, SEEDS, *table_columns(comparison)]
         written += _write_tables(columns, table_rows(comparison), out / f"{prefix}results")
-        measures, rows = measure_rows(comparison)
-        if measures:
-            written += _write_tables([setting, *measures], rows, out / f"{prefix}measures")
+        tables = {"measures": measure_rows(comparison), "differences": difference_rows(comparison)}
+        for name, (figures, rows) in tables.items():
+            if figures:
+                written += _write_tables([setting, *figures], rows, out / f"{prefix}{name}")
     return written
 
 

@@ -13,7 +13,6 @@ from triptych.study.formatting import (
     common_decimals,
     count_noun,
     format_number,
-    join_names,
     p_value,
     plus_minus,
 )
@@ -98,9 +97,9 @@ def estimate_entries(figures: Sequence[Estimate]) -> list[Entry]:
 
 def table_columns(comparison: Comparison) -> list[Column]:
     """Return the columns: the bound or deciding metric, the verdict, then other metrics."""
+    columns = _measure_columns(comparison.question)
     if comparison.deciding:
-        return [*_measure_columns(comparison.deciding), VERDICT]
-    columns = [Column("bound", f"test bound, {comparison.unit}", "test bound")]
+        return [*columns, VERDICT, *_difference_columns(comparison.deciding, -1)]
     if len(comparison.cells) > 1:
         columns += [DIFFERENCE, P_VALUE]
     if len(comparison.all_cells) > 1:
@@ -111,11 +110,25 @@ def table_columns(comparison: Comparison) -> list[Column]:
 
 
 def _measure_columns(table: MeasureTable) -> list[Column]:
-    """Return one column for each value of a metric's swept key."""
-    name = table.metric.name
+    """Return one column for each value of a metric's swept key, or the bound's."""
+    name = table.metric.name or "bound"
     if not table.key:
-        return [Column(f"{name}@0", table.metric.label)]
-    return [Column(f"{name}@{place}", f"{value:g}") for place, value in enumerate(table.values)]
+        return [Column(name, table.metric.label, table.metric.title)]
+    last = len(table.values) - 1
+    return [
+        Column(f"{name}@{place}", f"{value:g}", rank=int(place < last))
+        for place, value in enumerate(table.values)
+    ]
+
+
+def _difference_columns(table: MeasureTable, value_index: int) -> list[Column]:
+    """Return the columns of difference and p, at a value of a metric's swept key."""
+    if not table.key:
+        return [DIFFERENCE, P_VALUE]
+    value = f"{table.values[value_index]:g}"
+    heading = f"paired difference to best at {value} [interval]"
+    short = f"to best at {value} [interval]"
+    return [replace(DIFFERENCE, heading=heading, short=short), P_VALUE]
 
 
 def _has_figures(comparison: Comparison, column: Column) -> bool:
@@ -145,10 +158,19 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
 
     Cells without a usable run come last; their verdict is the reason.
     """
-    if comparison.deciding:
-        rows = _measured_rows(comparison, comparison.deciding)
-    else:
-        rows = _bound_rows(comparison)
+    cells = comparison.ranked
+    columns = _figure_entries(comparison)
+    ends = [comparison.pair_test(0, place).interval for place in range(1, len(cells))]
+    decimals = common_decimals((high - low) / 2 for low, high in ends)
+    rows = []
+    for place, cell in enumerate(cells):
+        entries = {key: column[place] for key, column in columns.items()}
+        pair, verdict = difference_entries(comparison, 0, place, decimals)
+        rows.append(
+            TableRow(cell.label, entries | pair, _seeds_text(cell), verdict, best=place == 0)
+        )
+    for cell in comparison.cells[len(cells) :]:
+        rows.append(TableRow(cell.label, {}, _seeds_text(cell), "not measured"))
     for cell in comparison.pending:
         statuses = {run.status for run in cell.others}
         reason = "no result yet"
@@ -158,23 +180,17 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
     return rows
 
 
-def _bound_rows(comparison: Comparison) -> list[TableRow]:
-    """Return the rows of settings with a bound, each column's figures with equal decimals."""
-    cells = comparison.cells
-    columns = {"bound": estimate_entries([cell.bound for cell in cells])}
+def _figure_entries(comparison: Comparison) -> dict[str, list[Entry]]:
+    """Return the entries of each column of figures, of equal decimals, for the ranked cells."""
+    cells, table = comparison.ranked, comparison.question
+    columns = {}
+    for place, column in enumerate(_measure_columns(table)):
+        spreads = [table.spreads[cell.label][place] for cell in cells]
+        columns[column.key] = estimate_entries(spreads)
     for column in table_columns(comparison):
         if not column.is_text:
             columns.setdefault(column.key, _column_entries(cells, column))
-    ends = [comparison.bound_test(0, place).interval for place in range(1, len(cells))]
-    decimals = common_decimals((high - low) / 2 for low, high in ends)
-    rows = []
-    for place, cell in enumerate(cells):
-        entries = {key: column[place] for key, column in columns.items()}
-        pair, verdict = difference_entries(comparison, 0, place, decimals)
-        rows.append(
-            TableRow(cell.label, entries | pair, _seeds_text(cell), verdict, best=place == 0)
-        )
-    return rows
+    return columns
 
 
 def _column_entries(cells: Sequence[Cell], column: Column) -> list[Entry]:
@@ -200,17 +216,26 @@ def difference_entries(
     if len(comparison.cells) == 1:
         return {}, ""
     if cell_index == reference_index:
-        text, verdict = ("reference", "") if cell_index else ("best", "lowest mean")
+        lead = "lowest mean" if comparison.question.sign > 0 else "highest mean"
+        text, verdict = ("reference", "") if cell_index else ("best", lead)
         return {"difference": Entry(text, 0.0), "p": Entry()}, verdict
-    claim = comparison.bound_test(reference_index, cell_index)
+    claim = comparison.pair_test(reference_index, cell_index)
+    at_floor = comparison.are_at_floor(reference_index, cell_index)
+    return _test_entries(claim, decimals), _row_verdict(comparison, claim, at_floor)
+
+
+def _test_entries(claim: PairTest, decimals: int = 0) -> dict[str, Entry]:
+    """Return the entries of a difference with its interval, and of its corrected p."""
     low, high = claim.interval
     difference = Entry(claim.to_text(decimals), claim.pair.mean, low=low, high=high)
-    verdict = _row_verdict(comparison, claim)
-    return {"difference": difference, "p": Entry(p_value(claim.p), claim.p)}, verdict
+    return {"difference": difference, "p": Entry(p_value(claim.p), claim.p)}
 
 
-def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
-    """Return a row's verdict: what the corrected test shows, or why nothing is claimed."""
+def _row_verdict(comparison: Comparison, claim: PairTest, at_floor: bool) -> str:
+    """Return a row's verdict: what the corrected test shows, or why nothing is claimed.
+
+    `at_floor`: whether both settings are as near as true data.
+    """
     if claim.pair.n == 0:
         return "not paired"
     if comparison.one_seed:
@@ -218,12 +243,14 @@ def _row_verdict(comparison: Comparison, claim: PairTest) -> str:
     if claim.interim:
         return "runs to come"  # nothing is claimed, even if the interval excludes zero
     words = []
-    if claim.is_significant and claim.pair.mean > 0:
+    if claim.is_significant and comparison.question.sign * claim.pair.mean > 0:
         words.append("worse")
     elif claim.is_significant:
         words.append("better")
     if claim.equal:
         words.append(f"same within {comparison.rule.equal_within:g}")
+    if at_floor:
+        words.append("as near as true data")
     return ", ".join(words) or "not settled"
 
 
@@ -235,24 +262,26 @@ def table_title(comparison: Comparison) -> str:
     return f"{table.metric.label} by {table.key}" if table.key else table.metric.label
 
 
-def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
-    """Return the rows of the deciding metric, best first by its mean at the key's last value."""
-    cells = {cell.label: cell for cell in comparison.cells}
-    best_at: dict[str, list[str]] = {label: [] for label in cells}
-    for place, value in enumerate(table.values):
-        best_at[table.ranked_labels(place)[0]].append(f"{value:g}")
-    labels = table.ranked_labels(-1)
-    columns = {}
-    for place, column in enumerate(_measure_columns(table)):
-        columns[column.key] = estimate_entries([table.spreads[label][place] for label in labels])
-    rows = []
-    for rank, label in enumerate(labels):
-        entries = {key: column[rank] for key, column in columns.items()}
-        verdict = ""
-        if best_at[label]:
-            verdict = f"best mean at {join_names(best_at[label])}" if table.key else "best mean"
-        rows.append(TableRow(label, entries, _seeds_text(cells[label]), verdict, bool(verdict)))
-    return rows
+def difference_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
+    """Return columns and rows of paired differences to the best at each value of a swept key.
+
+    Empty unless a metric with several values decides between several settings.
+    """
+    table = comparison.deciding
+    if table is None or len(table.values) == 1:
+        return [], []
+    columns = []
+    entries: dict[str, dict[str, Entry]] = {cell.label: {} for cell in comparison.ranked}
+    for place in range(len(table.values)):
+        for column in _difference_columns(table, place):
+            columns.append(replace(column, key=f"{column.key}@{place}"))
+        best, *rivals = table.ranked_labels(place)
+        entries[best][f"difference@{place}"] = Entry("best", 0.0)
+        for label in rivals:
+            claim = comparison.metric_test(table.metric.name, place, best, label)
+            for key, entry in _test_entries(claim).items():
+                entries[label][f"{key}@{place}"] = entry
+    return columns, [TableRow(label, figures) for label, figures in entries.items()]
 
 
 def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:

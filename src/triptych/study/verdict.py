@@ -4,15 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Self
 
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.study.cells import BOUND, Comparison, DecisionRule, MeasureTable, PairTest
-from triptych.study.claims import MAX_SEEDS, SeedRange, seeds_to_settle
+from triptych.study.claims import MAX_SEEDS, seeds_to_settle
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
+from triptych.study.seed_range import SeedRange
 from triptych.study.statistics import spread
+from triptych.study.weighting import neglecting_settings
 
 # {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
@@ -104,7 +107,18 @@ def _verdict_sentences(comparison: Comparison, any_untrained: bool) -> list[str]
         return [ranking(comparison, comparison.deciding)]
     if len(comparison.cells) == 1:
         return _single_setting(comparison)
-    return _rank_by_bound(comparison, any_untrained)
+    return [*_rank_by_bound(comparison, any_untrained), _neglected_bound_sentence(comparison)]
+
+
+def _neglected_bound_sentence(comparison: Comparison) -> str:
+    """Say that the bound judges some settings by what they hardly train; "" of none."""
+    labels = neglecting_settings(comparison)
+    if not labels:
+        return ""
+    titles = [table.metric.title for table in comparison.measures.values() if table.metric.better]
+    by = f"by {_names_or_count(titles, 'measure')}" if titles else "with measures.n=1000"
+    levels = f"noise levels that the loss of {_names_or_count(labels)} hardly trains"
+    return f"The bound judges {levels}: compare samples {by}."
 
 
 def best_untested(runs: Sequence[Run]) -> str:
@@ -173,35 +187,39 @@ class Relations:
     same: list[str] = field(default_factory=list)
     open: dict[str, PairTest] = field(default_factory=dict)
 
-    def add(self, label: str, claim: PairTest) -> None:
-        """Sort a rival into the relations, by its test against the best setting."""
-        if claim.outcome == "open":
-            self.open[label] = claim
-        elif claim.outcome == "same":
-            self.same.append(label)
-        elif claim.pair.mean > 0:
-            self.clear.append(label)
-        else:
-            self.ahead.append(label)
+    @classmethod
+    def read(cls, comparison: Comparison, table: MeasureTable, value_index: int) -> Self:
+        """Sort each rival by its test against the best setting at a value of the table's key."""
+        relations = cls()
+        best, *rivals = table.ranked_labels(value_index)
+        for label in rivals:
+            claim = comparison.metric_test(table.metric.name, value_index, best, label)
+            if claim.outcome == "open":
+                relations.open[label] = claim
+            elif claim.outcome == "same":
+                relations.same.append(label)
+            elif table.sign * claim.pair.mean > 0:
+                relations.clear.append(label)
+            else:
+                relations.ahead.append(label)
+        return relations
 
 
 def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     """State which setting has the lowest bound, and how the others relate to it."""
-    best, *rivals = comparison.cells
+    best = comparison.cells[0]
     sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
     if comparison.one_seed:
         return [*sentences, "One seed: nothing is settled."]
-    relations = Relations()
-    for place, cell in enumerate(rivals, 1):
-        relations.add(cell.label, comparison.bound_test(0, place))
+    relations = Relations.read(comparison, comparison.bounds, 0)
     if relations.clear:
         sentences.append(f"Clear of {_names_or_count(relations.clear)}.")
     if relations.ahead:
         names = _names_or_count(relations.ahead)
         sentences.append(f"On common seeds alone, it is worse than {names}.")
     if relations.same:
-        margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
-        sentences.append(f"The same as {_names_or_count(relations.same)} within {margin}.")
+        names = _names_or_count(relations.same)
+        sentences.append(f"The same as {names} within {_margin_text(comparison)}.")
     if not relations.open:
         return sentences
     if comparison.rule.interim:
@@ -212,6 +230,11 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     if comparison.rule.looks > 1:
         return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
+
+
+def _margin_text(comparison: Comparison) -> str:
+    """Return the margin in the unit of what decides: "0.005 bits/dim"."""
+    return f"{comparison.rule.equal_within:g} {comparison.question.metric.unit}".rstrip()
 
 
 def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
@@ -267,6 +290,8 @@ def _floor_text(table: MeasureTable) -> list[str]:
     if len(labels) < 2:
         return []
     names = _names_or_count(labels)
+    if table.key:
+        names = f"at {table.values[last]:g}, {names}"
     return [f"{names} are as near as true data: only a larger measures.n can separate them"]
 
 
@@ -291,19 +316,19 @@ def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]
 
 
 def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int) -> str:
-    first, *rest = table.ranked_labels(value_index)
-    clear = []
-    for label in rest:
-        claim = comparison.metric_test(table.metric.name, value_index, first, label)
-        if claim.is_significant and table.sign * claim.pair.mean > 0:
-            clear.append(label)
-    if not clear:
+    relations = Relations.read(comparison, table, value_index)
+    parts = []
+    if relations.clear:
+        parts.append(f"clear of {_names_or_count(relations.clear)}")
+    if relations.same:
+        names = _names_or_count(relations.same)
+        parts.append(f"the same as {names} within {_margin_text(comparison)}")
+    if not parts:
         return "nothing is settled"
-    text = f"{first} is clear of {_names_or_count(clear)}"
-    if len(clear) == len(rest):
-        return text
-    open_labels = [label for label in rest if label not in clear]
-    return f"{text}, not settled against {_names_or_count(open_labels)}"
+    open_labels = [*relations.open, *relations.ahead]
+    if open_labels:
+        parts.append(f"not settled against {_names_or_count(open_labels)}")
+    return f"{table.ranked_labels(value_index)[0]} is {', '.join(parts)}"
 
 
 def footnote(comparison: Comparison) -> str:
@@ -318,8 +343,15 @@ def footnote(comparison: Comparison) -> str:
 def _interval_footnote(comparison: Comparison) -> str:
     """Describe what the intervals of differences cover."""
     sentences = []
+    if comparison.deciding and len(comparison.ranked) > 1:
+        source = "draws" if comparison.one_training else "training, if any, and draws"
+        sentences.append(
+            "Differences are paired by seed: the settings of a seed share their model, the noise "
+            "of their samples and the true data. Their intervals cover the variation over seeds "
+            f"({source}), but not the choice of data to train on."
+        )
     pairs = [claim.pair for (metric, *_), claim in comparison.claims.items() if metric == BOUND]
-    if pairs and not comparison.deciding:
+    if pairs:
         by_item = sum(pair.n_items > 0 for pair in pairs)
         source = "draws" if comparison.one_training else "initial weights, batches, noise"
         sentences.append(
@@ -343,7 +375,7 @@ def _test_footnote(comparison: Comparison) -> str:
             f"{comparison.tests} differences are tested here (all pairs of settings, by each "
             "metric). Holm's method corrects p for all of them: if there is no true difference, "
             "at most 5% of reports say “clear of”. This also holds for the best setting, though "
-            "it was chosen on the same test items. Intervals are corrected in the same way: one "
+            "it was chosen by the same figures. Intervals are corrected in the same way: one "
             "excludes zero if p is at most 0.05."
         )
     if rule.looks > 1:
@@ -358,7 +390,7 @@ def _test_footnote(comparison: Comparison) -> str:
     if rule.equal_within is not None:
         sentences.append(
             f"“The same” means: by two one-sided tests, also corrected, the difference is within "
-            f"{rule.equal_within:g} {comparison.unit}. “Not settled” means: neither is shown."
+            f"{_margin_text(comparison)}. “Not settled” means: neither is shown."
         )
     return " ".join(sentences)
 
@@ -376,11 +408,11 @@ def _looks_sentence(rule: DecisionRule) -> str:
     )
 
 
-def _names_or_count(labels: Sequence[str]) -> str:
+def _names_or_count(labels: Sequence[str], noun: str = "setting") -> str:
     """Name settings, or count them where they are many: "6 settings"."""
     if len(labels) <= NAMED:
         return join_names([*labels])
-    return f"{len(labels)} settings"
+    return count_noun(len(labels), noun)
 
 
 def sample_counts_sentence(comparison: Comparison) -> str:

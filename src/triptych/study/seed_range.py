@@ -1,0 +1,131 @@
+"""Compute the power of a claim, and a range of seeds that settles a pair (docs/comparing.md).
+
+Power: under a true difference d the mean of S seeds is N(d, A + B), as in `statistics`:
+
+    power(d) = E[ P( |N(d, A + B)| > critical(A*, B) ) ],  A* ~ A chi2_{S-1} / (S - 1)
+
+over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The
+level is the one that holds if no other claim does (Holm's first step), so the power is a lower
+limit of what the corrected test has.
+
+How many seeds settle a pair depends on a difference and a variance that are only estimated. Their
+confidence distribution is that of the test: A* as above, and d* from N(mean, A* + B). A number of
+seeds has confidence c if it has the power `GOAL` with probability c over (d*, A*). Without items
+the limits on d* / sqrt(A*) are the exact ones of the noncentral t.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from triptych.study.statistics import MeanError, Paired, chi2_nodes
+
+GOAL = 0.8
+TAIL = 0.1  # share of reports in which a range of seeds ends too low, and in which too high
+MOST = 100  # a range of seeds that ends beyond it is left open
+NODES = 32
+COARSE = 12  # nodes of each integral behind a range of seeds
+GRID = 32  # critical distances between which others are interpolated
+
+
+def claim_power(difference: Any, error: MeanError, alpha: float, nodes: int = NODES) -> Any:
+    """Compute the probability that a true difference is claimed at level `alpha`; elementwise."""
+    return _power_at(difference, error, *_critical_limits(error, alpha, nodes))
+
+
+def _critical_limits(error: MeanError, alpha: float, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the critical distance at each possible estimate of the variance, and its weight."""
+    quantiles, weights = chi2_nodes(error.df, 2 * nodes)
+    of_seeds = np.asarray(error.of_seeds)[..., None] * quantiles
+    estimates = replace(error, of_seeds=of_seeds)
+    if not error.of_items or np.ndim(error.of_seeds) == 0:
+        return estimates.critical(alpha, nodes=nodes), weights / weights.sum()
+    # In units of the standard error the distance is a smooth function of the logarithm of A / B.
+    grid = np.geomspace(of_seeds.min(), of_seeds.max(), GRID)
+    distances = replace(error, of_seeds=grid).critical(alpha, nodes=nodes)
+    in_errors = distances / np.sqrt(grid + error.of_items)
+    limits = np.interp(np.log(of_seeds), np.log(grid), in_errors)
+    return limits * np.sqrt(of_seeds + error.of_items), weights / weights.sum()
+
+
+def _power_at(
+    difference: Any, error: MeanError, limits: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    spread = np.sqrt(error.of_seeds + error.of_items)[..., None]
+    difference = np.asarray(difference)[..., None]
+    beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
+    return (weights * beyond).sum(-1)
+
+
+def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) -> np.ndarray:
+    """Return the true difference that is claimed with probability `GOAL`; elementwise."""
+    limits, weights = _critical_limits(error, alpha, nodes)
+    low = np.zeros(np.shape(error.of_seeds))
+    high = limits.max(-1) + 9 * np.sqrt(error.of_seeds + error.of_items)
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = _power_at(middle, error, limits, weights) >= GOAL
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
+
+
+@dataclass(frozen=True)
+class SeedRange:
+    """A number of seeds per setting: `low` to `high`; None where it is beyond `MOST`."""
+
+    low: int | None
+    high: int | None
+
+
+@lru_cache(maxsize=1024)
+def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
+    """Return a range that covers the number of seeds that settle a pair in 8 reports of 10.
+
+    That number is the smallest beyond the seeds at hand that claims the true difference at level
+    `alpha` with probability `GOAL`. `level`: that at which the report has left the pair open.
+    """
+    at_limit = replace(pair, mean=float(pair.error.critical(level)))
+
+    @lru_cache
+    def differences(seeds: int) -> np.ndarray:
+        return detectable_difference(_possible_error(pair, seeds), alpha, COARSE)
+
+    def may_suffice(seeds: int) -> bool:
+        # Only open pairs are given a range: compare with the chance of that.
+        open_share = _confidence(at_limit, differences(seeds))
+        return _confidence(pair, differences(seeds)) >= TAIL * open_share
+
+    def must_suffice(seeds: int) -> bool:
+        return _confidence(pair, differences(seeds)) >= 1 - TAIL
+
+    return SeedRange(_first(may_suffice, pair.n + 1), _first(must_suffice, pair.n + 1))
+
+
+def _first(is_enough: Callable[[int], bool], start: int) -> int | None:
+    """Return the smallest number from `start` to `MOST` that is enough; None without one."""
+    counts = range(start, MOST + 1)
+    place = bisect_left(counts, True, key=is_enough)
+    return counts[place] if place < len(counts) else None
+
+
+def _possible_error(pair: Paired, seeds: int) -> MeanError:
+    """Return the error of this many seeds at each possible true variance over seeds."""
+    quantiles, _ = chi2_nodes(pair.error.df, COARSE)
+    of_seeds = pair.error.of_seeds / quantiles * pair.n / seeds
+    return MeanError(of_seeds, seeds - 1, pair.error.of_items, pair.error.n_items)
+
+
+def _confidence(pair: Paired, differences: np.ndarray) -> float:
+    """Return the confidence that the true difference exceeds these, one at each variance.
+
+    It is taken to have the sign of the measured one.
+    """
+    quantiles, weights = chi2_nodes(pair.error.df, COARSE)
+    spread = np.sqrt(pair.error.of_seeds / quantiles + pair.error.of_items)
+    share = ndtr((abs(pair.mean) - differences) / spread)
+    return float((weights * share).sum() / weights.sum())
