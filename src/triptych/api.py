@@ -95,8 +95,10 @@ def check_one_process(config: DictConfig) -> None:
     """Refuse a run of several processes, which only the command can start."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch_id():
-        several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
-        raise UserError(f"{several}: must be 1 in Python; use triptych-train for several processes")
+        raise UserError(
+            f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: must be 1 in "
+            "Python; use triptych-train for several processes"
+        )
 
 
 def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
@@ -183,8 +185,10 @@ class Trained:
         if not largest <= 1 + 1e-6:  # this form also refuses NaN
             raise UserError(f"bound(x): x has values up to {largest:.4g}; pass images in [-1, 1]")
         if not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
-            fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
-            raise UserError(f"bound(x): x is not on the data's {levels} levels; {fix}")
+            raise UserError(
+                f"bound(x): x is not on the data's {levels} levels; pass "
+                f"triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
+            )
 
     @cached_property
     def _calibrated_model(self) -> Any:
@@ -301,8 +305,10 @@ def _compose_overrides(
     for override in overrides:
         key, value = _key_and_value(override)
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
-            problem = f"only for the command triptych-{command}; from Python, pass only KEY=VALUE"
-            raise UserError(f"{override}: {problem}")
+            raise UserError(
+                f"{override}: only for the command triptych-{command}; from Python, pass only "
+                "KEY=VALUE"
+            )
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
     own = [f"{key}={value}" for key, value in arguments.items()]
@@ -322,8 +328,8 @@ def _checked_values(
     for override in overrides:
         key, value = _key_and_value(override)
         if key in UNREAD[command] and value != "null":
-            problem = (
-                f"only for the command triptych-{command}; pass weights and data_root to load()"
+            raise UserError(
+                f"{override}: only for the command triptych-{command}; pass weights and data_root "
+                "to load()"
             )
-            raise UserError(f"{override}: {problem}")
     return composing.checked_values(composing.without_hydra(config), command)

@@ -112,8 +112,10 @@ def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, metric in metrics.items():
         higher = getattr(metric, "higher_is_better", None)
         if higher not in BETTER:
-            fix = f"must be True, False or None{definition_location(type(metric))}"
-            raise UserError(f"metrics.{name}: higher_is_better={higher!r}; {fix}")
+            raise UserError(
+                f"metrics.{name}: higher_is_better={higher!r}; must be True, False or "
+                f"None{definition_location(type(metric))}"
+            )
     return metrics
 
 
@@ -154,6 +156,7 @@ def _item_metric(name: str, value: Any, items: int) -> dict[str, Any]:
             return {key: value[key] for key in ("mean", "stderr", "n")}
         return {"mean": float(value), "stderr": None, "n": items}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        problem = f"compute() returned {str(value)[:100]}"
-        fix = "must be a number, or a dict of mean, stderr and n"
-        raise UserError(f"metrics.{name}: {problem}; {fix}") from error
+        raise UserError(
+            f"metrics.{name}: compute() returned {str(value)[:100]}; must be a number, or a dict "
+            "of mean, stderr and n"
+        ) from error

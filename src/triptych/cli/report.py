@@ -97,8 +97,10 @@ def check_options(options: argparse.Namespace) -> None:
         if not directory.is_dir():
             raise UserError(f"{directory}: not a directory")
         if not options.results and not any(map(is_run, find_runs(directory))):
-            fix = "pass a directory in which triptych-train has written config.yaml or summary.json"
-            raise UserError(f"{directory}: no run in it; {fix}")
+            raise UserError(
+                f"{directory}: no run in it; pass a directory in which triptych-train has written "
+                "config.yaml or summary.json"
+            )
     if options.results:
         if options.equal_within:
             raise UserError("--equal-within: claims have their own margins; leave it out")

@@ -76,8 +76,9 @@ def main() -> None:
             jobs.serve()  # returns in a fork for each run, with the run as argument
         if len(sys.argv) != 2:
             typed = " ".join(sys.argv[1:])
-            problem = "resume=DIR uses the recorded configuration; type no other argument"
-            raise UserError(f"{typed}: {problem}")
+            raise UserError(
+                f"{typed}: resume=DIR uses the recorded configuration; type no other argument"
+            )
         processes.end_with_parent()
         resume(RunDirectory(parse_path(sys.argv[1].removeprefix(ARGUMENT), ARGUMENT)))
         if serving:

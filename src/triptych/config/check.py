@@ -77,8 +77,10 @@ def _swept_key_prefixes(hydra: DictConfig) -> tuple[str, ...]:
 def check_packaged_keys(config: Mapping[str, Any]) -> None:
     """Refuse a packaged file with keys that no run has, because nothing would read them."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
-        fix = "begin it with the line # @package _global_"
-        raise UserError(f"{group}: the file's keys are not used by any run; {fix}")
+        raise UserError(
+            f"{group}: the file's keys are not used by any run; begin it with the line # @package "
+            "_global_"
+        )
 
 
 def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
@@ -161,19 +163,25 @@ def check_run_length(trainer: Mapping[str, Any]) -> None:
     """Refuse a run that has no length, or two of them."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     if epochs and steps:
-        other = f"trainer.max_steps={steps} is set, too"
-        raise UserError(f"trainer.max_epochs={epochs}: {other}; set one of them to null")
+        raise UserError(
+            f"trainer.max_epochs={epochs}: trainer.max_steps={steps} is set, too; set one of them "
+            "to null"
+        )
     if not epochs and not steps:
-        fix = "type a number of steps, or trainer.max_epochs=N"
-        raise UserError(f"trainer.max_steps=null: training length is not set; {fix}")
+        raise UserError(
+            "trainer.max_steps=null: training length is not set; type a number of steps, or "
+            "trainer.max_epochs=N"
+        )
 
 
 def check_fsdp(config: dict[str, Any]) -> None:
     """Refuse sharded weights with networks or losses of EDM2, which normalise whole weights."""
     uses_edm2 = any(str(value).endswith(".EDM2") for _, value in flatten_config(config))
     if uses_edm2 and config["trainer"].get("strategy") == "fsdp":
-        problem = "EDM2 normalizes whole weights, which FSDP splits"
-        raise UserError(f"trainer.strategy=fsdp: {problem}; use trainer=ddp")
+        raise UserError(
+            "trainer.strategy=fsdp: EDM2 normalizes whole weights, which FSDP splits; use "
+            "trainer=ddp"
+        )
 
 
 def check_tracking_uri(logger: Mapping[str, Any]) -> None:
@@ -221,5 +229,7 @@ def check_guide(config: Mapping[str, Any]) -> None:
     """Refuse a ``guide`` that the guidance does not use."""
     guide, guidance = config.get("guide"), config.get("guidance") or {}
     if guide is not None and guide not in guidance.values():
-        fix = "add guidance=auto or guidance=classifier, or pass null"
-        raise UserError(f"guide={guide}: the chosen guidance does not use it; {fix}")
+        raise UserError(
+            f"guide={guide}: the chosen guidance does not use it; add guidance=auto or "
+            "guidance=classifier, or pass null"
+        )

@@ -273,8 +273,9 @@ def check_cores(config: Mapping[str, Any], *keys: str) -> None:
     most = max(cores(), SIMULATED)
     for key in keys:
         if (config.get(key) or 1) > most:
-            problem = f"must be 1 to {most} on this machine's {cores()} CPU cores"
-            raise UserError(f"{key}={config[key]}: {problem}")
+            raise UserError(
+                f"{key}={config[key]}: must be 1 to {most} on this machine's {cores()} CPU cores"
+            )
 
 
 def threads(cores: int) -> int:

@@ -95,8 +95,9 @@ def import_class(target: Any, where: str = "") -> type:
         owner = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"cannot be imported: {line}{error_location(error)}"
-        raise UserError(f"{_key_prefix(where)}={target}: {problem}") from error
+        raise UserError(
+            f"{_key_prefix(where)}={target}: cannot be imported: {line}{error_location(error)}"
+        ) from error
     if is_trusted(target):
         remember_imported()
     if not isinstance(owner, type) or not _is_defined_in(owner, target, module):

@@ -149,8 +149,9 @@ def augment_batch(
         else:
             part = find_part(batch.condition, name)
             if batch.condition is None or part is None:
-                fix = "set augmentation=none"
-                raise UserError(f"augmentation: the condition has no part {name!r}; {fix}")
+                raise UserError(
+                    f"augmentation: the condition has no part {name!r}; set augmentation=none"
+                )
             value, numbers = augment(part.value, changes, part_seed, step, rank, world)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.merge(changed))

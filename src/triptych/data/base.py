@@ -152,8 +152,10 @@ class DataModule(pl.LightningDataModule, ABC):
 
         DataError: the data have no captions, or a prompt cannot be encoded.
         """
-        problem = f"data {self.name} have no captions"
-        raise DataError(f"prompt={prompts[0]!r}: {problem}; pass a model of captioned data")
+        raise DataError(
+            f"prompt={prompts[0]!r}: data {self.name} have no captions; pass a model of captioned "
+            "data"
+        )
 
     def formula(self) -> dict[str, Any] | None:
         """Return the settings of the formula that draws the items; None if they are from files.

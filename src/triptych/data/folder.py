@@ -37,9 +37,10 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
             most = size_limit("TRIPTYCH_MAX_PIXELS")
             if image.width * image.height > most:
-                size_of = f"{image.width} x {image.height} pixels"
-                fix = "TRIPTYCH_MAX_PIXELS=... raises the limit"
-                raise DataError(f"data.root: {file} has {size_of}, more than {most}; {fix}")
+                raise DataError(
+                    f"data.root: {file} has {image.width} x {image.height} pixels, more than "
+                    f"{most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
+                )
             upright = _to_eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _on_background(upright, background, file).convert(
                 "L" if channels == 1 else "RGB"
@@ -48,8 +49,9 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        problem = f"cannot read the image {file}: {type(error).__name__}: {error}"
-        raise DataError(f"data.root: {problem}") from error
+        raise DataError(
+            f"data.root: cannot read the image {file}: {type(error).__name__}: {error}"
+        ) from error
     if channels == 1:
         return values[None]
     return values.transpose(2, 0, 1)

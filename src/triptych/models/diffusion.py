@@ -39,11 +39,15 @@ def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
             "schedule: a learned schedule needs the ELBO as the loss; set objective/loss=elbo"
         )
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
-        fix = "set objective/times=uniform or stratified"
-        raise ValueError(f"schedule=learned: needs uniformly distributed times; {fix}")
+        raise ValueError(
+            "schedule=learned: needs uniformly distributed times; set objective/times=uniform or "
+            "stratified"
+        )
     if isinstance(objective.times, Adaptive) and has_extra_loss_term(objective.loss):
-        problem = f"needs a loss that is never negative, unlike {type(objective.loss).__name__}"
-        raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
+        raise ValueError(
+            "objective/times=adaptive: needs a loss that is never negative, unlike "
+            f"{type(objective.loss).__name__}; use log_normal"
+        )
 
 
 def has_extra_loss_term(loss: Loss) -> bool:
@@ -64,9 +68,9 @@ def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> N
     """Raise UserError unless likelihood and data are both of levels, or both of a density."""
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
-    key = f"likelihood.dequantisation={likelihood.dequantisation}"
     raise UserError(
-        f"{key}: must be none for continuous data, uniform or lossless for discrete data"
+        f"likelihood.dequantisation={likelihood.dequantisation}: must be none for continuous "
+        "data, uniform or lossless for discrete data"
     )
 
 
@@ -242,9 +246,11 @@ class Diffusion(DenoiserModel):
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
         if not effective >= LEAST_EFFECTIVE:  # this form also refuses NaN
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
-            problem = f"effective fraction of draws is {effective:.2g} with objective.loss={loss}"
-            fix = "use wider times, or a loss over the same density (objective/loss/over)"
-            raise UserError(f"objective.times={times}: {problem}; {fix}")
+            raise UserError(
+                f"objective.times={times}: effective fraction of draws is {effective:.2g} with "
+                f"objective.loss={loss}; use wider times, or a loss over the same density "
+                "(objective/loss/over)"
+            )
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:

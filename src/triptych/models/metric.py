@@ -44,9 +44,10 @@ class PerItem(Figures):
         """Count the items of a batch; ValueError: ``values`` has another shape than (B,)."""
         values, items = self.values(model, batch), len(batch.x)
         if values.shape != (items,):
-            given = f"shape {tuple(values.shape)}"
-            fix = f"must be a tensor of shape ({items},), one number per item"
-            raise ValueError(f"{type(self).__name__}.values returned {given}; {fix}")
+            raise ValueError(
+                f"{type(self).__name__}.values returned shape {tuple(values.shape)}; must be a "
+                f"tensor of shape ({items},), one number per item"
+            )
         self.sums[0] += count_and_sums(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:

@@ -63,16 +63,17 @@ class UNet2D(Adapter):
         try:
             from diffusers.models.unets.unet_2d import UNet2DModel
         except ImportError as error:
-            fix = "pip install 'triptych[diffusers]'"
-            raise UserError(f"denoiser=unet2d: diffusers is not installed; {fix}") from error
+            raise UserError(
+                "denoiser=unet2d: diffusers is not installed; pip install 'triptych[diffusers]'"
+            ) from error
         channels, *size = image_shape(shape, "unet2d")
         multiple = 2 ** (len(block_out_channels) - 1)
         if not isinstance(schedule, Betas) or contract.get("conditions"):
             raise ValueError("denoiser=unet2d: needs schedule=betas and model.conditional=false")
         if any(side % multiple for side in size):
-            at = f"denoiser.network.block_out_channels={[*block_out_channels]}"
             raise ValueError(
-                f"{at}: height and width must be multiples of {multiple}, but are {size}"
+                f"denoiser.network.block_out_channels={[*block_out_channels]}: height and width "
+                f"must be multiples of {multiple}, but are {size}"
             )
         sizes |= {"sample_size": size, "in_channels": channels, "out_channels": channels * outputs}
         super().__init__(UNet2DModel(**sizes), shape, outputs=outputs, **contract)

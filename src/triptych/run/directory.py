@@ -216,8 +216,10 @@ class RunDirectory(Lockable):
         if result is None or not result.checkpoint:
             return self / REPORTED[0]
         if result.checkpoint not in REPORTED:
-            problem = f"checkpoint {result.checkpoint!r}: must be one of {', '.join(REPORTED)}"
-            raise UserError(f"{self.path}: {problem}")
+            raise UserError(
+                f"{self.path}: checkpoint {result.checkpoint!r}: must be one of "
+                f"{', '.join(REPORTED)}"
+            )
         return self / result.checkpoint
 
     def record(self, result: Result) -> Result:

@@ -158,8 +158,10 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
 def check_processes(data: DataModule, processes: int) -> None:
     """Check that processes have equal shares of a batch, and each has items of every split."""
     if data.batch_size % processes:
-        fix = f"must be a multiple of the number of processes, {processes}"
-        raise UserError(f"data.batch_size={data.batch_size}: {fix}")
+        raise UserError(
+            f"data.batch_size={data.batch_size}: must be a multiple of the number of processes, "
+            f"{processes}"
+        )
     for name in ("val", "test"):
         n = len(data.splits[name])
         if 0 < n < processes:
@@ -186,8 +188,10 @@ def check_first_start(
         return
     every = experiment.config["trainer"]["val_check_interval"]
     if not len(experiment.data.splits["val"]) or every > trainer.max_steps:
-        fix = "pass checkpoint=last, or set trainer.val_check_interval and data.val_size"
-        raise UserError(f"checkpoint=best: this run has no validation; {fix}")
+        raise UserError(
+            "checkpoint=best: this run has no validation; pass checkpoint=last, or set "
+            "trainer.val_check_interval and data.val_size"
+        )
 
 
 def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:

@@ -44,8 +44,10 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
-        problem = f"{name} does not support models of latents"
-        raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
+        raise UserError(
+            f"guidance: {name} does not support models of latents; pass guidance=none or "
+            "classifier_free"
+        )
     if model.conditional:
         read = [part for part in model.conditions if part != AUGMENTATION]
         check_parts_were_dropped(f"guidance={name}", model.label_dropout, guidance.left_out(read))
@@ -59,9 +61,10 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
         )
     size = training_items(data, 1000).x.abs()
     if (size > threshold.bound).float().mean() > OUTSIDE:
-        problem = f"would clip at {threshold.bound:g}, but the data reach {size.max():.2g}"
-        fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
-        raise UserError(f"threshold: {problem}; {fix}")
+        raise UserError(
+            f"threshold: would clip at {threshold.bound:g}, but the data reach {size.max():.2g}; "
+            "pass threshold=none, or threshold=static with a higher threshold.bound"
+        )
 
 
 def _open_guides(

@@ -298,6 +298,9 @@ def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str 
     uri = str(node.get("tracking_uri") or default or f"{SQLITE}{folder}/mlflow.db")
     if is_composed_here(run) or uri in (default, f"{SQLITE}{root()}/logs/mlflow.db"):
         return uri
-    problem = f"not used, as the run's directory names {uri}, not your command"
-    log_line(None, f"MLflow: {problem}; allow it with {ADDRESS}={uri}")
+    log_line(
+        None,
+        f"MLflow: not used, as the run's directory names {uri}, not your command; allow it with "
+        f"{ADDRESS}={uri}",
+    )
     return None

@@ -142,8 +142,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
     if not conditional:
         return {}
     if not data.conditions:
-        problem = f"data {data.name} has no conditions"
-        raise UserError(f"model.conditional=true: {problem}; pass false")
+        raise UserError(f"model.conditional=true: data {data.name} has no conditions; pass false")
     if not isinstance(conditional, list):
         return data.conditions
     for name in conditional:

@@ -154,8 +154,9 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        problem = f"of another network than {UNET} ({error_line(error)})"
-        raise _component_error(path, WEIGHTS, problem) from error
+        raise _component_error(
+            path, WEIGHTS, f"of another network than {UNET} ({error_line(error)})"
+        ) from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
 
@@ -228,8 +229,10 @@ def _read_weights(path: str) -> Path:
     try:
         open_regular(file).close()
     except OSError as error:
-        fix = "save it with safe_serialization=True; a .bin is a pickle and is not opened"
-        raise UserError(f"trained={path}: no {WEIGHTS}; {fix}") from error
+        raise UserError(
+            f"trained={path}: no {WEIGHTS}; save it with safe_serialization=True; a .bin is a "
+            "pickle and is not opened"
+        ) from error
     return file
 
 
@@ -251,8 +254,10 @@ def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
     for key, values in NEEDED.items():
         value = settings.get(key)
         if value not in values:
-            problem = f"cannot be expressed in diffusers; must be {' or '.join(values)}"
-            raise UserError(f"{run.path}: {key}={value} {problem}")
+            raise UserError(
+                f"{run.path}: {key}={value} cannot be expressed in diffusers; must be "
+                f"{' or '.join(values)}"
+            )
     return result, config
 
 

@@ -138,8 +138,10 @@ def _clear_or_raise_failure(run: RunDirectory, may_retry: bool) -> None:
         return
     if result.status == "diverged":
         raise Diverged.from_earlier_start(result.error, result.step or 0)
-    fix = f"traceback: {run / 'train.log'}; retry=true tries again"
-    raise UserError(f"failed before: {result.error or '?'} ({fix})")
+    raise UserError(
+        f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries "
+        "again)"
+    )
 
 
 def _without_defaults(changes: Changes, request: Request) -> Changes:

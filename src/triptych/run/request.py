@@ -77,7 +77,7 @@ def check_run_name(name: str | None) -> None:
     """Raise UserError if a run's name cannot be the name of its directory."""
     if not name or slug(str(name)) == str(name):
         return
-    fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
     raise UserError(
-        f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}"
+        f"name={name}: not a directory's name; use at most 120 of a-z, A-Z, 0-9 and =,._+-, as in "
+        f"name={plain_name(str(name))}"
     )

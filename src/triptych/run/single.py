@@ -60,8 +60,9 @@ def check_guidance(plain: Config) -> None:
     """Refuse guidance that needs a checkpoint if none is named."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
-        fix = "as in guide=.../checkpoints/last.ckpt"
-        raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
+        raise UserError(
+            "guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt"
+        )
 
 
 def check_existing_run(request: Request) -> None:

@@ -46,8 +46,10 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     """
     path = resolve_checkpoint_path(ckpt)
     if not path.is_file():
-        fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
-        raise UserError(f"{key}={path}: no such file; {fix}")
+        raise UserError(
+            f"{key}={path}: no such file; pass a run's directory or a checkpoint in it, as "
+            "checkpoints/last.ckpt"
+        )
     return path
 
 
@@ -80,8 +82,10 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     except (TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run") from error
     if schema != SCHEMA:
-        problem = "written by another version of triptych, with other keys"
-        raise UserError(f"{where}: {problem}; pass a checkpoint with schema {SCHEMA}")
+        raise UserError(
+            f"{where}: written by another version of triptych, with other keys; pass a checkpoint "
+            f"with schema {SCHEMA}"
+        )
     parts = content.get("global_step"), content["triptych"].get("config"), content.get("callbacks")
     if not all(map(isinstance, parts, (int, dict, dict))):
         raise ForeignCheckpoint(f"{where}: not a complete checkpoint; pass a checkpoint of a run")
@@ -100,12 +104,11 @@ def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
         return
     differences = result_changing_differences(run.config(), config)
     if differences:
-        problem = (
-            f"belongs to another run than {run / 'config.yaml'} "
-            f"({describe_differences(differences)})"
+        raise ForeignCheckpoint(
+            f"{where}: belongs to another run than {run / 'config.yaml'} "
+            f"({describe_differences(differences)}); restore the wrong file, or copy the "
+            "checkpoint to another folder and pass the copy"
         )
-        fix = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
-        raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
     result = None if run.unreadable_reason() else run.summary()
     if result is None:
         return
@@ -136,9 +139,9 @@ def reraise_as_foreign_checkpoint(
             or error_location(error)
         ):
             raise
-        problem = f"its content cannot be used ({describe_error(error)})"
         raise ForeignCheckpoint(
-            f"{where}: {problem}; restore it, or the version of the code that wrote it"
+            f"{where}: its content cannot be used ({describe_error(error)}); restore it, or the "
+            "version of the code that wrote it"
         ) from error
 
 
@@ -156,9 +159,9 @@ def check_reference(key: str, path: str) -> None:
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
-        fix = f"or pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
         raise UserError(
-            f"{key}={path}: {_unfinished_reason(run)}; finish or restore this run, {fix}"
+            f"{key}={path}: {_unfinished_reason(run)}; finish or restore this run, or pass a "
+            f"checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
         )
     check_checkpoint(path, key)
 
