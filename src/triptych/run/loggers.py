@@ -149,7 +149,7 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
 
 
 def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
-    for step, row in table.all_rows():
+    for step, row in sorted(table.rows.items()):
         for logger in loggers:
             logger.log_metrics({name: float(value) for name, value in row.items()}, step)
 
