@@ -6,7 +6,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
-from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
@@ -27,7 +26,6 @@ def request_single(config: DictConfig) -> Request:
     request.check_overrides()
     check_cores(request.config, "cores", "threads")
     if RunDirectory(request.path).status != "finished":
-        check_guidance(request.config)
         check_files(OmegaConf.create(request.config))
     return request
 
@@ -54,15 +52,6 @@ def check_run_directory(config: DictConfig) -> None:
     home = Path(config.hydra.run.dir)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
-
-
-def check_guidance(plain: Config) -> None:
-    """Refuse guidance that needs a checkpoint if none is named."""
-    guidance = plain.get("guidance") or {}
-    if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
-        raise UserError(
-            "guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt"
-        )
 
 
 def check_existing_run(request: Request) -> None:
