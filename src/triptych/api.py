@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import hydra_overrides, without_hyphens
 from triptych.config import compose as composing
-from triptych.declare import FilePath, type_error_line
+from triptych.declare import type_error_line
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory, log_line
@@ -261,7 +261,6 @@ def load(
     """
     if isinstance(run, Run):
         run = run.dir
-    _check_argument("run", FilePath, run)
     path = Path(run).absolute()
     find_checkpoint(path)  # before torch is imported
     from triptych.run.reopen import reopen
@@ -279,29 +278,24 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    _check_argument("folder", FilePath, folder)
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory")
     rows = results(read_runs(path))
     if not rows:
         raise UserError(
-            f"{path}: no run in it (a run's directory holds config.yaml or summary.json)"
+            f"{folder}: no run in it (a run's directory holds config.yaml or summary.json)"
         )
     return rows
-
-
-def _check_argument(name: str, kind: Any, value: Any) -> None:
-    problem = type_error_line(name, kind, value)
-    if problem:
-        raise UserError(problem)
 
 
 def _compose_overrides(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> DictConfig:
     """Compose our ``arguments`` and a user's overrides like ``triptych-COMMAND``."""
-    _check_argument("overrides", Sequence[str], overrides)
+    problem = type_error_line("overrides", Sequence[str], overrides)
+    if problem:
+        raise UserError(problem)
     for override in overrides:
         key, value = _key_and_value(override)
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):

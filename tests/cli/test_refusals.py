@@ -44,7 +44,6 @@ REFUSED = [
         "checkpoint=best: ... no validation",
     ),
     ("test=false data.val_size=0", "test=false: without a test set, a validation set is needed"),
-    ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
 ]
 
 

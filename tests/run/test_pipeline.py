@@ -405,7 +405,7 @@ WRONG = {
     "bomb": (claim_much, "larger than the network of unet/config.json can be"),
     "resolutions": (
         change(UNET, **DEEP),
-        r"height and width must be multiples of 16, but are \[8, 8\]",
+        "8x8 images cannot be halved 4 times",
     ),
 }
 

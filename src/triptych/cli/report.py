@@ -33,8 +33,6 @@ RESULTS = (
     "report; other papers on this page are kept"
 )
 
-REPORT = ("report.html", "joint_report.html")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
@@ -92,7 +90,7 @@ def parse_margin(text: str) -> float:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse directories without runs, and outputs that would replace a report or a record."""
+    """Refuse directories without runs, and outputs that cannot be written."""
     for directory in options.dirs:
         if not directory.is_dir():
             raise UserError(f"{directory}: not a directory")
@@ -102,15 +100,9 @@ def check_options(options: argparse.Namespace) -> None:
                 "config.yaml or summary.json"
             )
     if options.results:
-        if options.equal_within:
-            raise UserError("--equal-within: claims have their own margins; leave it out")
         check_output_file("--results", options.results)
     if options.figures:
         check_output_folder("--figures", options.figures)
-        if any((options.figures / name).exists() for name in REPORT):
-            raise UserError(
-                f"--figures={options.figures}: holds a report; choose another directory"
-            )
 
 
 def write_pages(options: argparse.Namespace) -> None:

@@ -177,13 +177,8 @@ def augment(
     """Augment images by all ``steps`` in turn; return them with the numbers of what was done.
 
     ``x`` (B, C, H, W): this process's share of the batch of ``step``. The numbers (B, numbers)
-    are of the steps that are ``told``. UserError: ``x`` holds no images.
+    are of the steps that are ``told``.
     """
-    if x.ndim != 4:
-        shape = tuple(x.shape[1:])
-        raise UserError(
-            f"augmentation: needs images (C, H, W), but items are {shape}; set augmentation=none"
-        )
     generator = seeded_generator(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
 

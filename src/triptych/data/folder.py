@@ -60,11 +60,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
 def _to_eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
-        scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-        clear = image.info.get("transparency")
-        if clear is not None:
-            scaled.putalpha(Image.fromarray(values != clear))
-        return scaled
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise DataError(
             f"data.root: {file} has 32-bit channels; convert it to 8 or 16 bits per channel"

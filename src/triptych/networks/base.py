@@ -116,13 +116,16 @@ def check_head_width(channels: int, head_width: int) -> None:
         )
 
 
-def check_halves(shape: tuple[int, int, int], widths: Sequence[int]) -> None:
-    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own."""
+def check_halves(shape: tuple[int, int, int], widths: Sequence[int], key: str = "widths") -> None:
+    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own.
+
+    ``key``: the network's argument that has the ``widths``.
+    """
     _, height, width = shape
     halvings = len(widths) - 1
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(
-            f"denoiser.network.widths={list(widths)}: {height}x{width} images cannot be halved "
+            f"denoiser.network.{key}={list(widths)}: {height}x{width} images cannot be halved "
             f"{halvings} times; set fewer widths"
         )
 

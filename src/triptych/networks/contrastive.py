@@ -101,10 +101,8 @@ class ContrastiveNetwork(nn.Module):
         super().__init__()
         text = (conditions or {}).get("text")
         if not isinstance(text, Tokens):
-            known = ", ".join(conditions or ()) or "no conditions"
             raise ValueError(
-                f"model.network: needs images with text, but the data have {known}; use captioned "
-                "data, as data=shapes"
+                "model.network: needs images with text; use captioned data, as data=shapes"
             )
         check_heads(text_width, heads, "model.network")
         self.shape, self.text, self.embedding = (

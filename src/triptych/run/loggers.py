@@ -132,15 +132,9 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
     table.truncate_after(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
-        if not node or name == "csv":
-            continue
-        if name == "tensorboard":
-            others.append(GuardedLogger(TensorBoard, table, run, step))
-        elif name == "mlflow":
-            others += _build_mlflow(node, table, run)
-        elif name == "wandb":
-            others += _build_wandb(node, table, run)
-        else:
+        if node and name in OURS:
+            others += OURS[name](node, table, run)
+        elif node:
             others.append(_build_user_logger(name, node, run))
     # A fit that is another run's has no curves yet.
     if step and not run.provenance.executions:
@@ -152,6 +146,10 @@ def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
     for step, row in sorted(table.rows.items()):
         for logger in loggers:
             logger.log_metrics({name: float(value) for name, value in row.items()}, step)
+
+
+def _build_tensorboard(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
+    return [GuardedLogger(TensorBoard, table, run, table.last_row[0])]
 
 
 def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
@@ -174,6 +172,14 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
     return [GuardedLogger(wandb.WandbRun, table, run, mode, artifacts, description)]
+
+
+OURS: dict[str, Callable[..., list[Logger]]] = {
+    "csv": lambda *_: [],  # every run has it
+    "tensorboard": _build_tensorboard,
+    "mlflow": _build_mlflow,
+    "wandb": _build_wandb,
+}
 
 
 def _build_user_logger(name: str, node: Config, run: RunDirectory) -> Logger:

@@ -10,7 +10,6 @@ from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
 from triptych.run.prepare import check_same_run, contains_run, plan_run, prepare
-from triptych.run.read import find_runs, is_run
 from triptych.run.request import Request, resolve
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
@@ -49,9 +48,6 @@ def check_run_directory(config: DictConfig) -> None:
         )
     if not config.hydra.run.dir:
         raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
-    home = Path(config.hydra.run.dir)
-    if any(is_run(folder) for folder in find_runs(home) if folder != home):
-        raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
 
 
 def check_existing_run(request: Request) -> None:
