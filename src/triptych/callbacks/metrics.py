@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.check import check_metric_names
-from triptych.config.own_code import definition_location, is_user_code, reraise_as_user_error
+from triptych.config.own_code import is_user_code, reraise_as_user_error
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, hash_seed
 from triptych.errors import UserError
@@ -19,7 +19,7 @@ from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
 
-BETTER = {True: "higher", False: "lower", None: ""}
+BETTER: dict[Any, str] = {True: "higher", False: "lower"}
 
 
 class Metrics(pl.Callback):
@@ -37,10 +37,7 @@ class Metrics(pl.Callback):
     @property
     def better(self) -> dict[str, str]:
         """The better direction of each metric: "higher", "lower" or ""."""
-        better = {
-            name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()
-        }
-        return {name: BETTER[higher] for name, higher in better.items()}
+        return {name: better_direction(metric) for name, metric in self.metrics.items()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name, metric in self.metrics.items():
@@ -100,6 +97,11 @@ class Metrics(pl.Callback):
         }
 
 
+def better_direction(metric: Metric) -> str:
+    """Return a metric's better direction: "higher", "lower", or "" if it declares none."""
+    return BETTER.get(getattr(metric, "higher_is_better", None), "")
+
+
 def logged_mean(figure: dict[str, Any]) -> float:
     """Return the value for loggers: the figure's mean, NaN if no item had a value."""
     return math.nan if figure["mean"] is None else float(figure["mean"])
@@ -108,15 +110,7 @@ def logged_mean(figure: dict[str, Any]) -> float:
 def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     """Build the user's metrics that ``config`` names, both of items and of samples."""
     nodes = (config.get("metrics") or {}).items()
-    metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
-    for name, metric in metrics.items():
-        higher = getattr(metric, "higher_is_better", None)
-        if higher not in BETTER:
-            raise UserError(
-                f"metrics.{name}: higher_is_better={higher!r}; must be True, False or "
-                f"None{definition_location(type(metric))}"
-            )
-    return metrics
+    return {name: build(node, f"metrics.{name}") for name, node in nodes if node}
 
 
 def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:

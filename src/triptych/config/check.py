@@ -159,13 +159,8 @@ def check_contradictions(config: dict[str, Any]) -> None:
 
 
 def check_run_length(trainer: Mapping[str, Any]) -> None:
-    """Refuse a run that has no length, or two of them."""
+    """Refuse a run that has no length; of two, the number of steps counts."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
-    if epochs and steps:
-        raise UserError(
-            f"trainer.max_epochs={epochs}: trainer.max_steps={steps} is set, too; set one of them "
-            "to null"
-        )
     if not epochs and not steps:
         raise UserError(
             "trainer.max_steps=null: training length is not set; type a number of steps, or "

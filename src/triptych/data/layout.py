@@ -118,12 +118,12 @@ def _class_folder(file: Path, depth: int) -> str:
 
 
 def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str]) -> None:
-    for file, split in zip(files, splits, strict=True):
-        if not split:
-            raise DataError(
-                f"{key}: {file} is in no split folder (train, val, test); put it into one, as "
-                "train/CLASS/, or rename folders that are not splits"
-            )
+    if "" in splits:
+        file = files[splits.index("")]
+        raise DataError(
+            f"{key}: {file} is in no split folder (train, val, test); put it into one, as "
+            "train/CLASS/, or rename folders that are not splits"
+        )
     if "train" not in splits:
         top = files[0].parts[0]
         raise DataError(f"{key}: has {top}/ but no train/; add train/, or pass {top}/ as data.root")

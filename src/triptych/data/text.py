@@ -107,9 +107,9 @@ class Words(TextEncoder):
         self._place = {word: i for i, word in enumerate(self.vocabulary)}
 
     def pieces(self, text: str) -> list[int]:
-        for word in words(text):
-            if word not in self._place:
-                raise DataError(f"no caption of the data has the word {word!r}")
+        unknown = sorted({*words(text)} - self._place.keys())
+        if unknown:
+            raise DataError(f"no caption of the data has the word {unknown[0]!r}")
         return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:

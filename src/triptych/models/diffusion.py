@@ -1,6 +1,6 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
 from triptych.diffusion.loss import Loss
 from triptych.diffusion.objective import Objective
-from triptych.diffusion.protocol import AnyDenoiser
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Adaptive, Stratified
 from triptych.diffusion.whole_batch import whole_batch
@@ -55,15 +54,6 @@ def has_extra_loss_term(loss: Loss) -> bool:
     return type(loss).nats is not Loss.nats
 
 
-def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
-    """Raise ValueError if ``label_dropout`` names a part that the denoiser does not read."""
-    if isinstance(label_dropout, Mapping):
-        known = {*denoiser.conditions} - {AUGMENTATION}
-        for name in set(label_dropout) - known:
-            names = ", ".join(sorted(known)) or "a number"
-            raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
-
-
 def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
     """Raise UserError unless likelihood and data are both of levels, or both of a density."""
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
@@ -90,8 +80,7 @@ class Diffusion(DenoiserModel):
             them, and so are the control variates of a report's draws (``diffusion.control``);
             None: there are no control variates.
 
-    ValueError: a learned schedule under a loss or times that would teach it easy noise;
-    ``label_dropout`` of a part that the condition lacks.
+    ValueError: a learned schedule under a loss or times that would teach it easy noise.
     """
 
     def __init__(
@@ -110,7 +99,6 @@ class Diffusion(DenoiserModel):
     ):
         super().__init__(edges=level_edges(schedule), extras=ODE if likelihood else (), **more)
         check_learned_schedule(schedule, objective)
-        check_dropout(label_dropout, denoiser)
         check_dequantisation(likelihood, levels)
         self.event = self.shape  # the model diffuses the items themselves
         self.label_dropout, self.levels = label_dropout, levels

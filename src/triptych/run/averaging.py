@@ -61,12 +61,13 @@ def load_weights(
 
 def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
     """Raise UserError if an average lacks one of the model's trained parameters."""
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad and name not in average:
-            raise UserError(
-                f"weights={weights}: the average lacks {name}; restore the checkpoint, or pass "
-                "weights=raw"
-            )
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    missing = sorted(trained - average.keys())
+    if missing:
+        raise UserError(
+            f"weights={weights}: the average lacks {missing[0]}; restore the checkpoint, or pass "
+            "weights=raw"
+        )
 
 
 def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:

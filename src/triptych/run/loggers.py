@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from triptych.config.build import build
 from triptych.config.identity import root
 from triptych.config.own_code import error_location
+from triptych.config.signatures import inspect_class
 from triptych.config.trust import import_class
 from triptych.records import Config
 from triptych.run import wandb
@@ -185,12 +185,9 @@ OURS: dict[str, Callable[..., list[Logger]]] = {
 def _build_user_logger(name: str, node: Config, run: RunDirectory) -> Logger:
     """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
     place = f"logger.{name}"
-    arguments = signature(import_class(node["_target_"], place)).parameters.values()
+    arguments, takes_any = inspect_class(import_class(node["_target_"], place))
     folder: dict[str, Any] = {}
-    if any(
-        argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD
-        for argument in arguments
-    ):
+    if takes_any or "save_dir" in arguments:
         folder["save_dir"] = str(run.path)
     return guard_logger(build(node, place, **folder), place)
 

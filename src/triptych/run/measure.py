@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor, nn
 
-from triptych.callbacks.metrics import BETTER
+from triptych.callbacks.metrics import better_direction
 from triptych.diffusion.condition import AUGMENTATION
 from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.diffusion.mixture import Oracle
@@ -153,7 +153,7 @@ def measure_drawn_sets(experiment: Experiment, measured: Sequence[MeasuredValue]
         "floor": reference.noise_floor(conditions.labels is not None),
         "noise": reference.noise_metrics(conditions),
         "metrics": {
-            name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
+            name: {"title": m.title or name, "unit": m.unit, "better": better_direction(m)}
             for name, m in reference.user_metrics.items()
         },
     }

@@ -145,12 +145,12 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
         raise UserError(f"model.conditional=true: data {data.name} has no conditions; pass false")
     if not isinstance(conditional, list):
         return data.conditions
-    for name in conditional:
-        if name not in data.conditions:
-            known = ", ".join(data.conditions)
-            raise UserError(
-                f"model.conditional: the data have no condition {name!r}; choose from {known}"
-            )
+    unknown = sorted({*conditional} - data.conditions.keys())
+    if unknown:
+        raise UserError(
+            f"model.conditional: the data have no condition {unknown[0]!r}; choose from "
+            f"{', '.join(data.conditions)}"
+        )
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 

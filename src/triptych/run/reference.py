@@ -38,11 +38,11 @@ def user_sample_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     """Return the user-supplied metrics of samples; UserError if a name is already built in."""
     metrics = build_user_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
-    for name in own:
-        if name in SAMPLE_METRICS:
-            raise UserError(
-                f"metrics.{name}: a built-in metric of samples has this name; choose another"
-            )
+    taken = sorted(own.keys() & SAMPLE_METRICS.keys())
+    if taken:
+        raise UserError(
+            f"metrics.{taken[0]}: a built-in metric of samples has this name; choose another"
+        )
     return own
 
 

@@ -211,13 +211,13 @@ def _check_stage(key: str, stage: Experiment, earlier_stages: Sequence[Experimen
 
 def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> None:
     """Check that each condition of a stage is passed by the user or drawn by an earlier stage."""
-    known = {*drawn_parts, *PROMPTED}
-    for name in condition_parts_read(stage.model, stage.data):
-        if name not in known:
-            raise UserError(
-                f"{key}: needs {name!r}, which no earlier stage draws; put a run that draws it "
-                "before this one"
-            )
+    read = {*condition_parts_read(stage.model, stage.data)}
+    missing = sorted(read - {*drawn_parts, *PROMPTED})
+    if missing:
+        raise UserError(
+            f"{key}: needs {missing[0]!r}, which no earlier stage draws; put a run that draws it "
+            "before this one"
+        )
 
 
 def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> None:
