@@ -27,7 +27,9 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()
-UNREAD = {  # {command: its keys that have no effect for an opened run}
+OFF = ("null", "false")
+UNREAD = {  # {command: its keys that have no effect in Python}
+    "train": ("resume", "plan"),
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
 }
@@ -298,10 +300,10 @@ def _compose_overrides(
         raise UserError(problem)
     for override in overrides:
         key, value = _key_and_value(override)
-        if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
+        if key.startswith("-") or (key in UNREAD[command] and value.lower() not in OFF):
             raise UserError(
                 f"{override}: only for the command triptych-{command}; from Python, pass only "
-                "KEY=VALUE"
+                "KEY=VALUE, and weights and data_root to load()"
             )
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
@@ -317,13 +319,6 @@ def _key_and_value(override: str) -> tuple[str, str]:
 def _checked_values(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the values of a command; UserError for an override that an opened run ignores."""
+    """Return the values of a command."""
     config = _compose_overrides(command, arguments, overrides)
-    for override in overrides:
-        key, value = _key_and_value(override)
-        if key in UNREAD[command] and value != "null":
-            raise UserError(
-                f"{override}: only for the command triptych-{command}; pass weights and data_root "
-                "to load()"
-            )
     return composing.checked_values(composing.without_hydra(config), command)

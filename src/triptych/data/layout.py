@@ -181,12 +181,13 @@ def split_files(
     drawn = np.array(
         [hash_to_unit_interval(Path(name), data_seed) for name in groups or layout.files]
     )
-    val = 0.0 if "val" in layout.splits else val_fraction
-    test = 0.0 if "test" in layout.splits else test_fraction
+    fractions = {"val": val_fraction, "test": test_fraction}
+    given = fractions.keys() & {*layout.splits}  # splits that have a folder
+    fractions |= dict.fromkeys(given, 0.0)
     # Take the test items first, so that they do not depend on val_fraction.
-    part = np.searchsorted([test, test + val], drawn[pool], side="right")
+    ends = np.cumsum([fractions["test"], fractions["val"]])
+    part = np.searchsorted(ends, drawn[pool], side="right")
     splits = {"train": pool[part == 2], "val": pool[part == 1], "test": pool[part == 0]}
-    for name in ("val", "test"):
-        if name in layout.splits:
-            splits[name] = order[folders == name]
+    for name in given:
+        splits[name] = order[folders == name]
     return splits

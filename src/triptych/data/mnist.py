@@ -71,6 +71,11 @@ class Mnist(OfficialData):
     def read(self, image_file: Path, label_file: Path) -> tuple[torch.Tensor, torch.Tensor]:
         """Read (images (n, 1, 28, 28) uint8, labels (n,) int64) of one official part."""
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        if len(images) != len(labels):
+            raise DataError(
+                f"data.root: {image_file} has {len(images)} images, {label_file} {len(labels)} "
+                "labels; replace the wrong file"
+            )
         # Copy the arrays, as torch does not support read-only memory.
         return torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64))
 

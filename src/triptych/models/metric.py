@@ -99,9 +99,14 @@ class OfSamples(Metric):
         """Do nothing."""
 
 
+def diffuses_data(model: BoundModel) -> bool:
+    """Return whether a model has a denoiser of the data themselves, not of latents."""
+    return model.denoiser is not None and not model.of_latents
+
+
 def check_diffuses_data(model: BoundModel) -> None:
     """Raise UserError unless the model has a denoiser that acts on the data themselves."""
-    if model.denoiser is None or model.of_latents:
+    if not diffuses_data(model):
         raise UserError(
             f"{type(model).__name__} has no denoiser of the data; this metric needs model=diffusion"
         )

@@ -124,14 +124,12 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 def check_splits(config: Config, data: DataModule) -> None:
     """Raise UserError for a run that would have nothing to report."""
-    validated = len(data.splits["val"]) > 0
-    tested = config.get("test", True)
-    if not tested and not validated:
+    split = "test" if config.get("test", True) else "val"
+    if not len(data.splits[split]):
         raise UserError(
-            "test=false: without a test set, a validation set is needed; set data.val_size"
+            f"test={str(config['test']).lower()}: data {data.name} has no {split} items to report; "
+            "set data.val_size with test=false, or choose data with a test set"
         )
-    if tested and not len(data.splits["test"]):
-        raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
 
 
 def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:

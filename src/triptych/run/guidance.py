@@ -9,6 +9,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.wrappers import Wrapper
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_parts_were_dropped
+from triptych.models.metric import diffuses_data
 from triptych.records import Config
 from triptych.run.drawing import condition_parts_read
 from triptych.run.model import training_items
@@ -94,7 +95,7 @@ def _open_classifier(path: str, model: Any, data: DataModule, other_runs: OtherR
 def _open_weak_model(path: str, model: Any, other_runs: OtherRuns) -> Any:
     key = "guidance.weak"
     opened = other_runs.open(key, path)
-    if opened.model.denoiser is None or opened.model.of_latents:
+    if not diffuses_data(opened.model):
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model")
     given = model.conditions if model.conditional else ()
     missing = [

@@ -17,8 +17,8 @@ from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
-from triptych.models.base import BoundModel
 from triptych.models.condition_bits import undropped_parts
+from triptych.models.metric import diffuses_data
 from triptych.records import Config, Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed, open_chunk_folder, weights_digest
 from triptych.run.directory import RunDirectory
@@ -299,9 +299,9 @@ def measure_posterior_mean(experiment: Experiment) -> Entries:
         return {"tweedie": tweedie_errors(denoiser, oracle, x, gammas, generator)}
 
 
-def _unconditional_denoiser(model: BoundModel) -> Any:
+def _unconditional_denoiser(model: Any) -> Any:
     """Return the model's denoiser if it can predict data without conditions; else None."""
-    if model.denoiser is None or model.of_latents:
+    if not diffuses_data(model):
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}
     if undropped_parts(model.label_dropout, parts):
