@@ -50,6 +50,15 @@ def parse_path(text: str, key: str) -> Path:
     return Path(text)
 
 
+def enclosing_record_directory(path: Path) -> Path | None:
+    """Return the run's or sweep's directory in which a place lies; None if it lies in none."""
+    for folder in path.resolve().parents:
+        is_run = (folder / "config.yaml").exists() and (folder / "provenance.json").exists()
+        if is_run or (folder / "sweep.json").exists():
+            return folder
+    return None
+
+
 def size_limit(name: str) -> int:
     """Return the limit of that name.
 

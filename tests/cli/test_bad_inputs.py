@@ -34,6 +34,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train optimizer.lr=-1 --cfg job", ["optimizer.lr=-1", "above 0"]),
     ("train --cfg all +foo=1", ["foo=1", "no such key"]),
     ("train -c job trainer.max_steps=-5 --resolve", ["trainer.max_steps=-5"]),
+    ("train --cfg=hydra guidance=classifier", ["guide=null"]),
     ("evaluate --cfg job split=tst", ["split='tst'", "train, val or test"]),
     ("sample n=0 --cfg job", ["n=0", "from 1"]),
 ]  # fmt: skip
@@ -53,6 +54,7 @@ OWN = [
     ("report . --results=", ["an empty path"]),
     ("train resume=", ["an empty path"]),
     ("report . --results x.md --figures y", ["--results", "--figures"]),
+    ("report /etc --results x.md --equal-within 0.1", ["--equal-within"]),
     ("report /etc --equal-within inf", ["--equal-within", "'inf'"]),
     ("train condition_from.label=x", ["condition_from.label=x", "+condition_from.label=x"]),
     ("train condition_from={{label:x}}", ["+condition_from={{label:x}}"]),
@@ -87,6 +89,7 @@ OWN = [
     ("train optimizer=torch.optim.RAdam", ["no such choice; choose from adamw, sgd"]),
     ("train denoiser.network._target_=other.net.Net", ["class is not allowed", "export TRIPTYCH_TRUST=other"]),
     ("train +callbacks.x._target_=torch.nn.ReLU", ["class is not allowed in a configuration"]),
+    ("train guidance=classifier", ["guide=null", "last.ckpt"]),
     ("train -m ablation=guidance", ["guide=", "no such file, triptych-train experiment=digits_noisy_"]),
     ("train -m paper=ddpm_simple", ["measures.classifier=", "experiment=digits_classifier makes it"]),
     ("train hydra.run.dir=/proc/x", ["/proc/x", "cannot be written"]),
@@ -128,6 +131,7 @@ OWN = [
     ("train -m cores=1000 seed=1,2", ["cores=1000: must be 1 to", "CPU cores"]),
     ("evaluate ckpt=x threads=1000", ["threads=1000: must be 1 to", "CPU cores"]),
     ("evaluate ckpt=x repeats=99999999999999999999", ["repeats=99999999999999999999", "from 1 to 1000000"]),
+    ("train hydra.run.dir={mine}/several", ["hydra.run.dir={mine}/several: holds runs; choose a directory"]),
     ("sample", ["type ckpt=RUN, or cascade=[RUN,RUN]"]),
 ]  # fmt: skip
 NAMES = [  # misspelt, at each door and in a file

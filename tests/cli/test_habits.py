@@ -210,6 +210,7 @@ def page_row(habit: Habit) -> str:
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "the whole test set"),
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
+        ("trainer.max_epochs=3 trainer.max_steps=5", "trainer.max_epochs=3: trainer.max_steps=5 is set"),
         ("trainer.max_steps=null", "trainer.max_steps=null: training length is not set"),
         ("trainer.enable_checkpointing=false", "a run needs its checkpoints"),
         (f"{CALLBACK}ModelCheckpoint", "checkpoint=best"),

@@ -47,6 +47,7 @@ REFUSED = [
         "test=false data.val_size=0",
         "test=false: data ... no val items to report; set data.val_size",
     ),
+    ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
 ]
 
 

@@ -190,6 +190,15 @@ def test_sixteen_bits_are_scaled(tmp_path):
         assert np.abs(found - ramp / 257).max() <= 0.5
 
 
+def test_sixteen_bit_transparent_level_uses_background(tmp_path):
+    values = np.full((8, 8), 40000, np.uint16)
+    values[:, :4] = 7
+    Image.fromarray(values).save(tmp_path / "x.png", transparency=7)
+    refused(lambda: folder.read_image(tmp_path / "x.png", 8, 1), "data.background=null")
+    found = folder.read_image(tmp_path / "x.png", 8, 1, background=255)[0]
+    assert (found[:, :4] == 255).all() and (found[:, 4:] == 156).all()
+
+
 def test_thirty_two_bits_are_refused(tmp_path):
     Image.fromarray(np.full((8, 8), 1e6, np.float32)).save(tmp_path / "x.tif")
     refused(lambda: folder.read_image(tmp_path / "x.tif", 8, 1), "x.tif", "32-bit", "16")

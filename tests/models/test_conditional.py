@@ -108,7 +108,12 @@ def test_conditional_model_refuses_data_without_labels():
     refused(lambda: data_facts(config, data), words)
 
 
-def test_unknown_part_in_guidance_parts_is_refused(model):
+def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
+    dropout = "model.label_dropout={text:0.1}"
+    refused(
+        lambda: model("model.conditional=true", dropout),
+        "label_dropout.text: no such part; must be label",
+    )
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     wrong = config | {"guidance": CFG | {"parts": ["text"]}}
     refused(

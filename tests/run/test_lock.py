@@ -89,9 +89,12 @@ def test_lock_waiter_recreates_discarded_directory(tmp_path):
     assert written and (run / "x.json").exists()
 
 
-def test_discard_keeps_other_runs(root):
+def test_discard_removes_empty_parent_folders(root):
+    """Folders of other runs stay, and so does the user's folder above."""
     runs = [RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two")]
     for run in runs:
         run.write("provenance.json", {})
     runs[0].discard()
     assert not runs[0].path.exists() and runs[1].path.exists()
+    runs[1].discard()
+    assert root.exists() and not [*root.iterdir()]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.run.accidents import Accident, at_call, stumble, table
 from triptych.models.diffusion import Diffusion
@@ -176,14 +177,17 @@ def test_run_finishes_if_fit_entry_cannot_be_written(sweep):
     assert execute(first).status == "finished"
 
 
-def test_shared_fit_copies_memory(sweep):
-    sweep("first")
+def test_shared_fit_copies_memory_and_curves(sweep):
+    sweep("first", "logger=tensorboard", csv=False)
     [entry] = (sweep("other", "seed=3", begin=False).path.parent / ".fits").iterdir()
     entry.write_text(json.dumps(json.loads(entry.read_text()) | {"memory": 2.0**50}))
-    second, _, steps = sweep("second", "sampler=ddim")
+    second, here, steps = sweep("second", "sampler=ddim", "logger=tensorboard", csv=False)
     assert steps == 0 and second.cost["memory"] == 2.0**50
-    third, there, steps = sweep("third", "sampler=heun")
+    third, there, steps = sweep("third", "sampler=heun", "logger=tensorboard", csv=False)
     assert steps == 0 and third.cost["memory"] == 2.0**50 and there.provenance.fit_of == "first"
+    events = EventAccumulator(str(here / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [*range(6)]
+    assert [e.step for e in events.Scalars("val/nats_per_dim")] == [3, 6]
 
 
 def test_fit_entry_is_not_written_through_link(sweep, root):

@@ -252,8 +252,8 @@ def test_wandb_writes_nothing_outside_run_directory(root):
     }
 
 
-def test_wandb_receives_figures_choices_and_artifact(prepared, monkeypatch):
-    """The offline file has figures, choices, the best step and the reported checkpoint."""
+def test_wandb_receives_figures_panels_choices_and_artifact(prepared, monkeypatch):
+    """The offline file has figures, panels, choices, the best step and the reported checkpoint."""
     small = ("data.train_size=500", "data.val_size=100", "data.test_size=200")
     own = ("measures.n=8", "measures.repeats=2", "logger.wandb.artifacts=true")
     run = prepared("experiment=ring", *small, *own, csv=False)
@@ -298,6 +298,11 @@ def test_wandb_receives_figures_choices_and_artifact(prepared, monkeypatch):
         and registered.job_type == "run"
         and "data=ring" in registered.tags
     )
+    for name in ("noise_levels", "weighting", "schedule", "tweedie"):
+        [path] = only(run.path).glob(f"files/media/table/panels/{name}_table_*.json")
+        shown = json.loads(path.read_text())
+        assert shown["columns"] == [*summary[name]]
+        assert shown["data"] == [list(row) for row in zip(*summary[name].values(), strict=True)]
     pictures = {p.name.split("_")[0] for p in only(run.path).rglob("files/media/images/**/*.png")}
     assert pictures == {"samples", "final", "trajectory"}
 

@@ -322,6 +322,18 @@ def test_figures_option_writes_figures_and_results_csv(tmp_path, capsys):
         tmp_path / "paper" / "figures",
     )
     assert cli.main([str(root), "--figures", str(out)]) == 0
+    run = next(root.rglob("summary.json")).parent
+    there = {*run.iterdir()}
+    assert cli.main([str(root), "--figures", str(run)]) == 1 and {*run.iterdir()} == there, (
+        "it is a run's own"
+    )
+    for place, problem in (
+        (root, f"--figures={root}: holds a report"),
+        (run / "samples", f"--figures={run / 'samples'}: lies in a run's or sweep's directory"),
+    ):
+        capsys.readouterr()
+        assert cli.main([str(root), "--figures", str(place)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {problem}")
     names = {path.stem for path in out.iterdir()}
     assert {"headline", "forest", "noise_levels", "training", "training_time", "results"} <= names
     for path in out.glob("forest.*"):
@@ -332,7 +344,6 @@ def test_figures_option_writes_figures_and_results_csv(tmp_path, capsys):
     page = (root / "report.html").read_text()
     assert f'data-v="{rows["v"]["test bound, bits/dim"]}"' in page
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    capsys.readouterr()
     assert cli.main([str(root), "--figures", str(out)]) == 0
     assert f"Figures: {len(before)} files in {out}" in capsys.readouterr().out
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}

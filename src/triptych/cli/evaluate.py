@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from triptych.cli.arguments import run_command
 from triptych.cli.outputs import check_output_file
 from triptych.config.compose import checked_values
+from triptych.errors import UserError
 from triptych.run.processes import rank
 from triptych.run.untrusted import find_checkpoint
 
@@ -15,9 +16,11 @@ from triptych.run.untrusted import find_checkpoint
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}."""
     values = checked_values(cfg, "evaluate")
-    for key in ("out", "items"):
-        if values[key]:
-            check_output_file(key, values[key])
+    outputs = {key: values[key] for key in ("out", "items") if values[key]}
+    for key, path in outputs.items():
+        check_output_file(key, path)
+    if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
+        raise UserError(f"items={values['items']}: same file as out; choose another name")
     find_checkpoint(cfg.ckpt)  # report a missing file before torch is imported
     from triptych.run.evaluate import evaluate_checkpoint
 

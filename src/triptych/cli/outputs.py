@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from triptych.errors import StorageError, UserError
-from triptych.files import STORAGE
+from triptych.files import STORAGE, enclosing_record_directory
 
 
 def check_output_file(key: str, path: str) -> None:
     """Check that the file can be written; UserError, or StorageError."""
     place = Path(path).absolute()
+    check_not_in_run(key, path, place)
     if place.is_symlink() or (place.exists() and not place.is_file()):
         raise UserError(f"{key}={path}: not a regular file; choose another place")
     check_first_writable(key, path, place.parents)
@@ -22,7 +23,17 @@ def check_output_folder(key: str, path: str) -> None:
     Raises UserError or StorageError.
     """
     place = Path(path).absolute()
+    check_not_in_run(key, path, place / "samples")
     check_first_writable(key, path, [place, *place.parents])
+
+
+def check_not_in_run(key: str, path: str, output: Path) -> None:
+    """Refuse an output within the directory of a run or a sweep."""
+    records = enclosing_record_directory(output)
+    if records:
+        raise UserError(
+            f"{key}={path}: lies in a run's or sweep's directory, {records}; choose another place"
+        )
 
 
 def check_first_writable(key: str, path: str, folders: Iterable[Path]) -> None:

@@ -33,6 +33,8 @@ RESULTS = (
     "report; other papers on this page are kept"
 )
 
+REPORT = ("report.html", "joint_report.html")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
@@ -90,19 +92,23 @@ def parse_margin(text: str) -> float:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse directories without runs, and outputs that cannot be written."""
+    """Refuse directories without runs, and outputs that would replace a report or a record."""
     for directory in options.dirs:
         if not directory.is_dir():
             raise UserError(f"{directory}: not a directory")
         if not options.results and not any(map(is_run, find_runs(directory))):
-            raise UserError(
-                f"{directory}: no run in it; pass a directory in which triptych-train has written "
-                "config.yaml or summary.json"
-            )
+            fix = "pass a directory in which triptych-train has written config.yaml or summary.json"
+            raise UserError(f"{directory}: no run in it; {fix}")
     if options.results:
+        if options.equal_within:
+            raise UserError("--equal-within: claims have their own margins; leave it out")
         check_output_file("--results", options.results)
     if options.figures:
         check_output_folder("--figures", options.figures)
+        if any((options.figures / name).exists() for name in REPORT):
+            raise UserError(
+                f"--figures={options.figures}: holds a report; choose another directory"
+            )
 
 
 def write_pages(options: argparse.Namespace) -> None:

@@ -159,13 +159,14 @@ def check_contradictions(config: dict[str, Any]) -> None:
 
 
 def check_run_length(trainer: Mapping[str, Any]) -> None:
-    """Refuse a run that has no length; of two, the number of steps counts."""
+    """Refuse a run that has no length, or two of them."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
+    if epochs and steps:
+        other = f"trainer.max_steps={steps} is set, too"
+        raise UserError(f"trainer.max_epochs={epochs}: {other}; set one of them to null")
     if not epochs and not steps:
-        raise UserError(
-            "trainer.max_steps=null: training length is not set; type a number of steps, or "
-            "trainer.max_epochs=N"
-        )
+        fix = "type a number of steps, or trainer.max_epochs=N"
+        raise UserError(f"trainer.max_steps=null: training length is not set; {fix}")
 
 
 def check_fsdp(config: dict[str, Any]) -> None:

@@ -37,10 +37,9 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
             most = size_limit("TRIPTYCH_MAX_PIXELS")
             if image.width * image.height > most:
-                raise DataError(
-                    f"data.root: {file} has {image.width} x {image.height} pixels, more than "
-                    f"{most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
-                )
+                size_of = f"{image.width} x {image.height} pixels"
+                fix = "TRIPTYCH_MAX_PIXELS=... raises the limit"
+                raise DataError(f"data.root: {file} has {size_of}, more than {most}; {fix}")
             upright = _to_eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _on_background(upright, background, file).convert(
                 "L" if channels == 1 else "RGB"
@@ -49,9 +48,8 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        raise DataError(
-            f"data.root: cannot read the image {file}: {type(error).__name__}: {error}"
-        ) from error
+        problem = f"cannot read the image {file}: {type(error).__name__}: {error}"
+        raise DataError(f"data.root: {problem}") from error
     if channels == 1:
         return values[None]
     return values.transpose(2, 0, 1)
@@ -60,7 +58,11 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
 def _to_eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if clear is not None:
+            scaled.putalpha(Image.fromarray(values != clear))
+        return scaled
     if image.mode in ("I", "F"):
         raise DataError(
             f"data.root: {file} has 32-bit channels; convert it to 8 or 16 bits per channel"

@@ -161,6 +161,11 @@ class DenoiserModel(BoundModel):
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
+        part = getattr(sampler, "by", None)
+        if part is not None and part not in self.conditions and sampler.draws > 1:  # type: ignore[attr-defined]
+            raise UserError(
+                f"sampler.by={part}: this model's condition has no such part; use sampler=ddim"
+            )
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if (
             isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned)

@@ -1,6 +1,6 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
 from triptych.diffusion.loss import Loss
 from triptych.diffusion.objective import Objective
+from triptych.diffusion.protocol import AnyDenoiser
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Adaptive, Stratified
 from triptych.diffusion.whole_batch import whole_batch
@@ -38,15 +39,11 @@ def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
             "schedule: a learned schedule needs the ELBO as the loss; set objective/loss=elbo"
         )
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
-        raise ValueError(
-            "schedule=learned: needs uniformly distributed times; set objective/times=uniform or "
-            "stratified"
-        )
+        fix = "set objective/times=uniform or stratified"
+        raise ValueError(f"schedule=learned: needs uniformly distributed times; {fix}")
     if isinstance(objective.times, Adaptive) and has_extra_loss_term(objective.loss):
-        raise ValueError(
-            "objective/times=adaptive: needs a loss that is never negative, unlike "
-            f"{type(objective.loss).__name__}; use log_normal"
-        )
+        problem = f"needs a loss that is never negative, unlike {type(objective.loss).__name__}"
+        raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
 
 
 def has_extra_loss_term(loss: Loss) -> bool:
@@ -54,13 +51,22 @@ def has_extra_loss_term(loss: Loss) -> bool:
     return type(loss).nats is not Loss.nats
 
 
+def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
+    """Raise ValueError if ``label_dropout`` names a part that the denoiser does not read."""
+    if isinstance(label_dropout, Mapping):
+        known = {*denoiser.conditions} - {AUGMENTATION}
+        for name in set(label_dropout) - known:
+            names = ", ".join(sorted(known)) or "a number"
+            raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
+
+
 def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
     """Raise UserError unless likelihood and data are both of levels, or both of a density."""
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
+    key = f"likelihood.dequantisation={likelihood.dequantisation}"
     raise UserError(
-        f"likelihood.dequantisation={likelihood.dequantisation}: must be none for continuous "
-        "data, uniform or lossless for discrete data"
+        f"{key}: must be none for continuous data, uniform or lossless for discrete data"
     )
 
 
@@ -80,7 +86,8 @@ class Diffusion(DenoiserModel):
             them, and so are the control variates of a report's draws (``diffusion.control``);
             None: there are no control variates.
 
-    ValueError: a learned schedule under a loss or times that would teach it easy noise.
+    ValueError: a learned schedule under a loss or times that would teach it easy noise;
+    ``label_dropout`` of a part that the condition lacks.
     """
 
     def __init__(
@@ -99,6 +106,7 @@ class Diffusion(DenoiserModel):
     ):
         super().__init__(edges=level_edges(schedule), extras=ODE if likelihood else (), **more)
         check_learned_schedule(schedule, objective)
+        check_dropout(label_dropout, denoiser)
         check_dequantisation(likelihood, levels)
         self.event = self.shape  # the model diffuses the items themselves
         self.label_dropout, self.levels = label_dropout, levels
@@ -234,11 +242,9 @@ class Diffusion(DenoiserModel):
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
         if not effective >= LEAST_EFFECTIVE:  # this form also refuses NaN
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
-            raise UserError(
-                f"objective.times={times}: effective fraction of draws is {effective:.2g} with "
-                f"objective.loss={loss}; use wider times, or a loss over the same density "
-                "(objective/loss/over)"
-            )
+            problem = f"effective fraction of draws is {effective:.2g} with objective.loss={loss}"
+            fix = "use wider times, or a loss over the same density (objective/loss/over)"
+            raise UserError(f"objective.times={times}: {problem}; {fix}")
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:

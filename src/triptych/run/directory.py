@@ -250,6 +250,14 @@ class RunDirectory(Lockable):
             self.path.rmdir()
             if ASIDE.sub("", aside) == self.path.name:  # Check the name, which is read from a file.
                 self.path.with_name(aside).rename(self.path)
+            self._remove_empty_parents()
+
+    def _remove_empty_parents(self) -> None:
+        runs, logs = self.path.parent, self.path.parent.parent
+        if runs.name == "runs":  # The user's own folders are kept.
+            runs.rmdir()
+            if logs.name == "logs":
+                logs.rmdir()
 
     def remove_temporary_files(self) -> None:
         """Remove temporary files of a killed process; call this only while holding the lock."""

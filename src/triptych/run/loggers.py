@@ -5,7 +5,7 @@ An error of a logger never ends a run.
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -136,7 +136,16 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             others += OURS[name](node, table, run)
         elif node:
             others.append(_build_user_logger(name, node, run))
+    # A fit that is another run's has no curves yet.
+    if step and not run.provenance.executions:
+        _copy_rows(table, others)
     return [table, *others]
+
+
+def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
+    for step, row in sorted(table.rows.items()):
+        for logger in loggers:
+            logger.log_metrics({name: float(value) for name, value in row.items()}, step)
 
 
 def _build_tensorboard(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:

@@ -184,3 +184,17 @@ def _flatten(value: Any, name: str, prefix: str) -> Entries:
     if value is None or isinstance(value, list):
         return {}
     return {name: value}
+
+
+def curve_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Return the curves of a summary as tables: {"panels/noise_levels": (columns, rows), ...}."""
+    return {
+        f"panels/{key}": ([*value], [list(row) for row in zip(*value.values(), strict=True)])
+        for key, value in record.items()
+        if _is_curve(value)
+    }
+
+
+def _is_curve(value: Any) -> bool:
+    """Return whether a value holds columns, and nothing else."""
+    return isinstance(value, dict) and {type(column) for column in value.values()} == {list}

@@ -6,10 +6,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
 from triptych.run.prepare import check_same_run, contains_run, plan_run, prepare
+from triptych.run.read import find_runs, is_run
 from triptych.run.request import Request, resolve
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
@@ -25,6 +27,7 @@ def request_single(config: DictConfig) -> Request:
     request.check_overrides()
     check_cores(request.config, "cores", "threads")
     if RunDirectory(request.path).status != "finished":
+        check_guidance(request.config)
         check_files(OmegaConf.create(request.config))
     return request
 
@@ -48,6 +51,17 @@ def check_run_directory(config: DictConfig) -> None:
         )
     if not config.hydra.run.dir:
         raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
+    home = Path(config.hydra.run.dir)
+    if any(is_run(folder) for folder in find_runs(home) if folder != home):
+        raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
+
+
+def check_guidance(plain: Config) -> None:
+    """Refuse guidance that needs a checkpoint if none is named."""
+    guidance = plain.get("guidance") or {}
+    if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
+        fix = "as in guide=.../checkpoints/last.ckpt"
+        raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
 
 
 def check_existing_run(request: Request) -> None:

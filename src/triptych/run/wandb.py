@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from triptych.records import Config, Entries
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import (
     RESOLVED,
+    curve_tables,
     flatten_metrics,
     grouping_settings,
     sweep_name_of,
@@ -27,7 +28,7 @@ from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # timeouts in seconds: for W&B's start, and for the upload at the end
-SENT = 10.0  # timeout in seconds for sending the checkpoint
+SENT = 10.0  # timeout in seconds for sending the panels or the checkpoint
 GROUPS = ("experiment", "ablation", "data")  # groups whose choices become tags
 STEP = "trainer/global_step"  # Lightning's step metric
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lower is better
@@ -37,7 +38,7 @@ _ours: set[str] = set()  # those variables of FOLDERS that this process has set
 
 
 class WandbRun(WandbLogger):
-    """Lightning's W&B logger with our metrics and, if ``artifacts``, the checkpoint.
+    """Lightning's W&B logger with our panels, metrics and, if ``artifacts``, the checkpoint.
 
     ``mode`` "online" becomes "offline", with a message, if W&B does not answer. ``about`` are
     arguments of wandb.init.
@@ -106,9 +107,10 @@ class WandbRun(WandbLogger):
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         if summary:
+            self._send("the panels", lambda: self._log_panels(summary, step))
             self.experiment.summary.update(flatten_metrics(summary.record))
             if self.artifacts:
-                self._send_checkpoint()
+                self._send("the checkpoint", self._log_checkpoint)
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
@@ -118,30 +120,36 @@ class WandbRun(WandbLogger):
             )
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
+    def _log_panels(self, summary: Result, step: int) -> None:
+        panels = curve_tables(summary.record).items()
+        tables = {
+            f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels
+        }
+        self.log_metrics(tables, step)
+
     def _log_checkpoint(self) -> None:
         path = self.run.reported_checkpoint()
         artifact = self.wandb.Artifact(f"model-{self.run.provenance.id}", type="model")
         artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
-    def _send_checkpoint(self) -> None:
-        """Send the checkpoint for at most ``SENT`` seconds; log a line if this fails or lasts."""
+    def _send(self, task_name: str, task: Callable[[], None]) -> None:
+        """Run ``task`` for at most ``SENT`` seconds; log a line if it fails or does not end."""
         problems = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:
             try:
-                self._log_checkpoint()
+                task()
                 problems.clear()
             except Exception as error:
                 problems[0] = error_line(error)
 
-        sending = threading.Thread(target=work, daemon=True)
+        sending = threading.Thread(target=work, name=f"wandb {task_name}", daemon=True)
         sending.start()
         sending.join(SENT)
         for problem in [*problems]:
             log_line(
-                None,
-                f"W&B: upload of the checkpoint failed ({problem}); {self.run.path} keeps it",
+                None, f"W&B: upload of {task_name} failed ({problem}); {self.run.path} keeps it"
             )
 
 
