@@ -28,7 +28,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train seed==1", ["seed==1: must be KEY=VALUE"]),
     ("train -m seed=", ["seed=''", "from 0"]),
     ("train -m objective=", ["objective=", "epsilon"]),
-    ("train model._target_=triptych.models.diffusion.Difusion", ["class is not allowed", "docs/security.md"]),
+    ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),
     ("train trainer.max_steps=1e3", ["trainer.max_steps=1000.0", "a whole number of at least 1"]),
     ("train --foo", ["unrecognized arguments: --foo", "KEY=VALUE"]),
     ("train optimizer.lr=-1 --cfg job", ["optimizer.lr=-1", "above 0"]),

@@ -10,6 +10,7 @@ owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[too
 module, and checks that the object is the class of that name.
 """
 
+import difflib
 import importlib
 import re
 import sys
@@ -23,7 +24,7 @@ from triptych.config.own_code import (
     remember_imported,
 )
 from triptych.config.own_code import trusted_packages as trusted_packages
-from triptych.config.signatures import arguments, defining_name, is_listed
+from triptych.config.signatures import arguments, defining_name, is_listed, read_table
 from triptych.errors import UserError
 
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
@@ -94,9 +95,8 @@ def import_class(target: Any, where: str = "") -> type:
         owner = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{_key_prefix(where)}={target}: cannot be imported: {line}{error_location(error)}"
-        ) from error
+        problem = f"cannot be imported: {line}{error_location(error)}"
+        raise UserError(f"{_key_prefix(where)}={target}: {problem}") from error
     if is_trusted(target):
         remember_imported()
     if not isinstance(owner, type) or not _is_defined_in(owner, target, module):
@@ -119,6 +119,10 @@ def _key_prefix(where: str) -> str:
 
 def _refusal(target: str, where: str) -> UserError:
     problem = f"{_key_prefix(where)}={target[:100]}: class is not allowed in a configuration"
+    listed = (name for name in read_table()["classes"] if _is_allowed_target(name))
+    close = difflib.get_close_matches(target[:100], listed, n=1, cutoff=0.75)
+    if close:
+        return UserError(f"{problem}; did you mean {close[0]}?")
     package = target.partition(".")[0]
     if package not in NOT_OWN:
         packages = ",".join([*trusted_packages(), package])
