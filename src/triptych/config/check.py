@@ -84,8 +84,12 @@ def check_packaged_keys(config: Mapping[str, Any]) -> None:
 
 def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
     """Return the files that may add any key, as " (in experiment=first)"; "" if there are none."""
-    free = [f"{group}={choices[group]}" for group in FREE_GROUPS if choices.get(group)]
-    files = [choice for choice in free if choice != "local=default"]  # most clones lack that file
+    # Most clones lack the file of local=default.
+    files = [
+        f"{group}={choices[group]}"
+        for group in FREE_GROUPS
+        if choices.get(group) not in (None, "default")
+    ]
     return f" (in {', '.join(files)})" if files else ""
 
 
