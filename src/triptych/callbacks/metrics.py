@@ -132,16 +132,12 @@ def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
 def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have changed the mode
-    # A cascade has one for each stage.
-    accounts = [part for part in model.modules() if isinstance(part, Accounting)]
+    Accounting.paused = True  # of the class, as a cascade has an account for each stage
     try:
-        for account in accounts:
-            account.paused = True
         with reraise_as_user_error(f"metrics.{name}"):
             metric.update(model, copy.deepcopy(batch))
     finally:
-        for account in accounts:
-            account.paused = False
+        Accounting.paused = False
 
 
 def _item_metric(name: str, value: Any, items: int) -> dict[str, Any]:

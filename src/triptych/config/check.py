@@ -25,6 +25,7 @@ from triptych.config.keys import (
     declared_fields,
     entries,
     invalid_values,
+    override_keys,
 )
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.schema import COMMANDS, Train
@@ -51,7 +52,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     own: Any = [key for key in cfg if key != "hydra"]  # a key may be a number
     values: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     plain = {key: value for key, value in values.items() if value != "???"}
-    typed = [override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task]
+    typed = override_keys(hydra.overrides.task)
     check_packaged_keys(plain)
     drop_unaccepted_arguments(plain, typed)
     check_names(plain)
@@ -84,8 +85,12 @@ def check_packaged_keys(config: Mapping[str, Any]) -> None:
 
 def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
     """Return the files that may add any key, as " (in experiment=first)"; "" if there are none."""
-    free = [f"{group}={choices[group]}" for group in FREE_GROUPS if choices.get(group)]
-    files = [choice for choice in free if choice != "local=default"]  # most clones lack that file
+    # Most clones lack the file of local=default.
+    files = [
+        f"{group}={choices[group]}"
+        for group in FREE_GROUPS
+        if choices.get(group) not in (None, "default")
+    ]
     return f" (in {', '.join(files)})" if files else ""
 
 

@@ -118,10 +118,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def _first_class_names(self) -> str:
         if not self.class_names:
             return ""
-        names = [*self.class_names[:10]]
-        if len(self.class_names) > 10:
-            names.append("...")
-        return f" ({', '.join(names)})"
+        return f" ({', '.join(self.class_names[:10])})"
 
     @property
     def conditions(self) -> dict[str, Kind]:

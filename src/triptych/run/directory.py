@@ -159,14 +159,6 @@ class RunDirectory(Lockable):
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
 
-    def unreadable_reason(self) -> str:
-        """Return why the recorded result is unreadable; "" if it is readable or absent."""
-        try:
-            self.summary()
-        except Unreadable as error:
-            return error.problem
-        return ""
-
     @property
     def status(self) -> Status | Literal["new"]:
         """The status of the result; without one, "unreadable", "interrupted" or "new".

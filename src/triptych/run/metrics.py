@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.identity import flatten_config
+from triptych.config.keys import override_keys
 from triptych.files import read_rows
 from triptych.records import Entries
 from triptych.run.directory import RunDirectory, write_atomic
@@ -134,7 +135,7 @@ def grouping_settings(
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}
     settings = {key: value for key, value in settings.items() if value is not None}
-    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    typed = override_keys(overrides)
     for key, value in flatten_config(dict(config)):
         group, dot, _ = key.partition(".")
         if key in typed and dot and group not in NOT_PARAMETERS:

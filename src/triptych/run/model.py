@@ -100,12 +100,14 @@ def injection_table(config: Config, data: DataModule) -> Dependencies:
     kind = Decoder.named.get(name) if isinstance(name, str) else None
     if kind is None:  # A user-supplied class or an unknown name, which the builder will refuse.
         return table
-    if kind.of_levels and data.levels is None:
-        table.built["bound.decoder"] = GaussianDensity()
-    if not kind.of_levels and data.levels is not None:
+    discrete = data.levels is not None
+    if kind.of_levels == discrete:
+        return table
+    if discrete:
         raise UserError(
             f"bound.decoder={name}: data {data.name} has discrete levels; use categorical"
         )
+    table.built["bound.decoder"] = GaussianDensity()
     return table
 
 
