@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import hydra_overrides, without_hyphens
 from triptych.config import compose as composing
-from triptych.declare import FilePath, type_error_line
+from triptych.declare import type_error_line
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory, log_line
@@ -27,7 +27,9 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()
-UNREAD = {  # {command: its keys that have no effect for an opened run}
+OFF = ("null", "false")
+UNREAD = {  # {command: its keys that have no effect in Python}
+    "train": ("resume", "plan"),
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
 }
@@ -95,8 +97,10 @@ def check_one_process(config: DictConfig) -> None:
     """Refuse a run of several processes, which only the command can start."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch_id():
-        several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
-        raise UserError(f"{several}: must be 1 in Python; use triptych-train for several processes")
+        raise UserError(
+            f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: must be 1 in "
+            "Python; use triptych-train for several processes"
+        )
 
 
 def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
@@ -183,8 +187,10 @@ class Trained:
         if not largest <= 1 + 1e-6:  # this form also refuses NaN
             raise UserError(f"bound(x): x has values up to {largest:.4g}; pass images in [-1, 1]")
         if not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
-            fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
-            raise UserError(f"bound(x): x is not on the data's {levels} levels; {fix}")
+            raise UserError(
+                f"bound(x): x is not on the data's {levels} levels; pass "
+                f"triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
+            )
 
     @cached_property
     def _calibrated_model(self) -> Any:
@@ -257,7 +263,6 @@ def load(
     """
     if isinstance(run, Run):
         run = run.dir
-    _check_argument("run", FilePath, run)
     path = Path(run).absolute()
     find_checkpoint(path)  # before torch is imported
     from triptych.run.reopen import reopen
@@ -275,34 +280,31 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    _check_argument("folder", FilePath, folder)
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory")
     rows = results(read_runs(path))
     if not rows:
         raise UserError(
-            f"{path}: no run in it (a run's directory holds config.yaml or summary.json)"
+            f"{folder}: no run in it (a run's directory holds config.yaml or summary.json)"
         )
     return rows
-
-
-def _check_argument(name: str, kind: Any, value: Any) -> None:
-    problem = type_error_line(name, kind, value)
-    if problem:
-        raise UserError(problem)
 
 
 def _compose_overrides(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> DictConfig:
     """Compose our ``arguments`` and a user's overrides like ``triptych-COMMAND``."""
-    _check_argument("overrides", Sequence[str], overrides)
+    problem = type_error_line("overrides", Sequence[str], overrides)
+    if problem:
+        raise UserError(problem)
     for override in overrides:
         key, value = _key_and_value(override)
-        if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
-            problem = f"only for the command triptych-{command}; from Python, pass only KEY=VALUE"
-            raise UserError(f"{override}: {problem}")
+        if key.startswith("-") or (key in UNREAD[command] and value.lower() not in OFF):
+            raise UserError(
+                f"{override}: only for the command triptych-{command}; from Python, pass only "
+                "KEY=VALUE, and weights and data_root to load()"
+            )
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
     own = [f"{key}={value}" for key, value in arguments.items()]
@@ -317,13 +319,6 @@ def _key_and_value(override: str) -> tuple[str, str]:
 def _checked_values(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the values of a command; UserError for an override that an opened run ignores."""
+    """Return the values of a command."""
     config = _compose_overrides(command, arguments, overrides)
-    for override in overrides:
-        key, value = _key_and_value(override)
-        if key in UNREAD[command] and value != "null":
-            problem = (
-                f"only for the command triptych-{command}; pass weights and data_root to load()"
-            )
-            raise UserError(f"{override}: {problem}")
     return composing.checked_values(composing.without_hydra(config), command)

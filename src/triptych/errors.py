@@ -115,7 +115,7 @@ def mask_password(text: str) -> str:
 def check_password(override: str) -> None:
     """Refuse an address with a password, before it is recorded with a run or a sweep."""
     if (masked := mask_password(override)) != override:
-        problem = "a password would be recorded with the run"
         raise UserError(
-            f"{masked}: {problem}; set the address in the environment, as MLFLOW_TRACKING_URI"
+            f"{masked}: a password would be recorded with the run; set the address in the "
+            "environment, as MLFLOW_TRACKING_URI"
         )

@@ -82,8 +82,10 @@ def check_directory(folder: str | Path) -> None:
         for entry in entries:
             if entry.is_symlink():
                 if os.path.commonpath([home, os.path.realpath(entry.path)]) != home:
-                    problem = "symbolic link to a place outside the run's directory"
-                    raise UserError(f"{entry.path}: {problem}; put the file itself there")
+                    raise UserError(
+                        f"{entry.path}: symbolic link to a place outside the run's directory; put "
+                        "the file itself there"
+                    )
             elif not (entry.is_dir() or entry.is_file()):
                 raise UserError(f"{entry.path}: not a regular file; remove it")
 
@@ -126,9 +128,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in STORAGE:
             raise
-        kept = "complete files are kept; repeat the same command to resume"
         raise StorageError(
-            f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}"
+            f"{path}: cannot be written ({os.strerror(error.errno)}); complete files are kept; "
+            "repeat the same command to resume"
         ) from error
 
 

@@ -59,7 +59,6 @@ def test_wandb_sweep_example_uses_existing_keys():
         ("--objective/loss=min_snr", "objective/loss=min_snr"),
         ("--test=False", "test=False"),
         ("--config-dir=here", "--config-dir=here"),
-        ("--package=x", "--package=x"),
         ("--multirun", "--multirun"),
         ("seed=2", "seed=2"),
     ],

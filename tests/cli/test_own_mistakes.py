@@ -365,7 +365,7 @@ def test_error_in_user_code_names_file_and_line(refused, lab, change, at, words)
         ),
         (
             own(POINTS, "Points", fault="test empty"),
-            "test=true: data own has no test items; pass test=false",
+            "test=true: data own has no test items to report; set data.val_size with test=false",
         ),
     ],
 )

@@ -43,7 +43,10 @@ REFUSED = [
         "checkpoint=best trainer.val_check_interval=7",
         "checkpoint=best: ... no validation",
     ),
-    ("test=false data.val_size=0", "test=false: without a test set, a validation set is needed"),
+    (
+        "test=false data.val_size=0",
+        "test=false: data ... no val items to report; set data.val_size",
+    ),
     ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
 ]
 

@@ -120,7 +120,7 @@ def test_masked_tokens_do_not_change_text_embedding(network):
 
 def test_contrastive_network_refuses_data_without_text():
     make = partial(ContrastiveNetwork, (3, 8, 8))
-    refused(lambda: make({"label": Labels(4)}), "needs images with text, but the data have label")
+    refused(lambda: make({"label": Labels(4)}), "needs images with text; use captioned data")
     wide = {"text": Tokens(5, 7)}
     refused(
         lambda: make(wide, text_width=10),

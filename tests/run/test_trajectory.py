@@ -11,7 +11,7 @@ from triptych.diffusion.betas import Betas
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.sampler import DDIM, Ancestral, Chosen, DPMSolver
+from triptych.diffusion.sampler import DDIM, Ancestral, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.run import pictures
 from triptych.run.drawing import Drawing
@@ -61,15 +61,6 @@ def test_it_ends_with_the_first_of_the_samples(schedule, steps):
     x, gamma = sample_trajectory(drawing, None, 8, generator(), max_shown=5)
     samples = sampler(denoiser, schedule, (8, 2), generator=generator())
     assert len(x) == len(gamma) == min(steps + 1, 9)
-    torch.testing.assert_close(x[-1], samples[:5])
-
-
-def test_of_several_draws_it_is_the_way_of_the_one_that_is_kept():
-    schedule, sampler = Linear(-8.0, 5.0), Chosen(4, 3, eta=1.0, chunk=3)
-    denoiser, drawing = of(sampler, schedule, (2,))
-    told = Condition(text_embedding=torch.randn(8, 2, generator=generator()))
-    x, _ = sample_trajectory(drawing, told, 8, generator(), max_shown=5)
-    samples = sampler(denoiser, schedule, (8, 2), generator=generator(), condition=told)
     torch.testing.assert_close(x[-1], samples[:5])
 
 

@@ -139,7 +139,7 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
 
 def test_finished_run_without_config_is_not_restarted(run):
     (run / "config.yaml").unlink()
-    with pytest.raises(UserError, match="lost its config.yaml; choose another name, or force=true"):
+    with pytest.raises(UserError, match="no config.yaml"):
         same_name(run)
     assert (run / "summary.json").exists()
 

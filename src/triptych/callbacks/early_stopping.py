@@ -43,9 +43,9 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         better = {"accuracy": "higher"} | item_metrics_callback(trainer).better
         if better.get(self.monitor.removeprefix("val/")) == "higher":
-            problem = "higher is better, but this callback needs a metric where lower is better"
             raise UserError(
-                f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound"
+                f"callbacks.early_stopping.monitor={self.monitor}: higher is better, but this "
+                "callback needs a metric where lower is better; use val/bound"
             )
         # Checkpoints of an earlier version do not say that the run had stopped.
         trainer.should_stop |= self.wait_count >= self.patience

@@ -59,13 +59,17 @@ class EMA(pl.Callback):
         snapshots: Whole = 0,
     ):
         if (sigma_rel is None) == (half_life is None):
-            both = f"sigma_rel={sigma_rel}, half_life={half_life}"
-            raise ValueError(f"callbacks.ema.{both}: one must be a number, the other null")
+            raise ValueError(
+                f"callbacks.ema.sigma_rel={sigma_rel}, half_life={half_life}: one must be a "
+                "number, the other null"
+            )
         lengths = [s for s in (sigma_rel, *others) if s is not None]
         self._powers = {f"{POWER}{s:g}": s for s in lengths}
         if snapshots > 0 and len(self._powers) < 2:
-            problem = "needs at least two lengths in sigma_rel and others"
-            raise ValueError(f"callbacks.ema.snapshots={snapshots}: {problem}; add one, or set 0")
+            raise ValueError(
+                f"callbacks.ema.snapshots={snapshots}: needs at least two lengths in sigma_rel "
+                "and others; add one, or set 0"
+            )
         self.snapshots = snapshots
         self._beta: dict[str, Callable[[int], float]] = {}
         if half_life is not None:
@@ -165,8 +169,10 @@ def power_exponent(sigma_rel: float) -> float:
     beyond, early steps would have the largest weights.
     """
     if not 0 < sigma_rel < LONGEST:
-        limits = f"must be above 0 and below {LONGEST:.4f}, the mean of all steps"
-        raise ValueError(f"callbacks.ema.sigma_rel={sigma_rel}: {limits}")
+        raise ValueError(
+            f"callbacks.ema.sigma_rel={sigma_rel}: must be above 0 and below {LONGEST:.4f}, the "
+            "mean of all steps"
+        )
     low, high = 0.0, 1 / sigma_rel  # (gamma + 1) / (gamma + 3) < 1, so gamma + 2 < 1 / sigma_rel
     middle = 0.5 * high
     while low < middle < high:

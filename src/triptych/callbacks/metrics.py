@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.check import check_metric_names
-from triptych.config.own_code import definition_location, is_user_code, reraise_as_user_error
+from triptych.config.own_code import is_user_code, reraise_as_user_error
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, hash_seed
 from triptych.errors import UserError
@@ -19,7 +19,7 @@ from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
 
-BETTER = {True: "higher", False: "lower", None: ""}
+BETTER: dict[Any, str] = {True: "higher", False: "lower"}
 
 
 class Metrics(pl.Callback):
@@ -37,10 +37,7 @@ class Metrics(pl.Callback):
     @property
     def better(self) -> dict[str, str]:
         """The better direction of each metric: "higher", "lower" or ""."""
-        better = {
-            name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()
-        }
-        return {name: BETTER[higher] for name, higher in better.items()}
+        return {name: better_direction(metric) for name, metric in self.metrics.items()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name, metric in self.metrics.items():
@@ -100,6 +97,11 @@ class Metrics(pl.Callback):
         }
 
 
+def better_direction(metric: Metric) -> str:
+    """Return a metric's better direction: "higher", "lower", or "" if it declares none."""
+    return BETTER.get(getattr(metric, "higher_is_better", None), "")
+
+
 def logged_mean(figure: dict[str, Any]) -> float:
     """Return the value for loggers: the figure's mean, NaN if no item had a value."""
     return math.nan if figure["mean"] is None else float(figure["mean"])
@@ -108,13 +110,7 @@ def logged_mean(figure: dict[str, Any]) -> float:
 def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     """Build the user's metrics that ``config`` names, both of items and of samples."""
     nodes = (config.get("metrics") or {}).items()
-    metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
-    for name, metric in metrics.items():
-        higher = getattr(metric, "higher_is_better", None)
-        if higher not in BETTER:
-            fix = f"must be True, False or None{definition_location(type(metric))}"
-            raise UserError(f"metrics.{name}: higher_is_better={higher!r}; {fix}")
-    return metrics
+    return {name: build(node, f"metrics.{name}") for name, node in nodes if node}
 
 
 def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:
@@ -136,16 +132,12 @@ def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
 def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have changed the mode
-    # A cascade has one for each stage.
-    accounts = [part for part in model.modules() if isinstance(part, Accounting)]
+    Accounting.paused = True  # of the class, as a cascade has an account for each stage
     try:
-        for account in accounts:
-            account.paused = True
         with reraise_as_user_error(f"metrics.{name}"):
             metric.update(model, copy.deepcopy(batch))
     finally:
-        for account in accounts:
-            account.paused = False
+        Accounting.paused = False
 
 
 def _item_metric(name: str, value: Any, items: int) -> dict[str, Any]:
@@ -154,6 +146,7 @@ def _item_metric(name: str, value: Any, items: int) -> dict[str, Any]:
             return {key: value[key] for key in ("mean", "stderr", "n")}
         return {"mean": float(value), "stderr": None, "n": items}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        problem = f"compute() returned {str(value)[:100]}"
-        fix = "must be a number, or a dict of mean, stderr and n"
-        raise UserError(f"metrics.{name}: {problem}; {fix}") from error
+        raise UserError(
+            f"metrics.{name}: compute() returned {str(value)[:100]}; must be a number, or a dict "
+            "of mean, stderr and n"
+        ) from error

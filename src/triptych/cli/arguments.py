@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from triptych.cli.startup import print_version_and_exit
 from triptych.config.check import check_choice_lists
 from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
-from triptych.config.identity import ABSENT, quote, register_resolvers
+from triptych.config.identity import quote, register_resolvers
 from triptych.config.keys import check_values, find_key
 from triptych.declare import IsPath
 from triptych.errors import UserError, check_password
@@ -29,8 +28,8 @@ UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
     r"|(?=.*[^\x00-\x7f])[\w.-]+"
 )
-# An override as W&B's agents type it, --key=value. --cfg=job and --package=seed are options.
-FLAG = re.compile(r"--(?!(?:cfg|package)=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
+# An override as W&B's agents type it, --key=value. --cfg=job is an option.
+FLAG = re.compile(r"--(?!cfg=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
 # Values that need no quotes: empty, null, or quoted already.
 AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)
 
@@ -54,7 +53,6 @@ def make_parser(command: str) -> Parser:
     parser.add_argument("--config-dir", "-cd", type=config_folder)
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--package", "-p", default="")
     if command == "train":
         for option, letters in (("--multirun", "-m"), ("--shell-completion", "-sc")):
             parser.add_argument(option, letters, dest="hydra", action="store_const", const=option)
@@ -77,7 +75,7 @@ def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namesp
     options.overrides = hydra_overrides(options.overrides, command)
     if options.config_dir:
         options.overrides.append(f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]")
-    if options.help or options.cfg or options.resolve or options.package:
+    if options.help or options.cfg or options.resolve:
         gc.disable()  # the process ends here; collecting garbage takes a fifth of its time
         print(help_or_config_text(options, command), end="")
         sys.exit(0)
@@ -151,14 +149,7 @@ def help_or_config_text(options: argparse.Namespace, command: str) -> str:
         OmegaConf.resolve(cfg)
     hydra = OmegaConf.masked_copy(cfg, ["hydra"])
     parts = {"job": job, "hydra": hydra, "all": OmegaConf.merge(job, hydra)}
-    shown = OmegaConf.select(parts[options.cfg or "job"], options.package, default=ABSENT)
-    if shown is ABSENT:
-        raise UserError(
-            f"--package {options.package}: no such key; choose one from the output of --cfg"
-        )
-    if OmegaConf.is_config(shown):
-        return OmegaConf.to_yaml(shown)
-    return f"{json.dumps(shown)}\n"
+    return OmegaConf.to_yaml(parts[options.cfg or "job"])
 
 
 def job_configuration(cfg: DictConfig, command: str) -> DictConfig:

@@ -48,8 +48,10 @@ def parse(arguments: list[str]) -> tuple[str, str, str]:
         else:
             places.append(argument)
     if len(places) != 2 or options["to"] != "diffusers":
-        usage = "type triptych-export RUN to=diffusers DIR [license=mit]"
-        raise UserError(f"triptych-export {' '.join(arguments)}: {usage}")
+        raise UserError(
+            f"triptych-export {' '.join(arguments)}: type triptych-export RUN to=diffusers DIR "
+            "[license=mit]"
+        )
     return places[0], places[1], options["license"]
 
 

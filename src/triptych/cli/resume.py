@@ -11,10 +11,10 @@ from triptych.errors import UserError
 from triptych.files import parse_path
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import RunDirectory, check_digests
+from triptych.run.directory import RunDirectory
 from triptych.run.provenance import changed_code_warning
 from triptych.run.result import result_line
-from triptych.run.untrusted import check_run, find_checkpoint
+from triptych.run.untrusted import check_run
 
 ARGUMENT = "resume="
 
@@ -24,8 +24,6 @@ def resume(run: RunDirectory) -> None:
     check_run(run)  # before any write or import, as the run may be untrusted
     if run.status != "finished":
         _execute(run)
-    elif processes.rank() == 0:
-        warn_if_checkpoint_is_lost(run)
     if processes.rank() == 0:
         print_result(run)
 
@@ -47,19 +45,7 @@ def _execute(run: RunDirectory) -> None:
 def print_finished(run: RunDirectory) -> None:
     """Print the result of a run that had already finished."""
     print(changed_code_warning(run) or "finished before")
-    warn_if_checkpoint_is_lost(run)
     print_result(run)
-
-
-def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
-    """Warn if a finished run's checkpoint is missing, or is not the one that was evaluated."""
-    result = run.summary()
-    digests = result.digests if result else {}
-    try:
-        path = find_checkpoint(run.path)
-        check_digests(run.path, digests, [f"checkpoints/{path.name}"])
-    except (UserError, ValueError) as error:
-        print(f"the result is kept, but its checkpoint cannot be used: {error}", file=sys.stderr)
 
 
 def print_result(run: RunDirectory) -> None:
@@ -76,8 +62,9 @@ def main() -> None:
             jobs.serve()  # returns in a fork for each run, with the run as argument
         if len(sys.argv) != 2:
             typed = " ".join(sys.argv[1:])
-            problem = "resume=DIR uses the recorded configuration; type no other argument"
-            raise UserError(f"{typed}: {problem}")
+            raise UserError(
+                f"{typed}: resume=DIR uses the recorded configuration; type no other argument"
+            )
         processes.end_with_parent()
         resume(RunDirectory(parse_path(sys.argv[1].removeprefix(ARGUMENT), ARGUMENT)))
         if serving:

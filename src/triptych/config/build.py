@@ -69,8 +69,10 @@ def check_names(config: Any, path: str = "") -> None:
         target = check_name(node["_target_"], place)
         unknown = [key for key in node if str(key).startswith("_") and key not in OPTIONS]
         if unknown:
-            fix = f"use only {', '.join(OPTIONS)}"
-            raise UserError(f"{join(place, unknown[0])}: unsupported key of Hydra; {fix}")
+            raise UserError(
+                f"{join(place, unknown[0])}: unsupported key of Hydra; use only "
+                f"{', '.join(OPTIONS)}"
+            )
         nested = [key for key, value in node.items() if isinstance(value, dict)]
         if nested and target in HOMES:
             raise UserError(f"{join(place, nested[0])}: must be a plain value for {target}")
@@ -121,9 +123,9 @@ def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
         return
     for key in node:
         if key not in names and key not in OPTIONS and f"{dotted_key}.{key}" not in SHARED:
-            shown = f"{dotted_key}.{key}={repr(node[key])[:100]}"
             raise UserError(
-                f"{shown}: {target} has no such argument; {suggest_name(key, list(names))}"
+                f"{dotted_key}.{key}={repr(node[key])[:100]}: {target} has no such argument; "
+                f"{suggest_name(key, list(names))}"
             )
 
 

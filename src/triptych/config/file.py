@@ -83,11 +83,15 @@ def _copy(value: Any, path: str, description: str) -> Any:
     if isinstance(value, list | tuple):
         return [_copy(item, f"{path}[{i}]", description) for i, item in enumerate(value)]
     if type(value) not in PLAIN:
-        problem = f"{path or 'the configuration'} is {type(value).__name__}"
-        raise UserError(f"{description}: {problem}; must be a number, text, list or group")
+        raise UserError(
+            f"{description}: {path or 'the configuration'} is {type(value).__name__}; must be a "
+            "number, text, list or group"
+        )
     if isinstance(value, str) and "${" in value:
-        problem = "interpolation is not allowed in a recorded configuration"
-        raise UserError(f"{description}: {path}={value[:60]!r}: {problem}")
+        raise UserError(
+            f"{description}: {path}={value[:60]!r}: interpolation is not allowed in a recorded "
+            "configuration"
+        )
     return value
 
 

@@ -2,7 +2,7 @@
 
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, is_typeddict
@@ -55,7 +55,7 @@ class Key(NamedTuple):
         base = self.find_mark(Base)
         if base is None:
             return ()
-        return (base.target, base.other) if base.other else (base.target,)
+        return base.target, *base.others
 
     @property
     def base(self) -> str:
@@ -66,6 +66,11 @@ class Key(NamedTuple):
 def join(path: str, name: Any) -> str:
     """Return the dotted key of a name in a group; at the top, the name alone."""
     return f"{path}.{name}" if path else str(name)
+
+
+def override_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys of overrides, also of +KEY=VALUE and ~KEY."""
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def declared_fields(kind: Any) -> dict[str, Any]:

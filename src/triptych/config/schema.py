@@ -26,13 +26,13 @@ from triptych.declare import (
 
 @dataclass(frozen=True)
 class Base:
-    """The base class, or ``other``, of a group's ``_target_``.
+    """The base class of a group's ``_target_``, which may be one of ``others`` instead.
 
     Without ``_target_``, ``target`` is the class that takes the group's keys.
     """
 
     target: str
-    other: str = ""
+    others: tuple[str, ...] = ()
 
 
 Group = dict[str, Any]
@@ -204,7 +204,8 @@ class ModelKeys(TypedDict):
     ]
     optimizer: Annotated[Group, Base("torch.optim.Optimizer")]
     lr_schedule: Annotated[
-        Group, Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler")
+        Group,
+        Base("triptych.models.lr_schedule.Constant", ("torch.optim.lr_scheduler.LRScheduler",)),
     ]
     weights: Literal["ema", "raw", "chosen"]
     checkpoint: Literal["last", "best"]

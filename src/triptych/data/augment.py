@@ -149,8 +149,9 @@ def augment_batch(
         else:
             part = find_part(batch.condition, name)
             if batch.condition is None or part is None:
-                fix = "set augmentation=none"
-                raise UserError(f"augmentation: the condition has no part {name!r}; {fix}")
+                raise UserError(
+                    f"augmentation: the condition has no part {name!r}; set augmentation=none"
+                )
             value, numbers = augment(part.value, changes, part_seed, step, rank, world)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.merge(changed))
@@ -176,13 +177,8 @@ def augment(
     """Augment images by all ``steps`` in turn; return them with the numbers of what was done.
 
     ``x`` (B, C, H, W): this process's share of the batch of ``step``. The numbers (B, numbers)
-    are of the steps that are ``told``. UserError: ``x`` holds no images.
+    are of the steps that are ``told``.
     """
-    if x.ndim != 4:
-        shape = tuple(x.shape[1:])
-        raise UserError(
-            f"augmentation: needs images (C, H, W), but items are {shape}; set augmentation=none"
-        )
     generator = seeded_generator(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
 

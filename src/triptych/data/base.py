@@ -118,10 +118,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def _first_class_names(self) -> str:
         if not self.class_names:
             return ""
-        names = [*self.class_names[:10]]
-        if len(self.class_names) > 10:
-            names.append("...")
-        return f" ({', '.join(names)})"
+        return f" ({', '.join(self.class_names[:10])})"
 
     @property
     def conditions(self) -> dict[str, Kind]:
@@ -152,8 +149,10 @@ class DataModule(pl.LightningDataModule, ABC):
 
         DataError: the data have no captions, or a prompt cannot be encoded.
         """
-        problem = f"data {self.name} have no captions"
-        raise DataError(f"prompt={prompts[0]!r}: {problem}; pass a model of captioned data")
+        raise DataError(
+            f"prompt={prompts[0]!r}: data {self.name} have no captions; pass a model of captioned "
+            "data"
+        )
 
     def formula(self) -> dict[str, Any] | None:
         """Return the settings of the formula that draws the items; None if they are from files.

@@ -61,8 +61,11 @@ def check_splits_match_declaration(data: DataModule) -> None:
                 data, f"{name}: load() returns no Split of this name; return one, empty if need be"
             )
         if split.levels != data.levels:
-            class_says = f"must be {data.levels}, as in the class"
-            _raise_data_error(data, f"{name}: levels={split.levels} in its Split; {class_says}")
+            _raise_data_error(
+                data,
+                f"{name}: levels={split.levels} in its Split; must be {data.levels}, as in the "
+                "class",
+            )
         _check_shape(data, f"{name}: values", split.values, (len(split), *data.shape))
         if data.levels is None:
             _check_numbers(data, f"{name}: values", split.values, data.largest)

@@ -117,6 +117,7 @@ def _is_written(path: Path) -> Iterator[IO[bytes]]:
         with atomic_replacement(path) as file:
             yield file
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error})"
-        fix = "set another folder with TRIPTYCH_CACHE=..."
-        raise StorageError(f"{path.parent}: {problem}; {fix}") from error
+        raise StorageError(
+            f"{path.parent}: cannot be written ({error.strerror or error}); set another folder "
+            "with TRIPTYCH_CACHE=..."
+        ) from error

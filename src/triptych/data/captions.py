@@ -81,9 +81,10 @@ class Embedder:
         ``shape``: of an image; ``text``: the kind of the texts.
         """
         if self.shape != shape or self.text != text:
-            known = f"trained on images {self.shape} with {self.text}"
-            problem = f"{known}, but the data have {shape} with {text}"
-            raise DataError(f"{self.what}: {problem}; pass a contrastive run on the same data")
+            raise DataError(
+                f"{self.what}: trained on images {self.shape} with {self.text}, but the data have "
+                f"{shape} with {text}; pass a contrastive run on the same data"
+            )
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:

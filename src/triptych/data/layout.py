@@ -49,8 +49,9 @@ def list_images(root: Path) -> list[Path]:
     """List the images under ``root``, relative and sorted, without hidden and foreign folders."""
 
     def refuse(error: OSError) -> None:
-        problem = f"cannot read {error.filename}: {error.strerror}"
-        raise DataError(f"data.root: {problem}; fix its permissions")
+        raise DataError(
+            f"data.root: cannot read {error.filename}: {error.strerror}; fix its permissions"
+        )
 
     images: list[Path] = []
     for folder, entries in walk(root, links=True, refuse=refuse):
@@ -71,8 +72,10 @@ def _is_visible(folder: Path, entry: DirEntry[str]) -> bool:
 def check_folder(root: Path) -> None:
     """Raise DataError unless ``root`` is a folder."""
     if not root.is_dir():
-        fix = "pass a folder with images; for arrays see docs/own-code.md"
-        raise DataError(f"data.root={str(root)!r}: no such folder; {fix}")
+        raise DataError(
+            f"data.root={str(root)!r}: no such folder; pass a folder with images; for arrays see "
+            "docs/own-code.md"
+        )
 
 
 def read_layout(root: Path) -> Layout:
@@ -97,8 +100,9 @@ def read_layout(root: Path) -> Layout:
         return Layout(files, splits, [], [])
     if "" in classes:
         loose = files[folders.index("")]
-        problem = f"{loose} is in no class folder"
-        raise DataError(f"{key}: {problem}; put all images into class folders, or none")
+        raise DataError(
+            f"{key}: {loose} is in no class folder; put all images into class folders, or none"
+        )
     numbers = {name: number for number, name in enumerate(classes)}
     return Layout(files, splits, classes, [numbers[folder] for folder in folders])
 
@@ -114,10 +118,12 @@ def _class_folder(file: Path, depth: int) -> str:
 
 
 def _check_split_folders(key: str, files: Sequence[Path], splits: Sequence[str]) -> None:
-    for file, split in zip(files, splits, strict=True):
-        if not split:
-            fix = "put it into one, as train/CLASS/, or rename folders that are not splits"
-            raise DataError(f"{key}: {file} is in no split folder (train, val, test); {fix}")
+    if "" in splits:
+        file = files[splits.index("")]
+        raise DataError(
+            f"{key}: {file} is in no split folder (train, val, test); put it into one, as "
+            "train/CLASS/, or rename folders that are not splits"
+        )
     if "train" not in splits:
         top = files[0].parts[0]
         raise DataError(f"{key}: has {top}/ but no train/; add train/, or pass {top}/ as data.root")
@@ -144,8 +150,10 @@ def group_files(files: Sequence[Path], group_by: str) -> list[str]:
         return [file.parent.as_posix() for file in files]
     names = [file.stem.rpartition(group_by)[0] for file in files]
     if "" in names:
-        problem = f"{files[names.index('')]} has no text before {group_by!r} in its name"
-        raise DataError(f"data.group_by={group_by!r}: {problem}; rename it, or pass folder")
+        raise DataError(
+            f"data.group_by={group_by!r}: {files[names.index('')]} has no text before "
+            f"{group_by!r} in its name; rename it, or pass folder"
+        )
     return names
 
 
@@ -162,8 +170,10 @@ def split_files(
     hash of the group then decides, so that no group is divided among such splits.
     """
     if val_fraction + test_fraction >= 1:
-        both = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
-        raise DataError(f"{both}: no items are left for training; their sum must be below 1")
+        raise DataError(
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: no items "
+            "are left for training; their sum must be below 1"
+        )
     places = np.array([hash_to_unit_interval(file, data_seed) for file in layout.files])
     order = np.argsort(places, kind="stable")
     folders = np.array(layout.splits)[order]
@@ -171,12 +181,13 @@ def split_files(
     drawn = np.array(
         [hash_to_unit_interval(Path(name), data_seed) for name in groups or layout.files]
     )
-    val = 0.0 if "val" in layout.splits else val_fraction
-    test = 0.0 if "test" in layout.splits else test_fraction
+    fractions = {"val": val_fraction, "test": test_fraction}
+    given = fractions.keys() & {*layout.splits}  # splits that have a folder
+    fractions |= dict.fromkeys(given, 0.0)
     # Take the test items first, so that they do not depend on val_fraction.
-    part = np.searchsorted([test, test + val], drawn[pool], side="right")
+    ends = np.cumsum([fractions["test"], fractions["val"]])
+    part = np.searchsorted(ends, drawn[pool], side="right")
     splits = {"train": pool[part == 2], "val": pool[part == 1], "test": pool[part == 0]}
-    for name in ("val", "test"):
-        if name in layout.splits:
-            splits[name] = order[folders == name]
+    for name in given:
+        splits[name] = order[folders == name]
     return splits

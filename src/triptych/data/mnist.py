@@ -27,8 +27,10 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
     if len(data) > most:
-        fix = "TRIPTYCH_MAX_DATA=... raises the limit"
-        raise DataError(f"data.root: {file} unpacks to more than {most} bytes; {fix}")
+        raise DataError(
+            f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises "
+            "the limit"
+        )
     shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
     whole = min(shape) > 0 and len(data) == head + math.prod(shape)
     if data[:4] != bytes([0, 0, 8, dims]) or not whole:
@@ -70,8 +72,10 @@ class Mnist(OfficialData):
         """Read (images (n, 1, 28, 28) uint8, labels (n,) int64) of one official part."""
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
-            problem = f"{image_file} has {len(images)} images, {label_file} {len(labels)} labels"
-            raise DataError(f"data.root: {problem}; replace the wrong file")
+            raise DataError(
+                f"data.root: {image_file} has {len(images)} images, {label_file} {len(labels)} "
+                "labels; replace the wrong file"
+            )
         # Copy the arrays, as torch does not support read-only memory.
         return torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64))
 

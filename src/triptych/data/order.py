@@ -135,6 +135,8 @@ class EvalLoader:
             if self.numbers is not None and not torch.equal(
                 batch.numbers(), self.numbers[batch.index]
             ):
-                problem = f"items of {self.name} have changed since the run began"
-                raise DataError(f"data: {problem}; a Split must always return the same items")
+                raise DataError(
+                    f"data: items of {self.name} have changed since the run began; a Split must "
+                    "always return the same items"
+                )
             yield batch.pin() if self.pin_memory else batch

@@ -230,9 +230,10 @@ class Shapes(Captioned, SyntheticData):
             random = np.random.RandomState(hash_seed(self.data_seed, Stream.POINTS, stream) % 2**32)
             drawn = render_images(self.sizes[name], choices, random, known)
             if drawn is None:
-                problem = "too few pictures are left that no other split has"
-                fix = "set smaller data.test_size or data.val_size"
-                raise DataError(f"data.{name}_size={self.sizes[name]}: {problem}; {fix}")
+                raise DataError(
+                    f"data.{name}_size={self.sizes[name]}: too few pictures are left that no "
+                    "other split has; set smaller data.test_size or data.val_size"
+                )
             known |= {picture.tobytes() for picture in drawn.x.numpy()}
             captions[name] = drawn.captions
             whole[name] = Split(drawn.x, None, LEVELS)

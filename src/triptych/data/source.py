@@ -76,8 +76,10 @@ def check_pixels(size: int) -> None:
     """Raise DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
     most = size_limit("TRIPTYCH_MAX_PIXELS")
     if size * size > most:
-        problem = f"{size * size} pixels per image, more than {most}"
-        raise DataError(f"data.size={size}: {problem}; set a smaller size")
+        raise DataError(
+            f"data.size={size}: {size * size} pixels per image, more than {most}; set a smaller "
+            "size"
+        )
 
 
 def check_cifar(root: Path) -> None:

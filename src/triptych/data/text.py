@@ -79,8 +79,10 @@ class TextEncoder(ABC):
             except DataError as error:
                 raise DataError(f"{key}: {error}") from error
             if len(pieces[-1]) > self.length:
-                limit = f"use at most {self.length}, or set data.encoder.length"
-                raise DataError(f"{key}: {len(pieces[-1])} tokens; {limit}")
+                raise DataError(
+                    f"{key}: {len(pieces[-1])} tokens; use at most {self.length}, or set "
+                    "data.encoder.length"
+                )
         return self.embed(pieces)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
@@ -105,9 +107,9 @@ class Words(TextEncoder):
         self._place = {word: i for i, word in enumerate(self.vocabulary)}
 
     def pieces(self, text: str) -> list[int]:
-        for word in words(text):
-            if word not in self._place:
-                raise DataError(f"no caption of the data has the word {word!r}")
+        unknown = sorted({*words(text)} - self._place.keys())
+        if unknown:
+            raise DataError(f"no caption of the data has the word {unknown[0]!r}")
         return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -154,9 +156,11 @@ class Pretrained(TextEncoder):
             self.width = int(config["hidden_size"])
             weights = (self.path / "model.safetensors").read_bytes()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problem = f"no transformers model in {self.path} ({type(error).__name__}: {error})"
-            fix = "pass a folder with config.json, a tokenizer and model.safetensors"
-            raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
+            raise DataError(
+                f"data.encoder.path={path}: no transformers model in {self.path} "
+                f"({type(error).__name__}: {error}); pass a folder with config.json, a tokenizer "
+                "and model.safetensors"
+            ) from error
         digest = hashlib.blake2b(weights, digest_size=8)
         for file in sorted(self.path.iterdir()):
             # The tokens depend on the tokenizer's files, too.
@@ -169,8 +173,9 @@ class Pretrained(TextEncoder):
         try:
             from transformers import AutoModel, AutoTokenizer, logging
         except ImportError as error:
-            problem = "transformers is not installed; pip install 'triptych[text]'"
-            raise DataError(f"data.encoder: {problem}") from error
+            raise DataError(
+                "data.encoder: transformers is not installed; pip install 'triptych[text]'"
+            ) from error
         logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(self.path, **local)

@@ -38,11 +38,11 @@ def check_parts_were_dropped(
     """
     kept = undropped_parts(label_dropout, names)
     if kept:
-        problem = (
-            f"model was never trained without {', '.join(kept)}, as label_dropout={label_dropout}"
+        raise UserError(
+            f"{metric_name}: model was never trained without {', '.join(kept)}, as "
+            f"label_dropout={label_dropout}; train with model.label_dropout above 0, or choose "
+            "other parts"
         )
-        fix = "train with model.label_dropout above 0, or choose other parts"
-        raise UserError(f"{metric_name}: {problem}; {fix}")
 
 
 class ConditionBits(PerItem):
@@ -64,13 +64,15 @@ class ConditionBits(PerItem):
         check_diffuses_data(model)
         known = [name for name in model.conditions if name != AUGMENTATION]
         if not known or not model.conditional:
-            problem = "this model has no condition"
-            raise UserError(f"ConditionBits: {problem}; set model.conditional=true")
+            raise UserError(
+                "ConditionBits: this model has no condition; set model.conditional=true"
+            )
         names = known if self.parts is None else self.parts
         unknown = ", ".join(sorted({*names} - {*known}))
         if unknown:
-            problem = f"this model's condition has no {unknown}"
-            raise UserError(f"ConditionBits: {problem}; it has {', '.join(known)}")
+            raise UserError(
+                f"ConditionBits: this model's condition has no {unknown}; it has {', '.join(known)}"
+            )
         check_parts_were_dropped("ConditionBits", model.label_dropout, names)
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]

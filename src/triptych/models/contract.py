@@ -106,8 +106,11 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     falls = (gamma.diff() > 0).logical_not()  # true of NaN, too
     if falls.any():
         first = t[1:][falls][0]
-        problem = f"at t={first:.3g}: gamma does not increase; it must increase with t"
-        _raise_output_error("schedule", schedule, problem)
+        _raise_output_error(
+            "schedule",
+            schedule,
+            f"at t={first:.3g}: gamma does not increase; it must increase with t",
+        )
 
     ends = schedule.ends(device)
     span = ends[1] - ends[0]
@@ -129,8 +132,11 @@ def _check_values(
     wrong = ((values - expected).abs() < close).logical_not().nonzero()
     if len(wrong):
         i = int(wrong[0])
-        problem = f"at t={t[i]:.3g}: {name} is {values[i]:.4g}; must be {expected[i]:.4g}"
-        _raise_output_error("schedule", schedule, problem)
+        _raise_output_error(
+            "schedule",
+            schedule,
+            f"at t={t[i]:.3g}: {name} is {values[i]:.4g}; must be {expected[i]:.4g}",
+        )
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
@@ -152,8 +158,12 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
             with reraise_as_user_error(key):
                 guess = tried(z, gamma, condition)
             if not isinstance(guess, Prediction):
-                problem = f"returns a {type(guess).__name__}; must be a Prediction"
-                _raise_output_error(key, guide, f"{problem}, as guess.moved(space, value)")
+                _raise_output_error(
+                    key,
+                    guide,
+                    f"returns a {type(guess).__name__}; must be a Prediction, as "
+                    "guess.moved(space, value)",
+                )
             # Allow NaN here: an untrained network may return 0, and the guide may divide by it.
             check_output(key, guide.forward, guess.value.nan_to_num(), shape)
         guide = guide.denoiser
@@ -178,13 +188,18 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     check_output("sampler", sampler.step, first, (2, *model.event))
     calls, declared = sum(sizes) / 4, sampler.count_denoiser_calls(model.schedule)
     if calls > declared:
-        problem = (
-            f"calls the denoiser {calls:g} times in {sampler.steps} steps, but declares {declared}"
+        _raise_output_error(
+            "sampler",
+            sampler,
+            f"calls the denoiser {calls:g} times in {sampler.steps} steps, but declares "
+            f"{declared}; set `calls` to the number per step",
         )
-        _raise_output_error("sampler", sampler, f"{problem}; set `calls` to the number per step")
     if not (first - second).abs().max() <= CLOSE * first.abs().max():
-        problem = "draws different samples with the same seed"
-        _raise_output_error("sampler", sampler, f"{problem}; draw noise with at.noise(z)")
+        _raise_output_error(
+            "sampler",
+            sampler,
+            "draws different samples with the same seed; draw noise with at.noise(z)",
+        )
 
 
 def _draw_two_items(sampler: Sampler, model: Any) -> Any:

@@ -171,9 +171,9 @@ class DenoiserModel(BoundModel):
             isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned)
             and not learns
         ):
-            problem = "the model was trained without bound.variance=learned"
             raise UserError(
-                f"sampler.variance=learned: {problem}; use null, beta_tilde, beta or optimal"
+                "sampler.variance=learned: the model was trained without bound.variance=learned; "
+                "use null, beta_tilde, beta or optimal"
             )
 
     def prepared(self, sampler: Sampler) -> Sampler:

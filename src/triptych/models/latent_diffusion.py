@@ -68,13 +68,15 @@ class LatentDiffusion(Diffusion):
     ):
         depth = len(network.encoders)
         if depth != 1:
-            why = "as the diffusion model replaces further levels"
-            raise ValueError(f"model.network.levels={depth}: must be 1, {why}")
-        if not isinstance(objective.loss, OwnLoss):
-            problem = (
-                "the encoder is trained with it, too, and needs the ELBO; set objective/loss=elbo"
+            raise ValueError(
+                f"model.network.levels={depth}: must be 1, as the diffusion model replaces "
+                "further levels"
             )
-            raise ValueError(f"objective.loss={type(objective.loss).__name__}: {problem}")
+        if not isinstance(objective.loss, OwnLoss):
+            raise ValueError(
+                f"objective.loss={type(objective.loss).__name__}: the encoder is trained with it, "
+                "too, and needs the ELBO; set objective/loss=elbo"
+            )
         if bound.variance.learned:
             raise ValueError(
                 "bound.variance=learned: must be beta_tilde, beta or optimal with latents"

@@ -44,9 +44,10 @@ class PerItem(Figures):
         """Count the items of a batch; ValueError: ``values`` has another shape than (B,)."""
         values, items = self.values(model, batch), len(batch.x)
         if values.shape != (items,):
-            given = f"shape {tuple(values.shape)}"
-            fix = f"must be a tensor of shape ({items},), one number per item"
-            raise ValueError(f"{type(self).__name__}.values returned {given}; {fix}")
+            raise ValueError(
+                f"{type(self).__name__}.values returned shape {tuple(values.shape)}; must be a "
+                f"tensor of shape ({items},), one number per item"
+            )
         self.sums[0] += count_and_sums(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
@@ -98,9 +99,14 @@ class OfSamples(Metric):
         """Do nothing."""
 
 
+def diffuses_data(model: BoundModel) -> bool:
+    """Return whether a model has a denoiser of the data themselves, not of latents."""
+    return model.denoiser is not None and not model.of_latents
+
+
 def check_diffuses_data(model: BoundModel) -> None:
     """Raise UserError unless the model has a denoiser that acts on the data themselves."""
-    if model.denoiser is None or model.of_latents:
+    if not diffuses_data(model):
         raise UserError(
             f"{type(model).__name__} has no denoiser of the data; this metric needs model=diffusion"
         )

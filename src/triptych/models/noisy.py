@@ -43,10 +43,10 @@ class WeightedLoss(PerItem):
         check_diffuses_data(model)
         loss = model.objective.loss
         if loss.of_steps and not isinstance(loss, Elbo):
-            problem = (
-                "this metric needs continuous time; set objective/loss=elbo, or remove the metric"
+            raise UserError(
+                f"objective.loss={type(loss).__name__}: this metric needs continuous time; set "
+                "objective/loss=elbo, or remove the metric"
             )
-            raise UserError(f"objective.loss={type(loss).__name__}: {problem}")
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         total = torch.zeros(len(batch.x), device=batch.x.device)

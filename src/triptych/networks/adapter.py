@@ -27,8 +27,10 @@ class Adapter(Network):
         super().__init__(shape, **contract)
         self.model = model
         for name in self.conditions.keys() - {"label"}:
-            problem = f"supports only labels as a condition, not {name!r}"
-            raise ValueError(f"denoiser.network: {problem}; use denoiser=unet")
+            raise ValueError(
+                f"denoiser.network: supports only labels as a condition, not {name!r}; use "
+                "denoiser=unet"
+            )
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {}

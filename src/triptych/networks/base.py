@@ -110,17 +110,24 @@ def check_heads(channels: int, heads: int, place: str = "denoiser.network") -> N
 def check_head_width(channels: int, head_width: int) -> None:
     """Raise ValueError unless ``channels`` divide into heads of ``head_width``."""
     if channels % head_width:
-        key = f"denoiser.network.head_width={head_width}"
-        raise ValueError(f"{key}: must divide the number of channels, {channels}")
+        raise ValueError(
+            f"denoiser.network.head_width={head_width}: must divide the number of channels, "
+            f"{channels}"
+        )
 
 
-def check_halves(shape: tuple[int, int, int], widths: Sequence[int]) -> None:
-    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own."""
+def check_halves(shape: tuple[int, int, int], widths: Sequence[int], key: str = "widths") -> None:
+    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own.
+
+    ``key``: the network's argument that has the ``widths``.
+    """
     _, height, width = shape
     halvings = len(widths) - 1
     if height % 2**halvings or width % 2**halvings:
-        problem = f"{height}x{width} images cannot be halved {halvings} times"
-        raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
+        raise ValueError(
+            f"denoiser.network.{key}={list(widths)}: {height}x{width} images cannot be halved "
+            f"{halvings} times; set fewer widths"
+        )
 
 
 class ImageAttention(nn.Module):

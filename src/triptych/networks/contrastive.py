@@ -101,9 +101,9 @@ class ContrastiveNetwork(nn.Module):
         super().__init__()
         text = (conditions or {}).get("text")
         if not isinstance(text, Tokens):
-            known = ", ".join(conditions or ()) or "no conditions"
-            problem = f"needs images with text, but the data have {known}"
-            raise ValueError(f"model.network: {problem}; use captioned data, as data=shapes")
+            raise ValueError(
+                "model.network: needs images with text; use captioned data, as data=shapes"
+            )
         check_heads(text_width, heads, "model.network")
         self.shape, self.text, self.embedding = (
             image_shape(shape, "contrastive", "images"),

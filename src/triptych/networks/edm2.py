@@ -230,8 +230,10 @@ def check_reads(conditions: Mapping[str, Kind]) -> None:
     """Raise ValueError for a part of a condition that is neither labels nor an image."""
     for name, kind in conditions.items():
         if not isinstance(kind, Labels | Images):
-            problem = f"supports only labels and images as conditions, not {name}"
-            raise ValueError(f"denoiser=unet_edm2: {problem}; use denoiser=unet")
+            raise ValueError(
+                f"denoiser=unet_edm2: supports only labels and images as conditions, not {name}; "
+                "use denoiser=unet"
+            )
 
 
 def _way_down(

@@ -108,12 +108,16 @@ class JiT(DiT):
         super().__init__(shape, **sizes)
         width, heads = self.width, self.heads
         if width // heads % 4:
-            fix = f"must be a multiple of 4 times denoiser.network.heads={heads}"
-            raise ValueError(f"denoiser.network.width={width}: {fix}")
+            raise ValueError(
+                f"denoiser.network.width={width}: must be a multiple of 4 times "
+                f"denoiser.network.heads={heads}"
+            )
         if context and context_from >= len(self.blocks):
             depth = len(self.blocks)
-            limits = f"must be from 0 to {depth - 1}, as denoiser.network.depth={depth}"
-            raise ValueError(f"denoiser.network.context_from={context_from}: {limits}")
+            raise ValueError(
+                f"denoiser.network.context_from={context_from}: must be from 0 to {depth - 1}, as "
+                f"denoiser.network.depth={depth}"
+            )
         self.context_from = context_from
         # These have the size of the paper's, which are drawn. Ours are not drawn, so that the other
         # weights start the same with and without them.

@@ -307,9 +307,10 @@ def text_embedding(
         return None
     text = Text(conditions, width)
     if not text.kinds:
-        fix = "set [], or use captioned data and model.conditional=[text]"
-        problem = "the condition has no text"
-        raise ValueError(f"denoiser.network.text_at={list(text_at)}: {problem}; {fix}")
+        raise ValueError(
+            f"denoiser.network.text_at={list(text_at)}: the condition has no text; set [], or use "
+            "captioned data and model.conditional=[text]"
+        )
     return text
 
 
@@ -317,6 +318,7 @@ def check_resolutions(key: str, chosen: Sequence[int], resolutions: Sequence[int
     """Raise ValueError unless each height at which a key does something is that of a resolution."""
     strange = sorted({*chosen} - {*resolutions})
     if strange:
-        problem = f"no resolution has height {strange[0]}"
-        fix = f"use heights of {', '.join(map(str, resolutions))}"
-        raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}; {fix}")
+        raise ValueError(
+            f"denoiser.network.{key}={list(chosen)}: no resolution has height {strange[0]}; use "
+            f"heights of {', '.join(map(str, resolutions))}"
+        )

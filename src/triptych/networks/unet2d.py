@@ -12,7 +12,7 @@ from triptych.declare import Count, MinLen, Positive, Share, Whole
 from triptych.diffusion.betas import Betas
 from triptych.errors import UserError
 from triptych.networks.adapter import Adapter
-from triptych.networks.base import image_shape
+from triptych.networks.base import check_halves, image_shape
 
 Down = Sequence[Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]]
 Up = Sequence[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]]
@@ -63,17 +63,14 @@ class UNet2D(Adapter):
         try:
             from diffusers.models.unets.unet_2d import UNet2DModel
         except ImportError as error:
-            fix = "pip install 'triptych[diffusers]'"
-            raise UserError(f"denoiser=unet2d: diffusers is not installed; {fix}") from error
-        channels, *size = image_shape(shape, "unet2d")
-        multiple = 2 ** (len(block_out_channels) - 1)
+            raise UserError(
+                "denoiser=unet2d: diffusers is not installed; pip install 'triptych[diffusers]'"
+            ) from error
+        image = image_shape(shape, "unet2d")
+        channels, *size = image
         if not isinstance(schedule, Betas) or contract.get("conditions"):
             raise ValueError("denoiser=unet2d: needs schedule=betas and model.conditional=false")
-        if any(side % multiple for side in size):
-            at = f"denoiser.network.block_out_channels={[*block_out_channels]}"
-            raise ValueError(
-                f"{at}: height and width must be multiples of {multiple}, but are {size}"
-            )
+        check_halves(image, block_out_channels, "block_out_channels")
         sizes |= {"sample_size": size, "in_channels": channels, "out_channels": channels * outputs}
         super().__init__(UNet2DModel(**sizes), shape, outputs=outputs, **contract)
         self._place = schedule.timestep

@@ -51,18 +51,23 @@ def load_weights(
     try:
         module.load_state_dict(checkpoint["state_dict"] | average)
     except (RuntimeError, TypeError, AttributeError) as error:
-        problem = f"tensors do not fit the checkpoint's configuration ({error_line(error)})"
-        raise UserError(f"weights={weights}: {problem}; restore the checkpoint") from error
+        raise UserError(
+            f"weights={weights}: tensors do not fit the checkpoint's configuration "
+            f"({error_line(error)}); restore the checkpoint"
+        ) from error
     if not all(parameter.isfinite().all() for parameter in module.parameters()):
         raise Diverged("a weight", checkpoint["global_step"])
 
 
 def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
     """Raise UserError if an average lacks one of the model's trained parameters."""
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad and name not in average:
-            fix = "restore the checkpoint, or pass weights=raw"
-            raise UserError(f"weights={weights}: the average lacks {name}; {fix}")
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    missing = sorted(trained - average.keys())
+    if missing:
+        raise UserError(
+            f"weights={weights}: the average lacks {missing[0]}; restore the checkpoint, or pass "
+            "weights=raw"
+        )
 
 
 def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
@@ -103,10 +108,10 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
         raise UserError(f"weights={weights}: must be one of {choices}")
     reads = _snapshots(run, step)
     if not reads:
-        problem = (
-            "not stored, and it cannot be computed without callbacks.ema.snapshots in training"
+        raise UserError(
+            f"weights={weights}: not stored, and it cannot be computed without "
+            f"callbacks.ema.snapshots in training; choose one of {choices}"
         )
-        raise UserError(f"weights={weights}: {problem}; choose one of {choices}")
     if step not in reads:  # The checkpoint's own averages serve as the last snapshot.
         lengths = reads[max(reads)]()["sigma_rel"]
         reads[step] = lambda: {

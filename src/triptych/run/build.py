@@ -64,8 +64,10 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
     for name in condition_parts_read(model, data):
         of_item = isinstance(data.conditions[name], Images) or name in data.computed
         if of_item and name not in PROMPTED:
-            problem = f"changes the item, but not its {name!r}, which the network reads, too"
-            raise UserError(f"augmentation: {problem}; use none, or conditioning_noise")
+            raise UserError(
+                f"augmentation: changes the item, but not its {name!r}, which the network reads, "
+                "too; use none, or conditioning_noise"
+            )
 
 
 def build_drawing(
@@ -96,8 +98,7 @@ def _condition_sources(
         key = f"condition_from.{name}={source}"
         if name not in model.conditions:
             known = ", ".join(model.conditions)
-            problem = f"the model has no condition {name!r}"
-            raise UserError(f"{key}: {problem}; use one of {{{known}}}")
+            raise UserError(f"{key}: the model has no condition {name!r}; use one of {{{known}}}")
         if source in data.conditions:
             kind, needed = data.conditions[source], data.conditions[name]
             if kind != needed:
@@ -146,8 +147,10 @@ def _change_sampling_key(config: Config, key: str, value: Any, sampler: Sampler)
         stages[part] = {**stages.get(part, {}), stage_key: value}
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
-        fix = "use evaluations, or a key such as sampler.steps"
-        raise UserError(f"measures.over={key}: not a key of this run's sampling; {fix}")
+        raise UserError(
+            f"measures.over={key}: not a key of this run's sampling; use evaluations, or a key "
+            "such as sampler.steps"
+        )
 
 
 def _build_reference(
@@ -159,8 +162,10 @@ def _build_reference(
         return point_reference(data, measures["n"], seed, metrics)
     path, inception = measures["classifier"], measures["inception"]
     if path is None and inception is None and not metrics:
-        fix = "pass its checkpoint, or switch sample metrics off with measures.n=0"
-        raise UserError(f"measures.classifier=null: metrics of images need a classifier; {fix}")
+        raise UserError(
+            "measures.classifier=null: metrics of images need a classifier; pass its checkpoint, "
+            "or switch sample metrics off with measures.n=0"
+        )
     classifier = None
     if path is not None:
         classifier = other_runs.classifier("measures.classifier", path, noise=False)

@@ -134,8 +134,6 @@ def weights_digest(modules: Iterable[nn.Module], source_code: str) -> str:
 
 def _is_complete_chunk(path: Path, n: int) -> bool:
     """Return whether a readable chunk of n items is on disk."""
-    if not path.exists():
-        return False
     try:
         return all(len(x) == n for x in _read(path).values())
     except (UserError, TypeError, AttributeError):

@@ -14,7 +14,7 @@ from yaml import MarkedYAMLError
 from triptych.config.own_code import describe_error, error_location
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import STORAGE
-from triptych.run.processes import ENDING, rank
+from triptych.run.processes import ENDING, rank, set_handlers
 
 OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # modules whose errors are bugs
 HYDRAS = ("hydra.", "hydra_plugins.")
@@ -78,9 +78,7 @@ def raise_stop_request_on_signals(on_first_signal: Callable[[int], None]) -> Non
             on_first_signal(signal_number)
         raise StopRequest(signal_number)
 
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, request_stop)
+    set_handlers(ENDING, request_stop)
 
 
 def _to_user_error(error: Exception, command: str) -> UserError | None:

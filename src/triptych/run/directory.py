@@ -60,21 +60,6 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def replace_file_end(path: Path, start: int, data: bytes) -> None:
-    """Keep the first ``start`` bytes of a file and replace the rest by ``data``.
-
-    If ``data`` begins with the bytes that it replaces, a kill at any time loses none of them.
-    Raises StorageError as ``atomic`` does.
-    """
-    check_lock_is_held(path)
-    with storage_errors(path), open(path, "r+b", buffering=0, opener=open_without_links) as file:
-        file.seek(start)
-        while data:  # One write is enough, unless the disk is full.
-            data = data[file.write(data) :]
-        file.truncate()
-        os.fsync(file.fileno())
-
-
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
     """Raise ValueError if a file does not match the digest in the run's result.
 
@@ -174,14 +159,6 @@ class RunDirectory(Lockable):
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
 
-    def unreadable_reason(self) -> str:
-        """Return why the recorded result is unreadable; "" if it is readable or absent."""
-        try:
-            self.summary()
-        except Unreadable as error:
-            return error.problem
-        return ""
-
     @property
     def status(self) -> Status | Literal["new"]:
         """The status of the result; without one, "unreadable", "interrupted" or "new".
@@ -216,8 +193,10 @@ class RunDirectory(Lockable):
         if result is None or not result.checkpoint:
             return self / REPORTED[0]
         if result.checkpoint not in REPORTED:
-            problem = f"checkpoint {result.checkpoint!r}: must be one of {', '.join(REPORTED)}"
-            raise UserError(f"{self.path}: {problem}")
+            raise UserError(
+                f"{self.path}: checkpoint {result.checkpoint!r}: must be one of "
+                f"{', '.join(REPORTED)}"
+            )
         return self / result.checkpoint
 
     def record(self, result: Result) -> Result:

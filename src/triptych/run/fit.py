@@ -124,14 +124,12 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 def check_splits(config: Config, data: DataModule) -> None:
     """Raise UserError for a run that would have nothing to report."""
-    validated = len(data.splits["val"]) > 0
-    tested = config.get("test", True)
-    if not tested and not validated:
+    split = "test" if config.get("test", True) else "val"
+    if not len(data.splits[split]):
         raise UserError(
-            "test=false: without a test set, a validation set is needed; set data.val_size"
+            f"test={str(config['test']).lower()}: data {data.name} has no {split} items to report; "
+            "set data.val_size with test=false, or choose data with a test set"
         )
-    if tested and not len(data.splits["test"]):
-        raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
 
 
 def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:
@@ -158,8 +156,10 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
 def check_processes(data: DataModule, processes: int) -> None:
     """Check that processes have equal shares of a batch, and each has items of every split."""
     if data.batch_size % processes:
-        fix = f"must be a multiple of the number of processes, {processes}"
-        raise UserError(f"data.batch_size={data.batch_size}: {fix}")
+        raise UserError(
+            f"data.batch_size={data.batch_size}: must be a multiple of the number of processes, "
+            f"{processes}"
+        )
     for name in ("val", "test"):
         n = len(data.splits[name])
         if 0 < n < processes:
@@ -186,8 +186,10 @@ def check_first_start(
         return
     every = experiment.config["trainer"]["val_check_interval"]
     if not len(experiment.data.splits["val"]) or every > trainer.max_steps:
-        fix = "pass checkpoint=last, or set trainer.val_check_interval and data.val_size"
-        raise UserError(f"checkpoint=best: this run has no validation; {fix}")
+        raise UserError(
+            "checkpoint=best: this run has no validation; pass checkpoint=last, or set "
+            "trainer.val_check_interval and data.val_size"
+        )
 
 
 def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:

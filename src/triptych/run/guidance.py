@@ -9,6 +9,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.wrappers import Wrapper
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_parts_were_dropped
+from triptych.models.metric import diffuses_data
 from triptych.records import Config
 from triptych.run.drawing import condition_parts_read
 from triptych.run.model import training_items
@@ -44,8 +45,10 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
-        problem = f"{name} does not support models of latents"
-        raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
+        raise UserError(
+            f"guidance: {name} does not support models of latents; pass guidance=none or "
+            "classifier_free"
+        )
     if model.conditional:
         read = [part for part in model.conditions if part != AUGMENTATION]
         check_parts_were_dropped(f"guidance={name}", model.label_dropout, guidance.left_out(read))
@@ -59,9 +62,10 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
         )
     size = training_items(data, 1000).x.abs()
     if (size > threshold.bound).float().mean() > OUTSIDE:
-        problem = f"would clip at {threshold.bound:g}, but the data reach {size.max():.2g}"
-        fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
-        raise UserError(f"threshold: {problem}; {fix}")
+        raise UserError(
+            f"threshold: would clip at {threshold.bound:g}, but the data reach {size.max():.2g}; "
+            "pass threshold=none, or threshold=static with a higher threshold.bound"
+        )
 
 
 def _open_guides(
@@ -91,7 +95,7 @@ def _open_classifier(path: str, model: Any, data: DataModule, other_runs: OtherR
 def _open_weak_model(path: str, model: Any, other_runs: OtherRuns) -> Any:
     key = "guidance.weak"
     opened = other_runs.open(key, path)
-    if opened.model.denoiser is None or opened.model.of_latents:
+    if not diffuses_data(opened.model):
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model")
     given = model.conditions if model.conditional else ()
     missing = [

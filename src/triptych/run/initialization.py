@@ -150,9 +150,11 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     taken = [name for name, tensor in tensors.items() if _has_same_shape(source.get(name), tensor)]
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
-        problem = f"only {len(taken)} of {len(tensors)} tensors match, not {abbreviate_list(left)}"
-        fix = "choose a run with the same network, or pass init_partial=true to copy the matching"
-        raise UserError(f"init_from={path}: {problem}; {fix}")
+        raise UserError(
+            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match, not "
+            f"{abbreviate_list(left)}; choose a run with the same network, or pass "
+            "init_partial=true to copy the matching"
+        )
     with torch.no_grad():
         for name in taken:
             tensors[name].copy_(source[name])

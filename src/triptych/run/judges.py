@@ -32,9 +32,10 @@ def open_inception(path: str) -> nn.Module:
     except ModuleNotFoundError as error:
         raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
     except Exception as error:  # whatever torch.load says of a file of other content
-        problem = f"not the weights of FID's InceptionV3 ({error_line(error)})"
-        fix = "pass pt_inception-2015-12-05-6726825d.pth"
-        raise UserError(f"measures.inception={path}: {problem}; {fix}") from error
+        raise UserError(
+            f"measures.inception={path}: not the weights of FID's InceptionV3 "
+            f"({error_line(error)}); pass pt_inception-2015-12-05-6726825d.pth"
+        ) from error
 
 
 def read_statistics(path: str) -> Moments:
@@ -46,8 +47,10 @@ def read_statistics(path: str) -> Moments:
     if len(arrays["mu"]) != FEATURES or not all(
         np.isfinite(array).all() for array in arrays.values()
     ):
-        fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
-        raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
+        raise UserError(
+            f"measures.statistics={path}: not the statistics of FID; pass an .npz with mu "
+            f"({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
+        )
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
     # The file does not contain the number of images; frechet_distance only checks that it is > 1.
     return Moments(FEATURES, mu, sigma)

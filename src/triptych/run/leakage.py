@@ -25,9 +25,10 @@ def compare_data(
     for split in evaluated_splits:
         trained = _count_trained(current.items.get(split), trained_on.get("items", {}))
         if trained:
-            items = f"{trained} of the {current.n[split]} {split} items"
-            why = f"the data or their split have changed since then ({change})"
-            raise UserError(f"data: the model was trained on {items}, as {why}; {fix}")
+            raise UserError(
+                f"data: the model was trained on {trained} of the {current.n[split]} {split} "
+                f"items, as the data or their split have changed since then ({change}); {fix}"
+            )
     return f"data: changed since this model was trained ({change})"
 
 

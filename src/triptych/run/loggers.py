@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from triptych.config.build import build
 from triptych.config.identity import root
 from triptych.config.own_code import error_location
+from triptych.config.signatures import inspect_class
 from triptych.config.trust import import_class
 from triptych.records import Config
 from triptych.run import wandb
@@ -132,15 +132,9 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
     table.truncate_after(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
-        if not node or name == "csv":
-            continue
-        if name == "tensorboard":
-            others.append(GuardedLogger(TensorBoard, table, run, step))
-        elif name == "mlflow":
-            others += _build_mlflow(node, table, run)
-        elif name == "wandb":
-            others += _build_wandb(node, table, run)
-        else:
+        if node and name in OURS:
+            others += OURS[name](node, table, run)
+        elif node:
             others.append(_build_user_logger(name, node, run))
     # A fit that is another run's has no curves yet.
     if step and not run.provenance.executions:
@@ -149,9 +143,13 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
 
 
 def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
-    for step, row in table.all_rows():
+    for step, row in sorted(table.rows.items()):
         for logger in loggers:
             logger.log_metrics({name: float(value) for name, value in row.items()}, step)
+
+
+def _build_tensorboard(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
+    return [GuardedLogger(TensorBoard, table, run, table.last_row[0])]
 
 
 def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
@@ -176,15 +174,20 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
     return [GuardedLogger(wandb.WandbRun, table, run, mode, artifacts, description)]
 
 
+OURS: dict[str, Callable[..., list[Logger]]] = {
+    "csv": lambda *_: [],  # every run has it
+    "tensorboard": _build_tensorboard,
+    "mlflow": _build_mlflow,
+    "wandb": _build_wandb,
+}
+
+
 def _build_user_logger(name: str, node: Config, run: RunDirectory) -> Logger:
     """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
     place = f"logger.{name}"
-    arguments = signature(import_class(node["_target_"], place)).parameters.values()
+    arguments, takes_any = inspect_class(import_class(node["_target_"], place))
     folder: dict[str, Any] = {}
-    if any(
-        argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD
-        for argument in arguments
-    ):
+    if takes_any or "save_dir" in arguments:
         folder["save_dir"] = str(run.path)
     return guard_logger(build(node, place, **folder), place)
 
@@ -298,6 +301,9 @@ def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str 
     uri = str(node.get("tracking_uri") or default or f"{SQLITE}{folder}/mlflow.db")
     if is_composed_here(run) or uri in (default, f"{SQLITE}{root()}/logs/mlflow.db"):
         return uri
-    problem = f"not used, as the run's directory names {uri}, not your command"
-    log_line(None, f"MLflow: {problem}; allow it with {ADDRESS}={uri}")
+    log_line(
+        None,
+        f"MLflow: not used, as the run's directory names {uri}, not your command; allow it with "
+        f"{ADDRESS}={uri}",
+    )
     return None

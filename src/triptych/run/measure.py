@@ -11,14 +11,14 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor, nn
 
-from triptych.callbacks.metrics import BETTER
+from triptych.callbacks.metrics import better_direction
 from triptych.diffusion.condition import AUGMENTATION
 from triptych.diffusion.draws import Stream, seeded_generator
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
-from triptych.models.base import BoundModel
 from triptych.models.condition_bits import undropped_parts
+from triptych.models.metric import diffuses_data
 from triptych.records import Config, Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed, open_chunk_folder, weights_digest
 from triptych.run.directory import RunDirectory
@@ -153,7 +153,7 @@ def measure_drawn_sets(experiment: Experiment, measured: Sequence[MeasuredValue]
         "floor": reference.noise_floor(conditions.labels is not None),
         "noise": reference.noise_metrics(conditions),
         "metrics": {
-            name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
+            name: {"title": m.title or name, "unit": m.unit, "better": better_direction(m)}
             for name, m in reference.user_metrics.items()
         },
     }
@@ -299,9 +299,9 @@ def measure_posterior_mean(experiment: Experiment) -> Entries:
         return {"tweedie": tweedie_errors(denoiser, oracle, x, gammas, generator)}
 
 
-def _unconditional_denoiser(model: BoundModel) -> Any:
+def _unconditional_denoiser(model: Any) -> Any:
     """Return the model's denoiser if it can predict data without conditions; else None."""
-    if model.denoiser is None or model.of_latents:
+    if not diffuses_data(model):
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}
     if undropped_parts(model.label_dropout, parts):

@@ -7,8 +7,7 @@ without.
 import csv
 import io
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.identity import flatten_config
+from triptych.config.keys import override_keys
 from triptych.files import read_rows
 from triptych.records import Entries
-from triptych.run.directory import RunDirectory, atomic, replace_file_end
+from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-OPEN = 8  # number of rows at the end of the table that may still gain values
 LONGEST = 18  # maximum number of digits of a step
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
@@ -32,13 +31,12 @@ RESOLVED = "resolved"  # W&B gets the resolved configuration under this key
 
 
 class MetricsCsv(Logger):
-    """A Lightning logger that writes a CSV table, at most once in ``every`` seconds.
+    """A Lightning logger that writes a CSV table.
 
-    Values of the same step are merged into one row. The last ``OPEN`` rows are kept in memory
-    (held) and written again when they change; earlier rows are closed. A new column, or a value for
-    a closed row, requires a rewrite of the whole table. A run that resumes at step s drops the rows
-    after s, so that each step occurs once. The column ``time`` is the fitting time in seconds up to
-    the row, from ``clock``.
+    Values of the same step are merged into one row. The table is held in memory and replaced as a
+    whole, at most once in ``every`` seconds and for at most a hundredth of the time. A run that
+    resumes at step s drops the rows after s, so that each step occurs once. The column ``time`` is
+    the fitting time in seconds up to the row, from ``clock``.
     """
 
     name, version = "csv", ""
@@ -46,38 +44,17 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path, clock: Callable[[], float], every: float = 2.0):
         super().__init__()
         self.path, self.clock, self.every = path, clock, every
-        self._columns: list[str] = []  # columns of the file
-        self.rows: dict[int, Entries] = {}  # the rows that are held, by step
-        # Step of the last closed row, -1 if there is none, and the byte at which it ends.
-        self._closed, self._end = -1, 0
-        self._written = time.monotonic()
+        self.rows: dict[int, Entries] = {}  # by step
+        self._due = time.monotonic() + every  # time of the next write
 
-    def truncate_after(self, step: int) -> None:
-        """Keep the rows up to ``step`` that are not damaged, the last of them held."""
-        kept = deque(self._read_rows_until(step), OPEN + 1)
-        self._columns, self._end, self._closed = [], 0, -1
-        if len(kept) > OPEN:
-            self._closed, _ = kept.popleft()
-        self.rows = dict(kept)
-
-    def _read_rows_until(self, until: int) -> Iterator[tuple[int, Entries]]:
-        """Yield the file's rows up to a step, one at a time, without those that are damaged."""
-        table, last = read_rows(self.path), -1
+    def truncate_after(self, until: int) -> None:
+        """Read the file's rows up to a step, without those that are damaged."""
+        table = read_rows(self.path)
         header = next(table, [])
         for cells in table:
             row = _parse_row(header, cells)
-            if row is not None and last < row[0] <= until:  # Each step stands once, in order.
-                last = row[0]
-                yield row
-
-    def all_rows(self) -> Iterator[tuple[int, Entries]]:
-        """Yield all rows in order: closed rows from the file, then the held ones."""
-        held = dict(sorted(self.rows.items()))
-        for step, row in self._read_rows_until(self._closed):
-            for earlier in [other for other in held if other < step]:
-                yield earlier, held.pop(earlier)
-            yield step, row | held.pop(step, {})
-        yield from held.items()
+            if row is not None and row[0] <= until:
+                self.rows[row[0]] = row[1]
 
     @property
     def last_row(self) -> tuple[int, Entries]:
@@ -102,75 +79,28 @@ class MetricsCsv(Logger):
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
     def save(self) -> None:
-        """Write the table if the last write was more than ``every`` seconds ago.
-
-        Lightning calls this after each logged row.
-        """
-        if time.monotonic() - self._written > self.every:
+        """Write the table if it is due; Lightning calls this after each logged row."""
+        if time.monotonic() > self._due:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write all changes now; without rows or a file, do nothing."""
-        if not self.rows and not self.path.exists():
+        """Write the table now; without rows, do nothing."""
+        if not self.rows:
             return
-        if self._can_append():
-            self._append()
-        else:
-            self._rewrite()
-        self._written = time.monotonic()
-
-    def _can_append(self) -> bool:
-        """Return whether the file is still as written, and only held rows have changed."""
-        if not self._columns or not self.path.exists() or self.path.stat().st_size < self._end:
-            return False
-        new = {name for row in self.rows.values() for name in row} - {*self._columns}
-        return not new and min(self.rows, default=0) > self._closed
-
-    def _append(self) -> None:
-        """Rewrite the held rows, which follow the closed rows in the file."""
+        began = time.monotonic()
         rows = sorted(self.rows.items())
-        closed, held = (
-            _csv_lines(self._columns, rows[:-OPEN]),
-            _csv_lines(self._columns, rows[-OPEN:]),
-        )
-        replace_file_end(self.path, self._end, closed + held)
-        self._hold(rows, self._end + len(closed))
-
-    def _rewrite(self) -> None:
-        """Rewrite the whole table, one row at a time."""
-        names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
-        columns = ["step", *names]
-        last: deque[tuple[int, Entries]] = deque(maxlen=OPEN + 1)
-        with atomic(self.path) as file:
-            file.write(_csv_lines(columns, [], header=True))
-            for step, row in self.all_rows():
-                file.write(_csv_lines(columns, [(step, row)]))
-                last.append((step, row))
-            held = _csv_lines(columns, [*last][-OPEN:])
-            end = file.tell() - len(held)
-        self._columns = columns
-        self._hold([*last], end)
-
-    def _hold(self, rows: list[tuple[int, Entries]], end: int) -> None:
-        """Hold the last of ``rows``; ``end`` is the byte of the file at which these begin."""
-        self.rows, self._end = dict(rows[-OPEN:]), end
-        if len(rows) > OPEN:
-            self._closed = rows[-OPEN - 1][0]
+        names = dict.fromkeys(name for _, row in rows for name in row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["step", *names], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"step": step} | row for step, row in rows)
+        write_atomic(self.path, text.getvalue())
+        now = time.monotonic()
+        self._due = now + max(self.every, 100 * (now - began))
 
     def finalize(self, status: str) -> None:
         self.flush()
-
-
-def _csv_lines(
-    columns: list[str], rows: Iterable[tuple[int, Entries]], header: bool = False
-) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows({"step": step} | row for step, row in rows)
-    return text.getvalue().encode()
 
 
 def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | None:
@@ -205,7 +135,7 @@ def grouping_settings(
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}
     settings = {key: value for key, value in settings.items() if value is not None}
-    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    typed = override_keys(overrides)
     for key, value in flatten_config(dict(config)):
         group, dot, _ = key.partition(".")
         if key in typed and dot and group not in NOT_PARAMETERS:

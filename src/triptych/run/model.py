@@ -100,12 +100,14 @@ def injection_table(config: Config, data: DataModule) -> Dependencies:
     kind = Decoder.named.get(name) if isinstance(name, str) else None
     if kind is None:  # A user-supplied class or an unknown name, which the builder will refuse.
         return table
-    if kind.of_levels and data.levels is None:
-        table.built["bound.decoder"] = GaussianDensity()
-    if not kind.of_levels and data.levels is not None:
+    discrete = data.levels is not None
+    if kind.of_levels == discrete:
+        return table
+    if discrete:
         raise UserError(
             f"bound.decoder={name}: data {data.name} has discrete levels; use categorical"
         )
+    table.built["bound.decoder"] = GaussianDensity()
     return table
 
 
@@ -142,16 +144,15 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
     if not conditional:
         return {}
     if not data.conditions:
-        problem = f"data {data.name} has no conditions"
-        raise UserError(f"model.conditional=true: {problem}; pass false")
+        raise UserError(f"model.conditional=true: data {data.name} has no conditions; pass false")
     if not isinstance(conditional, list):
         return data.conditions
-    for name in conditional:
-        if name not in data.conditions:
-            known = ", ".join(data.conditions)
-            raise UserError(
-                f"model.conditional: the data have no condition {name!r}; choose from {known}"
-            )
+    unknown = sorted({*conditional} - data.conditions.keys())
+    if unknown:
+        raise UserError(
+            f"model.conditional: the data have no condition {unknown[0]!r}; choose from "
+            f"{', '.join(data.conditions)}"
+        )
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 

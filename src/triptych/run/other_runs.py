@@ -48,8 +48,9 @@ class OtherRuns:
         """Check that another run has this run's data, and read them from this run's folder."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
-            fix = f"pass one trained on {describe(data)}"
-            raise UserError(f"trained on {describe(other['data'])}; {fix}")
+            raise UserError(
+                f"trained on {describe(other['data'])}; pass one trained on {describe(data)}"
+            )
         if "root" in data:
             other["data"]["root"] = data["root"]
 
@@ -93,5 +94,7 @@ def open_teacher(path: str, model: Any, data: DataModule, other_runs: OtherRuns)
 def check_process(where: str, other: Any, denoiser: Any) -> None:
     """Raise UserError unless another run's model has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
-        problem = f"its process {other.process} differs from the model's, {denoiser.process}"
-        raise UserError(f"{where}: {problem}; pass a model with the same process")
+        raise UserError(
+            f"{where}: its process {other.process} differs from the model's, {denoiser.process}; "
+            "pass a model with the same process"
+        )

@@ -215,14 +215,19 @@ def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
 
     Raises ValueError if a mean is not a number or a bound is not the sum of its terms.
     """
-    for unit in UNITS:
-        if unit in figures:
-            _check_terms(f"{split}.{unit}", [figures.get(key, {}) for key in bound_term_keys(unit)])
+    unit = bound_unit(figures)
+    if unit is not None:
+        _check_terms(f"{split}.{unit}", [figures.get(key, {}) for key in bound_term_keys(unit)])
     return {
         name: _parse_estimate(f"{split}.{name}.mean", entry)
         for name, entry in nested_records(figures).items()
         if "mean" in entry
     }
+
+
+def bound_unit(figures: Mapping[str, Any]) -> str | None:
+    """Return the key of the bound, "bpd" or "nats_per_dim"; None if there is neither."""
+    return next((unit for unit in UNITS if unit in figures), None)
 
 
 def bound_term_keys(unit: str) -> list[str]:

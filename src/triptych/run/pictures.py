@@ -12,7 +12,7 @@ from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.sampler import Chosen, chunk_size
+from triptych.diffusion.sampler import chunk_size
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing, select_rows
 
@@ -113,26 +113,17 @@ def sample_trajectory(
 
     The steps are evenly spaced. x is z / sqrt(alpha^2 + sigma^2), which has the scale of the data
     for every noise process; the last frame is the final sample. n samples are drawn exactly as the
-    sampler draws them, and the first m = min(n, ``max_shown``) are returned.
+    sampler draws them, and the first m = min(n, ``max_shown``) are returned; of a sampler that
+    draws several for each that it keeps, the first draw.
     """
     model = drawing.model
     sampler = model.prepared(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
-    draws = sampler.draws_per_sample(condition)
     chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
-    if draws == 1:
-        # Only these chunks are needed. With several draws, the best is chosen over all chunks.
-        chunks = [chunk for chunk in chunks if chunk[0] < max_shown]
-    paths = [
-        _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator)
-        for _ in range(draws)
-    ]
-    x = paths[0]
-    if isinstance(sampler, Chosen) and condition is not None and draws > 1:
-        stacked = torch.stack(paths)  # (draws, F, n, *event)
-        x = sampler.choose(stacked[:, -1], condition, stacked.transpose(1, 2)).transpose(0, 1)
+    shown = [chunk for chunk in chunks if chunk[0] < max_shown]
+    x = _draw_frames(drawing, sampler, gammas, moments, condition, n, shown, generator)
     return x[:, :max_shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 

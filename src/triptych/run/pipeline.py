@@ -16,8 +16,8 @@ from triptych.errors import UserError
 from triptych.files import open_regular, read_json
 from triptych.records import Checkpoint, Config, Entries
 from triptych.run.directory import SCHEMA, RunDirectory
-from triptych.run.parsing import PARTS, error_line
-from triptych.run.result import Result
+from triptych.run.parsing import error_line
+from triptych.run.result import Result, result_line
 from triptych.terminal import escape_control_characters
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
@@ -80,7 +80,7 @@ A diffusion model of {data}, trained and measured with Triptych.
 
 ## Bound
 
-{bound}. To measure it again: `triptych-train trained=DIR data=...`.
+{bound}. It is an upper bound of the negative log-likelihood. To measure it again: `triptych-train trained=DIR data=...`.
 
 ## Settings
 
@@ -154,8 +154,9 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        problem = f"of another network than {UNET} ({error_line(error)})"
-        raise _component_error(path, WEIGHTS, problem) from error
+        raise _component_error(
+            path, WEIGHTS, f"of another network than {UNET} ({error_line(error)})"
+        ) from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
 
@@ -228,8 +229,10 @@ def _read_weights(path: str) -> Path:
     try:
         open_regular(file).close()
     except OSError as error:
-        fix = "save it with safe_serialization=True; a .bin is a pickle and is not opened"
-        raise UserError(f"trained={path}: no {WEIGHTS}; {fix}") from error
+        raise UserError(
+            f"trained={path}: no {WEIGHTS}; save it with safe_serialization=True; a .bin is a "
+            "pickle and is not opened"
+        ) from error
     return file
 
 
@@ -251,8 +254,10 @@ def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
     for key, values in NEEDED.items():
         value = settings.get(key)
         if value not in values:
-            problem = f"cannot be expressed in diffusers; must be {' or '.join(values)}"
-            raise UserError(f"{run.path}: {key}={value} {problem}")
+            raise UserError(
+                f"{run.path}: {key}={value} cannot be expressed in diffusers; must be "
+                f"{' or '.join(values)}"
+            )
     return result, config
 
 
@@ -276,13 +281,13 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
     try:
         pipeline = untyped.DDPMPipeline(model.denoiser.network.model, scheduler)
         pipeline.save_pretrained(begun)
-        (begun / "README.md").write_text(model_card(result, config, license), encoding="utf-8")
+        (begun / "README.md").write_text(model_card(result, license), encoding="utf-8")
         os.replace(begun, folder)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def model_card(result: Result, config: Config, license: str) -> str:
+def model_card(result: Result, license: str) -> str:
     """Return the README.md of a model on the Hub: data, bound, settings."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -304,20 +309,7 @@ def model_card(result: Result, config: Config, license: str) -> str:
     text = CARD.format(
         name=name,
         data=data,
-        bound=_bound_text(result, config),
+        bound=result_line(result),
         settings="\n".join(settings) or "The defaults.",
     )
     return escape_control_characters(f"---\n{ModelCardData(**front)}\n---\n\n{text}")
-
-
-def _bound_text(result: Result, config: Config) -> str:
-    bits = result.test.get("bpd")
-    if bits is None:
-        return "Not measured"
-    terms = ", ".join(f"{part} {result.test[f'bpd_{part}'].mean:.4f}" for part in PARTS)
-    low, high = bits.mean - 1.96 * bits.stderr, bits.mean + 1.96 * bits.stderr
-    steps = config["bound"].get("steps") or "continuous time"
-    return (
-        f"At most {bits.mean:.4f} bits/dim, 95% interval [{low:.4f}, {high:.4f}] over {bits.n} test items"
-        f" ({terms}; steps: {steps}; decoder: {config['bound']['decoder']})"
-    )

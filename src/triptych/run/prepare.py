@@ -51,8 +51,6 @@ def plan_run(request: Request) -> RunPlan:
     """
     run = RunDirectory(request.path)
     run.read_records()
-    if not (run / "config.yaml").exists():
-        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
     changes = _without_defaults(differences(run.config(), request.recorded), request)
     other = without_machine_settings(changes)
     if other.keys() == {"data.root"} and _has_same_data(run, request.config):
@@ -138,8 +136,10 @@ def _clear_or_raise_failure(run: RunDirectory, may_retry: bool) -> None:
         return
     if result.status == "diverged":
         raise Diverged.from_earlier_start(result.error, result.step or 0)
-    fix = f"traceback: {run / 'train.log'}; retry=true tries again"
-    raise UserError(f"failed before: {result.error or '?'} ({fix})")
+    raise UserError(
+        f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries "
+        "again)"
+    )
 
 
 def _without_defaults(changes: Changes, request: Request) -> Changes:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -110,6 +110,16 @@ def _watch_parent(parent: int) -> None:
     # Rank 0 gets time to save a checkpoint; the other ranks have nothing to save.
     time.sleep(GRACE if rank() == 0 else 2.0)
     os._exit(1)
+
+
+def set_handlers(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> None:
+    """Set a handler for signals, but keep ignored ones ignored.
+
+    Under nohup, closing the terminal must not stop a run.
+    """
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def parse_local_pid(owner_text: str | None) -> int | None:

@@ -79,8 +79,10 @@ class Progress(pl.Callback):
         """
         if self._bar is not None and self._bar.disable and not self._hidden:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-            step = f"step {trainer.global_step}/{trainer.max_steps}"
-            log_line(self.run, f"{step}: validation bound {bound:.4f}")
+            log_line(
+                self.run,
+                f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}",
+            )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._bar is not None:

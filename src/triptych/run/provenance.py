@@ -251,9 +251,8 @@ def _requirement_names(package: Distribution) -> set[str]:
 
 def describe_changes(earlier: Execution, current: Execution) -> str:
     """Return what differs between two starts: "code", "packages", "code and packages" or ""."""
-    changed = []
-    if earlier.sources and earlier.sources != current.sources:
-        changed.append("code")
-    if earlier.versions and earlier.versions != current.versions:
-        changed.append("packages")
-    return " and ".join(changed)
+    compared = {
+        "code": (earlier.sources, current.sources),
+        "packages": (earlier.versions, current.versions),
+    }
+    return " and ".join(name for name, (old, new) in compared.items() if old and old != new)

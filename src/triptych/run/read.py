@@ -123,23 +123,22 @@ class Run(Result):
         """Read {column: (steps, finite values)} of `metrics.csv`; of all columns by default."""
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
-        if "step" not in header[:COLUMNS]:
-            return {}
         places = {name: i for i, name in enumerate(header[:COLUMNS])}
-        place_of_step = places.pop("step")
-        for name in places.keys() - (places if columns is None else columns):
-            del places[name]
+        place_of_step = places.pop("step", None)
+        if place_of_step is None:
+            return {}
+        names = [name for name in places if columns is None or name in columns]
         # Arrays need only 16 bytes per step and value, and there may be millions.
-        histories = {name: (array("q"), array("d")) for name in places}
+        histories = {name: (array("q"), array("d")) for name in names}
         for row in rows:
             if len(row) != len(header):  # A running run may be in the middle of writing a row.
                 continue
             step = to_float(row[place_of_step])
-            for name, place in places.items():
-                value = to_float(row[place]) if row[place] else math.nan
+            for name, (steps, values) in histories.items():
+                value = to_float(row[places[name]])
                 if math.isfinite(step) and math.isfinite(value):
-                    histories[name][0].append(int(step))
-                    histories[name][1].append(value)
+                    steps.append(int(step))
+                    values.append(value)
         return {name: history for name, history in histories.items() if history[0]}
 
 

@@ -38,11 +38,11 @@ def user_sample_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     """Return the user-supplied metrics of samples; UserError if a name is already built in."""
     metrics = build_user_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
-    for name in own:
-        if name in SAMPLE_METRICS:
-            raise UserError(
-                f"metrics.{name}: a built-in metric of samples has this name; choose another"
-            )
+    taken = sorted(own.keys() & SAMPLE_METRICS.keys())
+    if taken:
+        raise UserError(
+            f"metrics.{taken[0]}: a built-in metric of samples has this name; choose another"
+        )
     return own
 
 
@@ -260,11 +260,15 @@ class TrainingPoints(PointReference):
         super().__init__(data, n, seed, user_metrics)
         train = data.splits["train"]
         if len(data.shape) != 1:
-            problem = f"items of shape {data.shape} are neither points (d,) nor images (c, h, w)"
-            raise UserError(f"measures.n={n}: {problem}; set measures.n=0")
+            raise UserError(
+                f"measures.n={n}: items of shape {data.shape} are neither points (d,) nor images "
+                "(c, h, w); set measures.n=0"
+            )
         if len(train) < n:
-            problem = f"data {data.name} has only {len(train)} training items"
-            raise UserError(f"measures.n={n}: {problem}; set measures.n={len(train)}")
+            raise UserError(
+                f"measures.n={n}: data {data.name} has only {len(train)} training items; set "
+                f"measures.n={len(train)}"
+            )
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.points = train.batch(order).x
         self.held_out = torch.cat([split.batch(items).x for split, items in self.held_out_items])

@@ -138,9 +138,9 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
     torch.set_num_threads(config["threads"])  # Opening a stage has changed the number.
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
-            problem = "a bound of a cascade needs data with discrete levels"
             raise UserError(
-                f"model.stages[{i}]={paths[i]}: {problem}; use triptych-sample cascade=... only"
+                f"model.stages[{i}]={paths[i]}: a bound of a cascade needs data with discrete "
+                "levels; use triptych-sample cascade=... only"
             )
     last = runs[-1].config["data"]
     if data_identity(last) != data_identity(config["data"]):
@@ -162,8 +162,10 @@ def _check_stage_items(key: str, stage: Experiment, data: DataModule) -> None:
         items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
         part = split.condition.part(part_name) if split.condition is not None else None
         if part is None or not torch.equal(items, part.value):
-            problem = f"its {name} items differ from the part {part_name!r} of data {data.name}"
-            raise UserError(f"{key}: {problem}; pass a run on equal items")
+            raise UserError(
+                f"{key}: its {name} items differ from the part {part_name!r} of data {data.name}; "
+                "pass a run on equal items"
+            )
 
 
 def refuse_cascade(config: Config) -> None:
@@ -182,10 +184,9 @@ def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any
     changes = dict(flatten_config(change)) if change else {}
     for key, value in changes.items():
         if str(key).partition(".")[0] not in DRAWING or not set_key(config, str(key), value):
-            keys = f"{', '.join(DRAWING)}, as guidance.scale"
             raise UserError(
-                f"{key_prefix}.{key}={value}: not a sampling key of the stage's run; "
-                f"use keys of {keys}"
+                f"{key_prefix}.{key}={value}: not a sampling key of the stage's run; use keys of "
+                f"{', '.join(DRAWING)}, as guidance.scale"
             )
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
@@ -201,20 +202,22 @@ def _check_stage(key: str, stage: Experiment, earlier_stages: Sequence[Experimen
     if earlier_stages:
         name = str(earlier_stages[-1].data.known_as)
         if name not in condition_parts_read(stage.model, stage.data):
-            fix = f"pass a run trained with model.conditional=[text,{name}]"
             raise UserError(
-                f"{key}: not conditioned on {name!r}, which the previous stage draws; {fix}"
+                f"{key}: not conditioned on {name!r}, which the previous stage draws; pass a run "
+                f"trained with model.conditional=[text,{name}]"
             )
         _check_encoders(key, earlier_stages[-1], stage.data)
 
 
 def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> None:
     """Check that each condition of a stage is passed by the user or drawn by an earlier stage."""
-    known = {*drawn_parts, *PROMPTED}
-    for name in condition_parts_read(stage.model, stage.data):
-        if name not in known:
-            fix = "put a run that draws it before this one"
-            raise UserError(f"{key}: needs {name!r}, which no earlier stage draws; {fix}")
+    read = {*condition_parts_read(stage.model, stage.data)}
+    missing = sorted(read - {*drawn_parts, *PROMPTED})
+    if missing:
+        raise UserError(
+            f"{key}: needs {missing[0]!r}, which no earlier stage draws; put a run that draws it "
+            "before this one"
+        )
 
 
 def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> None:
@@ -226,15 +229,18 @@ def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> Non
     else:
         return
     if shape != tuple(source_run.data.shape):
-        problem = f"needs {name!r} of size {_format_shape(shape)}"
-        fix = f"but the stage draws {_format_shape(source_run.data.shape)}; pass runs of equal size"
-        raise UserError(f"{key}: {problem}, {fix}")
+        raise UserError(
+            f"{key}: needs {name!r} of size {_format_shape(shape)}, but the stage draws "
+            f"{_format_shape(source_run.data.shape)}; pass runs of equal size"
+        )
 
 
 def _check_encoders(key: str, earlier_stage: Experiment, data: DataModule) -> None:
     if earlier_stage.data.encoders != data.encoders:
-        problem = "its text encoder or data.embeddings differs from the previous stage's"
-        raise UserError(f"{key}: {problem}; pass runs with equal encoders")
+        raise UserError(
+            f"{key}: its text encoder or data.embeddings differs from the previous stage's; pass "
+            "runs with equal encoders"
+        )
 
 
 def check_condition_source(

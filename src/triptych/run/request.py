@@ -1,6 +1,5 @@
 """Resolve a composed run once, into the one value that every command checks, plans and prepares."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from triptych.config.build import check_names, drop_unaccepted_arguments
 from triptych.config.check import check_contradictions, check_overrides_are_read
 from triptych.config.compose import to_plain, without_hydra
 from triptych.config.identity import plain_name, slug
-from triptych.config.keys import check_values, role
+from triptych.config.keys import check_values, override_keys, role
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.records import Config
@@ -42,7 +41,7 @@ class Request:
 
     def check_overrides(self) -> None:
         """Raise UserError for an override without effect, which some cells of a sweep may have."""
-        check_overrides_are_read(self.config, typed_keys(self.overrides))
+        check_overrides_are_read(self.config, override_keys(self.overrides))
 
 
 def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> Request:
@@ -54,7 +53,7 @@ def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> 
     overrides, choices = tuple(hydra.overrides.task), dict(hydra.runtime.choices)
     composed = without_hydra(config)
     resolved, adopted = to_plain(composed, throw_on_missing=True), dict(choices)
-    typed = typed_keys(overrides)
+    typed = override_keys(overrides)
     drop_unaccepted_arguments(resolved, typed)
     if resolved["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
         # max_epochs on the command line takes precedence over max_steps in a configuration file.
@@ -68,16 +67,11 @@ def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> 
     return Request(path.absolute(), resolved, composed, choices, adopted, overrides)
 
 
-def typed_keys(overrides: Sequence[str]) -> set[str]:
-    """Return the keys of overrides, also of +KEY=VALUE."""
-    return {override.lstrip("+").partition("=")[0] for override in overrides}
-
-
 def check_run_name(name: str | None) -> None:
     """Raise UserError if a run's name cannot be the name of its directory."""
     if not name or slug(str(name)) == str(name):
         return
-    fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
     raise UserError(
-        f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}"
+        f"name={name}: not a directory's name; use at most 120 of a-z, A-Z, 0-9 and =,._+-, as in "
+        f"name={plain_name(str(name))}"
     )

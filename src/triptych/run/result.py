@@ -155,10 +155,7 @@ class Result:
     @cached_property
     def measure(self) -> str | None:
         """The key of the test bound, "bpd" or "nats_per_dim"; None if there is neither."""
-        for unit in UNITS:
-            if unit in self.test:
-                return unit
-        return None
+        return parsing.bound_unit(self.test)
 
     @property
     def bound(self) -> float:
@@ -251,9 +248,9 @@ def split_line(metrics: Mapping[str, Estimate], split: str = "test") -> str:
 
     Return "" if there is neither.
     """
-    for unit in UNITS:
-        if unit in metrics:
-            return _bound_line(metrics, split, unit)
+    unit = parsing.bound_unit(metrics)
+    if unit is not None:
+        return _bound_line(metrics, split, unit)
     if "accuracy" not in metrics:
         return ""
     accuracy = metrics["accuracy"]

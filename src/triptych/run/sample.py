@@ -34,8 +34,9 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
     model = opened.model
     check_guide(values)
     if not model.draws:
-        fix = "pass a generative model"
-        raise UserError(f"ckpt={values['ckpt']}: a classifier cannot draw samples; {fix}")
+        raise UserError(
+            f"ckpt={values['ckpt']}: a classifier cannot draw samples; pass a generative model"
+        )
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _to_device(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
@@ -64,9 +65,10 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
-        problem = "no stage was trained with conditioning noise"
-        fix = "set noise=0, or use a stage trained with augmentation=conditioning_noise"
-        raise UserError(f"noise={level}: {problem}; {fix}")
+        raise UserError(
+            f"noise={level}: no stage was trained with conditioning noise; set noise=0, or use a "
+            "stage trained with augmentation=conditioning_noise"
+        )
     return noised
 
 
@@ -121,8 +123,10 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
         "text" in condition_parts_read(stage.model, stage.data)
         for stage in (drawing, *drawing.stages.values())
     ):
-        fix = "pass a run trained with model.conditional=[text]"
-        raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
+        raise UserError(
+            f"prompt={prompts[0]!r}: this model is not conditioned on text; pass a run trained "
+            "with model.conditional=[text]"
+        )
     known = {*conditions.parts, *drawing.sources}
     if with_image:
         known.add(IMAGE)
@@ -158,8 +162,10 @@ def _draw_batch(
         # Round to the data's levels, as is done for samples of the earlier stages.
         x = drawing.data.as_condition(x)
     if not x.isfinite().all():
-        fix = "choose another sampler or more sampler.steps"
-        raise UserError(f"ckpt={values['ckpt']}: a sample is not finite; {fix}")
+        raise UserError(
+            f"ckpt={values['ckpt']}: a sample is not finite; choose another sampler or more "
+            "sampler.steps"
+        )
     parts = {} if condition is None else condition.parts
     return {name: parts[name].value for name in drawing.sources} | {SAMPLES: x}
 
@@ -203,8 +209,10 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
     """
     data = drawing.data
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
-        problem = "this model is not conditioned on image embeddings"
-        raise UserError(f"like={[*images]}: {problem}; pass the run of a decoder")
+        raise UserError(
+            f"like={[*images]}: this model is not conditioned on image embeddings; pass the run "
+            "of a decoder"
+        )
     condition = data.splits["test"].condition
     assert condition is not None
     first, last = condition[torch.tensor([images[0], images[-1]])].parts[IMAGE].value

@@ -24,7 +24,14 @@ from triptych.config.own_code import describe_error
 from triptych.errors import Diverged, Interrupted, UserError
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import PREEMPTION, SIGNALS, SWEEP, launch_id, rank
+from triptych.run.processes import (
+    PREEMPTION,
+    SIGNALS,
+    SWEEP,
+    launch_id,
+    rank,
+    set_handlers,
+)
 
 APART = 1.0  # maximum seconds between exchanges of signals among ranks, if steps are shorter
 NEVER = 2**62  # a number larger than any step
@@ -74,10 +81,7 @@ class Stop(pl.Callback):
         """Install the signal handlers, in place of the current ones."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows this only in the main thread.
-        for number in SIGNALS:
-            # Keep ignored signals ignored: under nohup, closing the terminal must not stop the run.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle_signal)
+        set_handlers(SIGNALS, self._handle_signal)
 
     def request_stop(self) -> None:
         """Make the run stop as after SIGTERM, unless it has already received a signal."""

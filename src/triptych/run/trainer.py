@@ -90,12 +90,16 @@ def check_sharded(config: Config) -> None:
     if not is_sharded(config):
         return
     if config["callbacks"].get("ema"):
-        problem = "averages of sharded weights are not supported"
-        raise UserError(f"trainer.strategy=fsdp: {problem}; pass callbacks.ema=null weights=raw")
+        raise UserError(
+            "trainer.strategy=fsdp: averages of sharded weights are not supported; pass "
+            "callbacks.ema=null weights=raw"
+        )
     clip = config["trainer"]["gradient_clip_val"]
     if clip:
-        problem = "clipping is not supported with sharded weights"
-        raise UserError(f"trainer.gradient_clip_val={clip}: {problem}; pass null")
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: clipping is not supported with sharded weights; "
+            "pass null"
+        )
 
 
 def _strategy(node: Config) -> Any:

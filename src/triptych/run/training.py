@@ -101,8 +101,10 @@ def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
     seed = torch.initial_seed()
     origin = find_origin(run, experiment)
     if origin.start is None and seed != config["seed"]:
-        problem = f"your code calls torch.manual_seed({seed}) in a constructor"
-        raise UserError(f"seed={config['seed']}: {problem}; use a torch.Generator instead")
+        raise UserError(
+            f"seed={config['seed']}: your code calls torch.manual_seed({seed}) in a constructor; "
+            "use a torch.Generator instead"
+        )
     data.remember()
     if rank() == 0:
         with contextlib.suppress(OSError):

@@ -73,8 +73,10 @@ def check_loads(experiment: Experiment) -> None:
     try:
         open_weights(experiment.config, experiment.data).load_state_dict(state)
     except RuntimeError as error:
-        problem = f"a newly built model cannot load its state ({error_line(error)})"
-        raise UserError(f"model: {problem}; make all layers and buffers in __init__") from error
+        raise UserError(
+            f"model: a newly built model cannot load its state ({error_line(error)}); make all "
+            "layers and buffers in __init__"
+        ) from error
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
@@ -97,5 +99,7 @@ def _check_state_is_plain(state: Any, owner: str, location: str = "") -> None:
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception as error:
-        fix = "return numbers, text, lists, dicts or common tensors"
-        raise UserError(f"{owner}.state_dict(): not plain data; {fix}{location}") from error
+        raise UserError(
+            f"{owner}.state_dict(): not plain data; return numbers, text, lists, dicts or common "
+            f"tensors{location}"
+        ) from error

@@ -2,18 +2,24 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from triptych.config.build import check_names
 from triptych.config.file import copy_plain
 from triptych.config.identity import describe_differences, result_changing_differences
-from triptych.config.keys import MODEL_KEYS, check_values, groups, keys_with_roles
+from triptych.config.keys import (
+    MODEL_KEYS,
+    check_values,
+    groups,
+    keys_with_roles,
+    override_keys,
+)
 from triptych.config.own_code import describe_error, error_location
 from triptych.config.schema import ModelKeys
 from triptych.declare import Role
-from triptych.errors import ForeignCheckpoint, UserError
+from triptych.errors import ForeignCheckpoint, Unreadable, UserError
 from triptych.files import check_directory, load_tensors
 from triptych.records import Checkpoint, Config
 from triptych.run.directory import SCHEMA, RunDirectory, check_digests, resolve_checkpoint_path
@@ -46,8 +52,10 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     """
     path = resolve_checkpoint_path(ckpt)
     if not path.is_file():
-        fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
-        raise UserError(f"{key}={path}: no such file; {fix}")
+        raise UserError(
+            f"{key}={path}: no such file; pass a run's directory or a checkpoint in it, as "
+            "checkpoints/last.ckpt"
+        )
     return path
 
 
@@ -80,8 +88,10 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     except (TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run") from error
     if schema != SCHEMA:
-        problem = "written by another version of triptych, with other keys"
-        raise UserError(f"{where}: {problem}; pass a checkpoint with schema {SCHEMA}")
+        raise UserError(
+            f"{where}: written by another version of triptych, with other keys; pass a checkpoint "
+            f"with schema {SCHEMA}"
+        )
     parts = content.get("global_step"), content["triptych"].get("config"), content.get("callbacks")
     if not all(map(isinstance, parts, (int, dict, dict))):
         raise ForeignCheckpoint(f"{where}: not a complete checkpoint; pass a checkpoint of a run")
@@ -100,13 +110,14 @@ def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
         return
     differences = result_changing_differences(run.config(), config)
     if differences:
-        problem = (
-            f"belongs to another run than {run / 'config.yaml'} "
-            f"({describe_differences(differences)})"
+        raise ForeignCheckpoint(
+            f"{where}: belongs to another run than {run / 'config.yaml'} "
+            f"({describe_differences(differences)}); restore the wrong file, or copy the "
+            "checkpoint to another folder and pass the copy"
         )
-        fix = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
-        raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
-    result = None if run.unreadable_reason() else run.summary()
+    result = None
+    with suppress(Unreadable):  # Whoever reads the result refuses it.
+        result = run.summary()
     if result is None:
         return
     try:
@@ -136,9 +147,9 @@ def reraise_as_foreign_checkpoint(
             or error_location(error)
         ):
             raise
-        problem = f"its content cannot be used ({describe_error(error)})"
         raise ForeignCheckpoint(
-            f"{where}: {problem}; restore it, or the version of the code that wrote it"
+            f"{where}: its content cannot be used ({describe_error(error)}); restore it, or the "
+            "version of the code that wrote it"
         ) from error
 
 
@@ -156,18 +167,19 @@ def check_reference(key: str, path: str) -> None:
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
-        fix = f"or pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
         raise UserError(
-            f"{key}={path}: {_unfinished_reason(run)}; finish or restore this run, {fix}"
+            f"{key}={path}: {_unfinished_reason(run)}; finish or restore this run, or pass a "
+            f"checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
         )
     check_checkpoint(path, key)
 
 
 def _unfinished_reason(run: RunDirectory) -> str:
-    """Describe why a run has not finished, for error messages."""
+    """Describe why a run has not finished; Unreadable if its result cannot be read."""
     if run.status == "new":
         return "no run"
-    return run.unreadable_reason() or f"the run there is {run.status}"
+    run.summary()  # Raises Unreadable.
+    return f"the run there is {run.status}"
 
 
 def check_init_from(config: Config) -> None:
@@ -208,7 +220,7 @@ def _adopt_pipeline_config(
     """
     _check_overrides(config["trained"], overrides, ("data", "bound"))
     pipeline = pipeline_config(config["trained"])
-    typed = _typed_keys(overrides)
+    typed = override_keys(overrides)
     bound = {key: value for key, value in pipeline["bound"].items() if f"bound.{key}" not in typed}
     pipeline["bound"] = config["bound"] | bound
     pipeline["objective"] = config["objective"] | pipeline["objective"]
@@ -243,7 +255,7 @@ def _check_overrides(
     path: str, overrides: Sequence[str], free_groups: tuple[str, ...] = ()
 ) -> None:
     """Refuse overrides of keys that define the model, except those in ``free_groups``."""
-    for override, key in zip(overrides, _typed_keys(overrides), strict=True):
+    for override, key in zip(overrides, override_keys(overrides), strict=True):
         group = key.split(".")[0].split("/")[0]
         if group in MODEL_KEYS and group not in free_groups:
             keys = ", ".join(
@@ -253,10 +265,6 @@ def _check_overrides(
                 f"{override}: not allowed, as trained={path} sets the model; change only keys of "
                 f"{keys}"
             )
-
-
-def _typed_keys(overrides: Sequence[str]) -> list[str]:
-    return [override.lstrip("+~").split("=")[0] for override in overrides]
 
 
 def check_run(run: RunDirectory) -> None:
