@@ -13,7 +13,7 @@ import torch
 
 from triptych.config.build import Dependencies, build
 from triptych.config.trust import import_class
-from triptych.data.augment import n_condition_numbers
+from triptych.data.augment import count_condition_numbers
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
@@ -156,7 +156,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    numbers = n_condition_numbers(data.augmentations)
+    numbers = count_condition_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
 
