@@ -7,7 +7,7 @@ import pytest
 
 from triptych.errors import StorageError
 from triptych.run import metrics
-from triptych.run.metrics import OPEN, MetricsCsv
+from triptych.run.metrics import OPEN_ROWS, MetricsCsv
 
 
 @pytest.fixture
@@ -78,17 +78,17 @@ def test_metrics_csv_memory_and_writes_stay_bounded(path, monkeypatch):
         before = path.read_bytes()
         log.flush()
         assert path.read_bytes().startswith(before)  # a kill at any moment leaves what was there
-    assert len(log.rows) == OPEN
-    assert max(sizes) < 2 * min(sizes[OPEN:])
+    assert len(log.rows) == OPEN_ROWS
+    assert max(sizes) < 2 * min(sizes[OPEN_ROWS:])
     assert len(written(path)) == 100
 
 
 def test_removed_metrics_csv_is_created_again(path):
     log = table(path)
-    for step in range(3 * OPEN):
+    for step in range(3 * OPEN_ROWS):
         log.log_metrics({"loss": 1.0}, step)
         log.flush()
     path.unlink()
-    log.log_metrics({"loss": 2.0}, 3 * OPEN)
+    log.log_metrics({"loss": 2.0}, 3 * OPEN_ROWS)
     log.finalize("success")
-    assert written(path)[3 * OPEN] == {"loss": 2.0}
+    assert written(path)[3 * OPEN_ROWS] == {"loss": 2.0}

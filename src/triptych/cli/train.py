@@ -112,7 +112,7 @@ def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) ->
     with suppress(StorageError):
         if run.status == "new" and not temporary:
             provenance = Provenance(overrides=tuple(overrides))
-            run.record(Result.of(provenance, "failed", stage="build", error=str(error)))
+            run.record(Result.from_run(provenance, "failed", stage="build", error=str(error)))
     print(f"error: {run.path.name}: {error}", file=sys.stderr, flush=True)
 
 
@@ -137,7 +137,7 @@ def report_unfinished_run(run: RunDirectory, code: int, pruned: bool) -> None:
     reason = process_end_reason(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):
-        run.record(Result.of(run.provenance, "failed", stage="build", error=reason))
+        run.record(Result.from_run(run.provenance, "failed", stage="build", error=reason))
     if run.status not in ("failed", "diverged") and not pruned:
         print(f"{run.path.name}: {reason}", file=sys.stderr, flush=True)
 

@@ -22,19 +22,20 @@ from triptych.run.directory import RunDirectory, atomic, replace_file_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-OPEN = 8  # number of rows at the end of the table that may still gain values
-LONGEST = 18  # maximum number of digits of a step
+OPEN_ROWS = 8  # number of rows at the end of the table that may still gain values
+MAX_STEP_DIGITS = 18  # maximum number of digits of a step
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
-NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
+# Entries of summary.json that are not logged as metrics.
+NOT_METRICS = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # config groups that do not distinguish runs
-NOT_PARAMETERS = ("logger", "paths")
+NOT_PARAMETERS = ("logger", "paths")  # config groups that are not logged as hyperparameters
 RESOLVED = "resolved"  # W&B gets the resolved configuration under this key
 
 
 class MetricsCsv(Logger):
     """A Lightning logger that writes a CSV table, at most once in ``every`` seconds.
 
-    Values of the same step are merged into one row. The last ``OPEN`` rows are kept in memory
+    Values of the same step are merged into one row. The last ``OPEN_ROWS`` rows are kept in memory
     (held) and written again when they change; earlier rows are closed. A new column, or a value for
     a closed row, requires a rewrite of the whole table. A run that resumes at step s drops the rows
     after s, so that each step occurs once. The column ``time`` is the fitting time in seconds up to
@@ -53,15 +54,15 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def truncate_after(self, step: int) -> None:
-        """Keep the rows up to ``step`` that are not damaged, the last of them held."""
-        kept = deque(self._read_rows_until(step), OPEN + 1)
+        """Drop damaged rows and rows after ``step``; hold the last of the other rows."""
+        kept = deque(self._read_rows_until(step), OPEN_ROWS + 1)
         self._columns, self._end, self._closed = [], 0, -1
-        if len(kept) > OPEN:
+        if len(kept) > OPEN_ROWS:
             self._closed, _ = kept.popleft()
         self.rows = dict(kept)
 
     def _read_rows_until(self, until: int) -> Iterator[tuple[int, Entries]]:
-        """Yield the file's rows up to a step, one at a time, without those that are damaged."""
+        """Yield the file's undamaged rows up to a step, one at a time."""
         table, last = read_rows(self.path), -1
         header = next(table, [])
         for cells in table:
@@ -131,8 +132,8 @@ class MetricsCsv(Logger):
         """Rewrite the held rows, which follow the closed rows in the file."""
         rows = sorted(self.rows.items())
         closed, held = (
-            _csv_lines(self._columns, rows[:-OPEN]),
-            _csv_lines(self._columns, rows[-OPEN:]),
+            _csv_lines(self._columns, rows[:-OPEN_ROWS]),
+            _csv_lines(self._columns, rows[-OPEN_ROWS:]),
         )
         replace_file_end(self.path, self._end, closed + held)
         self._hold(rows, self._end + len(closed))
@@ -141,22 +142,22 @@ class MetricsCsv(Logger):
         """Rewrite the whole table, one row at a time."""
         names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
         columns = ["step", *names]
-        last: deque[tuple[int, Entries]] = deque(maxlen=OPEN + 1)
+        last: deque[tuple[int, Entries]] = deque(maxlen=OPEN_ROWS + 1)
         with atomic(self.path) as file:
             file.write(_csv_lines(columns, [], header=True))
             for step, row in self.all_rows():
                 file.write(_csv_lines(columns, [(step, row)]))
                 last.append((step, row))
-            held = _csv_lines(columns, [*last][-OPEN:])
+            held = _csv_lines(columns, [*last][-OPEN_ROWS:])
             end = file.tell() - len(held)
         self._columns = columns
         self._hold([*last], end)
 
     def _hold(self, rows: list[tuple[int, Entries]], end: int) -> None:
         """Hold the last of ``rows``; ``end`` is the byte of the file at which these begin."""
-        self.rows, self._end = dict(rows[-OPEN:]), end
-        if len(rows) > OPEN:
-            self._closed = rows[-OPEN - 1][0]
+        self.rows, self._end = dict(rows[-OPEN_ROWS:]), end
+        if len(rows) > OPEN_ROWS:
+            self._closed = rows[-OPEN_ROWS - 1][0]
 
     def finalize(self, status: str) -> None:
         self.flush()
@@ -174,10 +175,10 @@ def _csv_lines(
 
 
 def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | None:
-    """Return the step of a row and its figures, as text; None if it is damaged."""
+    """Return the step of a row and its values, as text; None if it is damaged."""
     row = dict(zip(header, cells, strict=False))
     step = row.pop("step", "")
-    if len(cells) != len(header) or not step.isdecimal() or len(step) > LONGEST:
+    if len(cells) != len(header) or not step.isdecimal() or len(step) > MAX_STEP_DIGITS:
         return None
     figures = {name: cell for name, cell in row.items() if cell}
     try:
@@ -225,7 +226,7 @@ def flatten_metrics(record: Mapping[str, Any]) -> Entries:
     """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: Entries = {}
     for key, value in record.items():
-        if key not in NOT_FIGURES:
+        if key not in NOT_METRICS:
             flat |= _flatten(value, key, SPLITS.get(key, f"{key}/"))
     return flat
 
@@ -239,7 +240,7 @@ def flatten_numbers(summary: Result | None, logged: Collection[str] = ()) -> dic
 
 
 def _flatten(value: Any, name: str, prefix: str) -> Entries:
-    """Return the figures in a value.
+    """Return the numbers in a value by flat names.
 
     {"mean", "stderr", "n"} becomes ``name``, ``name_stderr`` and ``name_n``; another dict's entries
     are named with ``prefix``. Lists and None are dropped.
@@ -267,5 +268,5 @@ def curve_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value holds columns, and nothing else."""
+    """Return whether a value is a dictionary of columns (lists), and nothing else."""
     return isinstance(value, dict) and {type(column) for column in value.values()} == {list}

@@ -27,9 +27,9 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: Config) -> Drawing:
-    """Prepare to sample from ``opened``; UserError: it cannot be sampled from.
+    """Prepare to draw samples from ``opened``; raise UserError if this is not possible.
 
-    ``values``: those of ``configs/sample.yaml``.
+    ``values`` are the keys of ``configs/sample.yaml``.
     """
     model = opened.model
     check_guide(values)
