@@ -185,7 +185,7 @@ def _conditioning_noise(
     def prepare(condition: Condition, generator: torch.Generator) -> Condition:
         x = condition.parts[part].value
         eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
+        z = ConditioningNoise.add_noise(x, torch.full((len(x),), level, device=x.device), eps)
         changed: dict[str, Any] = {
             part: z,
             AUGMENTATION: Part(numbers.to(x.device).expand(len(x), -1)),
