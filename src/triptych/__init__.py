@@ -1,4 +1,4 @@
-"""Triptych: controlled ablations of diffusion models. One model, three objectives, one bound."""
+"""Triptych: controlled ablations of diffusion models, compared by one variational bound."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,7 @@
 """Use Triptych from Python: in a notebook, a debugger or a script.
 
-The commands take the same path: a run that Python trained is a directory like any other, and either
-goes on with what the other has begun.
+The commands do the same: a run that was trained in Python is a directory like any other, and Python
+and the commands can resume each other's runs.
 """
 
 import os
@@ -26,9 +26,9 @@ from triptych.run.single import prepare_run, request_single
 from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
-_training = threading.Lock()
+_training = threading.Lock()  # held while a run trains in this process
 OFF = ("null", "false")
-UNREAD = {  # {command: its keys that have no effect in Python}
+UNUSED_KEYS = {  # {command: its keys that have no effect in Python}
     "train": ("resume", "plan"),
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
@@ -41,7 +41,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Values may be set in the result.
 
     Raises:
-        UserError: what the command would refuse, in the same words; several values for one key.
+        UserError: the error of the command; or a key has several values.
     """
     if isinstance(overrides, str):
         overrides = [overrides]
@@ -51,13 +51,14 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 
 
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
-    """Train a composed configuration, or overrides, and return the run.
+    """Train a run of a composed configuration, or of overrides, and return it.
 
-    A run with a name resumes, or is read if it has ended. Sets seeds and threads of the process.
+    If a run of this name exists, it is resumed, or only read if it has ended. Seeds and number of
+    threads of this process are set.
 
     Raises:
-        UserError: a value that is refused, several processes, or a run of that name with another
-            configuration.
+        UserError: a value is not accepted, several processes are requested, or the run of this name
+            has another configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
     # Two runs at once would share random generators and threads.
@@ -94,7 +95,7 @@ def _execute(run: RunDirectory) -> None:
 
 
 def check_one_process(config: DictConfig) -> None:
-    """Refuse a run of several processes, which only the command can start."""
+    """Raise UserError for a run of several processes, which only the command can start."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch_id():
         raise UserError(
@@ -104,10 +105,7 @@ def check_one_process(config: DictConfig) -> None:
 
 
 def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
-    """Compose a configuration again, from its overrides and the values set by hand.
-
-    So all of them are checked.
-    """
+    """Compose a configuration again from its overrides and the values set by hand, to check all."""
     if not isinstance(config, DictConfig):
         return compose(config)
     typed = OmegaConf.select(config, "hydra.overrides")
@@ -127,40 +125,41 @@ def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run or checkpoint, opened by ``load``; its model is in evaluation mode."""
+    """A trained run or checkpoint, as ``load`` returns it; its model is in evaluation mode."""
 
     path: Path
     weights: str | None
     data_root: str | None
     config: dict[str, Any]  # the run's resolved configuration as plain data
-    data: Any  # with ``splits["train" | "val" | "test"]``
+    data: Any  # the DataModule, with ``splits["train" | "val" | "test"]``
     model: Any  # the whole model; the three properties below are parts of a diffusion model
 
     @property
     def denoiser(self) -> Any:
-        """(z (B, *event), gamma (B,), condition) -> Prediction, with .x0, .epsilon, .score, .v."""
+        """The denoiser: (z (B, *event), gamma (B,), condition) -> Prediction, with .x0 etc."""
         return self.model.denoiser
 
     @property
     def schedule(self) -> Any:
-        """t in [0, 1] -> gamma = -log SNR."""
+        """The noise schedule: t in [0, 1] -> gamma = -log SNR."""
         return self.model.schedule
 
     @property
     def process(self) -> Any:
-        """gamma -> alpha, sigma of z = alpha x + sigma eps."""
+        """The noise process: gamma -> alpha and sigma of z = alpha x + sigma eps."""
         return self.denoiser.process
 
     def bound(self, x: Any, condition: Any = None) -> Any:
-        """Draw the bound of a batch once: its terms prior, reconstruction and diffusion, nats (B,).
+        """Estimate the bound of a batch from one draw: prior, reconstruction, diffusion; nats (B,).
 
         Args:
-            x: items (B, *event) in data units; times and noise are those of the first B items of a
+            x: items (B, *event) in data units. Times and noise are those of the first B items of a
                 split.
-            condition: of the items, where the model has one.
+            condition: the items' condition, if the model is conditional.
 
         Raises:
-            UserError: no such items, as images off the data's levels; no condition.
+            UserError: the items are not valid, for example images off the data's levels; or the
+                condition is missing.
         """
         import torch
 
@@ -175,7 +174,7 @@ class Trained:
             return self._calibrated_model.elbo(batch, repeat=0, repeats=1)
 
     def _check_items(self, x: Any) -> None:
-        """Refuse items for which the bound would be wrong without an error."""
+        """Raise UserError for items whose bound would silently be wrong."""
         from triptych.data.batch import to_level, to_unit
 
         shape, levels = ("B", *self.data.shape), self.data.levels
@@ -201,11 +200,11 @@ class Trained:
         """Draw n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` does.
 
         Args:
-            overrides: as ``"sampler=ddim", "sampler.steps=20", "guidance=classifier_free"``.
-            label: a class for every sample; None: all classes in turn, where the model knows them.
+            overrides: such as ``"sampler=ddim", "sampler.steps=20", "guidance=classifier_free"``.
+            label: the class of all samples; None: all classes in turn, if the model has classes.
 
         Raises:
-            UserError: what the command would refuse.
+            UserError: as the command.
         """
         arguments = {
             "ckpt": self.path,
@@ -220,16 +219,16 @@ class Trained:
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
             return draw_all_sources(drawing_of(opened, values), values)[SAMPLES]
-        finally:  # sampling may have moved it to a GPU
+        finally:  # sampling may have moved the model to a GPU
             self.model.to(device)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
 
-        Reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` as it is in memory.
+        It reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` in memory.
 
         Raises:
-            UserError: what the command would refuse.
+            UserError: as the command.
         """
         split = composing.format_override_value(split)  # quoted, because it may be any text
         arguments = {
@@ -254,12 +253,12 @@ def load(
     """Open a run, its directory or a checkpoint, without executing untrusted code.
 
     Args:
-        weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: those that the run
-            reported.
-        data_root: where its data lie now, if they have moved.
+        weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: the reported weights.
+        data_root: the folder of the data, if they were moved.
 
     Raises:
-        UserError: it is missing, truncated or foreign, or names what may not be built.
+        UserError: it is missing, damaged or not of this project, or names a class that is not
+            allowed.
     """
     if isinstance(run, Run):
         run = run.dir
@@ -274,8 +273,8 @@ def load(
 def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return all runs beneath a folder, each a dictionary, for ``pandas.DataFrame``.
 
-    The rows are those of ``results.csv``. Keys: status, seed, settings that differ, and each figure
-    of test, val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
+    The rows are those of ``results.csv``. Keys: status, seed, settings that differ between runs,
+    and the metrics of test, val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
 
     Raises:
         UserError: there is no such folder, or no run in it.
@@ -294,13 +293,13 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _compose_overrides(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> DictConfig:
-    """Compose our ``arguments`` and a user's overrides like ``triptych-COMMAND``."""
+    """Compose ``arguments`` ({key: value}) and a user's overrides like ``triptych-COMMAND``."""
     problem = type_error_line("overrides", Sequence[str], overrides)
     if problem:
         raise UserError(problem)
     for override in overrides:
         key, value = _key_and_value(override)
-        if key.startswith("-") or (key in UNREAD[command] and value.lower() not in OFF):
+        if key.startswith("-") or (key in UNUSED_KEYS[command] and value.lower() not in OFF):
             raise UserError(
                 f"{override}: only for the command triptych-{command}; from Python, pass only "
                 "KEY=VALUE, and weights and data_root to load()"
@@ -319,6 +318,6 @@ def _key_and_value(override: str) -> tuple[str, str]:
 def _checked_values(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the values of a command."""
+    """Return a command's values; UserError for an override without effect on an opened run."""
     config = _compose_overrides(command, arguments, overrides)
     return composing.checked_values(composing.without_hydra(config), command)

@@ -3,10 +3,10 @@
     def __init__(self, width: Count = 32, seed: Annotated[int, Role.LOADING] = 0): ...
 
 ``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these
-are checked, with the limits of ``annotated_types`` in ``Annotated``; any other annotation takes
-what its owner takes. ``config/signatures.py`` has the annotations before anything is imported;
-``declared`` enforces them in Python. This module imports nothing of the project, so every room can
-use it.
+are checked, with the limits of ``annotated_types`` in ``Annotated``. Values of any other annotation
+are checked by the class itself. ``config/signatures.py`` knows the annotations without importing the
+classes; ``declared`` enforces them in Python. This module imports nothing of the project, so every
+package can use it.
 """
 
 import functools
@@ -54,14 +54,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of a number, for help and documentation."""
+    """The unit of a number, such as "steps", for help and documentation."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class IsPath:
-    """Mark a path, which can be typed without Hydra's quotes."""
+    """Mark a text as a path, which can be typed without Hydra's quotes."""
 
     describe = "a path"
 
@@ -83,7 +83,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's range
 FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
-# An object that a configuration names by the path of its checkpoint.
+# An object that is built from a checkpoint; a configuration gives the checkpoint's path.
 Opened = Annotated[Any, IsPath()]
 
 LISTS = (list, tuple, Sequence)
@@ -114,7 +114,7 @@ def annotated_metadata(kind: Any) -> list[Any]:
 
 
 def is_declaration(kind: Any) -> bool:
-    """Return whether a type is a declaration: plain types are injected, not configured."""
+    """Return whether a configuration may set an argument of this type; others are injected."""
     inner, metadata = unwrap(kind)
     return (
         bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
@@ -143,7 +143,7 @@ def describe_kind(kind: Any) -> str:
 
 
 def literal_values(kind: Any) -> list[str]:
-    """Return the named values of a type, spelt as on the command line."""
+    """Return the values of a type that can be listed, such as "null" or those of a ``Literal``."""
     inner, _ = unwrap(kind)
     return _type_of(inner).options(get_args(inner))
 
@@ -158,13 +158,13 @@ def _describe_alternatives(kind: Any) -> list[str]:
 # limits -------------------------------------------------------------------------------------------
 
 
-ENDS: dict[type, Callable[[Any, Any], bool]] = {
+COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
     Ge: operator.ge,
     Gt: operator.gt,
     Le: operator.le,
     Lt: operator.lt,
 }
-END_WORDS = {
+LIMIT_WORDS = {
     Ge: "of at least {:.15g}",
     Gt: "above {:.15g}",
     Le: "at most {:.15g}",
@@ -175,7 +175,7 @@ END_WORDS = {
 def _satisfies_limit(limit: Any, value: Any) -> bool:
     match limit:
         case Ge(end) | Gt(end) | Le(end) | Lt(end):
-            return ENDS[type(limit)](value, end)
+            return COMPARISONS[type(limit)](value, end)
         case MinLen(least):
             return len(value) >= least
         case IsPath():
@@ -190,11 +190,11 @@ def _describe_range(limits: Sequence[Any], closed_format: str) -> str:
     ends = {
         type(limit): getattr(limit, type(limit).__name__.lower())
         for limit in limits
-        if type(limit) in ENDS
+        if type(limit) in COMPARISONS
     }
     if Ge in ends and Le in ends:
         return closed_format.format(ends[Ge], ends[Le])
-    return ", ".join(words.format(ends[end]) for end, words in END_WORDS.items() if end in ends)
+    return ", ".join(words.format(ends[end]) for end, words in LIMIT_WORDS.items() if end in ends)
 
 
 # types --------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class Type:
         return True
 
     def options(self, arguments: Arguments) -> list[str]:
-        """Return the values if each has a name, else []."""
+        """Return all values if they can be listed, else []."""
         return []
 
     def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
@@ -276,7 +276,7 @@ class _Union(Type):
 
 
 class _List(Type):
-    """A list: of any length if one type is given, as ``list[int]``, else a type for each entry."""
+    """A list: of any length if one type is given, as ``list[int]``, else with a type per entry."""
 
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -334,8 +334,8 @@ C = TypeVar("C", bound=type)
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
     """Check the arguments of ``__init__`` against their declarations, also for subclasses.
 
-    ``place``: where configurations have the class, as "denoiser.network"; ``error``: type that is
-    raised.
+    ``place``: the configuration group of the class, such as "denoiser.network"; ``error``: the type
+    of exception to raise.
     """
 
     def wrap_init(cls: type) -> None:

@@ -1,4 +1,4 @@
-"""Exceptions with messages for the user."""
+"""Exceptions whose messages are written for the user."""
 
 import re
 from typing import Any
@@ -9,9 +9,9 @@ USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
 
 class UserError(Exception):
-    """A mistake of the user's, reported in one line: KEY=VALUE: problem; fix.
+    """An error that the user can fix, reported in one line: KEY=VALUE: problem; fix.
 
-    It stays one line, whatever names and errors it quotes.
+    Line breaks in names and errors that it quotes are escaped.
     """
 
     exit_code = 1
@@ -21,15 +21,15 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """Wrong data or data configuration, in one line that names the key and the fix."""
+    """An error in the data or their configuration; the line names the key and the fix."""
 
 
 class ForeignCheckpoint(UserError):
-    """A checkpoint and the ``config.yaml`` of its directory are not of one run."""
+    """A checkpoint does not belong to the run of its directory."""
 
 
 class Unreadable(UserError):
-    """A record that exists but is malformed; no part of it may be removed or overwritten."""
+    """A record exists but is malformed; it must not be removed or overwritten."""
 
     @property
     def problem(self) -> str:
@@ -41,7 +41,7 @@ class Unreadable(UserError):
 
 
 class OtherRun(UserError):
-    """The directory holds a run of another configuration."""
+    """The directory contains a run with another configuration."""
 
 
 class Busy(UserError):
@@ -51,7 +51,7 @@ class Busy(UserError):
 
 
 class StorageError(UserError):
-    """A file cannot be written: disk full, read-only or no permission; complete files are kept."""
+    """A file cannot be written: disk full, read-only or no permission; existing files are kept."""
 
     exit_code = 74
 
@@ -59,7 +59,7 @@ class StorageError(UserError):
 class Diverged(UserError):
     """A loss, bound or weight is not finite; this is recorded as the run's result.
 
-    ``what`` is not finite at ``step``, counted from 1.
+    ``what``, such as "the loss", is not finite at ``step``, counted from 1.
     """
 
     exit_code = 3
@@ -86,10 +86,10 @@ class Diverged(UserError):
 class Interrupted(BaseException):
     """The run was stopped and can be resumed.
 
-    It is not an Exception, so that no handler catches it.
+    It is not an Exception, so that ``except Exception`` does not catch it.
 
-    ``signal``: the one that came, or that killed a process; ``step``: the step that was saved;
-    ``lost``: the killed process, such as "process 1".
+    ``signal``: number of the signal that this process received, or that killed another rank;
+    ``step``: the last saved step; ``lost_process``: the killed rank, such as "process 1", or "".
     """
 
     def __init__(self, signal: int, step: int = 0, lost_process: str = ""):
@@ -113,7 +113,7 @@ def mask_password(text: str) -> str:
 
 
 def check_password(override: str) -> None:
-    """Refuse an address with a password, before it is recorded with a run or a sweep."""
+    """Raise UserError for a URL with a password, which would be recorded with a run or a sweep."""
     if (masked := mask_password(override)) != override:
         raise UserError(
             f"{masked}: a password would be recorded with the run; set the address in the "

@@ -1,8 +1,7 @@
-"""Read untrusted files: regular ones, inside their directory, of limited size.
+"""Read untrusted files safely: only regular files of limited size inside their directory.
 
-Control characters in them are escaped.
-Every reader of a run's directory begins with ``check_directory``; every reader of a file in it with
-``open_regular``. docs/security.md says what is promised.
+Control characters in them are escaped. Every reader of a run's directory first calls
+``check_directory``, and opens files with ``open_regular``. docs/security.md has the guarantees.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from triptych.errors import StorageError, Unreadable, UserError
 from triptych.terminal import escape_control_characters
 
 MIB = 2**20
-# Default limits. Only environment variables raise them, not files, which may be untrusted.
+# Default limits. Only environment variables can raise them, as files may be untrusted.
 LIMITS = {
     "TRIPTYCH_MAX_CONFIG": MIB,  # bytes of a config.yaml
     "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and similar files
@@ -41,17 +40,14 @@ LINE = 65536  # characters of one line of a table
 
 
 def parse_path(text: str, key: str) -> Path:
-    """Return the path that was typed.
-
-    UserError: it is empty, which would mean the current directory.
-    """
+    """Convert a typed path; raise UserError if it is empty, as "" means the current directory."""
     if not text:
         raise UserError(f"{key}: an empty path; type a name, or . for the current directory")
     return Path(text)
 
 
 def enclosing_record_directory(path: Path) -> Path | None:
-    """Return the run's or sweep's directory in which a place lies; None if it lies in none."""
+    """Return the directory of a run or sweep that contains ``path``; None if there is none."""
     for folder in path.resolve().parents:
         is_run = (folder / "config.yaml").exists() and (folder / "provenance.json").exists()
         if is_run or (folder / "sweep.json").exists():
@@ -60,9 +56,9 @@ def enclosing_record_directory(path: Path) -> Path | None:
 
 
 def size_limit(name: str) -> int:
-    """Return the limit of that name.
+    """Return the size limit of this name, from ``LIMITS`` or its environment variable.
 
-    UserError: its environment variable is not a whole number of at least 1.
+    Raises UserError if the variable is not a whole number of at least 1.
     """
     value = os.environ.get(name)
     if not value:
@@ -73,7 +69,7 @@ def size_limit(name: str) -> int:
 
 
 def check_directory(folder: str | Path) -> None:
-    """Raise UserError for a directory with special files, or with a link that leads out of it.
+    """Raise UserError if a directory has special files, or links that lead out of it.
 
     Special files are pipes, sockets and devices.
     """
@@ -95,10 +91,9 @@ def walk(
 ) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
     """Yield each folder at or beneath ``root`` with its entries.
 
-    ``links``: links to folders are followed.
-    The caller may take entries out of the list: those are not entered. ``refuse`` gets the error of
-    a folder that cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a
-    thousand folders deep.
+    With ``links``, links to folders are followed. Folders that the caller removes from the list are
+    not entered. ``refuse`` is called with the error of a folder that cannot be read. This is not
+    os.walk, which before Python 3.12 is recursive and fails a thousand folders deep.
     """
     ahead = [Path(root)]
     for here in ahead:
@@ -119,9 +114,9 @@ def open_without_links(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise StorageError, with ``path`` in its message, if a write in the block is refused.
+    """Convert errors of the storage in the block, such as a full disk, to StorageError.
 
-    It is refused by the storage: other errors are raised as they are.
+    The message names ``path``. Other errors are raised unchanged.
     """
     try:
         yield
@@ -136,9 +131,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_replacement(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open a temporary file for writing, which is renamed to ``path`` when complete; OSError.
+    """Open a temporary file for writing, which is renamed to ``path`` at the end of the block.
 
-    FileExistsError: ``new`` is true, and a file of that name exists.
+    Raises OSError; in particular FileExistsError if ``new`` is true and the file exists.
     """
     # The name is random, because processes of two containers may have the same id.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -162,7 +157,7 @@ def atomic_replacement(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
-    OSError for any other file, because reading a pipe would block.
+    Raises OSError for any other file, because reading a pipe would block.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path}: not a regular file")
@@ -172,7 +167,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 def read_bytes(path: str | Path, limit_name: str) -> bytes:
     """Read a regular file.
 
-    OSError: it is not one; ValueError: it is larger than the limit of that name.
+    Raises OSError for any other file, and ValueError if it exceeds the limit ``limit_name``.
     """
     most = size_limit(limit_name)
     with open_regular(path) as file:
@@ -185,9 +180,9 @@ def read_bytes(path: str | Path, limit_name: str) -> bytes:
 def load_tensors(path: str | Path) -> Any:
     """Load a file of ``torch.save`` on the CPU.
 
-    ValueError: it is damaged, or holds more than tensors and plain data.
+    Raises ValueError if it is damaged, or contains more than tensors and plain data.
     """
-    import torch  # imported late, so that a mistyped command does not wait
+    import torch  # imported late, so that errors on the command line appear fast
 
     try:
         with open_regular(path) as file:
@@ -199,7 +194,7 @@ def load_tensors(path: str | Path) -> Any:
                     raise ValueError("a checksum in it does not match")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # for an untrusted file, zipfile, pickle and torch raise any error
+    except Exception as error:  # zipfile, pickle and torch may raise any error for such a file
         raise ValueError("damaged, truncated, or with more than tensors and plain data") from error
 
 
@@ -212,9 +207,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Read a record of ours, a JSON object; None if there is no such file.
+    """Read a record of a run or sweep, a JSON object; return None if there is no such file.
 
-    Unreadable: it is not a JSON object.
+    Raises Unreadable if it is not a JSON object.
     """
     try:
         record = read_json(path)
@@ -230,7 +225,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; {} if it is missing, invalid, too large or another value."""
+    """Parse a file with a JSON object; return {} if it is missing, too large or anything else."""
     try:
         value = read_json(path)
     except (OSError, ValueError):
@@ -239,9 +234,9 @@ def load_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_rows(path: str | Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file, header first, up to the first that cannot be read.
+    """Yield the rows of a CSV file, header first, up to the first row that cannot be read.
 
-    Yields nothing if the file is missing, not regular, or larger than TRIPTYCH_MAX_TABLE.
+    Yield nothing if the file is missing, not regular, or larger than TRIPTYCH_MAX_TABLE.
     """
     try:
         with open_regular(path) as file:
@@ -255,7 +250,7 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
 def file_digest(path: str | Path) -> str | None:
     """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal).
 
-    None: there is no such file.
+    Return None if there is no such file.
     """
     try:
         with open_regular(path) as file:

@@ -1,7 +1,7 @@
-"""Names for plain data that is read, handed on and written as it is."""
+"""Type aliases for plain dictionaries that are read and written without a class."""
 
 from typing import Any
 
 Config = dict[str, Any]  # a resolved configuration, or one of its groups
-Checkpoint = dict[str, Any]  # what a checkpoint holds
+Checkpoint = dict[str, Any]  # the content of a checkpoint
 Entries = dict[str, Any]  # entries of summary.json, provenance.json, or a part of them

@@ -1,6 +1,6 @@
-"""Write to terminals so that printed text cannot control them.
+"""Write text to terminals with control characters escaped, as it may come from untrusted files.
 
-Our tables and progress bars write to the stream behind.
+Tables and progress bars of the project write to the original stream, with colours.
 """
 
 import re
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-# Characters that control a terminal: C0 and C1 except tab and line ends, and marks that change the
-# direction of text. Surrogates, which come from file names that are not UTF-8, cannot be written.
+# Control characters: C0 and C1 except tab and line ends, and marks that change the direction of
+# text. Surrogates come from file names that are not UTF-8, and cannot be encoded.
 CONTROL = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
 )
@@ -18,7 +18,7 @@ CONTROL = re.compile(
 def escape_control_characters(value: Any) -> Any:
     r"""Escape control characters in a text, or in all texts of JSON: ESC becomes "\\x1b".
 
-    Line ends stay.
+    Line ends are kept.
     """
     if isinstance(value, str):
         if value.isprintable():  # most texts have no control characters
@@ -42,7 +42,7 @@ def as_one_line(text: object) -> str:
 class PlainStream:
     """A text stream that escapes control characters before the terminal receives them.
 
-    It reports that it is no terminal, so that libraries do not write colours to it.
+    Its ``isatty`` is false, so that libraries do not write colours to it.
     """
 
     def __init__(self, stream: TextIO):
@@ -66,19 +66,19 @@ class PlainStream:
 
 
 def escaped_stream(stream: TextIO) -> TextIO:
-    """Return ``stream`` with control characters escaped; a PlainStream is returned unchanged."""
+    """Wrap ``stream`` in a PlainStream, unless it is one."""
     return stream if isinstance(stream, PlainStream) else cast(TextIO, PlainStream(stream))
 
 
 def unescaped_stream(stream: TextIO) -> TextIO:
-    """Return the stream behind a plain stream, for our own tables and progress bars."""
+    """Return the original stream behind a PlainStream, for our own tables and progress bars."""
     return stream.stream if isinstance(stream, PlainStream) else stream
 
 
 def progress_bar(*steps: Iterable[Any], **options: Any) -> Any:
-    """Return a progress bar of tqdm on standard error, which is removed at its end.
+    """Return a tqdm progress bar over ``steps`` on standard error, which disappears at its end.
 
-    It counts ``steps``, if they are given.
+    Without ``steps`` the caller updates it. ``options`` are passed to tqdm.
     """
     from tqdm import tqdm
 

@@ -9,7 +9,7 @@ from triptych.data.augment import (
     Flip,
     augment,
     augment_batch,
-    n_condition_numbers,
+    count_condition_numbers,
     noise_condition_numbers,
 )
 from triptych.data.batch import Batch, Split
@@ -74,7 +74,7 @@ def test_told_augmentation_returns_parameters_of_each_item():
     plain, nothing = augment(many, [Flip(0.3), Crop(2, p=0.4)], seed=1, step=3)
     assert plain.equal(found) and nothing.shape == (240, 0)
     only, said = augment(many, [Flip(0.3), Crop(2, told=True)], seed=1, step=3)
-    assert said.shape == (240, 2) and n_condition_numbers([Flip(0.3), Crop(2, told=True)]) == 2
+    assert said.shape == (240, 2) and count_condition_numbers([Flip(0.3), Crop(2, told=True)]) == 2
 
 
 def test_augmentation_leaves_val_and_test_unchanged(prepared):
@@ -123,7 +123,7 @@ def test_conditioning_noise_is_independent_of_number_of_processes():
         assert torch.cat(parts).equal(whole.condition.parts[name].value)
     assert whole.condition.parts[AUGMENTATION].value.shape == (
         12,
-        n_condition_numbers(steps) == 2 and 2,
+        count_condition_numbers(steps) == 2 and 2,
     )
     alone = augment(batch.x, steps[:1], seed=1, step=2)[1]
     assert alone[:, 0].equal(whole.condition.parts[AUGMENTATION].value[:, 0])

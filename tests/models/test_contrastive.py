@@ -15,7 +15,7 @@ from tests.diffusion.oracles import normal, refused
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition, Labels, Part, Tokens
 from triptych.models import contrastive
-from triptych.models.contrastive import Contrastive, RetrievalAccounting, retrieval
+from triptych.models.contrastive import Contrastive, RetrievalAccounting, measure_retrieval
 from triptych.networks.contrastive import ContrastiveNetwork
 
 from .options import OPTIONS
@@ -51,7 +51,7 @@ def test_retrieval_by_hand():
     """Of three texts, the first two are right for the first image and the last for the second."""
     v = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]).double()
     u = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
-    nats, right = retrieval(u, v, 2.0, torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
+    nats, right = measure_retrieval(u, v, 2.0, torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
     first = [math.exp(2 * c) for c in (0.0, 0.8, 0.0)]
     second = [math.exp(2 * c) for c in (1.0, 0.6, -1.0)]
     shares = (first[0] + first[1]) / sum(first), second[2] / sum(second)
@@ -73,7 +73,7 @@ def test_retrieval_accounting_ranks_all_texts_of_split(batch):
     found = accounting.compute().figures
     of_class = {7: [1, 1, 0, 0, 1], 9: [0, 0, 1, 1, 1]}
     fits = torch.tensor([of_class[k] for k in label.tolist()]).bool()
-    nats, right = retrieval(u, texts, 3.0, fits)
+    nats, right = measure_retrieval(u, texts, 3.0, fits)
     assert found["cross_entropy"]["mean"] == pytest.approx(nats.mean().item(), rel=1e-12)
     assert found["cross_entropy"]["stderr"] == pytest.approx(nats.std().item() / math.sqrt(11))
     assert found["accuracy"]["mean"] == pytest.approx(right.double().mean().item())

@@ -172,4 +172,4 @@ def test_callbacks_run_on_meta_device():
     stop.on_train_batch_end(trainer, model, {"loss": loss})
     assert told == {"train/grad_norm": META, "train/clipped": META}
     assert all(p.device == META for p in average.average.values()) and average.updates == 1
-    assert stop._bad.device == META and gradients.clipped.device == META
+    assert stop._first_bad.device == META and gradients.clipped.device == META

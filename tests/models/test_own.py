@@ -14,7 +14,7 @@ from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.errors import UserError
-from triptych.models.accounting import Logged
+from triptych.models.accounting import LoggingModule
 from triptych.models.contract import (
     check_gradient,
     check_schedule,
@@ -257,7 +257,7 @@ def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
     monkeypatch.setattr(
         LightningModule, "log", lambda self, name, *value, **how: logged.append(name)
     )
-    model = Logged()
+    model = LoggingModule()
     model.log_model_metrics({"val/bound": 1.0, "step": 2})
     model.log("step", 2)
     model.log("val/mine", 1.0)

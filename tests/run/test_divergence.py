@@ -115,7 +115,7 @@ def test_divergence_step_is_exact_when_loss_is_read_rarely(prepared, monkeypatch
 
     def note(self, finite, step, kind=0):
         original(self, finite, step, kind)
-        self._bad = self._bad.as_subclass(Elsewhere)
+        self._first_bad = self._first_bad.as_subclass(Elsewhere)
 
     monkeypatch.setattr(stopping.Stop, "_note_non_finite", note)
     spoil(monkeypatch, "loss", 5)

@@ -12,7 +12,7 @@ import pytest
 
 from triptych.errors import Busy
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import INSTEAD, describe_process
+from triptych.run.processes import FALLBACK_LOCK, describe_process
 
 WITHOUT = """
 import fcntl, os, sys, time
@@ -44,12 +44,12 @@ def test_run_directory_lock_is_exclusive(tmp_path, no_flock):
     run = RunDirectory(tmp_path)
     refused = pytest.raises(Busy, match=rf"another process is using it \(.* pid {os.getpid()}\)")
     with run.lock():
-        assert run.holder() == describe_process() and (tmp_path / INSTEAD).exists() == bool(
+        assert run.holder() == describe_process() and (tmp_path / FALLBACK_LOCK).exists() == bool(
             no_flock
         )
         with refused, run.lock():
             pass
-    assert run.holder() is None and not (tmp_path / INSTEAD).exists()
+    assert run.holder() is None and not (tmp_path / FALLBACK_LOCK).exists()
     with run.lock():
         pass
 

@@ -173,7 +173,7 @@ def stub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["start", "log", "finish"])
 def test_logger_error_is_reported_in_one_line(stub, capsys, moment):
-    assert stub(**{moment: 9}).guard.lost
+    assert stub(**{moment: 9}).guard.disabled
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("Stub: switched off (broken pipe)") and "metrics.csv" in line
 

@@ -13,7 +13,7 @@ from triptych.run.build import build_experiment
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
 from triptych.run.measure import _mean_over_sets
-from triptych.run.reference import _spread_over_sets
+from triptych.run.reference import _median_and_range
 
 RING = ("data=ring", "model=oracle", "denoiser=mlp", "schedule.gamma_min=-10", "schedule.gamma_max=8",
         "data.test_size=500", "data.train_size=500", "data.val_size=100")  # fmt: skip
@@ -54,7 +54,7 @@ def test_exact_samples_are_as_far_from_the_data_as_true_points_are(
     more = ("measures.n=100", f"measures.repeats={SETS}", "data.val_size=20", "samples.n=0")
     pairs: list[dict[str, float]] = []
     monkeypatch.setattr(reference, "PAIRS", SETS)
-    monkeypatch.setattr(reference, "_spread_over_sets", lambda figures: pairs.extend(figures) or {})
+    monkeypatch.setattr(reference, "_median_and_range", lambda figures: pairs.extend(figures) or {})
     result = execute(prepared(*RING, *UNEVEN, *exact, *more, path="exact"))
     measures, versions = result["measures"], result["versions"]
     assert len(pairs) == SETS
@@ -77,7 +77,7 @@ def test_a_measure_has_its_error_over_sets_and_a_floor_the_range_of_what_is_fini
     }
     assert _mean_over_sets([4.0], 9) == {"mean": 4.0, "stderr": None, "n": 9}
     sets = [{"a": a, "b": b} for a, b in ((5.0, 1.0), (1.0, math.nan), (2.0, 2.0))]
-    assert _spread_over_sets(sets) == {"a": {"median": 2.0, "low": 1.0, "high": 5.0}}
+    assert _median_and_range(sets) == {"a": {"median": 2.0, "low": 1.0, "high": 5.0}}
 
 
 POINTS = """

@@ -17,7 +17,7 @@ BOUND = metrics(1.5)
 
 def test_result_round_trips_through_summary_json(tmp_path):
     start = Provenance(overrides=("seed=2",), choices={"data": "digits"})
-    record = Result.of(start, "finished", seed=2, test=BOUND).record
+    record = Result.from_run(start, "finished", seed=2, test=BOUND).record
     assert record["schema"] == 1 and record["samples"] is None and "val" not in record
     (tmp_path / "summary.json").write_text(json.dumps(add_checksum(record)))
     run = read_run(tmp_path)

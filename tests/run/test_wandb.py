@@ -201,7 +201,7 @@ def test_wandb_loses_no_row_if_network_fails(prepared, monkeypatch, capsys, root
     with Server() as server:
         for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
             monkeypatch.setenv(f"WANDB_{name}", value)
-        monkeypatch.setattr(ours_of_wandb, "FINISH", 3.0)
+        monkeypatch.setattr(ours_of_wandb, "FINISH_TIMEOUT", 3.0)
 
         def then_hang_up(keep, trainer, *rest):
             after_a_step(keep, trainer, *rest)

@@ -387,7 +387,7 @@ def test_summary_of_other_run_is_refused_by_config(run, finished):
 def test_failed_summary_of_other_run_is_unreadable(run, finished, status):
     """The failed result has no figures, and would call the setting untrainable."""
     other = RunDirectory(finished(2))
-    result = Result.of(other.provenance, status, stage="fit", error="x", seed=2)
+    result = Result.from_run(other.provenance, status, stage="fit", error="x", seed=2)
     shutil.copy(finished(2) / "config.yaml", run / "config.yaml")
     RunDirectory(run).record(result)
     assert read_run(run).status == status

@@ -1,4 +1,4 @@
-r"""Running averages of the network's parameters, of several lengths; validation uses one of them.
+r"""Average the network's parameters over steps, with several lengths; validate with one average.
 
 A profile is the weight that the parameters of each step have in the average at step n. Profiles are
 power functions (EDM2, Karras et al. 2024, section 3, app. C) or an exponential. A power function's,
@@ -45,10 +45,10 @@ class EMA(pl.Callback):
         sigma_rel: length of the reported average as a share of the run so far (EDM2's power
             function).
         half_life: half-life in steps of a plain exponential average, in place of ``sigma_rel``.
-        others: further values of sigma_rel, averaged beside it.
-        snapshots: how many times in a run, evenly spread, the averages of the power functions are
-            stored, so that any other length (``weights=sigma_rel_0.07``) is available after the
-            run; needs two lengths.
+        others: lengths (sigma_rel) of further averages.
+        snapshots: how many times in a run, evenly spread, the averages are stored. Any other length
+            (``weights=sigma_rel_0.07``) can then be reconstructed after the run; this needs two
+            values of sigma_rel.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ def half_life_beta(half_life: float, n: int) -> float:
 def combination_factors(
     stored_averages: Sequence[tuple[int, float]], step: int, sigma_rel: float
 ) -> np.ndarray:
-    """Solve for factors that combine stored averages to one of another length (app. C, alg. 3).
+    """Solve for factors that combine stored averages into one of another length (app. C, alg. 3).
 
     They minimise the squared distance of the profiles among factors with the sum 1, so parameters
     that do not change in training are unchanged. ``stored_averages``: (step, sigma_rel) of each

@@ -11,8 +11,8 @@ from torch import Tensor
 class Gradients(pl.Callback):
     """Log the gradient's total norm before clipping and the share of steps that were clipped.
 
-    The share is that of all steps so far. A step whose norm is not finite counts as not clipped.
-    ``by_value``: ``clip`` limits each element, not the norm.
+    The share is over all steps so far. A step whose norm is not finite counts as not clipped.
+    ``clip``: the limit of the norm or, with ``by_value``, of each element; None: no clipping.
     """
 
     def __init__(self, clip: float | None = None, by_value: bool = False):
@@ -22,7 +22,7 @@ class Gradients(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
     ) -> None:
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         steps = trainer.global_step + 1
         logged = steps % every == 0
         if not logged and not self.clip:

@@ -1,4 +1,4 @@
-"""Compute user metrics whenever the bound is evaluated: in validation and at the end."""
+"""Compute user-supplied metrics whenever the bound is evaluated: in validation and at the end."""
 
 import copy
 import math
@@ -19,13 +19,14 @@ from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
 
+# {higher_is_better of torchmetrics: the better direction, as it is recorded}
 BETTER: dict[Any, str] = {True: "higher", False: "lower"}
 
 
 class Metrics(pl.Callback):
-    """Update each metric with every evaluated batch, and log its figures beside the bound.
+    """Update each metric with every evaluated batch, and log its value beside the bound.
 
-    The random numbers of a metric follow from the seed and the batch's place and leave torch's
+    The random numbers of a metric follow from the seed and the batch's index and leave torch's
     generator unchanged, so a run with metrics trains like one without.
     """
 
@@ -103,7 +104,7 @@ def better_direction(metric: Metric) -> str:
 
 
 def logged_mean(figure: dict[str, Any]) -> float:
-    """Return the value for loggers: the figure's mean, NaN if no item had a value."""
+    """Return the value for loggers: the metric's mean, NaN if no item had a value."""
     return math.nan if figure["mean"] is None else float(figure["mean"])
 
 
@@ -125,14 +126,15 @@ def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:
 
 def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
     """Return the callback of the trainer's item metrics, or one without metrics if it has none."""
-    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
     return next((callback for callback in callbacks if isinstance(callback, Metrics)), Metrics({}))
 
 
 def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have changed the mode
-    Accounting.paused = True  # of the class, as a cascade has an account for each stage
+    # Pause the bound's accounting, all of it: a cascade has one ``Accounting`` for each stage.
+    Accounting.paused = True
     try:
         with reraise_as_user_error(f"metrics.{name}"):
             metric.update(model, copy.deepcopy(batch))

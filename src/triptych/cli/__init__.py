@@ -9,5 +9,5 @@ from triptych.cli import startup
 
 if startup.is_command():
     startup.start()
-elif startup.STARTED in os.environ:  # a launcher's worker
+elif startup.STARTED in os.environ:  # a process that Lightning or a launcher started
     startup.escape_standard_streams()

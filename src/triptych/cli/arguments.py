@@ -1,4 +1,4 @@
-"""Read a command line: options, overrides in Hydra's grammar, and the pages of --help and --cfg."""
+"""Parse a command line: options, and overrides in Hydra's grammar; print --help and --cfg."""
 
 import argparse
 import gc
@@ -23,15 +23,15 @@ from triptych.run.single import request_single
 
 # Hydra reads digits with underscores as a number: a run named 2024_01 would be called 202401.
 GROUPED = re.compile(r"\d+(_\d+)+")
-# Text for which Hydra's grammar needs quotes: a=b, and words with letters beyond ASCII.
+# Values that need quotes in Hydra's grammar: a=b, and words with letters beyond ASCII.
 UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
     r"|(?=.*[^\x00-\x7f])[\w.-]+"
 )
-# An override as W&B's agents type it, --key=value. --cfg=job is an option.
+# An override as W&B's sweep agents pass it, --key=value. --cfg=job is an option of Hydra.
 FLAG = re.compile(r"--(?!cfg=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
 # Values that need no quotes: empty, null, or quoted already.
-AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)
+NO_QUOTES = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,10 +42,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(command: str) -> Parser:
-    """Return the parser of a command's options, which may stand among its overrides.
+    """Return the parser of a command's options, which may come before, between or after overrides.
 
-    Options are spelt as in Hydra. Its others are not there: one of them unpickles a file.
-    ``hydra``: the option that Hydra itself answers, as it runs sweeps.
+    Options are spelt as in Hydra. Hydra's other options are refused, as one of them unpickles a
+    file. ``hydra`` is an option that Hydra itself handles, such as -m for a sweep.
     """
     parser = Parser(f"triptych-{command}", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -60,7 +60,7 @@ def make_parser(command: str) -> Parser:
 
 
 def config_folder(text: str) -> Path:
-    """Return a further folder of configurations; Hydra would ignore one that is missing."""
+    """Return the folder of --config-dir if it exists, as Hydra would ignore a missing one."""
     folder = Path(text).absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir={text}: not a directory")
@@ -76,14 +76,14 @@ def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namesp
     if options.config_dir:
         options.overrides.append(f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]")
     if options.help or options.cfg or options.resolve:
-        gc.disable()  # the process ends here; collecting garbage takes a fifth of its time
+        gc.disable()  # the process ends here; garbage collection would take a fifth of its time
         print(help_or_config_text(options, command), end="")
         sys.exit(0)
     return options
 
 
 def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
-    """Call ``task`` with the configuration that this process's command line composes, and exit."""
+    """Compose the configuration of this process's command line, pass it to ``task``, and exit."""
     with one_line_errors(command):
         options = read_command_line(sys.argv[1:], command)
         task(without_hydra(compose_command(command, options.overrides)))
@@ -94,7 +94,7 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 
 
 def without_hyphens(argument: str) -> str:
-    """Remove the hyphens of W&B agents' ``--optimizer.lr=0.1``; None becomes null."""
+    """Turn ``--optimizer.lr=0.1``, as W&B's agents pass it, into an override; None becomes null."""
     match = FLAG.fullmatch(argument)
     if match is None:
         return argument
@@ -103,7 +103,7 @@ def without_hyphens(argument: str) -> str:
 
 
 def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
-    """Return a command's overrides for Hydra; UserError for one without effect."""
+    """Return a command's overrides for Hydra; raise UserError for one that would have no effect."""
     typed = [without_hyphens(argument) for argument in arguments]
     parts = [override.lstrip("+").partition("._target_=") for override in typed]
     classes = {place: target for place, is_class, target in parts if is_class}
@@ -113,10 +113,9 @@ def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
 
 
 def hydra_override(override: str, classes: Mapping[str, str], command: str) -> str:
-    """Add the quotes that a value needs, and the plus of a key that only its class declares.
+    """Add quotes if the value needs them, and "+" if the key is in no configuration file.
 
-    No file lists such a key.
-    ``classes``: those that are typed, by their group.
+    Such a key is an argument of its class. ``classes``: {group: the class that was typed for it}.
     """
     key, equals, value = override.partition("=")
     if not equals:
@@ -128,8 +127,8 @@ def hydra_override(override: str, classes: Mapping[str, str], command: str) -> s
 
 
 def quote_value(key: str, value: str, command: str) -> str:
-    """Quote a value that Hydra would misread, or could not read at all."""
-    if AS_IT_IS.fullmatch(value):
+    """Quote a value that Hydra would misread or refuse."""
+    if NO_QUOTES.fullmatch(value):
         return value
     is_path = find_key(key, command=command).find_mark(IsPath) is not None
     misread = UNQUOTED.fullmatch(value) or (key == "name" and GROUPED.fullmatch(value))
@@ -155,8 +154,8 @@ def help_or_config_text(options: argparse.Namespace, command: str) -> str:
 def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
     """Return the configuration that a run would record.
 
-    For other commands and for sweeps it is the checked composition; for a paper at its own scale,
-    whose values only a sweep reads, that of the first run.
+    For other commands and for sweeps, return the checked composition; for a paper with scale=paper,
+    whose values only its runs have, that of the first run.
     """
     if command == "train" and cfg.get("scale", "small") != "small":
         return first_job_at_scale(cfg)
@@ -171,7 +170,7 @@ def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
 
 
 def first_job_at_scale(cfg: DictConfig) -> DictConfig:
-    """Return the configuration of the first run of a sweep at its scale."""
+    """Return the configuration of the first run of a sweep, with the values of ``scale=paper``."""
     from triptych.study.papers.paper import set_scale
     from triptych.study.rounds import composed_grid_jobs
 

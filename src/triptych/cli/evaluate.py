@@ -28,7 +28,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def evaluate_and_print(cfg: DictConfig) -> None:
-    """Evaluate, print one line, and write JSON to ``out``."""
+    """Evaluate a checkpoint, print the result in one line, and write it as JSON to ``out``."""
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.parsing import parse_estimates
     from triptych.run.result import split_line

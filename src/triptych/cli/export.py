@@ -19,7 +19,7 @@ from triptych.run.untrusted import find_checkpoint
 
 
 def export(arguments: list[str]) -> Path:
-    """Export as the command line says; return the directory written."""
+    """Export the run that the arguments name, and return the directory that was written."""
     source, target, license_name = parse(arguments)
     run, folder = RunDirectory(parse_path(source, "RUN")), parse_path(target, "OUT").absolute()
     check_directory(run.path)
@@ -38,7 +38,7 @@ def export(arguments: list[str]) -> Path:
 
 
 def parse(arguments: list[str]) -> tuple[str, str, str]:
-    """Return the run's directory, the one to be written, and the licence."""
+    """Parse the arguments into the run's directory, the output directory and the licence."""
     options = {"to": "", "license": "unknown"}
     places = []
     for argument in arguments:

@@ -9,7 +9,7 @@ from triptych.files import STORAGE, enclosing_record_directory
 
 
 def check_output_file(key: str, path: str) -> None:
-    """Check that the file can be written; UserError, or StorageError."""
+    """Raise UserError or StorageError unless the file can be written."""
     place = Path(path).absolute()
     check_not_in_run(key, path, place)
     if place.is_symlink() or (place.exists() and not place.is_file()):
@@ -18,10 +18,7 @@ def check_output_file(key: str, path: str) -> None:
 
 
 def check_output_folder(key: str, path: str) -> None:
-    """Check that files can be written in a folder, which may not exist yet.
-
-    Raises UserError or StorageError.
-    """
+    """Raise UserError or StorageError unless files can be written in a folder, even a new one."""
     place = Path(path).absolute()
     check_not_in_run(key, path, place / "samples")
     check_first_writable(key, path, [place, *place.parents])

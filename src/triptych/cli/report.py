@@ -84,7 +84,7 @@ def make_parser() -> Parser:
 
 
 def parse_margin(text: str) -> float:
-    """Parse the largest difference that counts as none; argparse reports a ValueError."""
+    """Parse the margin within which settings count as equal; argparse reports a ValueError."""
     value = float(text)
     if not 0 < value < math.inf:
         raise ValueError
@@ -136,7 +136,7 @@ def write_claims(file: Path, roots: Sequence[Path]) -> None:
 
     try:
         write_results(file, roots)
-    except (OSError, StorageError) as error:  # the error's own text would name a temporary file
+    except (OSError, StorageError) as error:  # its own text would name a temporary file
         raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)
 

@@ -16,7 +16,7 @@ from triptych.run.provenance import changed_code_warning
 from triptych.run.result import result_line
 from triptych.run.untrusted import check_run
 
-ARGUMENT = "resume="
+ARGUMENT = "resume="  # prefix of the only argument
 
 
 def resume(run: RunDirectory) -> None:
@@ -49,13 +49,13 @@ def print_finished(run: RunDirectory) -> None:
 
 
 def print_result(run: RunDirectory) -> None:
-    """Print a run's figures and its directory."""
+    """Print a run's result in one line, and its directory."""
     print(result_line(run.summary()))
     print(f"run: {run.path}")
 
 
 def main() -> None:
-    """Execute the run that the one argument names, or serve a sweep's runs."""
+    """Execute the run that the only argument names, or serve the runs of a sweep."""
     with one_line_errors("train"):
         serving = sys.argv[1:] == [jobs.SERVE]
         if serving:

@@ -20,14 +20,14 @@ from triptych.run.untrusted import find_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICTURED = 400  # maximum number of samples in the picture
+MAX_PICTURED = 400  # maximum number of samples in the picture
 DRAWN = ("samples.pt", "samples.png", "trajectory.png")
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return their folder.
+    """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return the folder.
 
-    ``save_tensor`` chooses the folder.
+    It is the folder that ``save_tensor`` has chosen.
     """
     values = checked_values(cfg, "sample")
     check_output_folder("out", values["out"])
@@ -46,11 +46,11 @@ def sample(cfg: DictConfig) -> Path:
     drawn = sampling.draw_all_sources(drawing, values)
     samples = drawn[sampling.SAMPLES]
     folder = save_tensor(samples, Path(cfg.out))
-    save_picture(samples[:PICTURED], drawing.data, folder / "samples.png")
+    save_picture(samples[:MAX_PICTURED], drawing.data, folder / "samples.png")
     for index, name in enumerate(drawing.sources):
         if name in drawing.stages:
             save_picture(
-                drawn[name][:PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png"
+                drawn[name][:MAX_PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png"
             )
     if values["trajectory"] is not None:
         condition = sampling.condition_of(drawing, values, cfg.n)
@@ -60,7 +60,7 @@ def sample(cfg: DictConfig) -> Path:
 
 
 def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
-    """Return {key: checkpoint}: that of ``ckpt``, or those of a cascade's stages."""
+    """Return {key: path of its checkpoint}, for ``ckpt`` or for the stages of ``cascade``."""
     stages = values["cascade"]
     if stages is None:
         if values["ckpt"] == "???":
@@ -74,16 +74,16 @@ def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
 
 
 def check_unused(values: dict[str, Any], keys: tuple[str, ...], problem: str) -> None:
-    """Refuse keys that would have no effect."""
+    """Raise UserError if one of ``keys``, which would have no effect, is set."""
     for key in keys:
         if values[key]:
             raise UserError(f"{key}={values[key]}: {problem}")
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save ``samples.pt`` atomically in ``out``, and return the folder.
+    """Save ``samples.pt`` atomically in the folder ``out``, and return the folder.
 
-    If ``out`` has samples already, the folder is out-2, out-3, ....
+    If ``out`` already contains samples, save in out-2, out-3, ....
     """
     import torch
 
@@ -96,7 +96,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
             with atomic(folder / "samples.pt", new=True) as file:
                 torch.save({"x": x}, file)
             return folder
-    raise AssertionError  # unreachable, as the names never run out
+    raise AssertionError  # unreachable, as there is always a further name
 
 
 def sample_and_print(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from triptych.terminal import escaped_stream
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STARTED = "TRIPTYCH_STARTED"  # marks the further processes that Lightning starts for a command
+STARTED = "TRIPTYCH_STARTED"  # environment variable of processes that Lightning starts
 
 
 def is_command() -> bool:
@@ -27,7 +27,7 @@ def is_command() -> bool:
 def start() -> None:
     """Set up this process for a command."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        # Remove such variables that the shell has left, as this process is rank 0 of its run.
+        # Ignore ranks in the shell's environment, as this process is rank 0 of its own run.
         for name in ("RANK", "LOCAL_RANK"):
             os.environ.pop(name, None)
     os.environ[STARTED] = "1"
@@ -44,8 +44,8 @@ def start() -> None:
             signal.signal(number, _exit_on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
-        # If stdout or stderr is closed, open it. Otherwise the next opened file would get its
-        # number, and printed text would go into this file.
+        # If stdout or stderr is closed, open it. Otherwise the next file to be opened would get its
+        # descriptor, and printed text would go into that file.
         pass
     os.close(file)
     output, sys.stderr = _escaped_stream(1, sys.stdout), _escaped_stream(2, sys.stderr)
@@ -67,9 +67,9 @@ def escape_standard_streams() -> None:
 
 
 def replace_process(command: list[str]) -> None:
-    """Replace this process by another program of ours.
+    """Replace this process by another program of the package (exec).
 
-    Signals are blocked until that program has handlers.
+    Signals stay blocked until that program has installed its handlers.
     """
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -90,7 +90,7 @@ def _exit_on_signal(signal_number: int, _: Any) -> None:
 class _EscapedOutput(io.FileIO):
     """A standard stream that never raises, because a failed write must not end a run."""
 
-    lost = 0  # errno of the first write that failed
+    lost = 0  # errno of the first write that failed, or 0
 
     def write(self, data: Any) -> int:
         try:
@@ -111,11 +111,11 @@ def _escaped_stream(file_descriptor: int, stream: TextIO | None) -> TextIO:
 
 
 def _flush_at_exit(output: Any) -> None:
-    """Flush at exit; exit with code 74 if output was lost.
+    """Flush standard output at exit; exit with code 74 if output was lost.
 
-    It is not lost if the reader closed the pipe (``| head``).
+    Output that a closed pipe no longer reads (``| head``) does not count as lost.
     """
-    # Otherwise their default action would be active during Python's shutdown.
+    # Python restores the default action of signals in its shutdown, so ignore them from here on.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     output.flush()

@@ -1,9 +1,9 @@
 """Train one run, or a sweep of many, with ``triptych-train``.
 
 ``triptych-train [-m] [overrides]`` starts, ``triptych-train resume=DIR`` resumes.
-Here a run's configuration is composed and checked, and its directory is prepared. A process of its
-own (``resume.py``) executes what the directory records, so that single runs, a sweep's, resumed and
-requeued ones take the same path. No torch is imported until then.
+This module composes and checks a run's configuration and prepares its directory, without importing
+torch. Another process (``resume.py``) then executes what the directory records. So single runs,
+runs of a sweep, and resumed or requeued runs take the same path.
 """
 
 import os
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def train(config: DictConfig) -> None:
-    """Check and prepare a single run; then replace this process by the one that executes it."""
+    """Check and prepare a single run; then replace this process by one that executes it."""
     if config.plan:
         print_plan(config)
         return
@@ -69,7 +69,7 @@ def train(config: DictConfig) -> None:
 
 
 def print_plan(config: DictConfig) -> None:
-    """Print what a single run would cost, after the checks that the run itself would make."""
+    """Print the cost of a single run, after the same checks that the run would make."""
     check_no_sweep(config)
     request = resolve(config, Path(config.hydra.run.dir))
     request.check_overrides()
@@ -84,9 +84,9 @@ def print_plan(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def train_cell(cfg: DictConfig) -> float | None:
-    """Execute a run of a sweep in a process of its own; return the metric that a search optimises.
+    """Execute a run of a sweep in its own process; return the metric that a search optimises.
 
-    Hydra calls it as its task.
+    This is Hydra's task function in a sweep.
     """
     job: Any = HydraConfig.get()  # a DictConfig when it runs
     run = RunDirectory(job.runtime.output_dir)
@@ -105,19 +105,19 @@ def train_cell(cfg: DictConfig) -> float | None:
 
 
 def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) -> None:
-    """Record and print why a run of a sweep was refused; the other runs go on."""
+    """Record and print why a run of a sweep was refused; the other runs continue."""
     if processes.rank() != 0:
         return
     temporary = isinstance(error, Busy | StorageError)
     with suppress(StorageError):
         if run.status == "new" and not temporary:
             provenance = Provenance(overrides=tuple(overrides))
-            run.record(Result.of(provenance, "failed", stage="build", error=str(error)))
+            run.record(Result.from_run(provenance, "failed", stage="build", error=str(error)))
     print(f"error: {run.path.name}: {error}", file=sys.stderr, flush=True)
 
 
 def execute_in_process(run: RunDirectory) -> None:
-    """Execute a run in a new process, unless another process executes it already."""
+    """Execute a run in a new process, unless another process is executing it."""
     first = processes.rank() == 0
     holder = run.holder()
     if holder is not None and first:
@@ -137,7 +137,7 @@ def report_unfinished_run(run: RunDirectory, code: int, pruned: bool) -> None:
     reason = process_end_reason(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):
-        run.record(Result.of(run.provenance, "failed", stage="build", error=reason))
+        run.record(Result.from_run(run.provenance, "failed", stage="build", error=reason))
     if run.status not in ("failed", "diverged") and not pruned:
         print(f"{run.path.name}: {reason}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Build objects from plain configuration, of allowed classes alone, with one-line errors."""
+"""Build objects of allowed classes from a plain configuration, with one-line errors."""
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
@@ -15,8 +15,8 @@ from triptych.declare import IsClass, alternatives, unwrap
 from triptych.errors import UserError
 from triptych.terminal import as_one_line
 
-# {argument name: key of the configuration whose object or value it receives}. The objects are built
-# in this order, because each draws its initial weights from one generator.
+# {argument name: configuration key whose object or value is injected}. Objects are built in this
+# order, because they draw their initial weights from one generator.
 PARTS = {
     "seed": "seed",
     "schedule": "schedule",
@@ -35,7 +35,7 @@ PARTS = {
     "optimizer": "optimizer",
     "lr_schedule": "lr_schedule",
 }
-SHARED = frozenset(PARTS.values())
+SHARED = frozenset(PARTS.values())  # keys whose objects are built once and injected
 
 
 @cache
@@ -64,7 +64,7 @@ def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_names(config: Any, path: str = "") -> None:
-    """Check each ``_target_`` as far as possible without importing it."""
+    """Check each ``_target_`` by its name alone, without importing it."""
     for place, node in targets(config, path):
         target = check_name(node["_target_"], place)
         unknown = [key for key in node if str(key).startswith("_") and key not in OPTIONS]
@@ -79,10 +79,10 @@ def check_names(config: Any, path: str = "") -> None:
 
 
 def drop_unaccepted_arguments(config: dict[str, Any], typed_keys: Collection[str]) -> None:
-    """Drop keys of a file that the typed ``_target_`` does not accept.
+    """Drop keys of a configuration file that a typed ``_target_`` does not accept.
 
-    Of an optimizer's keys only ``lr`` is kept.
-    AdamW's weight decay means something else to another class, whose own defaults its users know.
+    If another optimizer was typed, only ``lr`` is kept: other keys of AdamW, such as its weight
+    decay, have a different meaning there.
     """
     for group, node in targets(config, ""):
         if f"{group}._target_" not in typed_keys:
@@ -107,7 +107,7 @@ def check_targets(config: Any, path: str = "") -> None:
 
 
 def check_base(target: str, dotted_key: str) -> None:
-    """Refuse a class that does not derive from the base class of its place."""
+    """Raise UserError for a class that does not derive from the base class of its group."""
     bases = find_key(dotted_key).bases
     if bases and not issubclass(import_class(target, dotted_key), tuple(map(resolve_name, bases))):
         raise UserError(
@@ -116,7 +116,7 @@ def check_base(target: str, dotted_key: str) -> None:
 
 
 def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
-    """Refuse a key that its class does not accept."""
+    """Raise UserError for a key that the class of its node does not accept."""
     target = node["_target_"]
     names, more = class_arguments(target)
     if more:
@@ -130,11 +130,11 @@ def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
 
 
 class Dependencies:
-    """Dependencies that are injected by argument name and built once.
+    """Objects and values that are injected into constructors by argument name.
 
-    ``config``: all of it, resolved; its ``PARTS`` are built on first use. ``facts``: values by
-    name, which take precedence over ``PARTS``. ``built``: objects that exist already, by place in
-    ``config``.
+    ``config``: the whole resolved configuration; its ``PARTS`` are built once, on first use.
+    ``facts``: {argument name: value}, which take precedence over ``PARTS``. ``built``: {dotted key:
+    object that exists already}.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Dependencies:
         return self.built[dotted_key]
 
     def for_parts_of(self, owner: type) -> "Dependencies":
-        """Return this table for the parts of a model class, which may set ``outputs``."""
+        """Return this table with the argument ``outputs`` that a model class may define."""
         outputs: Any = getattr(owner, "outputs", None)
         if self is NO_TABLE or not callable(outputs):
             return self
@@ -189,8 +189,9 @@ NO_TABLE = Dependencies({}, {})  # a table without any object to inject
 def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) -> Any:
     """Build the object that ``config`` describes; ``path`` is its dotted key, for messages.
 
-    Arguments that neither ``config`` nor ``extra`` gives come from ``table``, by name. Text is not
-    resolved, unless the argument's class has short names. UserError for whatever cannot be built.
+    Arguments that are in neither ``config`` nor ``extra`` are injected from ``table`` by name. A
+    text stays text, unless the argument accepts the name of a class. Raises UserError for anything
+    that cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
         raise UserError(f"{path}: has no class; pass a group with _target_=CLASS")
@@ -238,7 +239,7 @@ def _build_arguments(
     for key, value in node.items():
         if key in OPTIONS or key in extra:
             continue
-        if key not in names and not more:  # another class of this group reads it
+        if key not in names and not more:  # only another class of this group accepts it
             continue
         path = f"{dotted_key}.{key}"
         if path in table.built or (path in SHARED and table is not NO_TABLE):
@@ -251,7 +252,7 @@ def _build_arguments(
 def _injected_arguments(
     owner: type, nested_arguments: set[str], table: Dependencies
 ) -> dict[str, Any]:
-    """Return the arguments of a class that come from the table; refuse a missing part."""
+    """Return the arguments of a class that are injected; raise UserError for a missing part."""
     if table is NO_TABLE:
         return {}
     named = {**inspect_class(owner).named}
@@ -268,7 +269,7 @@ def _injected_arguments(
 
 
 def _expand_class_name(value: Any, dotted_key: str, owner: type, key: str) -> Any:
-    """Expand the name of a class to a node, if the argument ``key`` of ``owner`` accepts names."""
+    """Expand a class name to a node with ``_target_``, if the argument ``key`` accepts names."""
     base = _arguments_with_class_names(owner).get(key)
     if base is None or not isinstance(value, str):
         return value

@@ -1,7 +1,7 @@
-"""Refuse undeclared keys, with the nearest name, and keys that contradict each other.
+"""Refuse undeclared keys, naming the nearest key, and keys that contradict each other.
 
-Hydra refuses undeclared keys of the command line; files packaged at the top (``experiment/``,
-``ablation/``, ``debug/``, ``local/``) may add any key they like. No torch is imported.
+Hydra itself refuses undeclared keys on the command line, but not in files that are packaged at the
+top (``experiment/``, ``ablation/``, ``debug/``, ``local/``). This module does not import torch.
 """
 
 import re
@@ -33,7 +33,7 @@ from triptych.config.source import CONFIGS, group_choices
 from triptych.errors import UserError, check_password
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# Reserved names: those of the bound's metrics. A user metric must have another name.
+# Names of built-in metrics, which a user metric must not have.
 RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_\w*)?|gap|entropy|accuracy|cross_entropy")
 OTHER_FIGURES = (
     "seconds.fit", "seconds.test", "cost.memory", "cost.evaluations", "estimator.mean", "estimator.variance",
@@ -44,7 +44,7 @@ Problem = tuple[str, str]  # a dotted key and the error line
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Refuse the first undeclared key or value with its file and the nearest name: UserError."""
+    """Raise UserError for the first undeclared key or value, with its file and the nearest name."""
     missing = Train.__required_keys__ - {*cfg}
     if missing:
         key = min(missing)
@@ -61,7 +61,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     swept = _swept_key_prefixes(hydra)
     for key, line in chain(_undeclared_keys(plain, group, command), invalid_values(plain, group)):
         if key.startswith(swept):
-            # The sweep of a file sets another class here in each run. Each run is checked later.
+            # The file's sweep sets another class here in each run, and each run is checked later.
             continue
         if key not in typed:
             line = line.replace(": ", f"{_files_that_add_keys(hydra.runtime.choices)}: ", 1)
@@ -69,13 +69,13 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def _swept_key_prefixes(hydra: DictConfig) -> tuple[str, ...]:
-    """Return the beginnings of keys, as "objective.loss.", whose group a file's sweep chooses."""
+    """Return prefixes such as "objective.loss." of keys in groups that a file's sweep chooses."""
     axes = hydra.sweeper.get("params") or {}
     return tuple(f"{axis.replace('/', '.')}." for axis in axes if group_choices(axis))
 
 
 def check_packaged_keys(config: Mapping[str, Any]) -> None:
-    """Refuse a packaged file with keys that no run has, because nothing would read them."""
+    """Raise UserError for a file whose keys no run has; it lacks "# @package _global_"."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         raise UserError(
             f"{group}: the file's keys are not used by any run; begin it with the line # @package "
@@ -84,7 +84,7 @@ def check_packaged_keys(config: Mapping[str, Any]) -> None:
 
 
 def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
-    """Return the files that may add any key, as " (in experiment=first)"; "" if there are none."""
+    """Name the chosen files that may add any key, as " (in experiment=first)"; "" if there are none."""
     # Most clones lack the file of local=default.
     files = [
         f"{group}={choices[group]}"
@@ -95,7 +95,7 @@ def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
 
 
 def check_choice_lists(overrides: Iterable[str]) -> None:
-    """Refuse a list of choices for a group that has one: Hydra would merge their files."""
+    """Raise UserError for a list of choices, which Hydra would merge, where a group needs one."""
     for override in overrides:
         group, _, value = override.partition("=")
         if value.startswith("[") and group not in LISTS and group_choices(group):
@@ -105,7 +105,7 @@ def check_choice_lists(overrides: Iterable[str]) -> None:
 
 
 def check_declared(values: dict[str, Any], command: str) -> None:
-    """Refuse the first undeclared key of a command that opens a run, such as ``+step=100``."""
+    """Raise UserError for an undeclared key of evaluate or sample, such as ``+step=100``."""
     check_names(values)
     for _, line in _undeclared_keys(values, Key(COMMANDS[command]), command):
         raise UserError(line)
@@ -130,7 +130,7 @@ def _unknown_key_error(key: str, value: Any, fix: str, command: str) -> str:
 
 
 def compose_defaults(choices: dict[str, Any]) -> DictConfig:
-    """Compose the files of ``choices`` alone, without overrides and free groups."""
+    """Compose the defaults of ``choices``, without overrides and free groups."""
     overrides = ["~local"]  # the only free group that train.yaml lists
     for group, choice in choices.items():
         if choice and not group.startswith("hydra/") and group not in FREE_GROUPS:
@@ -147,7 +147,7 @@ def _compose_plain(overrides: list[str]) -> DictConfig:
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Check that names of user metrics are valid identifiers and not those of bound figures."""
+    """Check that names of user metrics are identifiers and not those of built-in metrics."""
     for name in names:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
@@ -156,7 +156,7 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 
 def check_contradictions(config: dict[str, Any]) -> None:
-    """Refuse the first keys that contradict each other."""
+    """Raise UserError for the first keys that contradict each other."""
     check_metric_names(config.get("metrics") or {})
     check_run_length(config["trainer"])
     check_fsdp(config)
@@ -164,7 +164,7 @@ def check_contradictions(config: dict[str, Any]) -> None:
 
 
 def check_run_length(trainer: Mapping[str, Any]) -> None:
-    """Refuse a run that has no length, or two of them."""
+    """Raise UserError unless exactly one of max_steps and max_epochs is set."""
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     if epochs and steps:
         other = f"trainer.max_steps={steps} is set, too"
@@ -175,7 +175,7 @@ def check_run_length(trainer: Mapping[str, Any]) -> None:
 
 
 def check_fsdp(config: dict[str, Any]) -> None:
-    """Refuse sharded weights with networks or losses of EDM2, which normalise whole weights."""
+    """Raise UserError for FSDP with networks or losses of EDM2, which normalise whole weights."""
     uses_edm2 = any(str(value).endswith(".EDM2") for _, value in flatten_config(config))
     if uses_edm2 and config["trainer"].get("strategy") == "fsdp":
         raise UserError(
@@ -185,7 +185,7 @@ def check_fsdp(config: dict[str, Any]) -> None:
 
 
 def check_tracking_uri(logger: Mapping[str, Any]) -> None:
-    """Refuse a password in the address of MLflow, which the run would record."""
+    """Raise UserError for a password in MLflow's tracking URI, which the run would record."""
     mlflow = logger.get("mlflow")
     if isinstance(mlflow, dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
@@ -199,7 +199,7 @@ def warm_up_warning(warmup: int, steps: int) -> str:
 
 
 def check_overrides_are_read(config: Mapping[str, Any], typed_keys: Collection[str]) -> None:
-    """Refuse overrides that nothing in this configuration reads; cells of a sweep may have them."""
+    """Raise UserError for overrides without effect in this configuration; a sweep may have them."""
     if "guide" in typed_keys:
         check_guide(config)
     if "optimized_metric" in typed_keys:
@@ -207,7 +207,7 @@ def check_overrides_are_read(config: Mapping[str, Any], typed_keys: Collection[s
 
 
 def check_optimized_metric(config: Mapping[str, Any]) -> None:
-    """Refuse a metric that no run of this configuration reports."""
+    """Raise UserError if no run of this configuration reports ``optimized_metric``."""
     path = str(config["optimized_metric"])
     user_metrics = [str(name) for name in config.get("metrics") or ()]
     of_items = "|".join([RESERVED.pattern, *user_metrics])
@@ -224,7 +224,7 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
 
 
 def check_guide(config: Mapping[str, Any]) -> None:
-    """Refuse a ``guide`` that the guidance does not use."""
+    """Raise UserError if ``guide`` is set but the chosen guidance does not use it."""
     guide, guidance = config.get("guide"), config.get("guidance") or {}
     if guide is not None and guide not in guidance.values():
         raise UserError(

@@ -18,7 +18,7 @@ from triptych.errors import UserError
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node, or raise UserError."""
+    """Compose and check ``overrides`` as ``triptych-COMMAND`` does, with the node ``hydra``."""
     register_resolvers()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -50,7 +50,7 @@ def overrides_between(old: Any, new: Any, key: str = "") -> Iterator[str]:
 
 
 def format_override_value(value: Any) -> str:
-    """Format a plain value in the grammar of Hydra's overrides; UserError if it is not plain."""
+    """Format a value in the grammar of Hydra's overrides; raise UserError if it is not plain."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -74,12 +74,12 @@ def format_override_value(value: Any) -> str:
 
 
 def unresolved_config(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration without Hydra's node, interpolations unresolved."""
+    """Return the configuration without the node ``hydra``, interpolations unresolved."""
     return to_plain(without_hydra(cfg), resolve=False)
 
 
 def settable_config(cfg: DictConfig) -> dict[str, Any]:
-    """Return all that overrides can set, with Hydra's node, and with interpolations unresolved."""
+    """Return the keys that overrides can set, with the node ``hydra``, without resolving them."""
     plain = to_plain(cfg, resolve=False)
     # These keys record the composition itself, so overrides cannot set them.
     del plain["hydra"]["runtime"], plain["hydra"]["overrides"]
@@ -93,7 +93,7 @@ def to_plain(cfg: Any, resolve: bool = True, throw_on_missing: bool = False) -> 
 
 
 def checked_values(cfg: DictConfig, command: str) -> dict[str, Any]:
-    """Resolve ``cfg``; UserError for an undeclared key or a value outside of its declaration."""
+    """Resolve ``cfg``; raise UserError for an undeclared key or a value that is not allowed."""
     values = to_plain(cfg)
     check_declared(values, command)
     check_values(values, command)
@@ -102,6 +102,6 @@ def checked_values(cfg: DictConfig, command: str) -> dict[str, Any]:
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """Return the configuration without Hydra's node."""
+    """Return the configuration without the node ``hydra``."""
     own: Any = [key for key in cfg if key != "hydra"]  # a key may be a number
     return OmegaConf.masked_copy(cfg, own)

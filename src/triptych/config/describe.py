@@ -1,6 +1,6 @@
-"""Describe every key for help and ``docs/keys.md``.
+"""Describe all keys for ``--help`` and ``docs/keys.md``.
 
-Descriptions are read from a key's declaration and from its comment in ``configs/``.
+A description comes from the key's declaration and from its comment in ``configs/``.
 """
 
 import re
@@ -39,7 +39,7 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(
 
 
 class KeyRow(NamedTuple):
-    """A key, its value or default, its values in words and its role."""
+    """A key, its value or default, its allowed values in words and its role."""
 
     key: str
     value: str
@@ -51,9 +51,9 @@ class KeyRow(NamedTuple):
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
-    """Yield the keys below ``key``.
+    """Yield a row for each key below ``key``.
 
-    The further keys that a group accepts follow after its own.
+    Keys that a group accepts but the configuration lacks come after its other keys.
     """
     target = str(config.get("_target_") or "")
     known = declared_members(key, target)
@@ -117,13 +117,13 @@ def inheritance_chain(file: Path) -> list[Path]:
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
     """Parse a file in ``configs/`` without resolving it."""
-    # YAML's errors name a stream's file. Hydra refuses a file that is not UTF-8 where it is chosen.
+    # With a stream, YAML's errors name the file. Hydra itself refuses files that are not UTF-8.
     with file.open(encoding="utf-8", errors="replace") as stream:
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def choices_with_key(key: str, depth: int = 1) -> list[str]:
-    """Return the choices of a key's group that list the key; ``depth``: 2 for a nested group."""
+    """Return the choices of a key's group whose files have the key; ``depth``: 2 if nested."""
     names = key.split(".")
     group, inner = "/".join(names[:depth]), names[depth:]
     return sorted({file.stem for file in group_files(group) if _file_has_key(file, inner)})
@@ -143,9 +143,9 @@ def _has_nested_key(node: Any, names: list[str]) -> bool:
 
 
 def plus_signs(key: str, typed_key: Mapping[str, str]) -> str:
-    """Return the plus signs that a typed key needs: "", "+" or "++".
+    """Return the prefix that a typed key needs in Hydra's grammar: "", "+" or "++".
 
-    "+" is for a key that its class takes and no file lists, "++" for one whose class was typed.
+    "+" is for an argument of its class that is in no file, "++" for one whose class was typed.
     """
     parent, _, name = key.rpartition(".")
     if parent in typed_key:
@@ -196,7 +196,7 @@ def _choice_files(runtime: Any) -> dict[str, Path]:
 
 
 def _help_line(row: KeyRow, files: Mapping[str, Path]) -> str:
-    """Return a key's line, with the comment of the first file that has one."""
+    """Return a key's line in ``--help``, with the comment of the first file that has one."""
     places = ("", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0])
     texts = (inherited_comment(row.key, files[place], place) for place in places if place in files)
     about = "; ".join(filter(None, (row.values, next(filter(None, texts), ""))))

@@ -21,7 +21,7 @@ QUOTED = {"train": "name='a=b'", "evaluate": "ckpt='a=b'", "sample": "ckpt='a=b'
 class Explanation(NamedTuple):
     """A pattern of an error's text, an example that causes the error, and the line to show.
 
-    The line has the pattern's groups in braces, and ``{fix}``: the result of
+    Braces in the line are replaced by the pattern's groups, and ``{fix}`` by the result of
     ``find_fix(command, **groups)``.
     """
 
@@ -78,7 +78,7 @@ def key_of_other_choice(command: str, key: str, value: str) -> str:
 
 
 def command_groups(command: str) -> list[str]:
-    """Return the groups from which a command has a choice."""
+    """Return the config groups from which a command can choose."""
     if command == "train":
         return config_groups()
     defaults = read_yaml(CONFIGS / f"{command}.yaml").get("defaults", [])

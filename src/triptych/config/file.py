@@ -13,13 +13,15 @@ from triptych.config.keys import join
 from triptych.errors import UserError
 from triptych.files import read_bytes
 
+# YAML tags that are not resolved, so that such values stay text.
 NO_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge")
-PLAIN = (type(None), bool, int, float, str)
+PLAIN = (type(None), bool, int, float, str)  # types of values, besides lists and dicts
+# {removed key: the value without effect, at which it is dropped from an older configuration}
 REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C is optional
-    """Read YAML as OmegaConf writes it: 8e-3 is a number, dates are text, << merges nothing."""
+    """A YAML loader for files of OmegaConf: 8e-3 is a number, dates are text, << does not merge."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -33,7 +35,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+012345
 def read_config(file: Path) -> dict[str, Any]:
     """Return the configuration in ``file``.
 
-    UserError: it is not YAML, is too large, or holds more than plain data.
+    Raises UserError if it is not YAML, is too large, or contains more than plain data.
     """
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
@@ -48,17 +50,17 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_aliases(text: str, file: Path) -> None:
-    """Refuse aliases, because a few lines of them can expand to more values than memory holds."""
+    """Raise UserError for YAML aliases, a few of which can expand to more than memory holds."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
         raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
 
 
 def copy_plain(value: Any, description: str) -> Any:
-    """Copy ``value`` as None, bool, int, float, str, list and dict alone.
+    """Copy a configuration that consists of None, bool, int, float, str, list and dict only.
 
-    UserError: it holds other values; ``description`` begins the message.
-    Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs
-    that is gone is left out at the value that changed nothing (`REMOVED`).
+    Raises UserError, which begins with ``description``, for any other value, and for ``${...}``, as
+    runs record their configuration resolved. Keys of older versions without effect (`REMOVED`) are
+    dropped.
     """
     try:
         copied = _copy(value, "", description)

@@ -1,7 +1,7 @@
-"""Answer keys and choices of other tools with the overrides to type here, or the nearest name.
+"""Suggest what to type in place of keys and choices of other tools, or of misspelt names.
 
-``HABITS`` is the one table of such names: answers are read from it, ``docs/habits.md`` lists it,
-and its tests type each example and then the answer.
+``HABITS`` is the table of other tools' names. ``docs/habits.md`` lists it, and its tests type each
+example and then the suggestion.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ CALLBACKS = {  # Lightning's callbacks that a run replaces by its own, with the 
 
 
 class Habit(NamedTuple):
-    """Names that users of other tools type, an example, and the overrides to type here.
+    """Names that users of other tools type, an example, and the overrides to ``use`` here.
 
-    If there are none, ``why`` says the reason.
-    A name is a key, or a choice as KEY=VALUE, which is looked up first.
+    If there is no such override, ``why`` is the reason. A name is a key, or a choice KEY=VALUE,
+    which is looked up first.
     """
 
     names: str
@@ -141,9 +141,9 @@ HABITS = (
 
 
 def advice(key: str, value: str, command: str = "train") -> str:
-    """Return what to type in place of another tool's key or choice; "" if it is not known.
+    """Return what to type in place of another tool's key or choice; "" if it is not in ``HABITS``.
 
-    If there is nothing to type, return the reason.
+    If there is no equivalent, return the reason.
     """
     for typed in (f"{key}={value}", key):
         for habit in HABITS:
@@ -159,9 +159,9 @@ def advice_line(key: str, value: str, command: str = "train") -> str:
 
 
 def suggest_name(name: str, names: Sequence[str]) -> str:
-    """Suggest a key that ends in ``name``, as optimizer.lr for lr, or the ``closest_name``.
+    """Suggest a key that ends in ``name``, such as optimizer.lr for lr, or else a similar name.
 
-    Otherwise list all names.
+    If there is none, list all names.
     """
     # Leave out groups.
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
@@ -177,9 +177,9 @@ def suggest_name(name: str, names: Sequence[str]) -> str:
 
 
 def closest_name(name: str, names: Sequence[str]) -> str:
-    """Return the name most similar as a whole and in its last part; "" if none is similar.
+    """Return the most similar name; "" if none is similar.
 
-    The last part counts, because a common group makes any two names similar.
+    Both the whole name and its last part must be similar, as keys of one group begin alike.
     """
 
     def similarity(known: str) -> float:

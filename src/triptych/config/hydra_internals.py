@@ -1,8 +1,8 @@
 """The only import from Hydra's private modules.
 
-Hydra's sweepers derive from ``BasicSweeper``, which splits a grid into jobs. It is not public, and
-a copy of it here could read a command differently from Hydra. A test imports it, and fails if a
-later version moves it.
+Our sweepers derive from ``BasicSweeper``, which expands a grid into jobs. It is not public, but a
+copy of it could interpret a command differently from Hydra. A test fails if a later version of
+Hydra moves it.
 """
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper

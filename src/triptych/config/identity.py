@@ -1,7 +1,7 @@
 """Identify a run, its data and its directory by the roles of its keys.
 
-The resolvers of OmegaConf are here, too. The time is no part of the name of a sweep's job or of a
-named run, so the same command finds the same directory.
+The directory of a sweep's job or of a named run does not contain the time, so the same command
+finds the same directory. This module also has the resolvers for OmegaConf.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from triptych.config.source import CONFIGS
 from triptych.declare import Role
 from triptych.errors import UserError
 
-AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
+AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}  # roles of keys that settings may differ in
 BUNDLES = ("experiment", "setting", "debug")  # each names several settings that change together
-# Keys of these roles set how a run is executed; they are no part of its directory's name.
+# Keys with these roles are left out of the names of a sweep's runs.
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
-# Keys of these roles do not change a run's results, so its checkpoint may have other values.
+# Keys with these roles do not change a run's results, so a resumed run may have other values.
 SAME_FIGURES = {
     Role.PATH,
     Role.START,
@@ -38,13 +38,13 @@ SAME_FIGURES = {
     Role.OUTPUT,
     Role.LABEL,
 }
-SIMULATED = 8  # number of processes or threads that is always allowed, even with fewer cores
-SWEEP = 48  # maximum number of characters in the name of a sweep's directory
+ALWAYS_ALLOWED = 8  # number of processes or threads that is always allowed, even with fewer cores
+MAX_SWEEP_NAME = 48  # maximum number of characters in the name of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
 
 class Absent(Enum):
-    """The value of a key that only the other of two configurations has."""
+    """The value of a key that only one of two compared configurations has."""
 
     ABSENT = "none"
 
@@ -56,18 +56,15 @@ ABSENT = Absent.ABSENT
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
-    """Return the role of a dotted key, or of a group of choices.
-
-    ``config`` is {dotted key: value}.
-    """
+    """Return the role of a dotted key or a config group; ``config`` is {dotted key: value}."""
     parent = key.replace("/", ".").rpartition(".")[0]
     return role(key, str(config.get(f"{parent}._target_", "")))
 
 
 def default_value(config: Mapping[str, Any], key: str) -> Any:
-    """Return the default of a dotted key that an earlier version's configuration lacks.
+    """Return the default of a dotted key that a configuration of an earlier version lacks.
 
-    ABSENT: it has no default.
+    Return ABSENT if the key has no default.
     """
     top = _defaults_at_top()
     if key in top:
@@ -107,7 +104,7 @@ def flatten_config(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a ``data`` configuration that identifies the distribution."""
+    """Return the keys of a ``data`` configuration that identify the data distribution."""
     target = data.get("_target_", "")
     return {
         key: value
@@ -139,7 +136,7 @@ def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
 
 
 def _only_affects_start(key: str) -> bool:
-    """Return whether a key only sets where or how a command starts, and nothing of its run."""
+    """Return whether a key affects only where or how a command starts, not the run."""
     if key == "optimized_metric":  # only sweeps read it, and its default has changed
         return True
     return role(key) is Role.START or role(key.partition(".")[0]) is Role.PATH
@@ -154,7 +151,7 @@ def _equal_values(recorded: Any, composed: Any) -> bool:
 
 
 def result_changing_differences(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
-    """Return the ``differences`` that make two configurations different runs."""
+    """Return those ``differences`` between two configurations that may change the result."""
     flat = dict(flatten_config(recorded))
     others = differences(recorded, config)
     return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
@@ -169,13 +166,13 @@ def describe_differences(differing: Changes) -> str:
 
 
 def plain_name(text: str) -> str:
-    """Replace each run of characters unsuitable for file names by a hyphen."""
+    """Replace each sequence of characters that are unsuitable for file names by a hyphen."""
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
     return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # names of replaced runs end with .old-HASH
 
 
 def slug(text: str, limit: int = 120) -> str:
-    """Turn ``text`` into a file name; a hash is added where characters or length were cut."""
+    """Turn ``text`` into a file name; add a hash if characters were replaced or cut off."""
     safe = plain_name(text)
     if safe == text and len(safe) <= limit:
         return safe
@@ -192,7 +189,7 @@ def run_name(name: Any) -> str:
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     """Return {key: override} of the overrides that all cells of a sweep share.
 
-    In an unnamed sweep, choices of groups count as axes.
+    In an unnamed sweep, choices of config groups are left out, as if they were axes.
     """
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if explicit_sweep_name(cfg) is None:
@@ -223,13 +220,14 @@ def _typed_overrides(cfg: DictConfig) -> list[Any]:
 def sweep_name(cfg: DictConfig) -> str:
     """Return the name of a sweep's directory.
 
-    It is the typed name, or that of its file with the shared overrides, shortened and hashed.
+    It is the explicit name, or else the sweep file's name with the shared overrides, shortened and
+    hashed.
     """
     if any(override.startswith("name=") for override in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
     return slug(
         ",".join([explicit_sweep_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]),
-        SWEEP,
+        MAX_SWEEP_NAME,
     )
 
 
@@ -240,7 +238,7 @@ def explicit_sweep_name(cfg: DictConfig) -> str | None:
 
 
 def not_in_names() -> list[str]:
-    """Return the keys that are left out of cells' names; seed and experiment stay in."""
+    """Return the keys that are left out of the names of a sweep's runs."""
     return [key for key in keys_with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
 
 
@@ -251,7 +249,7 @@ def quote(text: str) -> str:
 
 
 def root() -> str:
-    """Return the root of data and logs: TRIPTYCH_ROOT, else the repository."""
+    """Return the root folder of data and logs: TRIPTYCH_ROOT, or else the repository."""
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
 
 
@@ -266,8 +264,8 @@ def cores() -> int:
 
 
 def check_cores(config: Mapping[str, Any], *keys: str) -> None:
-    """Raise UserError for many more processes or threads than this machine has cores."""
-    most = max(cores(), SIMULATED)
+    """Raise UserError if ``keys`` set far more processes or threads than the machine has cores."""
+    most = max(cores(), ALWAYS_ALLOWED)
     for key in keys:
         if (config.get(key) or 1) > most:
             raise UserError(
@@ -276,12 +274,12 @@ def check_cores(config: Mapping[str, Any], *keys: str) -> None:
 
 
 def threads(cores: int) -> int:
-    """Return the threads of each run: a sweep divides the cores among its runs."""
+    """Return the default number of threads of a run: TRIPTYCH_THREADS, or else ``cores``."""
     return int(os.environ.get("TRIPTYCH_THREADS") or cores)
 
 
 def gpus(accelerator: str, devices: int) -> int | None:
-    """Return the GPUs per node that a SLURM job requests."""
+    """Return the number of GPUs per node that a SLURM job requests, or None."""
     return devices if accelerator in ("gpu", "cuda") else None
 
 

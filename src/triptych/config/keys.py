@@ -1,4 +1,4 @@
-"""Look up a key's declaration in ``schema.py`` or by its class: type, range, unit and role."""
+"""Look up the declaration of a key, in ``schema.py`` or its class: type, range, unit, role."""
 
 import re
 import typing
@@ -28,23 +28,23 @@ from triptych.errors import UserError
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
-OPTIONS = ("_target_", "_partial_", "_convert_")  # the keys of Hydra that are supported
+OPTIONS = ("_target_", "_partial_", "_convert_")  # keys of Hydra's instantiate that a node may have
 MODEL_KEYS = tuple(ModelKeys.__annotations__)  # top-level keys that define the model
 
 
 class Key(NamedTuple):
-    """One key: its type, ``Any`` where none is declared, its role and its default."""
+    """The declaration of a key: its type (``Any`` if undeclared), its role and its default."""
 
     kind: Any = Any
     role: Role = Role.IDENTITY
     default: Any = REQUIRED
 
     def nested(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """Return a nested key of type ``kind``; it inherits the role unless its type names one."""
+        """Return a nested key of type ``kind``, with this key's role unless its type names one."""
         return Key(kind, Key(kind).find_mark(Role) or self.role, default)
 
     def find_mark(self, kind: type[M]) -> M | None:
-        """Return the mark of a class, such as ``Unit``, in the declaration; None if it has none."""
+        """Return the annotation of class ``kind``, such as a ``Unit``; None if there is none."""
         return next(
             (mark for mark in annotated_metadata(self.kind) if isinstance(mark, kind)), None
         )
@@ -59,7 +59,7 @@ class Key(NamedTuple):
 
     @property
     def base(self) -> str:
-        """The class that takes a group's keys if it has no ``_target_``; "" if there is none."""
+        """The class whose arguments a group without ``_target_`` has; "" if there is none."""
         return self.bases[0] if self.bases else ""
 
 
@@ -138,8 +138,8 @@ def declared_members(key: Key, target: str = "") -> dict[str, Key]:
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
     """Return the declaration of a command's dotted key.
 
-    An undeclared key has its group's role, or identity.
-    ``target``: the class whose argument it is, if known; then those that ``configs/`` names there.
+    An undeclared key has its group's role, or identity. ``target`` is the class of the group, if
+    known; then the classes that ``configs/`` names for the group are tried.
     """
     key, parent = Key(COMMANDS[command]), ""
     *groups_above, last = path.replace("/", ".").split(".")
@@ -151,7 +151,7 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
 
 
 def _merged_member(key: Key, name: str, targets: list[str]) -> Key:
-    """Return a key as the first of these classes declares it, or else one with the group's role."""
+    """Return the key as the first of these classes declares it, or else with the group's role."""
     for target in [*targets, ""]:
         member = nested_key(key, name, target)
         if member is not None:
@@ -160,7 +160,7 @@ def _merged_member(key: Key, name: str, targets: list[str]) -> Key:
 
 
 def describe_null(key: str, value: str) -> str:
-    """Return ``value`` as reports show it: "null" by the text of ``Annotated[None, "..."]``."""
+    """Return ``value`` for a report; "null" becomes the text of its ``Annotated[None, "..."]``."""
     if value != "null":
         return value
     for member in alternatives(unwrap(find_key(key).kind)[0]):
@@ -195,7 +195,7 @@ def _allowed_target(target: str, packages: tuple[str, ...]) -> str:
 
 
 def named_classes(dotted_key: str) -> list[str]:
-    """Return the allowed classes that config files name at a dotted key."""
+    """Return the allowed classes that config files name as ``_target_`` at a dotted key."""
     return _named_classes(dotted_key, config_folders(), trusted_packages())
 
 
@@ -233,7 +233,7 @@ class Entry(NamedTuple):
 
 
 def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
-    """Yield every key of a configuration, and those of its groups after each."""
+    """Yield every key of a configuration, and after each group the keys in it."""
     target = allowed_target(str(config.get("_target_") or ""))
     for name, value in config.items():
         if name in OPTIONS:
@@ -247,7 +247,7 @@ def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
 def invalid_values(
     config: Any, group: Key, path: str = "", command: str = "train"
 ) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) of every key at or below ``path`` with a value not allowed."""
+    """Yield (dotted key, error line) for every value at or below ``path`` that is not allowed."""
     for entry in entries(config, group, path):
         line = _value_error(entry.place, entry.key, entry.value, command)
         if line:
@@ -255,7 +255,7 @@ def invalid_values(
 
 
 def _value_error(dotted_key: str, key: Key, value: Any, command: str) -> str:
-    """Return the error line for a value that its declaration does not allow; "" if it does."""
+    """Return the error line for a value; "" if its declaration allows it."""
     if declared_fields(key.kind):
         if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
@@ -276,7 +276,7 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
 
 
 def groups() -> tuple[str, ...]:
-    """Return the groups that every run has."""
+    """Return the config groups that every run has."""
     hints = _type_hints(Train)
     required = [key for key in hints if key in Train.__required_keys__]
     return tuple(key for key in required if _is_group(unwrap(hints[key])[0]))

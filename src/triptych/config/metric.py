@@ -1,4 +1,4 @@
-"""Metrics of samples: name, title, unit, direction and version; importable without torch."""
+"""Describe the metrics of samples: name, title, unit, direction, version; without torch."""
 
 import re
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of samples and its direction; one without direction is never ranked.
+    """The description of a metric of samples.
 
-    ``better`` is the direction: a figure of NEITHER is drawn but not ranked.
-    ``of``: "points", "images", "captions" of images, or "" for a user's own. ``version``: changed
-    with the definition, as figures of two definitions are not to be compared.
+    ``better`` is the direction: a metric with NEITHER is plotted but not ranked. ``of`` is the kind
+    of data: "points", "images", "captions" of images, or "" for a user-supplied metric.
+    ``version`` is increased with the definition, as values of two definitions are not comparable.
     """
 
     name: str
@@ -60,16 +60,16 @@ SAMPLE_METRICS = {
         Metric("class_accuracy", "class accuracy", HIGHER, "images"),
     )
 }
-# The classes that samples are drawn for have a version, too, as metrics of conditional samples
-# depend on them.
+# The choice of classes that samples are drawn for also has a version, as metrics of conditional
+# samples depend on it.
 CLASSES = Metric("classes", "classes that samples are drawn for", version=2)
 MEASURES = {**SAMPLE_METRICS, CLASSES.name: CLASSES}
 
 
 def metric_names(config: Mapping[str, str]) -> list[str]:
-    """Return the names of a run's measures, from its configuration {dotted key: value}.
+    """Return the names of a run's metrics of samples; ``config`` is {dotted key: value}.
 
-    A metric of the user's is named by its class.
+    A user-supplied metric is named by its class.
     """
     measures = [value for key, value in config.items() if TARGET.fullmatch(key)]
     if config.get("measures.n", "0") != "0":
@@ -81,10 +81,10 @@ def metric_names(config: Mapping[str, str]) -> list[str]:
 
 
 def metric_version(metric_name: str) -> int:
-    """Return the current version of a measure; 1 if it declares none.
+    """Return the current version of a metric of samples; 1 if it declares none.
 
-    ``metric_name``: its name, or the path of its class.
-    UserError: the class cannot be imported, or may not be.
+    ``metric_name`` is its name, or the dotted name of its class. Raises UserError if the class is
+    not allowed or cannot be imported.
     """
     if "." in metric_name:
         return int(getattr(import_class(metric_name, "metrics"), "version", 1))

@@ -1,4 +1,4 @@
-"""User packages: which of them are trusted, and where in their code an error was raised."""
+"""Find the trusted user packages, and the place in user code where an error was raised."""
 
 import hashlib
 import inspect
@@ -41,7 +41,7 @@ def is_trusted(name: str) -> bool:
 
 
 def is_user_code(part: object) -> bool:
-    """Return whether a function, or an object's class, is a user's."""
+    """Return whether a function, or the class of an object, is defined in a trusted package."""
     return is_trusted(getattr(part, "__module__", None) or "")
 
 
@@ -108,7 +108,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextmanager
 def reraise_as_user_error(key: str = "") -> Iterator[None]:
-    """Raise each error of a user's code in the block as a UserError that begins with ``key``."""
+    """Convert each error of user code in the block to a UserError that begins with ``key``."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
 """Declare the top-level keys of each command; defaults and comments are in ``configs/``.
 
-A group with a ``_target_`` is described by that class; here stand its ``Base`` and a role for its
-keys.
+The keys of a group with a ``_target_`` are the arguments of that class; this module only declares
+the base class of such a group and the role of its keys.
 """
 
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ from triptych.declare import (
 
 @dataclass(frozen=True)
 class Base:
-    """The base class of a group's ``_target_``, which may be one of ``others`` instead.
+    """The base class of a group's ``_target_``: ``target``, or one of ``others`` as an alternative.
 
-    Without ``_target_``, ``target`` is the class that takes the group's keys.
+    A group without ``_target_`` has the arguments of ``target``.
     """
 
     target: str
     others: tuple[str, ...] = ()
 
 
-Group = dict[str, Any]
+Group = dict[str, Any]  # a group whose keys are the arguments of its class
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
 Repeats = Annotated[int, Ge(1), Le(1_000_000), Unit("draws per item")]
 Threads = Annotated[int, Ge(1), Le(1024), Unit("cores")]
@@ -62,7 +62,7 @@ class _Data(TypedDict):
     batch_size: Annotated[Count, Role.IDENTITY, Unit("items")]
 
 
-class _Network(TypedDict):  # ``denoiser`` and ``model``
+class _Network(TypedDict):  # the groups ``denoiser`` and ``model``
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
@@ -115,10 +115,7 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 
 class Trainer(TypedDict):
-    """Arguments of Lightning's Trainer that may be set.
-
-    ``habits.HABITS`` has the reasons for the others.
-    """
+    """The arguments of Lightning's Trainer that may be set; ``habits.HABITS`` has the others."""
 
     max_steps: Annotated[Count | None, Unit("steps")]
     max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]
@@ -190,7 +187,7 @@ class DrawingKeys(TypedDict):
 
 
 class ModelKeys(TypedDict):
-    """The model, its training and its evaluation: trained=DIR copies these from another run."""
+    """Keys of the model, its training and its evaluation; trained=DIR copies them from a run."""
 
     data: Annotated[_Data, Base("triptych.data.base.DataModule"), Role.DATA]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule")]
@@ -260,7 +257,7 @@ class PaperNode(TypedDict):
 
 
 class Train(ModelKeys, DrawingKeys):
-    """Keys of ``triptych-train``; a run that resumes must have recorded each required group."""
+    """Keys of ``triptych-train``; those without ``NotRequired`` are in every recorded run."""
 
     stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
     augmentation: NotRequired[
@@ -296,7 +293,7 @@ class Train(ModelKeys, DrawingKeys):
     equal_within: Annotated[Positive | None, Unit("the bound's unit"), Role.START]
     force: Annotated[bool, Role.START]
     retry: Annotated[bool, Role.START]
-    # These keys are not recorded with a run: they only set other keys, or the command reads them.
+    # These keys are not recorded with a run: they set other keys, or only the command reads them.
     resume: NotRequired[Annotated[FilePath, Role.START]]
     ablation: NotRequired[Annotated[Any, Role.LABEL]]
     experiment: NotRequired[Annotated[Any, Role.LABEL]]

@@ -1,8 +1,8 @@
-"""Return which arguments a class declares, without importing torch.
+"""Look up the arguments of a class without importing torch.
 
-Our classes and those of torch and Lightning stand in ``signatures.json``, which ``make signatures``
-writes (``docs/signatures.py``); a test fails where it is not current. A class of a package that the
-owner trusts is imported and looked at in the same way.
+``signatures.json`` lists our classes and those of torch and Lightning. ``make signatures`` writes
+it (``docs/signatures.py``), and a test fails if it is out of date. A class of a trusted user
+package is imported and inspected in the same way.
 """
 
 import importlib
@@ -29,7 +29,7 @@ class Argument(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """The arguments of a class, with those that it passes on to its parents."""
+    """The arguments of a class, including those that it passes on to its parents."""
 
     named: dict[str, Argument]
     more: bool  # whether it accepts **kwargs beyond the named arguments
@@ -46,12 +46,12 @@ def read_table() -> dict[str, Any]:
 
 
 def defining_name(target: str) -> str:
-    """Return a listed class's name in its own module, such as ``...sampler.ode.DDIM``."""
+    """Return the name of a listed class in the module that defines it, such as ``...ode.DDIM``."""
     return str(read_table()["aliases"].get(target, target))
 
 
 def is_listed(target: str) -> bool:
-    """Return whether the table has this class, also under the name of a package."""
+    """Return whether the table has this class, perhaps under a name that a package re-exports."""
     return defining_name(target) in read_table()["classes"]
 
 
@@ -66,7 +66,7 @@ def arguments(target: str) -> Arguments | None:
 
 @cache
 def _signature_from_table(name: str) -> Arguments:
-    """Return the entry of a class; its types are written with the names of ``declare``."""
+    """Return the arguments of a listed class, with types evaluated from names in ``declare``."""
     entry = read_table()["classes"][name]
     named = {}
     for argument, kind in entry["kinds"].items():
@@ -89,9 +89,9 @@ def _signature_from_import(target: str) -> Arguments | None:
 
 @cache
 def inspect_class(owner: type) -> Arguments:
-    """Return the arguments of a class, by its signature and those of the parents that it calls.
+    """Return the arguments of a class from its signature and those of the parents that it calls.
 
-    An argument without a declaration of its own has that of the parent's argument of that name.
+    An undeclared argument has the declaration of the parent's argument of the same name.
     """
     named: dict[str, Argument] = {}
     passes_on = True

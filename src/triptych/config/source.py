@@ -1,4 +1,4 @@
-"""Find the files of packages without importing them: modules, and folders of configurations."""
+"""Find files of modules and folders of configurations, without importing packages."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"  # the folder of this clone
 
 
 def module_file(name: str) -> Path | None:
-    """Return the file of a module without importing it."""
+    """Return the file of a module, without importing the module."""
     spec = _top_module_spec(name.partition(".")[0])
     if spec is not None and spec.name == name and spec.origin:
         return Path(spec.origin)
@@ -29,7 +29,7 @@ def module_file(name: str) -> Path | None:
 def module_paths(name: str) -> list[Path]:
     """Return the possible paths of a module, without suffix.
 
-    Only its outermost parent is looked up.
+    Only the top-level package is looked up; the other names are appended as folders.
     """
     top, *rest = name.split(".")
     spec = _top_module_spec(top)
@@ -45,7 +45,7 @@ def _top_module_spec(top: str) -> ModuleSpec | None:
 
 
 def package_config_folders() -> dict[str, Path]:
-    """Return {trusted package: its folder ``configs``} without importing it."""
+    """Return {trusted package: its folder ``configs``}, without importing the packages."""
     return _package_config_folders(trusted_packages(), tuple(sys.path))
 
 
@@ -76,7 +76,7 @@ def group_choices(group: str) -> list[str]:
 
 
 def check_files_are_unique() -> None:
-    """Refuse a config file that two folders have, because one would shadow the other."""
+    """Raise UserError for a config file in two folders, as one would shadow the other."""
     known: dict[str, Path] = {}
     for folder in config_folders():
         for file in sorted(folder.rglob("*.yaml")):

@@ -1,10 +1,10 @@
 """Decide which classes a configuration, which may be untrusted, may name and import.
 
-Accepted is a class that is *defined* in one of the rooms below, under the name that its own file
-gives it; an optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's
-Trainer and the callbacks listed, with plain arguments; and any class defined in a package that the
-owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust =
-["a", "b"]``). No functions, nested names, or what a module merely imports.
+Allowed are classes *defined* in one of ``ROOMS``, by the name in their own module; optimisers of
+``torch.optim`` and schedulers of ``torch.optim.lr_scheduler``; Lightning's classes in ``HOMES``,
+with plain arguments; and classes defined in a package that the owner of this clone trusts
+(``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust = ["a", "b"]``). Functions,
+nested names and names that a module merely imports are refused.
 
 ``check_name`` reads the table of signatures and imports nothing. ``import_class`` imports one
 module, and checks that the object is the class of that name.
@@ -30,7 +30,8 @@ from triptych.errors import UserError
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
 OURS = tuple(f"triptych.{room}." for room in ROOMS)
 LIGHTNINGS = "pytorch_lightning.callbacks."
-HOMES = {  # Lightning's classes that neither write files nor change weights
+# {allowed class of Lightning: its module}; these neither write files nor change weights.
+HOMES = {
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
     f"{LIGHTNINGS}DeviceStatsMonitor": f"{LIGHTNINGS}device_stats_monitor",
     f"{LIGHTNINGS}EarlyStopping": f"{LIGHTNINGS}early_stopping",
@@ -65,7 +66,7 @@ REASONS = {  # {class of torch or Lightning that is not allowed: the reason}
 
 
 def check_name(target: Any, where: str = "") -> str:
-    """Check that the class of that name may be built; return the name, or raise UserError."""
+    """Return ``target`` if a configuration may name this class; otherwise raise UserError."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         shown = ascii(target)[:100]
         raise UserError(f"{_key_prefix(where)}={shown}: must be the dotted name of a class")
@@ -85,9 +86,9 @@ def _is_allowed_target(target: str) -> bool:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """Import the class of that name.
+    """Import the class of this name.
 
-    UserError: it may not be built, or the name leads to another object.
+    Raises UserError if it is not allowed, or if the name refers to something else.
     """
     module, _, name = defining_name(check_name(target, where)).rpartition(".")
     module = HOMES.get(target, module)

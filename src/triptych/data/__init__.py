@@ -1,1 +1,1 @@
-"""Data: fixed splits, in memory or mapped, and an order that is a function of the step."""
+"""Data: fixed splits, in memory or memory-mapped; the order of batches follows from the step."""

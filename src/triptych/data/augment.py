@@ -1,12 +1,12 @@
-"""Augment training images, anew at every step; validation and test images stay as they are.
+"""Augment training images, anew at every step; validation and test images are never augmented.
 
-The bound that a run reports is of the images as they are. What is drawn follows from the seed, the
-step and the place in the *global* batch, so a resumed run and another number of processes change
-the same images.
+So the bound that a run reports is that of original images. Random numbers follow from the seed, the
+step and the position in the *global* batch, so neither a resume nor the number of processes changes
+them.
 
-A model would also draw changed images. It does not if its condition describes what was done to each
-item (``told``), and if it draws items to which nothing was done (Karras et al. 2020, 2022:
-non-leaking augmentation).
+A model that trains on augmented images also draws augmented samples, unless its condition describes
+each item's augmentation (``told``) and samples are drawn with the condition of an original item
+(non-leaking augmentation, Karras et al. 2020, 2022).
 """
 
 import math
@@ -23,18 +23,18 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part, find_par
 from triptych.diffusion.draws import Stream, hash_seed, seeded_generator
 from triptych.errors import UserError
 
-Uniform = Callable[..., Tensor]
+Uniform = Callable[..., Tensor]  # shape of one item -> uniform random numbers (B, *shape)
 
 
 class Augmentation:
-    """``augmentation(x, uniform)`` -> changed x (B, C, H, W).
+    """Base class: ``augmentation(x, uniform)`` returns augmented images x (B, C, H, W).
 
-    ``uniform()`` draws (B,) numbers in [0, 1), ``uniform(*shape)`` (B, *shape).
+    ``uniform(*shape)`` draws numbers in [0, 1) of shape (B, *shape).
 
     Attributes:
-        part: the part of the condition that is changed in place of the item, None: the item.
-        told: whether what was done is a part of the network's condition.
-        numbers: of that part, each in [-1, 1], all 0 for an item as it is.
+        part: the condition part to augment in place of the item; None: augment the item.
+        told: whether the network's condition describes the augmentation of each item.
+        numbers: how many numbers describe it, each in [-1, 1]; all are 0 for an original item.
     """
 
     part: str | None = None
@@ -44,9 +44,9 @@ class Augmentation:
         return self.apply(x, uniform)[0]
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-        """Return changed x, and the numbers (B, numbers) that describe the change.
+        """Return augmented x, and the numbers (B, numbers) that describe its augmentation.
 
-        Only a class that can be ``told`` needs it.
+        A class that cannot be ``told`` may define ``__call__`` instead.
         """
         raise NotImplementedError("apply() is not defined")
 
@@ -55,7 +55,7 @@ class Augmentation:
 class Flip(Augmentation):
     """Exchange left and right with probability ``p``.
 
-    ``told``: 1 for such an item.
+    If ``told``, the condition is 1 for a flipped item.
     """
 
     numbers = 1
@@ -70,10 +70,10 @@ class Flip(Augmentation):
 
 @declared("augmentation.crop")
 class Crop(Augmentation):
-    """Move an image by up to ``padding`` pixels in each direction, with probability ``p``.
+    """Shift an image by up to ``padding`` pixels in each direction, with probability ``p``.
 
-    The border is mirrored.
-    ``told``: by how much, in paddings down and to the right.
+    The border is filled by reflection. If ``told``, the condition is the shift down and to the
+    right, as fractions of ``padding``.
     """
 
     numbers = 2
@@ -102,16 +102,16 @@ class Crop(Augmentation):
 
 @declared("augmentation.low")
 class ConditioningNoise(Augmentation):
-    r"""Noise an image of the condition, and give the condition the noise level.
+    r"""Add noise to an image of the condition, and add the noise level to the condition.
 
-    At the level s, z = cos(pi s / 2) low + sin(pi s / 2) eps. A stage that was trained on noised
+    At the level s, z = cos(pi s / 2) low + sin(pi s / 2) eps. A stage that was trained on noisy
     images tolerates the errors of the stage before it (Ho et al. 2022, cascades, sec. 4,
     "conditioning augmentation"; Saharia et al. 2022, Imagen, sec. 2.4). The bound is at s = 0.
 
     Args:
-        part: the part of the condition, an image.
-        p: probability that an item's image is noised, by s uniform in (0, most].
-        most: the largest s; 1 is noise alone.
+        part: name of the condition part, an image.
+        p: probability that an item's image gets noise, with s uniform in (0, most].
+        most: the largest s; at 1 nothing but noise is left.
     """
 
     told, numbers = True, 1
@@ -124,11 +124,11 @@ class ConditioningNoise(Augmentation):
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         level = torch.where(uniform() < self.p, self.most * (1 - uniform()), 0.0)
         u = uniform(*x.shape[1:]).clamp(2**-25, 1 - 2**-24)  # the quantiles at 0 and 1 are infinite
-        return self.at(x, level, math.sqrt(2) * torch.erfinv(2 * u - 1)), level.unsqueeze(1)
+        return self.add_noise(x, level, math.sqrt(2) * torch.erfinv(2 * u - 1)), level.unsqueeze(1)
 
     @staticmethod
-    def at(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
-        """Noise x (B, C, H, W) to levels s (B,): z = cos(pi s / 2) x + sin(pi s / 2) eps."""
+    def add_noise(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
+        """Return x (B, C, H, W) at noise levels s (B,): z = cos(pi s / 2) x + sin(pi s / 2) eps."""
         angle = (math.pi / 2 * level).view(-1, 1, 1, 1)
         return angle.cos() * x + angle.sin() * eps
 
@@ -136,9 +136,9 @@ class ConditioningNoise(Augmentation):
 def augment_batch(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``.
+    """Apply the augmentations ``steps`` in turn to a training batch and its condition.
 
-    If a step is ``told``, the condition describes what was done to each item.
+    Those that are ``told`` add their description of each item to the condition.
     """
     part_seed = hash_seed(seed, Stream.PART_AUGMENTATION)
     all_numbers = []
@@ -164,7 +164,7 @@ def augment_batch(
 
 
 def group_by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation]]:
-    """Group changes by the part of the condition that they change; None: the item itself."""
+    """Group augmentations by the condition part that they change; None stands for the item."""
     groups: dict[str | None, list[Augmentation]] = {}
     for change in steps:
         groups.setdefault(change.part, []).append(change)
@@ -174,10 +174,10 @@ def group_by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmen
 def augment(
     x: Tensor, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Augment images by all ``steps`` in turn; return them with the numbers of what was done.
+    """Apply the augmentations ``steps`` in turn; return images and their descriptions.
 
-    ``x`` (B, C, H, W): this process's share of the batch of ``step``. The numbers (B, numbers)
-    are of the steps that are ``told``.
+    ``x`` (B, C, H, W) is this process's share of the global batch of ``step``. The description
+    (B, numbers) joins the numbers of those that are ``told``.
     """
     generator = seeded_generator(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
@@ -196,9 +196,9 @@ def augment(
 
 
 def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
-    """Return the condition's part "augmentation", (numbers,), when ``part`` alone was noised.
+    """Return the condition part "augmentation", (numbers,), of an item with noise in ``part`` only.
 
-    ``level``: to which level.
+    ``level`` is the noise level.
     """
     numbers = [torch.zeros(0)]
     for changes in group_by_part(steps).values():
@@ -212,6 +212,6 @@ def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: flo
     return torch.cat(numbers)
 
 
-def n_condition_numbers(steps: Sequence[Augmentation]) -> int:
-    """Count the numbers with which a condition describes what was done to an item."""
+def count_condition_numbers(steps: Sequence[Augmentation]) -> int:
+    """Return the size of the condition part "augmentation", which describes an item's changes."""
     return sum(change.numbers for change in steps if change.told)

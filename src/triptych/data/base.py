@@ -24,7 +24,7 @@ from triptych.errors import DataError as DataError
 def select_splits(
     values: Tensor, labels: Tensor, rows_by_split: Mapping[str, np.ndarray], levels: int | None
 ) -> dict[str, Split]:
-    """Return {name: Split} of rows ``rows_by_split[name]`` of values (n, *shape), labels (n,)."""
+    """Return {name: Split}: the rows ``rows_by_split[name]`` of values (n, *shape), labels (n,)."""
     return {
         n: Split(values[rows], Condition(label=labels[rows]), levels)
         for n, rows in rows_by_split.items()
@@ -32,9 +32,9 @@ def select_splits(
 
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split the permuted `pool` into (train, val): validation gets the last `val_size` items.
+    """Split the indices `pool` into (train, val); validation gets the last `val_size`.
 
-    DataError: nothing is left to train on.
+    Raises DataError if nothing is left to train on.
     """
     check_val_size(val_size, len(pool))
     train = len(pool) - val_size
@@ -43,15 +43,15 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @declared("data", DataError)
 class DataModule(pl.LightningDataModule, ABC):
-    """Fixed splits, batches in an order that follows from (seed, step).
+    """Base class of data: fixed splits, and batches in an order that follows from (seed, step).
 
     A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and
-    defines `load`; one with conditions other than labels gives `conditions` too. largest: how far
-    from 0 values of a density may lie, as noise schedules are made for about 1. batch_size is
-    global, shared among the processes; eval_batch_size is each process's own; num_workers: threads
-    that decode image files in setup, and so many training batches are prepared ahead; 0: in the
-    thread that trains. pin_memory: batches in page-locked memory, where there is a GPU to copy to.
-    class_names may be set in `load`. DataError on bad sizes.
+    defines `load`; with conditions other than labels it also defines `conditions`. largest: maximum
+    magnitude of continuous values, as noise schedules assume about 1. batch_size is the global
+    batch, shared among the processes; eval_batch_size is that of each process. num_workers: number
+    of threads that decode image files in `setup`, and of training batches prepared ahead; with 0
+    the training thread does both. pin_memory: put batches into page-locked memory if there is a
+    GPU. class_names may be set in `load`. Raises DataError for sizes that do not fit.
     """
 
     name: str
@@ -60,11 +60,12 @@ class DataModule(pl.LightningDataModule, ABC):
     num_classes: int = 0
     largest: float = 100.0
     class_names: Sequence[str] = ()  # names of the classes, if they have names
-    computed: tuple[str, ...] = ()  # parts of conditions that a network computes, see `encoders`
-    download: bool = False  # whether missing files are fetched
+    computed: tuple[str, ...] = ()  # condition parts that a network computes, see `encoders`
+    download: bool = False  # whether to download missing files
     embedder: Any = None  # a ``captions.Embedder``, for data that have one
     shown: str = "test"  # the split whose items are shown next to samples; "val" with test=false
-    known_as: str | None = None  # condition part of later stages that these items provide
+    # For data of a cascade's stage: the condition part as which later stages get its items.
+    known_as: str | None = None
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.splits: dict[str, Split] = {}
-        self.numbers: dict[str, Tensor] = {}  # a hash of each item, by split; see ``remember``
+        self.numbers: dict[str, Tensor] = {}  # {split: a hash of each item}; see ``remember``
         self.augmentations: list[Augmentation] = []  # applied only to training batches
         # Splits are not padded, so a rank may have no item of a very small split.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -94,13 +95,13 @@ class DataModule(pl.LightningDataModule, ABC):
         """Fill `splits` once, whatever the stage."""
         if self.splits:
             return
-        if self.trainer is None:  # otherwise Lightning has called it
+        if self.trainer is None:  # otherwise Lightning has called ``prepare_data``
             self.prepare_data()
         self.splits = self.load()
 
     @property
     def description(self) -> str:
-        """Name, classes, size of an item and splits, in one line; after ``setup``."""
+        """One line with name, classes, size of an item and splits; available after ``setup``."""
         facts = [self.name]
         if self.num_classes:
             facts.append(f"{self.num_classes} classes{self._first_class_names()}")
@@ -127,10 +128,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """Names of the encoders that turn texts and images into conditions.
-
-        The stages of a cascade have the same.
-        """
+        """Names of the encoders of texts and images; all stages of a cascade need the same."""
         return ()
 
     def as_condition(self, x: Tensor) -> Tensor:
@@ -155,20 +153,20 @@ class DataModule(pl.LightningDataModule, ABC):
         )
 
     def formula(self) -> dict[str, Any] | None:
-        """Return the settings of the formula that draws the items; None if they are from files.
+        """Return the settings of the formula that draws synthetic items; None for other data.
 
-        Seeds and sizes are left out. The settings identify the data in place of the values, because
-        the last digits of the values differ between machines.
+        Seeds and sizes are left out. The settings identify the data in place of the values, whose
+        last digits differ between machines.
         """
         return None
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """The true distribution, where it is known."""
+        """The true distribution if it is known, else None."""
         return None
 
     def train_dataloader(self) -> TrainLoader:
-        """Return an endless loader of training batches that goes on where the trainer stopped."""
+        """Return an endless loader of training batches, from the trainer's current step on."""
         rank, world = rank_world()
         train = self.splits["train"]
         order = TrainOrder(len(train), self.batch_size, self.seed)
@@ -193,13 +191,13 @@ class DataModule(pl.LightningDataModule, ABC):
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
         """Return a loader that visits each item of a split once over all ranks.
 
-        `limit`: it visits that many first items alone.
+        With `limit` it visits only the first `limit` items.
         """
         split, numbers = self.splits[split_name], self.numbers.get(split_name)
         return EvalLoader(split, self.eval_batch_size, limit, self.pin_memory, split_name, numbers)
 
     def remember(self) -> None:
-        """Record a number for each evaluated item, so that ``EvalLoader`` detects changes."""
+        """Record a hash of each evaluated item, so that ``EvalLoader`` detects changed items."""
         limits = {name: len(split) for name, split in self.splits.items()}
         limits["train"] = min(limits["train"], limits["test"])
         for name, limit in limits.items():
@@ -214,9 +212,10 @@ class DataModule(pl.LightningDataModule, ABC):
 
 
 class OfficialData(DataModule):
-    """Test: the official one. Validation: the last `val_size` of the official training set.
+    """Base class of data with an official test set; validation is split off the training set.
 
-    Both are permuted by RandomState(0) first, so that any first few are a fair sample.
+    Both official sets are first permuted by RandomState(0), so the first items of a split are a
+    random sample. Validation gets the last `val_size` training items.
     """
 
     levels = 256
@@ -242,10 +241,10 @@ class OfficialData(DataModule):
 
 
 class SyntheticData(DataModule):
-    """Items that a formula draws, by default points (d,).
+    """Base class of data that a formula draws, by default points (d,).
 
-    Each split has a seed of its own, which follows from data_seed.
-    So the test set stays the same whatever the run's seed and the other sizes are.
+    Each split has its own seed, which follows from data_seed. So the test set does not depend on
+    the run's seed or on the sizes of the other splits.
     """
 
     def __init__(

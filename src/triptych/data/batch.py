@@ -11,15 +11,16 @@ from triptych.diffusion.condition import Condition
 
 
 class Batch(NamedTuple):
-    """Items as a model gets them.
+    """The input of a model: B items with their conditions.
 
-    x (B, *shape) float32, in [-1, 1] or on the data's scale; condition of B items or None; index
-    (B,).
+    x (B, *shape) float32: in [-1, 1] for discrete data, else in the data's own units. condition: of
+    the B items, or None. index (B,): positions of the items in their split.
     """
 
     x: Tensor
     condition: Condition | None
-    index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
+    # Evaluation noise follows from the index. It replaces the method tuple.index.
+    index: Tensor  # type: ignore[assignment]
 
     def pin(self) -> "Batch":
         """Return the batch in page-locked memory, which copies faster to a GPU."""
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
         return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
 
     def numbers(self) -> Tensor:
-        """Return a number that identifies each item and its condition, int64 (B,)."""
+        """Hash each item with its condition to one number, int64 (B,)."""
         tensors = [self.x]
         if self.condition is not None:
             tensors += self.condition.tensors()
@@ -47,7 +48,7 @@ def to_unit(k: Tensor, levels: int) -> Tensor:
 
 
 def to_level(x: Tensor, levels: int) -> Tensor:
-    """Return the number, int64 in 0 .. levels-1, of the level nearest to x; any shape."""
+    """Return the number (int64, 0 .. levels-1) of the level nearest to x in [-1, 1]; any shape."""
     return ((x.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()
 
 
@@ -56,10 +57,10 @@ class Split:
     """The items of a split, with their conditions.
 
     values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32.
-    condition: of n items.
-    digests: a number that identifies each item, int64 (n,), if the reader has it already.
+    condition: of the n items, or None.
+    digests: a hash of each item, int64 (n,), if it was computed when the files were read.
     groups: a number for each item, int64 (n,), equal for items that belong together, such as those
-    of one patient. Errors are then over groups; None: items are taken as independent.
+    of one patient. Standard errors are then over groups; None: items are taken as independent.
     """
 
     values: Tensor | MappedRows
@@ -79,7 +80,7 @@ class Split:
         return len(self.values)
 
     def batch(self, index: Tensor) -> Batch:
-        """Return the items at `index` (B,), scaled as Batch says."""
+        """Return the items at positions `index` (B,), scaled as `Batch` describes."""
         values = self.values[index]
         x = values.float() if self.levels is None else to_unit(values, self.levels)
         condition = None if self.condition is None else self.condition[index]

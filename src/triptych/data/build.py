@@ -1,8 +1,8 @@
 """Build data from a configuration, check what a data set must hold, and fingerprint it.
 
-The fingerprint follows from the contents as a model sees them, or from the formula that draws
-them. Neither path nor time enters, so a copy elsewhere is the same data. It takes 0.2 s for
-60,000 images of 28 x 28.
+The fingerprint is a hash of the values that a model sees, or of the formula that draws them. It
+does not depend on paths or file times, so a copy elsewhere counts as the same data. It takes 0.2 s
+for 60,000 images of 28 x 28.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from triptych.records import Config, Entries
 SPLITS = ("train", "val", "test")
 CHUNK = 4096  # number of items that are checked at once
 DIGESTED = 1024  # number of items in memory at once while hashing
-HELD_OUT = ("val", "test")
+HELD_OUT = ("val", "test")  # splits without training items
 
 
 def build_data(config: Config, download: bool = True) -> DataModule:
@@ -42,7 +42,7 @@ def build_data(config: Config, download: bool = True) -> DataModule:
         if node:
             data.augmentations.append(build(node, f"augmentation.{name}"))
     if not download:
-        data.download = False  # an untrusted configuration must not choose where files are written
+        data.download = False  # an untrusted configuration must not decide where files are written
     with reraise_as_user_error("data"):
         data.setup()
     check_splits_match_declaration(data)
@@ -88,7 +88,7 @@ def _check_conditions(data: DataModule, name: str, split: Split) -> None:
         _check_shape(data, f"{name}: {part_name}", part.value, (len(split), *kind.shape))
         if isinstance(kind, Labels):
             present = part.value if part.present is None else part.value[part.present]
-            # No torch.uint8: embeddings refuse it, and torch reads it as a mask where it indexes.
+            # Refuse uint8: embeddings do not accept it, and indexing takes it for a mask.
             _check_whole_numbers(
                 data, f"{name}: {part_name}", present, kind.classes, (torch.int64,)
             )
@@ -154,14 +154,15 @@ def _check_numbers(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of loaded data.
+    """Digests that identify loaded data.
 
-    data: of the items in any order and of the test set; two bounds may be compared if it is equal.
-    split: of the items of each split, in their order; a run may resume if it is equal.
-    n: number of items in each split.
-    items: for each split, int64 (n,), a number for each item; {} for data that a formula draws.
-    about: for people, and not part of the data's identity: "description"; "classes", their names;
-    "shared", how many items of each held-out split are also in train.
+    data: digest of all items in any order, and of the test set. Bounds of two runs may be compared
+        if it is equal.
+    split: digest of each split's items in their order. A run may resume if it is equal.
+    n: {split: number of items}.
+    items: {split: a hash of each item, int64 (n,)}; {} for data that a formula draws.
+    metadata: information for people, not part of the identity: "description"; "classes", their
+        names; "shared", how many items of each held-out split are also in train.
     """
 
     data: str
@@ -171,7 +172,7 @@ class Fingerprint:
     metadata: Entries = field(default_factory=dict)
 
     def as_entries(self) -> Entries:
-        """Return the fingerprint as recorded in ``summary.json``, without the numbers of items."""
+        """Return the fingerprint as recorded in ``summary.json``, without the hashes of items."""
         return {"fingerprint": self.data, "split": self.split, "n": self.n, **self.metadata}
 
 
@@ -204,7 +205,7 @@ def fingerprint(data: DataModule) -> Fingerprint:
 
 
 def _data_kind(data: DataModule) -> list[Any]:
-    """Return what identifies the kind of items, with the groups of test items."""
+    """Return what the fingerprint depends on besides the items: shape, conditions, test groups."""
     facts: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
     kinds = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
     groups = data.splits["test"].groups
@@ -229,7 +230,7 @@ def _count_shared_with_train(items: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _item_rows(data: DataModule, name: str, items: Tensor) -> np.ndarray:
-    """Return a row of numbers for each item of a split and its condition, (n, columns) int64."""
+    """Return a row of hashes for each item of a split with its condition, (n, columns) int64."""
     split = data.splits[name]
     columns = [items.numpy(), _label_column(split)]
     for part_name in data.conditions:
@@ -246,7 +247,7 @@ def _label_column(split: Split) -> np.ndarray:
 
 
 def _part_columns(split: Split, name: str) -> list[np.ndarray]:
-    """Return numbers for a part's values, for its presence in each item, and for its mask."""
+    """Return columns of hashes: of a condition part's values, of its presence and of its mask."""
     assert split.condition is not None
     part = split.condition.parts[name]
     mask = torch.ones(len(split), 0) if part.mask is None else part.mask
@@ -268,7 +269,7 @@ def _sorted_rows(rows: np.ndarray) -> np.ndarray:
 def leakage_warnings(facts: Entries) -> list[str]:
     """Return a warning for each held-out split that shares items with train.
 
-    ``facts``: as ``Fingerprint.as_entries`` returns.
+    ``facts``: the entries that ``Fingerprint.as_entries`` returns.
     """
     return [
         (
@@ -280,7 +281,7 @@ def leakage_warnings(facts: Entries) -> list[str]:
 
 
 def _hash_items(values: Tensor | MappedRows) -> Tensor:
-    """Return a number for each item, (n,) int64."""
+    """Hash each item to a number, (n,) int64."""
     n = len(values)
     parts = (
         values[start : start + DIGESTED].contiguous().numpy() for start in range(0, n, DIGESTED)

@@ -28,10 +28,7 @@ def cache_folder() -> Path:
 
 
 class MappedRows:
-    """Rows of an array (N, *shape) on disk, in their own ``order`` (n,).
-
-    Indexing copies them.
-    """
+    """The rows ``order`` (n,) of an array (N, *shape) on disk; indexing reads them into memory."""
 
     def __init__(self, array: np.ndarray, order: np.ndarray) -> None:
         self.array, self.order = array, order
@@ -50,9 +47,9 @@ class MappedRows:
 
 
 def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
-    """Return the cache's name for the decoded ``files`` under ``top``.
+    """Return the name under which the decoded ``files`` in ``top`` are cached.
 
-    It changes if a file is changed or moved.
+    It is different after a file was changed or moved.
     """
     name = hashlib.blake2b(
         json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12
@@ -67,10 +64,10 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
 def cached_images(
     folder: Path, name: str, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, Tensor]:
-    """Return the images (n, *shape) uint8, memory-mapped, that ``folder`` caches under ``name``.
+    """Return the cached images ``name`` of ``folder``, memory-mapped (n, *shape) uint8, and hashes.
 
-    The second result is a number for each image, int64 (n,). Without such a file, ``images`` are
-    decoded and written first. StorageError: it cannot be written.
+    The second result is a hash of each image, int64 (n,). If the file does not exist, ``images``
+    are decoded and written first. Raises StorageError if it cannot be written.
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
@@ -92,9 +89,9 @@ def cached_images(
 def cached_arrays(
     folder: Path, name: str, compute: Callable[[], Sequence[np.ndarray]]
 ) -> list[np.ndarray]:
-    """Return the arrays that ``folder`` caches under ``name``; without them call ``compute`` first.
+    """Return the cached arrays ``name`` of ``folder``; call ``compute`` if there are none.
 
-    StorageError: they cannot be written.
+    Raises StorageError if they cannot be written.
     """
     file = folder / f"{name}.npz"
     if not file.exists():

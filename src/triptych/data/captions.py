@@ -31,17 +31,20 @@ FILE = "encoder.pt"  # the encoder's file in the directory of a run of model=con
 ROWS = 512  # number of items that are embedded at once
 # Parts of a condition: the embeddings of an image and of its caption, and the caption's tokens.
 IMAGE, CAPTION, TEXT = "embedding", "text_embedding", "text"
-MOST = 2**16  # maximum number of bytes of a caption's file
+MAX_CAPTION = 2**16  # maximum number of bytes of a caption's file
 
 
 class Embedder:
-    """The two towers of a contrastive run, with the weights that were evaluated, on the CPU.
+    """The image and text encoders of a contrastive run, with the reported weights, on the CPU.
 
     Args:
         path: the run's directory, or its file ``encoder.pt``. The file may be untrusted: it is read
-            as plain data, a configuration must be allowed to name its class, and its weights take
-            no more memory than the file. DataError: there is no such file, or it holds no encoder.
-        key: the key that names the path, for messages.
+            as plain data, its class must be one that a configuration may name, and its weights take
+            no more memory than the file.
+        key: the configuration key of the path, for error messages.
+
+    Raises:
+        DataError: there is no such file, or it contains no encoder.
     """
 
     def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:
@@ -119,10 +122,11 @@ def project_to_sphere(embedding: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
-    """Interpolate spherically between embeddings a and b, (n, d) each, with the shares t (n,) of b.
+    """Interpolate spherically between embeddings a and b (n, d), from a at t = 0 to b at t = 1.
 
-    sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022,
-    sec. 3.2), for a and b of one length; the straight line where they point the same way.
+    ``fraction`` is t (n,). The result is sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b with the
+    angle w between a and b, which have equal lengths (Ramesh et al. 2022, sec. 3.2). It is linear
+    if they point in the same direction.
     """
     angle = torch.cosine_similarity(a, b, dim=1).clamp(-1, 1).arccos().unsqueeze(1)
     fraction = fraction.unsqueeze(1)
@@ -134,19 +138,18 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
 
 
 class Captioned(DataModule):
-    """A base class of data with captions, which become the part "text" of conditions.
+    """Base class of data with captions, whose tokens are the part "text" of the conditions.
 
-    Conditions keep their other parts.
-    A subclass loads its splits and hands them, with their captions, to ``add_captions``.
+    A subclass loads its splits and passes them, with their captions, to ``add_captions``.
 
     Args:
-        encoder: of captions and prompts.
-        embeddings: a run of model=contrastive: conditions then have the vectors "embedding", of the
-            image, and "text_embedding", of the caption.
+        encoder: the text encoder of captions and prompts.
+        embeddings: a run of model=contrastive. Conditions then also have the vectors "embedding",
+            of the image, and "text_embedding", of the caption.
 
     Attributes:
-        captions: split -> the caption of each item, after ``setup``.
-        attribute_names: what a caption may say of a picture; a class is one value of each.
+        captions: {split: the caption of each item}, after ``setup``.
+        attribute_names: the attributes that a caption may name; a class has one value of each.
     """
 
     attribute_names: tuple[str, ...] = ("class",)
@@ -190,9 +193,9 @@ class Captioned(DataModule):
         Tokens are held in memory once for each distinct caption.
 
         Args:
-            what: a caption is, for the DataError of one that the encoder refuses.
-            known: further texts whose words a prompt may have.
-            whole: the images that embeddings are of; None: those of ``splits``.
+            error_key: begins the DataError for a caption that the encoder refuses.
+            further_texts: texts with words that prompts may use, besides those of the captions.
+            whole: splits with the images to embed; None: those of ``splits``.
         """
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
@@ -230,11 +233,11 @@ class Captioned(DataModule):
         return Condition(**parts)
 
     def attributes(self, label: Tensor) -> Tensor:
-        """Return the attributes (n, A) of classes (n,), as whole numbers."""
+        """Return the attribute values (n, A) of classes (n,), as whole numbers."""
         return label.unsqueeze(1)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        """Return the attributes (n, A) that captions of the data name, -1 for those left open."""
+        """Return the attribute values (n, A) that captions name; -1 for those left open."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
             if split.labels is None:
@@ -271,9 +274,9 @@ class DigitsCaptioned(Captioned, Digits):
 
 
 class CaptionedFolder(Captioned, ImageFolder):
-    """Images under root, each with a text file of the same name: ``red.png`` and ``red.txt``.
+    """Images under root, each with its caption in a text file: ``red.png`` and ``red.txt``.
 
-    DataError: an image without such a file, or a file that cannot be read as UTF-8 or is empty.
+    Raises DataError for a missing or empty caption file, or one that is not UTF-8.
     """
 
     name = "captioned_folder"
@@ -291,11 +294,11 @@ def read_caption(image: Path) -> str:
     file = image.with_suffix(".txt")
     try:
         with open_regular(file) as stream:
-            text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
+            text = " ".join(stream.read(MAX_CAPTION + 1).decode("utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
-    if not 0 < len(text) <= MOST:
+    if not 0 < len(text) <= MAX_CAPTION:
         raise DataError(
-            f"data.root: {file} has {len(text)} characters; a caption must have 1 to {MOST}"
+            f"data.root: {file} has {len(text)} characters; a caption must have 1 to {MAX_CAPTION}"
         )
     return text

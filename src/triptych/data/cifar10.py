@@ -5,13 +5,14 @@ import torch
 
 from triptych.data.base import OfficialData
 from triptych.data.batch import Split
-from triptych.data.source import check_cifar, torchvision_refusals
+from triptych.data.source import check_cifar, convert_torchvision_errors
 
 
 class Cifar10(OfficialData):
-    """32 x 32 in colour, 256 levels, 10 classes.
+    """CIFAR-10: 32 x 32 pixels in colour, 256 levels, 10 classes.
 
-    root holds `cifar-10-batches-py`; download=true fetches it. DataError if it is missing.
+    root contains `cifar-10-batches-py`; download=true downloads it. Raises DataError if it is
+    missing.
     """
 
     name = "cifar10"
@@ -30,7 +31,7 @@ class Cifar10(OfficialData):
         """Read (images (n, 3, 32, 32) uint8, labels (n,) int64) of one official part."""
         from torchvision import datasets
 
-        with torchvision_refusals(self.root):
+        with convert_torchvision_errors(self.root):
             part = datasets.CIFAR10(self.root, train=train, download=download)
         images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
         return torch.from_numpy(images), torch.tensor(part.targets)

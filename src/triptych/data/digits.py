@@ -11,7 +11,7 @@ from triptych.data.base import DataError, DataModule, hold_out, select_splits
 from triptych.data.batch import Split
 from triptych.declare import Ge, Le, Role, Unit
 
-TEST = 297
+N_TEST = 297  # number of test items
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -33,9 +33,8 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 class Digits(DataModule):
     """Handwritten digits of 8 x 8 pixels, with 17 grey levels and 10 classes.
 
-    In the order of RandomState(0): 1350 train, 150 validation, 297 test.
-    val_size (0 .. 1499) is taken from the end of the first 1500; 0 trains on all of them. The test
-    set stays.
+    They are permuted by RandomState(0): by default 1350 for training, 150 for validation, and the
+    last 297 for the test. Validation gets the last val_size (0 .. 1499) of the first 1500.
     """
 
     name = "digits"
@@ -54,6 +53,6 @@ class Digits(DataModule):
     def load(self) -> dict[str, Split]:
         values, labels = read_digits()
         order = np.random.RandomState(0).permutation(len(values))
-        train, val = hold_out(order[:-TEST], self.val_size)
-        parts = {"train": train, "val": val, "test": order[-TEST:]}
+        train, val = hold_out(order[:-N_TEST], self.val_size)
+        parts = {"train": train, "val": val, "test": order[-N_TEST:]}
         return select_splits(torch.from_numpy(values), torch.from_numpy(labels), parts, self.levels)

@@ -30,8 +30,8 @@ Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit below
 def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:
     """Read an image as (channels, size, size) uint8, upright, scaled and cropped to a square.
 
-    The shorter side is scaled to `size`, and the centre is cut out.
-    16 bits a channel are scaled to 8. What is transparent lies over the grey level `background`.
+    The shorter side is scaled to `size`, and the centre is cut out. 16-bit channels are scaled to 8
+    bits. Transparent pixels are blended with the grey level `background`.
     """
     try:
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
@@ -47,7 +47,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
         values = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.BICUBIC))
     except UserError:
         raise
-    except Exception as error:  # Pillow's decoders raise a dozen kinds
+    except Exception as error:  # Pillow's decoders raise a dozen exception types
         problem = f"cannot read the image {file}: {type(error).__name__}: {error}"
         raise DataError(f"data.root: {problem}") from error
     if channels == 1:
@@ -88,16 +88,17 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
 class ImageFolder(DataModule):
-    """Images under root, 256 levels, decoded once.
+    """A folder of images with 256 levels, which are decoded once and cached.
 
-    Folders give splits and classes: ``layout.read_layout``. Without folders of splits, a hash of an
-    image's path under root and of data_seed decides its split. So images that are added or removed
-    do not move others, and fractions are met on average. A split is in the hash's order.
+    Subfolders determine splits and classes, see ``layout.read_layout``. Without folders of splits,
+    a hash of an image's path under root and of data_seed decides its split. So adding or removing
+    images does not move others, and fractions are met on average. The items of a split are in the
+    order of the hash.
 
     num_classes is known after setup, which reads the folder. num_workers threads decode the images
-    into a file that all later runs map (``data.cache``).
+    into a file that later runs map into memory (``data.cache``).
 
-    DataError: there is no folder, it has no images, or a file is no image.
+    Raises DataError if there is no folder, if it has no images, or if a file cannot be decoded.
     """
 
     name = "folder"
@@ -154,9 +155,9 @@ class ImageFolder(DataModule):
         """
 
     def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
-        """Yield each of `files` decoded, `shape` uint8, with a progress bar.
+        """Yield the decoded images of `files`, uint8 of `shape`, and show a progress bar.
 
-        The bar appears once the first is drawn.
+        The bar appears when the first image is requested.
         """
         channels, size, _ = self.shape
         rank, _ = rank_world()

@@ -1,6 +1,6 @@
-"""The embeddings of the images of other data, as points of a density.
+"""Embeddings of the images of another data set, as data points.
 
-The prior of DALL-E 2 draws such points.
+They are the data of a prior as in DALL-E 2, a diffusion model that draws image embeddings.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from triptych.diffusion.condition import Condition, Kind
 
 
 class ImageEmbeddings(DataModule):
-    """x (d,): the embedding, sqrt(d) times a unit vector, of each image of ``base``.
+    """The embeddings (d,) of the images of ``base``, each sqrt(d) times a unit vector.
 
-    Items, splits, order and conditions are those of the captioned ``base`` with the same
-    ``embeddings``, a run of model=contrastive; "embedding" is no condition here.
+    ``embeddings`` is a run of model=contrastive. Items, splits, order and conditions are those of
+    the captioned data ``base`` with these embeddings, without the condition "embedding".
     """
 
     name = "image_embeddings"

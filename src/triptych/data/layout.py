@@ -1,8 +1,8 @@
-"""List an image folder: its splits, its classes and files that cannot be used, without torch.
+"""Find the images, splits and classes of an image folder, without torch.
 
-Top folders that are named as splits are splits, in the words of Hugging Face's imagefolder
-(datasets, ``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else
-two or more top folders are classes, and a hash of each image's path splits them.
+Top folders that are named as splits are splits; the names are those of Hugging Face's imagefolder
+(datasets, ``data_files.py``). The folders in them are classes, as in torchvision's ``ImageFolder``.
+Otherwise two or more top folders are classes, and a hash of each image's path decides its split.
 """
 
 import hashlib
@@ -17,26 +17,25 @@ import numpy as np
 from triptych.errors import DataError
 from triptych.files import walk
 
-SPLITS = {
+SPLITS = {  # {split: names of its folder}
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT_BY_FOLDER_NAME = {word: split for split, words in SPLITS.items() for word in words}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 FOREIGN = ("__MACOSX", "@eaDir")  # folders that archives and file servers add
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Images under a root.
+    """The images of a folder, with their splits and classes.
 
     Attributes:
-        files: relative to the root, sorted.
-        splits: of each file, "train", "val" or "test" by its top folder; "" where a hash is to
-            decide.
-        classes: sorted names, over all splits; empty: no labels.
-        labels: of each file, its place in ``classes``; empty without classes.
+        files: paths relative to the folder, sorted.
+        splits: the split of each file, by its top folder; "" if the hash decides.
+        classes: sorted names of the classes in all splits; empty if there are none.
+        labels: the index in ``classes`` of each file's class; empty without classes.
     """
 
     files: list[Path]
@@ -81,8 +80,9 @@ def check_folder(root: Path) -> None:
 def read_layout(root: Path) -> Layout:
     """Return the images under ``root`` with their splits and classes, by the names of folders.
 
-    DataError: no images; a folder named as a split beside others that are none, or without a train;
-    images both in class folders and beside them.
+    Raises:
+        DataError: there are no images; only some of the top folders are named as splits, or none is
+            "train"; or images lie both in class folders and beside them.
     """
     check_folder(root)
     key = f"data.root={str(root)!r}"
@@ -108,12 +108,12 @@ def read_layout(root: Path) -> Layout:
 
 
 def _split_named_by_folder(file: Path) -> str:
-    """Return the split after which a file's top folder is named; "" for none."""
-    return "" if len(file.parts) == 1 else SPLIT_OF.get(file.parts[0].lower(), "")
+    """Return the split that a file's top folder names; "" if it names none."""
+    return "" if len(file.parts) == 1 else SPLIT_BY_FOLDER_NAME.get(file.parts[0].lower(), "")
 
 
 def _class_folder(file: Path, depth: int) -> str:
-    """Return the folder at a depth in which a file lies; "" if the file lies beside it."""
+    """Return a file's folder at this depth; "" if the file lies above that depth."""
     return "" if len(file.parts) == depth + 1 else file.parts[depth]
 
 
@@ -139,12 +139,13 @@ def hash_to_unit_interval(file: Path, data_seed: int) -> float:
 
 
 def group_files(files: Sequence[Path], group_by: str) -> list[str]:
-    """Name the group of each image.
+    """Return the name of each image's group.
 
-    "folder": images of one folder are a group. Any other text: images whose names are equal up to
-    the last such text, as ``patient07_1.png`` and ``patient07_2.png`` are with "_".
+    With "folder", the images of one folder are a group. With any other text, images are a group if
+    their names are equal up to the last occurrence of the text: ``patient07_1.png`` and
+    ``patient07_2.png`` with "_".
 
-    DataError: a name without that text, or with none before it.
+    Raises DataError for a name without that text, or with nothing before it.
     """
     if group_by == "folder":
         return [file.parent.as_posix() for file in files]
@@ -164,10 +165,10 @@ def split_files(
     data_seed: int,
     groups: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Split ``layout.files`` by their folders, or else by their hashes, whose order each split has.
+    """Return {split: indices of its files}, by folders, or else by hashes; sorted by the hash.
 
-    A split without a folder is held out of train/ by its fraction. ``groups``: of each file; the
-    hash of the group then decides, so that no group is divided among such splits.
+    A held-out split without a folder is taken out of train/ by its fraction. With ``groups``, the
+    group of each file, the hash of the group decides, so that such splits never divide a group.
     """
     if val_fraction + test_fraction >= 1:
         raise DataError(

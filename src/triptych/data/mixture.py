@@ -13,10 +13,10 @@ from triptych.diffusion.mixture import EmbeddedMixture, GaussianMixture
 
 
 class Mixture(SyntheticData):
-    """K Gaussians in d dimensions; the labels are their numbers.
+    """A mixture of K Gaussians in d dimensions; an item's label is the number of its component.
 
-    weights: K, summing to 1; means: K lists of d; covariances: K entries, each a matrix, d
-    variances or one.
+    weights: K numbers with the sum 1; means: K lists of d numbers; covariances: K entries, each a
+    matrix, d variances or a single variance.
     """
 
     name = "mixture"
@@ -51,7 +51,7 @@ class Mixture(SyntheticData):
 class Ring(Mixture):
     """A ring of `modes` equal Gaussians in the plane.
 
-    They have the deviation `std` and are evenly spaced on a circle of `radius`.
+    They have the standard deviation `std` and are evenly spaced on a circle of `radius`.
     """
 
     name = "ring"
@@ -66,16 +66,16 @@ class Ring(Mixture):
 
 
 class EmbeddedRing(Ring):
-    r"""The ring in one fixed plane of R^dim.
+    r"""A ring in a fixed plane of R^dim, with a little noise across the plane.
 
-    x = P u + off_plane (I - P P^T) n, u of the ring, n ~ N(0, I).
+    x = P u + off_plane (I - P P^T) n, where u is a point of `Ring` and n ~ N(0, I).
     After the toy of Li & He (2025, JiT), whose points lie in the plane; a little noise across it
     gives them a density. P (dim, 2) has orthonormal columns and is the same for all runs, so that
     every formula is the ring's: p(x) = p_ring(P^T x) N(rest of x; 0, off_plane^2), C_k = std^2 P
     P^T + off_plane^2 (I - P P^T).
 
-    dim: of the space; off_plane: deviation in each direction across the plane; the others as
-    `Ring`.
+    dim: dimension of the space; off_plane: standard deviation in each direction across the plane;
+    the other arguments are those of `Ring`.
     """
 
     name = "embedded_ring"

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, wherever torchvision, Debian or the user put their idx files."""
+"""MNIST and Fashion-MNIST from idx files, as torchvision or Debian's packages place them."""
 
 import gzip
 import math
@@ -10,15 +10,15 @@ import torch
 
 from triptych.data.base import DataError, OfficialData
 from triptych.data.batch import Split
-from triptych.data.source import idx_parts, torchvision_refusals
+from triptych.data.source import convert_torchvision_errors, idx_parts
 from triptych.files import open_regular, size_limit
 
 
 def read_idx(file: Path, dims: int) -> np.ndarray:
     """Return the uint8 array of `dims` dimensions in an idx file, plain or gzipped.
 
-    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32. DataError: it
-    cannot be read, is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
+    The header is 0, 0, 8 (for uint8), dims, then each dimension as a big-endian uint32. Raises
+    DataError if it cannot be read, is not an idx file, or unpacks to more than TRIPTYCH_MAX_DATA.
     """
     most, head = size_limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
     try:
@@ -41,11 +41,10 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
 
 
 class Mnist(OfficialData):
-    """28 x 28, 256 grey levels, 10 classes.
+    """MNIST: 28 x 28 pixels, 256 grey levels, 10 classes.
 
-    root: a folder with the four idx files (.gz or not), itself or as torchvision places them in it.
-    download=true fetches them there with torchvision. DataError if there are none, or they are
-    damaged.
+    root is a folder with the four idx files (.gz or not), or torchvision's root folder, into which
+    download=true downloads them. Raises DataError if files are missing or damaged.
     """
 
     name = "mnist"
@@ -61,7 +60,7 @@ class Mnist(OfficialData):
         try:
             idx_parts(self.root, self.official)
         except DataError:
-            with torchvision_refusals(self.root):
+            with convert_torchvision_errors(self.root):
                 getattr(datasets, self.official)(self.root, download=True)
 
     def load(self) -> dict[str, Split]:
@@ -81,7 +80,7 @@ class Mnist(OfficialData):
 
 
 class FashionMnist(Mnist):
-    """Fashion-MNIST; as Mnist, and also where Debian's `dataset-fashion-mnist` puts it."""
+    """Fashion-MNIST, found like `Mnist`, or in the folder of Debian's `dataset-fashion-mnist`."""
 
     name = "fashion_mnist"
     official = "FashionMNIST"

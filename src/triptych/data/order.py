@@ -1,4 +1,4 @@
-"""Order of batches: a function of the step in training, without padding in evaluation."""
+"""Load batches: in training by the step alone, in evaluation each item once, without padding."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +23,10 @@ def rank_world() -> tuple[int, int]:
 
 
 class TrainOrder:
-    """The order of training items: permutations of epochs, joined and then cut into batches.
+    """The order of training items: one permutation per epoch, joined and then cut into batches.
 
-    A batch may cross epochs, so nothing is dropped.
-    Any step's batch is computed without replaying those before it, so a resumed run sees what it
-    should.
+    A batch may cross epochs, so no item is dropped. The batch of any step is computed without those
+    before it, so a resumed run sees the same batches as an uninterrupted one.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
@@ -56,12 +55,11 @@ class TrainOrder:
 
 @dataclass(eq=False)
 class TrainLoader:
-    """Endless training batches of this rank: one of `world` equal slices of each global batch.
+    """Endless training batches of this rank: slice `rank` of `world` of each global batch.
 
-    The rank's slice is the one of number `rank`.
-    `first()`: the number of batches before each `iter()`. `repeat` > 0 cycles over the first
-    `repeat` batches (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the
-    same batches in advance.
+    `first()` returns the number of the batch at which an `iter()` begins. `repeat` > 0 cycles over
+    the first `repeat` batches (overfitting on purpose). With `ahead` > 0, that many threads prepare
+    that many batches in advance.
     """
 
     split: Split
@@ -102,10 +100,10 @@ class TrainLoader:
 class EvalLoader:
     """A loader that visits each item once over all ranks, in order, without padding or dropping.
 
-    This rank visits the items rank, rank + world, ....
-    Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps
-    the first so many, a fair sample; `name` is the split's; `numbers` (n,): of the items, which
-    must still be those.
+    This rank visits the items rank, rank + world, .... Ranks may differ by one batch, so collective
+    operations must wait for the end, never run inside a step. `limit`: visit only the first `limit`
+    items, a random sample. `name` is the split's name. `numbers` (n,) are recorded hashes of the
+    items; an error is raised if an item has changed since.
     """
 
     split: Split

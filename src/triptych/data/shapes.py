@@ -1,13 +1,13 @@
-"""Captioned pictures of shapes that a formula draws: one to three shapes of one colour.
+"""Draw synthetic captioned pictures: one to three squares, circles or triangles of one colour.
 
-The shapes are squares, circles or triangles. Captions are such as
+Examples of captions:
 
     "three red squares"
     "on the left two circles in blue"
     "a triangle painted yellow on the right"
 
-Each picture follows from its attributes and from what is left to chance, all of them uniform and
-finite.
+A picture is determined by its attributes and by further random choices, all of them uniform and
+discrete.
 """
 
 from collections.abc import Sequence
@@ -39,17 +39,18 @@ COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1
 WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # widths in pixels, for pictures of one, two and three shapes
 TRIES = 1000  # maximum number of attempts to draw a picture that no other split contains
 SHADES = range(12, 16)  # grey levels of shapes
-GROUNDS = range(4)  # grey levels of the background
-PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may name the side
+BACKGROUNDS = range(4)  # grey levels of the background
+PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # captions without and with the side
 PHRASES = (
     "{count} {colour} {shape}",
     "{count} {shape} in {colour}",
     "{count} {shape} painted {colour}",
 )
-MEANS = {
+# {word of a caption: (attribute, index of its value)}
+WORD_MEANINGS = {
     word: (name, value) for name, values in ATTRIBUTES.items() for value, word in enumerate(values)
 } | {f"{shape}s": ("shape", value) for value, shape in enumerate(ATTRIBUTES["shape"])}
-MEANS["a"] = ("count", 0)
+WORD_MEANINGS["a"] = ("count", 0)
 
 
 Combination = tuple[int, ...]  # indices in ``ATTRIBUTES``: shape, colour, count - 1, side
@@ -59,19 +60,21 @@ COMBINATIONS: list[Combination] = list(
 
 
 def attributes_of(text: str) -> dict[str, int]:
-    """Parse a text into {attribute: place in ``ATTRIBUTES``}.
+    """Parse a text into {attribute: index of its value in ``ATTRIBUTES``}.
 
-    "a" is a count if the text has no number.
+    "a" means the count one, unless the text has another count.
     """
     return dict(
-        MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS
+        WORD_MEANINGS[word]
+        for word in sorted(words(text), key=lambda word: word != "a")
+        if word in WORD_MEANINGS
     )
 
 
 def compose_caption(
     combination: Combination, phrase: int, position_phrase: int, article: bool
 ) -> str:
-    """Return a caption: one of ``PHRASES``, one of ``PLACES``; "a" for "one" if ``article``."""
+    """Return a caption in one of ``PHRASES`` and ``PLACES``; ``article``: "a" in place of "one"."""
     chosen = {
         name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), combination, strict=True)
     }
@@ -84,9 +87,9 @@ def compose_caption(
 
 @cache
 def shape_mask(shape: str, width: int) -> np.ndarray:
-    """Return a shape as a mask (width, width) bool.
+    """Return the pixels of a shape as a mask (width, width) bool.
 
-    Pixel i is centred at 2 i + 1 - width, in a range of -width .. width.
+    In coordinates from -width to width, pixel i has its centre at 2 i + 1 - width.
     """
     u = 2 * np.arange(width)[None] + 1 - width
     v = u.T
@@ -98,9 +101,10 @@ def shape_mask(shape: str, width: int) -> np.ndarray:
 
 
 def render_image(combination: Combination, generator: np.random.RandomState) -> np.ndarray:
-    """Draw a picture (3, 16, 16) uint8: shapes of one width, one below another, in one half.
+    """Draw a picture (3, 16, 16) uint8 with the attributes ``combination``.
 
-    All else is random.
+    Its shapes have one width and stand one below another in one half. Width, positions and grey
+    levels are random.
     """
     shape, colour, count, side = combination
     n, widths = count + 1, WIDTHS[count]
@@ -109,7 +113,7 @@ def render_image(combination: Combination, generator: np.random.RandomState) -> 
     rows = np.sort(generator.permutation(free + n)[:n]) + np.arange(n) * width
     cover = shape_mask(ATTRIBUTES["shape"][shape], width)
     channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]
-    x = np.full((3, SIDE, SIDE), generator.randint(len(GROUNDS)), np.uint8)
+    x = np.full((3, SIDE, SIDE), generator.randint(len(BACKGROUNDS)), np.uint8)
     for row in rows:
         column = side * SIDE // 2 + generator.randint(SIDE // 2 - width + 1)
         shade = SHADES[generator.randint(len(SHADES))]
@@ -121,8 +125,8 @@ def render_image(combination: Combination, generator: np.random.RandomState) -> 
 def choose_held_out_combinations(n: int, data_seed: int) -> list[tuple[int, int, int]]:
     """Choose ``n`` combinations (shape, colour, count) that are left out of training.
 
-    Any two share one attribute at most.
-    So each pair of attributes is seen in training, with another third.
+    Any two of them share one attribute at most, so each pair of attributes occurs in training, with
+    another third attribute.
     """
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
     every = list(product(*map(range, sizes)))
@@ -137,7 +141,7 @@ def choose_held_out_combinations(n: int, data_seed: int) -> list[tuple[int, int,
 
 
 class CaptionedImages(NamedTuple):
-    """Pictures (n, 3, 16, 16) uint8, their classes (n,) int64, and a caption of each."""
+    """Pictures x (n, 3, 16, 16) uint8, their classes (n,) int64, and their captions."""
 
     x: Tensor
     label: Tensor
@@ -147,7 +151,7 @@ class CaptionedImages(NamedTuple):
 def render_images(
     n: int, choices: Sequence[Combination], generator: np.random.RandomState, excluded: set[bytes]
 ) -> CaptionedImages | None:
-    """Draw n captioned pictures of ``choices``, none ``excluded``; None where they run out."""
+    """Draw n captioned pictures of ``choices``, none of them ``excluded``; None if this fails."""
     x, labels, captions = np.empty((n, 3, SIDE, SIDE), np.uint8), [], []
     for i in range(n):
         what = choices[generator.randint(len(choices))]
@@ -164,7 +168,7 @@ def render_images(
 
 
 def halve_resolution(values: Tensor) -> Tensor:
-    """Halve the width and height of pictures of levels (n, C, H, W) -> (n, C, H/2, W/2) uint8.
+    """Halve width and height of pictures (n, C, H, W) of level numbers; the result is uint8.
 
     Each pixel is the level nearest to the mean of 2 x 2 pixels.
     """
@@ -174,15 +178,16 @@ def halve_resolution(values: Tensor) -> Tensor:
 
 
 class Shapes(Captioned, SyntheticData):
-    """RGB pictures of 16 levels, whose 72 classes are the combinations of ``ATTRIBUTES``.
+    """RGB pictures with 16 levels, whose 72 classes are the combinations of ``ATTRIBUTES``.
 
     Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No
-    picture of 16 x 16 is in two splits; of 8 x 8 a few are, as other pictures have the same half.
+    picture of 16 x 16 is in two splits. A few of 8 x 8 are, as different pictures may be equal at
+    half their size.
 
     Args:
-        size: 16, or 8: the pictures at half their size, the first stage of a cascade.
-        held_out: combinations of shape, colour and count that are not trained on; the other splits
-            have all.
+        size: 16, or 8 for the pictures at half their size, the first stage of a cascade.
+        held_out: number of combinations of shape, colour and count that are left out of training;
+            the other splits contain all.
     """
 
     name = "shapes"
@@ -239,11 +244,11 @@ class Shapes(Captioned, SyntheticData):
             whole[name] = Split(drawn.x, None, LEVELS)
             splits[name] = self._split(drawn)
         ordered = {name: splits[name] for name in ("train", "val", "test")}
-        grammar = " ".join([*MEANS, *PHRASES, *PLACES])
+        grammar = " ".join([*WORD_MEANINGS, *PHRASES, *PLACES])
         return self.add_captions(ordered, captions, further_texts=[grammar], whole=whole)
 
     def _split(self, images: CaptionedImages) -> Split:
-        """Return the pictures at this stage's size; the larger have the smaller as a condition."""
+        """Return the pictures at this stage's size; those of 16 x 16 have the smaller as "low"."""
         low = halve_resolution(images.x)
         if self.known_as == LOW:
             return Split(low, Condition(label=images.label), LEVELS)

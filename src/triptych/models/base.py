@@ -25,28 +25,28 @@ from triptych.diffusion.protocol import AnyDenoiser
 from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.accounting import Accounting, Logged
+from triptych.models.accounting import Accounting, LoggingModule
 
-LEVEL_BANDS = 5  # bands of noise levels that validation logs
+LEVEL_BANDS = 5  # number of noise-level bands whose error is logged at validation
 
 
 @declared("model")
-class BoundModel(Logged):
-    """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
+class BoundModel(LoggingModule):
+    """A LightningModule that trains on ``loss`` and reports ``elbo``; a subclass defines both.
 
     Args:
-        optimizer: parameters or groups of them -> optimiser.
-        lr_schedule: has ``factor(step, max_steps)``, or is torch's, to which only the optimiser is
-            missing.
+        optimizer: function of the parameters (or groups of them) that returns the optimiser.
+        lr_schedule: an object with ``factor(step, max_steps)``, or a partial of torch's scheduler
+            that lacks only the optimiser.
         shape: event shape of the data.
         discrete: whether the data have levels (bits/dim) or a density.
-        seed: of noise and dropout; evaluation noise follows from it too.
-        repeats: draws of the bound per item; ``val_repeats`` in validation.
-        conditional: whether the network reads the conditions; or the names of the parts that it
-            reads.
+        seed: seed of noise and dropout in training, and of the noise in evaluation.
+        repeats, val_repeats: random draws of the bound per item, in test and in validation.
+        conditional: whether the network reads the conditions; or the names of the condition parts
+            that it reads.
         mixture: the true density of the data, if it is known.
-        edges: of the noise-level bins, for models that have noise levels.
-        extras: names of further figures that the subclass will account.
+        edges: gammas that bound the noise-level bins, for models with noise levels.
+        extras: names of the further metrics that ``extra`` returns.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BoundModel(Logged):
         self.denoiser: AnyDenoiser | None = None  # a diffusion model has one
         self.schedule: Schedule | None = None  # a model without noise levels has none
         self.likelihood: Likelihood | None = (
-            None  # the likelihood by the ODE, if it is evaluated, too
+            None  # the likelihood by the probability-flow ODE, if it is evaluated too
         )
         self._clock = (0, time.perf_counter())
 
@@ -86,7 +86,7 @@ class BoundModel(Logged):
     of_latents = False  # whether its denoiser acts on latents that it learns
     # Probability that an item trains without its condition, or one for each part of it.
     label_dropout: float | Mapping[str, float] = 1.0
-    _measured = False  # whether the model is prepared for evaluation, after training
+    _is_prepared = False  # whether the current test has prepared the model for evaluation
     ignores: tuple[str, ...] = ()  # config groups that the model never reads
     # What a subclass defines ----------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class BoundModel(Logged):
         raise NotImplementedError("loss() is not defined")
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        """Draw the bound once, nats (B,) a term.
+        """Estimate each term of the bound, nats (B,), from one random draw per item.
 
         Its noise follows from (seed, item's index, repeat).
         """
@@ -125,13 +125,13 @@ class BoundModel(Logged):
         raise NotImplementedError
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return further figures of a test batch, nats (B,) each, by their names in ``extras``."""
+        """Return further metrics of a test batch, nats (B,) each, by their names in ``extras``."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Estimate bound minus truth, nats (B,), with less noise than the difference of the two.
+        """Estimate bound minus exact -log p(x), nats (B,), with less noise than their difference.
 
-        None where there is no such estimate.
+        Return None if there is no such estimate.
         """
         return None
 
@@ -140,19 +140,19 @@ class BoundModel(Logged):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def train_figures(self) -> dict[str, Tensor]:
-        """Return further training figures that a subclass logs beside its loss."""
+        """Return further training metrics that a subclass logs beside its loss."""
         return {}
 
     def panels(self) -> dict[str, Any]:
-        """Return plain lists that a subclass keeps in ``summary.json`` for a picture."""
+        """Return the data of a subclass's plots, as plain lists, for ``summary.json``."""
         return {}
 
     def artifacts(self) -> dict[str, Any]:
-        """Return files that a subclass leaves in its run's directory: {file name: plain data}."""
+        """Return files to save in the run's directory: {file name: plain data}."""
         return {}
 
     def networks(self) -> list[nn.Module]:
-        """Return the modules that are called as networks, for ``compile``."""
+        """Return the modules that ``compile=true`` compiles."""
         return []
 
     def on_train_start(self) -> None:
@@ -169,7 +169,7 @@ class BoundModel(Logged):
             torch.get_device_module(self.device).manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if (self.global_step + 1) % every == 0:
             images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # images per step
             self._log_step(mean, nats.detach(), images)
@@ -184,11 +184,11 @@ class BoundModel(Logged):
             "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
         steps = self.global_step - step
-        if steps > 0:  # later batches of an accumulated step have the same number
+        if steps > 0:  # with gradient accumulation several batches have the same step
             self._clock = (self.global_step, now)
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
-        # Lightning averages only at logged steps.
+        # Only logged steps are reduced over processes.
         self.log_model_metrics(figures, on_step=True, on_epoch=False, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -199,7 +199,7 @@ class BoundModel(Logged):
             options["fused"] = False
         optimizer = self.optimizer(self.parameter_groups(), **options)
         steps = self.trainer.max_steps
-        if isinstance(self.lr_schedule, partial):  # a scheduler of torch; its unit is the step, too
+        if isinstance(self.lr_schedule, partial):  # a scheduler of torch, stepped once per step
             factor: LRScheduler = self.lr_schedule(optimizer)
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
@@ -265,22 +265,22 @@ class BoundModel(Logged):
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        if not self._measured:  # once is enough for the same weights
+        if not self._is_prepared:  # once is enough for the same weights
             self.before_accounting()
             self.before_report()
-        self._measured = True
+        self._is_prepared = True
         self.accounting.expect(self.test_loader.items)
 
     @property
     def test_loader(self) -> EvalLoader:
-        """The loader of the current test: it has the split and the number of its items."""
-        return self.trainer.test_dataloaders  # type: ignore[return-value]  # ours
+        """The loader of the current test, which knows its split and number of items."""
+        return self.trainer.test_dataloaders  # type: ignore[return-value]  # always an EvalLoader
 
     def before_accounting(self) -> None:
-        """Measure what a subclass needs under the present weights to evaluate its bound."""
+        """Measure what the bound of a subclass needs under the current weights."""
 
     def before_report(self) -> None:
-        """Prepare a bound with less noise for the end of a run, after ``before_accounting``."""
+        """Prepare a run's final evaluation, for example to reduce its noise."""
 
     def on_validation_epoch_end(self) -> None:
         account = self.accounting.compute()
@@ -289,13 +289,13 @@ class BoundModel(Logged):
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
         # The values are already averaged over all processes, so each process logs the same. "step"
-        # sets the row of the table.
+        # sets the x axis of loggers.
         self.log_model_metrics(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
-        """Return epsilon's error per dimension in a few bands of noise, named by their gammas.
+        """Return the epsilon error per dimension in a few noise-level bands, named by their gammas.
 
-        Beyond the outer bands, where learned endpoints may lead, levels count in these.
+        Levels beyond the outer bands, which learned endpoints may reach, count in the outer bands.
         """
         if self._levels is None:
             return {}

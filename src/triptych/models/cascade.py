@@ -1,11 +1,12 @@
 r"""A cascade as one model: log p(x) is at least the sum of its stages' bounds.
 
-Where the low image y = q(x) is a function of the image, p(x) = p(y, x) = p(y) p(x | y), so that
+The low-resolution image y = q(x) is a function of x, so p(x) = p(y, x) = p(y) p(x | y), and
 
     -log p(x) = -log p(y) - log p(x | y) <= bound(y) + bound(x | y),
 
-each term the sum of the stages', in nats an item; per dimension it is over the dimensions of x.
-Published cascades have samples alone (Ho et al. 2022; Imagen, Saharia et al. 2022).
+in nats per item. Each term of the bound is the sum over stages; "per dimension" divides by the
+dimensions of x. Published cascades report only samples (Ho et al. 2022; Imagen, Saharia et al.
+2022).
 """
 
 from collections.abc import Sequence
@@ -24,12 +25,13 @@ from triptych.models.base import BoundModel
 
 
 class Cascade(BoundModel):
-    """The stages of a cascade, trained each in a run of its own; nothing is trained here.
+    """A cascade of diffusion models, each trained in its own run; nothing is trained here.
 
     Args:
-        stages: diffusion models in their order, the last of the data's own items.
-        known_as: of each but the last, the part of the batch's condition that its items are.
-        levels: of the data.
+        stages: diffusion models in order; the last one models the data's own items.
+        known_as: for each stage but the last, the condition part as which later stages get its
+            items.
+        levels: number of the data's levels; None for a density.
     """
 
     ignores = ("schedule", "process", "denoiser", "objective", "likelihood")

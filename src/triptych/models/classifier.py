@@ -1,6 +1,6 @@
 r"""A classifier under training: p(y | z) at every noise level, or p(y | x) of clean data.
 
-The first serves guidance, the second the measures of samples.
+Guidance uses the first, the metrics of samples the second.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from triptych.diffusion.draws import evaluation_draw, training_draw
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.accounting import Figures
+from triptych.models.accounting import ItemAverages
 from triptych.models.base import BoundModel
 from triptych.networks.classifier import ClassifierNetwork
 
@@ -22,12 +22,12 @@ from triptych.networks.classifier import ClassifierNetwork
 class Classifier(BoundModel):
     """Cross-entropy of the label at z = alpha x + sigma eps, over all noise levels of a schedule.
 
-    Called as ``(z (B, *event), gamma (B,)) -> logits (B, K)``, the form that guidance wants.
+    It is called as ``(z (B, *event), gamma (B,)) -> logits (B, K)``, as guidance needs it.
 
     Args:
         network: ``(z, gamma) -> logits``, with ``features``.
-        schedule, process: whose noise it learns under.
-        noise: False: clean data only, at the schedule's gamma(0).
+        schedule, process: define the noise that it is trained on.
+        noise: if False, train on clean data only, at the schedule's gamma(0).
     """
 
     schedule: Schedule
@@ -49,7 +49,7 @@ class Classifier(BoundModel):
         self.network, self.schedule, self.process, self.noise = network, schedule, process, noise
         self.schedule.requires_grad_(False)
         self.dims = 1  # the loss is per label, not per pixel
-        self.accounting = Figures(("cross_entropy", "accuracy"))
+        self.accounting = ItemAverages(("cross_entropy", "accuracy"))
 
     def networks(self) -> list[nn.Module]:
         return [self.network]

@@ -1,8 +1,8 @@
-r"""The information that a condition gives a network that was trained with it and without it.
+r"""Measure how many bits a condition y tells a network about x: bound(x) minus bound(x | y).
 
-For perfect models the bound without y minus that with it is, in mean, log p(x | y) - log p(x): the
-mutual information I(x; y). One network answers both times, at the same times and noise. Of the
-diffusion term,
+For perfect models the mean is E[log p(x | y) - log p(x)], the mutual information I(x; y). One
+network, trained with and without the condition, computes both bounds with the same times and noise.
+The diffusion term contributes
 
     E[1/2 gamma'(t) (|eps - eps_hat(z)|^2 - |eps - eps_hat(z, y)|^2)].
 """
@@ -23,7 +23,7 @@ from triptych.models.metric import PerItem, check_diffuses_data
 
 
 def undropped_parts(label_dropout: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
-    """Return the parts in ``names`` that training with this ``label_dropout`` never drops."""
+    """Return those condition parts among ``names`` that this ``label_dropout`` never drops."""
     if isinstance(label_dropout, Mapping):
         return [name for name in names if not label_dropout.get(name)]
     return [] if label_dropout else [*names]
@@ -32,7 +32,7 @@ def undropped_parts(label_dropout: float | Mapping[str, float], names: Iterable[
 def check_parts_were_dropped(
     metric_name: str, label_dropout: float | Mapping[str, float], names: Sequence[str]
 ) -> None:
-    """Raise UserError unless training dropped each of the parts ``names`` at times.
+    """Raise UserError if one of the condition parts ``names`` was never dropped in training.
 
     ``metric_name`` begins the message.
     """
@@ -46,13 +46,14 @@ def check_parts_were_dropped(
 
 
 class ConditionBits(PerItem):
-    """The run's bound without the condition minus its bound with it, bits an item.
+    """The bound without the condition minus the bound with it, in bits per item.
 
     Args:
-        draws: of time and noise, an item.
-        parts: of the condition, by their names; None: all that the network reads.
+        draws: random draws of time and noise per item.
+        parts: names of the condition's parts to leave out; None: all that the network reads.
 
-    UserError: the model reads none such, or was never trained without it.
+    Raises:
+        UserError: the model does not read these parts, or was never trained without them.
     """
 
     def __init__(self, draws: Count = 8, parts: list[str] | None = None):

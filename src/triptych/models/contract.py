@@ -1,7 +1,7 @@
 """Call each component of a model once, on a few training items, before the first step.
 
-A tensor of another shape may broadcast and train silently. Neither weights, modes nor random
-numbers move.
+A tensor of a wrong shape may broadcast and train silently. Weights, train or eval modes and random
+states are left unchanged.
 """
 
 import copy
@@ -27,7 +27,7 @@ CLOSE = 1e-3  # relative tolerance, larger than the rounding errors of different
 def isolated_evaluation(model: nn.Module) -> Iterator[None]:
     """Run a block in evaluation mode and without gradients; then restore modes and random states.
 
-    An error of a user's code is raised as a UserError.
+    An error in user-supplied code is raised as a UserError.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # evaluation mode, so that running averages do not change
@@ -40,10 +40,10 @@ def isolated_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
-    """Return the output of ``function``, the component at ``key``, after its shape is checked.
+    """Check the output of ``function``, the component at configuration ``key``, and return it.
 
     ``value`` is the output, or a callable that computes it now.
-    UserError: it is no tensor of one of the ``shapes`` and of finite numbers, or the call fails.
+    Raises UserError if it is not a finite tensor of one of the ``shapes``, or if the call fails.
     """
     if callable(value):
         with reraise_as_user_error(key):
@@ -74,10 +74,7 @@ def _raise_output_error(key: str, part: Any, problem: str) -> None:
 
 
 def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
-    """Check that a network's output has a gradient if the network has weights to train.
-
-    UserError: it has none.
-    """
+    """Raise UserError if a network with trainable weights has an output without a gradient."""
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
         _raise_output_error(
@@ -86,10 +83,7 @@ def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
 
 
 def check_schedule(schedule: Schedule, device: torch.device) -> None:
-    """Check that gamma increases, and that its slope, inverse and endpoints agree with it.
-
-    The schedule is a user's own.
-    """
+    """Check that gamma(t) increases, and that slope, inverse and endpoints agree with it."""
     if not is_user_code(schedule):
         return
     t = ((torch.arange(TIMES, device=device) + 0.618034) / TIMES).requires_grad_()
@@ -103,7 +97,7 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
             )
         slope = torch.autograd.grad(gamma.sum(), t)[0]
     t, gamma = t.detach(), gamma.detach()
-    falls = (gamma.diff() > 0).logical_not()  # true of NaN, too
+    falls = (gamma.diff() > 0).logical_not()  # also true for NaN
     if falls.any():
         first = t[1:][falls][0]
         _raise_output_error(
@@ -140,9 +134,9 @@ def _check_values(
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
-    """Call a user's guidance and threshold once, as a sampler does.
+    """Call user-supplied guidance and threshold once, as a sampler does.
 
-    UserError: the result does not have the shape of z.
+    Raises UserError if the result does not have the shape of z.
     ``keys``: configuration keys of the wrappers around the model's denoiser, the outermost first.
     """
     shape = (2, *model.event)
@@ -170,10 +164,10 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
 
 
 def try_sampler(sampler: Sampler, model: Any) -> None:
-    """Draw two items twice from one seed with a user's sampler.
+    """Draw two samples twice with the same seed, if the sampler is user-supplied.
 
-    UserError: the samples are not finite, not equal or not of the model's shape, or the sampler
-    calls the denoiser more often than it declares. Reports compare samplers by the declared number.
+    Raises UserError if the samples are not finite, not equal or not of the model's shape, or if the
+    sampler calls the denoiser more often than it declares: reports compare the declared numbers.
     """
     if not is_user_code(sampler):
         return

@@ -1,4 +1,4 @@
-r"""Images and their captions in one space: a contrastive model (CLIP) under training.
+r"""Train a contrastive model (CLIP), which embeds images and their captions in one space.
 
 Radford et al. 2021, sec. 2.3: over a batch of N pairs with unit vectors u_i of images and v_i of
 texts and the scale s = 1 / temperature,
@@ -20,45 +20,45 @@ from triptych.data.batch import Batch
 from triptych.data.cache import item_number
 from triptych.data.captions import FILE
 from triptych.diffusion.condition import Part
-from triptych.models.accounting import Account, Figures, count_and_sums, metric_from_sums
+from triptych.models.accounting import Account, ItemAverages, count_and_sums, metric_from_sums
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
 
 ROWS = 1024  # number of images that are compared at once
-LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
+MAX_SCALE = 100.0  # "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
 
 
 def symmetric_cross_entropy(
     u: Tensor, v: Tensor, scale: Tensor | float, pair_index: Tensor
 ) -> Tensor:
-    """Return the cross-entropy, nats (n,), of the pairs ``pair_index`` (n,) among all N pairs.
+    """Return the symmetric cross-entropy, nats (n,), of the n pairs with indices ``pair_index``.
 
-    u, v (N, d) are unit vectors.
+    u, v (N, d) are the unit vectors of all N pairs, among which each pair must be recognised.
     """
     of_images = cross_entropy(scale * u[pair_index] @ v.T, pair_index, reduction="none")
     of_texts = cross_entropy(scale * v[pair_index] @ u.T, pair_index, reduction="none")
     return 0.5 * (of_images + of_texts)
 
 
-def retrieval(
+def measure_retrieval(
     u: Tensor, v: Tensor, scale: Tensor | float, is_match: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Measure how well images u (n, d) find a match (``is_match``, (n, m) bool) in texts v (m, d).
+    """Measure how well images u (n, d) find a match among texts v (m, d); return (nats, correct).
 
-    nats_i = -log sum_{k right for i} softmax_k(s u_i . v_k), (n,), and whether the nearest text is
-    a right one, (n,) bool.
+    ``is_match`` (n, m) bool: which texts match an image. nats_i = -log sum_{k matches i}
+    softmax_k(s u_i . v_k), (n,); correct (n,) bool: whether the nearest text is a match.
     """
     log_p = (scale * u @ v.T).log_softmax(1)
     nats = -log_p.masked_fill(~is_match, -torch.inf).logsumexp(1)
     return nats, is_match.gather(1, log_p.argmax(1, keepdim=True)).squeeze(1)
 
 
-class RetrievalAccounting(Figures):
+class RetrievalAccounting(ItemAverages):
     """Image-to-text retrieval of each image of a split among all of the split's distinct texts.
 
-    A text is right for an image if an image of its class in the split has it; without classes if it
-    is its own. All processes' embeddings are gathered first, so that neither batches nor processes
-    change what is sought among.
+    A text matches an image if an image of the same class in the split has this text; without
+    classes, if it is the image's own. All processes' embeddings are gathered first, so that the
+    candidates do not depend on batches or processes.
     """
 
     rows: list[Tensor]  # u, v, text, class of each item, flattened
@@ -75,9 +75,9 @@ class RetrievalAccounting(Figures):
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
-        """Count pairs of unit vectors (B, d).
+        """Add B pairs of unit vectors u, v (B, d).
 
-        ``text``, ``label``: whole numbers (B,) below 2^53.
+        ``text``, ``label``: numbers of each pair's text and class, whole numbers (B,) below 2^53.
         """
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
         self.rows.append(rows.flatten())  # torchmetrics gathers states along one dimension
@@ -99,7 +99,10 @@ class RetrievalAccounting(Figures):
         right = torch.zeros(int(label.max()) + 1, len(first), dtype=torch.bool)
         right[label, text] = True
         parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
-        rows = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
+        rows = [
+            torch.stack(measure_retrieval(images, v[first], self.scale, right[classes]), 1)
+            for images, classes in parts
+        ]
         figures = {}
         for name, column in zip(self.names, torch.cat(rows).unbind(1), strict=True):
             figures[name] = metric_from_sums(*count_and_sums(column).tolist())
@@ -107,12 +110,11 @@ class RetrievalAccounting(Figures):
 
 
 class Contrastive(BoundModel):
-    """Trains two towers by the symmetric cross-entropy over the *global* batch's pairs.
+    """Trains an image and a text encoder by the symmetric cross-entropy over the *global* batch.
 
-    Reported is image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the
-    end of a run its ``network``, ``(x, text) -> u, v``, lies in ``encoder.pt`` beside the
-    checkpoints, for data with
-    ``embeddings=RUN``.
+    It reports image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the
+    end of a run, ``network``, ``(x, text) -> u, v``, is saved as ``encoder.pt`` beside the
+    checkpoints, for data with ``embeddings=RUN``.
     """
 
     draws = False
@@ -135,7 +137,7 @@ class Contrastive(BoundModel):
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         with torch.no_grad():  # clip in place, because a clipped copy would have no gradient
-            self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
+            self.network.log_scale.clamp_(max=torch.tensor(MAX_SCALE).log().item())
         u, v = self.network(batch.x, self._text(batch))
         if world > 1:
             # all_gather of torch.distributed.nn keeps the gradients of all processes' losses.
@@ -175,7 +177,7 @@ class Contrastive(BoundModel):
 
 
 def hash_texts(text: Part) -> Tensor:
-    """Return a number for each text, (B,) int64 below 2^52, the same for the same tokens."""
+    """Hash each text's tokens to a number below 2^52, (B,) int64."""
     absent = ~text.token_mask().unsqueeze(2)
     rows = text.value.masked_fill(absent, 0.0).float().cpu().numpy()
     return torch.tensor([item_number(row) & (2**52 - 1) for row in rows], dtype=torch.int64)

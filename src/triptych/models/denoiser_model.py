@@ -23,17 +23,17 @@ from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 
-# The ODE's figure, its account, and the bound of the items that it was solved for.
+# Metrics of the ODE: -log p(x), its three terms, and the bound of the same items.
 ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
-LEVEL_BINS = 20
+LEVEL_BINS = 20  # number of noise-level bins of the recorded epsilon error
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 
 
 class DenoiserModel(BoundModel):
     """A model that reports ``bound`` and draws samples; a subclass adds the training.
 
-    The subclass sets the attributes, as ``Diffusion`` does.
-    ``event``: shape of what is diffused. ``control``: of a report's draws, after ``before_report``.
+    The subclass sets the attributes, as ``Diffusion`` does. ``event``: shape of what is diffused.
+    ``control``: control variates of the final evaluation, which ``before_report`` fits.
     """
 
     event: tuple[int, ...]
@@ -48,7 +48,7 @@ class DenoiserModel(BoundModel):
     _reference: tuple[tuple[float, ...], BaselineErrors] | None = None
 
     def before_accounting(self) -> None:
-        """Move noise-level bins to learned endpoints; calibrate an optimal reverse variance."""
+        """Fit the noise-level bins to learned endpoints; calibrate an optimal reverse variance."""
         self.control = None
         self.accounting.edges = level_edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
@@ -70,9 +70,9 @@ class DenoiserModel(BoundModel):
 
     @torch.no_grad()
     def before_report(self) -> None:
-        """Fit control variates.
+        """Fit control variates, which reduce the noise of the final evaluation.
 
-        Every process measures the same items in the same batches, so all have the same figures.
+        Every process uses the same items in the same batches, so all fit the same coefficients.
         """
         if self.training_items is None:
             return
@@ -97,9 +97,9 @@ class DenoiserModel(BoundModel):
     def _diffusion(
         self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None
     ) -> Tensor:
-        """Draw the diffusion term once at x (B, *event), nats (B,), with control variates.
+        """Estimate the diffusion term at x (B, *event), nats (B,), from one draw per item.
 
-        Its epsilon error is counted by noise level.
+        Control variates are applied. The epsilon error is added to its noise-level bin.
         """
         term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
         # The accounting divides by the data's dimensions, of which latents have fewer.
@@ -113,14 +113,14 @@ class DenoiserModel(BoundModel):
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
         """Estimate the error of each item's mean over draws (R, B).
 
-        Draws are spread evenly in time, so the part due to chance follows from neighbours in time.
+        Draws are spread evenly in time, so the error is estimated from neighbours in time.
         """
         return controlled_error(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Draw the excess over the exact denoiser, nats (B,).
+        """Estimate how far the bound exceeds that of the exact denoiser, nats (B,).
 
-        None unless the data have a density and time is continuous.
+        Return None unless the data have a known density and time is continuous.
         """
         if self.bound.steps is not None or not isinstance(self.bound.decoder, GaussianDensity):
             return None
@@ -147,7 +147,7 @@ class DenoiserModel(BoundModel):
         return dict(zip(ODE, figures, strict=False))
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
-        """Return a draw, and 1 / density of its times (B,)."""
+        """Return the times and noise of one random draw, and 1 / density of the times (B,)."""
         index = batch.index.cpu()
         draw = evaluation_draw(self.event, index, self.seed, repeat, repeats)
         weight = torch.ones(len(index), dtype=torch.float64)
@@ -157,7 +157,7 @@ class DenoiserModel(BoundModel):
         return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
 
     def to_picture(self, x: Tensor) -> Tensor:
-        """Convert x (..., *event) on its way from noise to a picture (..., *shape)."""
+        """Convert partly denoised x (..., *event) to pictures (..., *shape)."""
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
@@ -198,7 +198,7 @@ class DenoiserModel(BoundModel):
     ) -> Tensor:
         """Draw n samples (n, *event).
 
-        ``denoiser`` replaces the model's own, as guidance around it does.
+        ``denoiser`` replaces the model's own; with guidance it is the wrapped denoiser.
         """
         return self.prepared(sampler)(
             denoiser or self.denoiser,

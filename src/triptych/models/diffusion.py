@@ -1,4 +1,4 @@
-"""A diffusion model under training: one objective to minimise, one bound to report."""
+"""Train a diffusion model: one objective to minimise, one bound to report."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,14 +26,14 @@ from triptych.errors import UserError
 from triptych.models.contract import check_gradient, check_output, check_schedule
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
-PANEL_POINTS = 60
+PANEL_POINTS = 60  # number of points of the curves in ``panels``
 # Lower limit of n_eff / n. A gradient's variance grows by n / n_eff, so at this limit a batch of
 # 128 is worth one item.
 LEAST_EFFECTIVE = 0.01
 
 
 def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
-    """Raise ValueError if the loss would move a learned schedule or learned times to easy noise."""
+    """Raise ValueError if the loss would move a learned schedule or times to easy noise levels."""
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
         raise ValueError(
             "schedule: a learned schedule needs the ELBO as the loss; set objective/loss=elbo"
@@ -61,7 +61,7 @@ def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
 
 
 def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
-    """Raise UserError unless likelihood and data are both of levels, or both of a density."""
+    """Raise UserError unless likelihood and data are both discrete, or both continuous."""
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
     key = f"likelihood.dequantisation={likelihood.dequantisation}"
@@ -71,23 +71,24 @@ def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> N
 
 
 class Diffusion(DenoiserModel):
-    """Trains ``objective`` on ``denoiser``, reports ``bound``.
+    """A diffusion model: trains ``denoiser`` on ``objective`` and reports ``bound``.
 
     Args:
-        denoiser, schedule, objective, bound: the mathematics.
+        denoiser, schedule, objective, bound: see ``triptych.diffusion``.
         more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
-        likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the
-            test set.
+        likelihood: reported beside the bound, as "ode", on the first ``likelihood_items`` test
+            items.
         label_dropout: probability that an item trains without its condition, or one for each part
             by its name. The network then also learns to predict without a condition, which
             classifier-free guidance needs.
-        training: gives the first n training items. An optimal reverse variance is measured on
-            them, and so are the control variates of a report's draws (``diffusion.control``);
-            None: there are no control variates.
+        training: function of n that returns the first n training items. An optimal reverse variance
+            and the control variates of the final evaluation (``diffusion.control``) are fitted on
+            them; None: there are no control variates.
 
-    ValueError: a learned schedule under a loss or times that would teach it easy noise;
-    ``label_dropout`` of a part that the condition lacks.
+    Raises:
+        ValueError: a learned schedule with a loss or times that would move it to easy noise levels;
+            ``label_dropout`` of a part that the condition lacks.
     """
 
     def __init__(
@@ -201,7 +202,7 @@ class Diffusion(DenoiserModel):
         self._try_schedule_and_loss(t)
         self._check_times()
         for drawn in self.times(t, self.schedule):
-            if drawn is not None:  # None means uniformly distributed times
+            if drawn is not None:  # None stands for uniformly distributed times
                 check_output("objective.times", self.times.forward, drawn, (len(t),))
         if isinstance(self.denoiser, Denoiser):  # the oracle has no output space
             self._try_denoiser(batch)

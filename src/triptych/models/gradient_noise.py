@@ -20,23 +20,24 @@ class GradientNoise(Metric):
 
     Nichol & Dhariwal 2021 compare their losses by it (section 3.3).
 
-    G is the gradient of the run's loss with respect to the network's weights, Sigma the covariance
-    of one item's, both over items, times and noise. J groups of b items have the gradients g_jk of
-    K draws of times and noise each. Draws of one group share its items, so only groups are
-    independent. With a group's mean g_j, their mean g and, as in an analysis of variance,
+    G is the mean gradient of the run's loss with respect to the network's weights, Sigma the
+    covariance of one item's gradient, both over items, times and noise. J groups of b items have
+    the gradients g_jk of K draws of times and noise each. Draws of one group share its items, so
+    only groups are independent. With a group's mean g_j, the mean g of these, and, as in an
+    analysis of variance,
 
         between = sum_j |g_j - g|^2 / (J - 1),   within = sum_jk |g_jk - g_j|^2 / (J (K - 1)),
 
         tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
 
-    each without bias; K = 1 has no within, and is their appendix A.1. Their ratio has B as its
-    median, in items. An item's time is drawn as in training, but on its own. What a group holds
-    depends on the test's batches and processes. ``compute`` gives NaN where noise alone explains
-    the gradients.
+    both unbiased. With K = 1 there is no ``within``, as in their appendix A.1. B, in items, is the
+    median of their ratio. An item's time is drawn as in training, but independently of other items.
+    Which items form a group depends on the test's batches and processes. ``compute`` returns NaN if
+    noise alone explains the gradients.
 
     Args:
-        batch: b; items beyond a multiple of it are left out.
-        draws: K, of times and noise, an item.
+        batch: b, items per group; items beyond a multiple of it are left out.
+        draws: K, random draws of times and noise per item.
     """
 
     full_state_update = False
@@ -52,7 +53,7 @@ class GradientNoise(Metric):
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def check(self, model: Diffusion) -> None:
-        """Refuse a model without a trained denoiser."""
+        """Raise UserError for a model without a trained denoiser."""
         check_diffuses_data(model)
         if not _weights(model):
             raise UserError("this model trains no network; leave it out")

@@ -1,4 +1,4 @@
-"""A model with learned latents under training: a VAE, or a hierarchical VAE with several levels."""
+"""Train a model with learned latents: a VAE, or a hierarchical VAE with several levels."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from triptych.networks.ladder import Ladder
 
 
 class Observation:
-    """The distribution p(x | z) that a network's head describes.
+    """The distribution p(x | z) whose parameters a network's head returns.
 
     The head's output is raw (B, *shape) for one number per dimension, else (B, outputs, *shape).
 
@@ -64,8 +64,8 @@ class Observation:
 class LatentModel(BoundModel):
     r"""Trains a ladder of encoders and decoders on its bound, reconstruction + sum_l KL_l.
 
-    Reported beside it are the KL of each level ("kl_1" next to the data) and an importance-weighted
-    bound ("iw").
+    It also reports the KL of each level ("kl_1" is the level next to the data) and an
+    importance-weighted bound ("iw").
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
@@ -154,11 +154,14 @@ class VAE(LatentModel):
 
 
 class HierarchicalVAE(LatentModel):
-    """Two levels or more, each encoded from the one below, decoded from the one above."""
+    """A VAE with two or more levels of latents.
+
+    Each level is encoded from the one below and decoded from the one above.
+    """
 
 
 def as_normal(raw: Tensor) -> Normal:
-    """Convert mean and log std, the halves of dimension 1, to a Gaussian."""
+    """Return the Gaussian whose mean and log std are the two halves of ``raw`` in dimension 1."""
     mean, log_std = raw.chunk(2, 1)
     return Normal(mean, torch.exp(log_std))
 

@@ -31,24 +31,25 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.latent import Observation, as_normal
 from triptych.networks.ladder import Ladder
 
-ENCODED = 500  # number of items that are encoded at once
+ENCODE_BATCH = 500  # number of items that are encoded at once
 
 
 class LatentDiffusion(Diffusion):
-    r"""Diffuses y ~ q(y | x) in place of x, and reports the bound of x.
+    r"""A diffusion model of latents y ~ q(y | x), which reports the bound of x.
 
     -log p(x) <= KL(q(z_1 | y) || p(z_1)) + E[-log p(x | y)] + (clean end + diffusion), see
-    ``diffusion.latents``. Encoder, decoder and denoiser descend this sum. Conditions go to the
-    denoiser alone: p(x | c) = int p(x | y) p(y | c) dy.
+    ``diffusion.latents``. Encoder, decoder and denoiser are trained on this sum. Only the denoiser
+    reads conditions: p(x | c) = int p(x | y) p(y | c) dy.
 
     Args:
-        network: one encoder and a head, which gives ``outputs`` per dimension of x.
-        denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
+        network: one encoder, and a head with ``outputs`` numbers per dimension of x.
+        denoiser, schedule, objective, bound: act on the latents, which have shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
 
-    ValueError: several levels; a loss other than the bound's own, under which the encoder would
-    learn easy latents; a learned reverse variance. UserError: a likelihood by the ODE, which would
-    be the latents'.
+    Raises:
+        ValueError: several levels of latents; a loss other than the bound's own, with which the
+            encoder would learn easy latents; a learned reverse variance.
+        UserError: a likelihood by the ODE, which would be that of the latents.
     """
 
     of_latents = True
@@ -122,7 +123,7 @@ class LatentDiffusion(Diffusion):
     @torch.no_grad()
     def diffused(self, items: Batch) -> Tensor:
         noise = plain_noise(seeded_generator(self.seed, Stream.LATENT_EVALUATION))
-        parts = items.x.split(ENCODED)
+        parts = items.x.split(ENCODE_BATCH)
         return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])
 
     def before_report(self) -> None:
@@ -151,6 +152,6 @@ class LatentDiffusion(Diffusion):
     def to_picture(self, x: Tensor) -> Tensor:
         # Show the mean of p(x | y), also for noisy latents.
         flat = x.flatten(0, -len(self.event) - 1)
-        parts = flat.to(self.device).split(ENCODED)
+        parts = flat.to(self.device).split(ENCODE_BATCH)
         means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])
         return means.to(x).unflatten(0, x.shape[: -len(self.event)])

@@ -8,7 +8,7 @@ from triptych.declare import Count, Share, Unit, Whole, declared
 
 @declared("lr_schedule")
 class Constant:
-    """1 after ``warmup_steps`` of linear rise."""
+    """Linear warm-up over ``warmup_steps``, then the constant factor 1."""
 
     def __init__(self, warmup_steps: Annotated[Whole, Unit("steps")] = 0):
         self.warmup_steps = warmup_steps
@@ -19,7 +19,7 @@ class Constant:
 
 
 class Cosine(Constant):
-    """Warm-up, then half a cosine from 1 to ``floor`` at ``max_steps``."""
+    """Linear warm-up, then half a cosine from 1 to ``floor`` at ``max_steps``."""
 
     def __init__(self, warmup_steps: int = 0, floor: Share = 0.0):
         super().__init__(warmup_steps)
@@ -32,7 +32,7 @@ class Cosine(Constant):
 
 
 class InverseSqrt(Constant):
-    """Warm-up, and sqrt(reference_steps / step) after ``reference_steps`` (Karras et al. 2024)."""
+    """Warm-up, then 1, and sqrt(reference_steps / step) after that step (Karras et al. 2024)."""
 
     def __init__(
         self, warmup_steps: int = 0, reference_steps: Annotated[Count, Unit("steps")] = 70_000

@@ -1,6 +1,6 @@
 """Base classes of user-defined metrics, which are reported beside the bound.
 
-`PerItem` is for the items of a split, `OfSamples` for samples.
+`PerItem` is a metric of the items of a split, `OfSamples` one of generated samples.
 """
 
 from abc import abstractmethod
@@ -13,22 +13,21 @@ from torchmetrics import Metric
 from triptych.data.batch import Batch
 from triptych.declare import declared
 from triptych.errors import UserError
-from triptych.models.accounting import Figures, count_and_sums
+from triptych.models.accounting import ItemAverages, count_and_sums
 from triptych.models.base import BoundModel
 
 
 @declared("metrics")
-class PerItem(Figures):
-    """Mean and standard error, over a split, of one number per item.
+class PerItem(ItemAverages):
+    """Base class of a metric of items: the mean and standard error of ``values`` over a split.
 
-    A subclass gives the numbers by ``values``.
-    ``higher_is_better`` (True, False, None) is torchmetrics', and stands in the report. What it
-    draws at random follows from the seed, the process and the batch's place. ``version``: a whole
-    number, to be changed with the definition; results record it.
+    ``higher_is_better`` (True, False, None) is the attribute of torchmetrics; the report shows it.
+    Random numbers in ``values`` follow from the seed, the process and the batch's position.
+    ``version`` is a whole number, to be increased with the definition; results record it.
 
-    Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its
-    ``compute`` gives a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may
-    refuse a model before training.
+    Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` works as well; its
+    ``compute`` returns a number, or {"mean", "stderr", "n"}. If it has a method ``check(model)``,
+    this is called before training and may refuse the model.
     """
 
     version = 1
@@ -38,10 +37,10 @@ class PerItem(Figures):
 
     @abstractmethod
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
-        """Return a number for each item, (B,); items of NaN are not counted."""
+        """Return a number for each item, (B,); items with NaN are not counted."""
 
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
-        """Count the items of a batch; ValueError: ``values`` has another shape than (B,)."""
+        """Add the items of a batch; ValueError if ``values`` does not have shape (B,)."""
         values, items = self.values(model, batch), len(batch.x)
         if values.shape != (items,):
             raise ValueError(
@@ -51,17 +50,17 @@ class PerItem(Figures):
         self.sums[0] += count_and_sums(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
-        """Return {"mean", "stderr", "n"}; a mean of None where no item had a number."""
+        """Return {"mean", "stderr", "n"}; the mean is None if no item has a number."""
         return self.figures().get("value", {"mean": None, "stderr": None, "n": 0})
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A set of samples beside as many true items or more, both (n, *shape) in the model's units.
+    """A set of samples and at least as many true items, both (n, *shape) in the model's units.
 
-    ``labels``: the classes (n,) that the samples were drawn for. Of images with
-    ``measures.classifier``, also its features (n, f) of both, and its logits (n, classes) of the
-    samples. None where there are none.
+    ``labels``: the classes (n,) that the samples were drawn for, or None. With
+    ``measures.classifier``, ``features`` and ``true_features`` (n, f) are the classifier's features
+    of both, and ``logits`` (n, classes) those of the samples; else they are None.
     """
 
     x: Tensor
@@ -74,13 +73,12 @@ class Samples:
 
 @declared("metrics")
 class OfSamples(Metric):
-    """A figure of a set of samples, which a subclass computes by ``figure``.
+    """Base class of a metric of a set of samples, which a subclass computes in ``figure``.
 
-    The subclass also sets ``title``, ``unit`` and which end is good.
-    It is taken where ``measures`` takes its own: with the run's sampler and guidance, at each value
-    of
-    ``measures.over``, ``measures.repeats`` times; of pure noise and between true sets too, as its
-    scale. Its key under ``metrics`` is its name.
+    The subclass also sets ``title``, ``unit`` and ``higher_is_better``. The metric is computed
+    whenever the built-in ones of ``measures`` are: ``measures.repeats`` times at each value of
+    ``measures.over``, and for scale also of pure noise and between two true sets. Its name is its
+    key under ``metrics``.
     """
 
     full_state_update = False
@@ -90,10 +88,10 @@ class OfSamples(Metric):
 
     @abstractmethod
     def figure(self, samples: Samples) -> float:
-        """Return the figure of one set; NaN where it has none."""
+        """Return the metric of one set of samples; NaN if it is not defined."""
 
     def update(self, samples: Samples) -> None:
-        """Do nothing: sets are averaged by ``sampling.measure``."""
+        """Do nothing: ``run.measure`` calls ``figure`` and averages over sets."""
 
     def compute(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""AdamW, with Muon for kernels: momentum made orthogonal (Jordan et al. 2024)."""
+"""Optimise kernels with Muon (orthogonal momentum, Jordan et al. 2024), the rest with AdamW."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,14 +10,14 @@ from triptych.declare import NonNegative, Positive, Share
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, with Muon for the convolutions that keep the number of channels.
+    """Muon for convolutions with as many inputs as outputs, and AdamW for all other weights.
 
-    These hold most weights of a residual network.
+    These convolutions hold most weights of a residual network.
 
     Args:
         params, adamw: see AdamW.
-        kernels_lr, momentum, kernels_decay: of those convolutions; a schedule scales their rate as
-            ``lr``.
+        kernels_lr, momentum, kernels_decay: learning rate, momentum and weight decay of those
+            convolutions. A learning-rate schedule scales ``kernels_lr`` and ``lr`` alike.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Muon(torch.optim.AdamW):
         self.param_groups = groups
         for group in groups:
             if "momentum" in group:
-                self._kernels(group)
+                self._update_kernels(group)
         return loss
 
-    def _kernels(self, group: dict[str, Any]) -> None:
+    def _update_kernels(self, group: dict[str, Any]) -> None:
         kernels: dict[torch.Size, list[Tensor]] = {}
         directions: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:

@@ -28,7 +28,7 @@ CELLS = 4096  # number of levels a, at the centres of equal cells of the schedul
 class WeightedLoss(PerItem):
     """The run's loss in continuous time, nats per dimension: the left side of the equation above.
 
-    Times are spread evenly.
+    An item's draws are spread evenly over time.
     """
 
     higher_is_better = False
@@ -61,7 +61,7 @@ class WeightedLoss(PerItem):
 class NoisyBounds(WeightedLoss):
     """The right side of the equation above: an average of bounds of noised data.
 
-    The noise level is drawn by |w'|; where w' is negative, the bound counts negatively.
+    The noise level is drawn in proportion to |w'|; where w' < 0, the bound is subtracted.
     """
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
@@ -89,7 +89,7 @@ class Distortion(PerItem):
     It is in units of the data's levels.
 
     Args:
-        t: of the schedule, 0 where the bound's rate ends and its reconstruction begins.
+        t: time of the schedule; at 0 the rate of the bound ends and its reconstruction begins.
     """
 
     higher_is_better = False

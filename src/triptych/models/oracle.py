@@ -1,4 +1,4 @@
-"""The exact denoiser of data with a known density, as a model: it is measured, not trained."""
+"""The exact denoiser of data with a known density, as a model: it is evaluated, not trained."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from triptych.models.diffusion import Diffusion
 
 
 class OracleModel(Diffusion):
-    """A diffusion model with no parameters: its bound is the best there is.
+    """A diffusion model without parameters, which reports the best possible bound.
 
-    UserError: data whose truth is not known.
+    Raises UserError if the data have no known density.
     """
 
     ignores = ("denoiser", "objective")

@@ -46,7 +46,7 @@ from triptych.run.progress import Progress
 from triptych.run.reopen import open_weights
 from triptych.run.untrusted import read_checkpoint
 
-SMOOTHING = 1.0  # pseudo-count of the histogram baseline, spread over the K levels of a dimension
+SMOOTHING = 1.0  # pseudo-count of the histogram baseline, divided among a dimension's K levels
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def _evaluate_in_new_process(
 def choose_weights(
     run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
 ) -> tuple[FinalCheckpoint, Entries | None]:
-    """Return the checkpoint that the run reports, and what validation says of its other weights.
+    """Return the checkpoint that the run reports, and validation results of all its weights.
 
-    The results are {"reported": name, "val": {name: metrics}}. They are None if there are fewer
+    The second value is {"reported": name, "val": {name: metrics}}. It is None if there are fewer
     than two averages or no validation items, or if the model is another run's (``trained``). With
     weights=chosen, the average with the lowest validation bound is reported, and its name is
     written into the checkpoint. The test set is not used.
@@ -175,7 +175,7 @@ def choose_weights(
 def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
-        return last  # Also where nothing was fitted here.
+        return last  # This includes runs that fit nothing.
     return best
 
 

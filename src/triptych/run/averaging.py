@@ -42,7 +42,7 @@ def load_weights(
         run: the run's directory.
 
     Raises:
-        UserError: the checkpoint does not have these weights, or they do not fit the model.
+        UserError: the checkpoint lacks these weights, or they do not match the model.
         Diverged: a weight is not finite, for example in a file that this project did not write.
     """
     average = find_average(checkpoint, weights, run)

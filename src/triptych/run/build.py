@@ -31,7 +31,7 @@ from triptych.run.reopen import check_condition_source, open_model_stages, with_
 def build_experiment(config: Config, download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once.
 
-    Raises UserError for a value that is not accepted.
+    Raises UserError for an invalid value.
     """
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
@@ -40,7 +40,7 @@ def build_experiment(config: Config, download: bool) -> Experiment:
 
 
 def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Experiment:
-    """Build the sampling of ``model``, and the measures of its samples; or raise UserError."""
+    """Build how ``model`` is sampled, and the metrics of its samples; or raise UserError."""
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
@@ -55,10 +55,7 @@ def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Exper
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Refuse an augmentation if the network is conditioned on an image computed from the item.
-
-    The augmentation would change the item but not that image.
-    """
+    """Raise UserError if an item would be augmented, but not a conditioning image made from it."""
     if all(change.part is not None for change in data.augmentations):
         return
     for name in condition_parts_read(model, data):
@@ -88,7 +85,7 @@ def build_drawing(
 def _condition_sources(
     config: Config, model: BoundModel, data: DataModule, other_runs: OtherRuns
 ) -> dict[str, str | Drawing]:
-    """Return the sources of a condition's parts: another part, or a stage that draws it."""
+    """Return {condition part: the other part that replaces it, or the stage that draws it}."""
     condition_from: Config = config.get("condition_from", {})
     stages: Config = config.get("stages", {})
     for name in stages.keys() - condition_from.keys():
@@ -103,7 +100,7 @@ def _condition_sources(
             kind, needed = data.conditions[source], data.conditions[name]
             if kind != needed:
                 raise UserError(
-                    f"{key}: {source} is {kind}, but {name} is {needed}; use one of equal kind"
+                    f"{key}: {source} is {kind}, but {name} needs {needed}; use another part"
                 )
             sources[name] = source
             continue
@@ -117,7 +114,7 @@ def _condition_sources(
 def _samplings_to_measure(
     config: Config, drawing: Drawing, other_runs: OtherRuns
 ) -> tuple[tuple[Any, Drawing], ...]:
-    """Return the sampling at each value of ``measures.over``."""
+    """Return (value, how to draw samples) for each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)

@@ -98,7 +98,7 @@ class CheckpointSaver(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """The name of its state in a checkpoint, which all versions share."""
+        """The key of this callback's state in a checkpoint, the same in all versions."""
         return "Keep"
 
     @property

@@ -77,7 +77,7 @@ class Chunks:
         self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]
     ):
         self.folder, self.size, self.read, self.finite = folder, chunk_size(shape), read, True
-        # Counts the chunks of all sets, so that sets of a single chunk are spread over processes.
+        # Number of chunks of all sets so far, so that sets of one chunk are spread over processes.
         self._turn = 0
         self._rank, self._world = rank_world()
 

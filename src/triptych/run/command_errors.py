@@ -16,7 +16,7 @@ from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import STORAGE
 from triptych.run.processes import ENDING, rank, set_handlers
 
-OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # modules whose errors are bugs
+OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # our modules; their errors are bugs
 HYDRAS = ("hydra.", "hydra_plugins.")
 
 
@@ -42,7 +42,7 @@ def one_line_errors(command: str) -> Iterator[None]:
         if rank() == 0:
             print(f"error: {refused}", file=sys.stderr)
         sys.exit(refused.exit_code)
-    # Ray replaces a StopRequest by a plain KeyboardInterrupt, which has no signal.
+    # Ray replaces a StopRequest by a plain KeyboardInterrupt without the signal's number.
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "signal", signal.SIGINT)
         print(Interrupted(number), file=sys.stderr)

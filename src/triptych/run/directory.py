@@ -35,7 +35,8 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
 # Files whose digests a finished run's summary records; other summaries record only the first.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
-BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
+# Files of a run that has not trained yet, which ``discard`` removes.
+START_FILES = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # suffix of the directory of a run replaced by force=true
 PRUNE = "prune"  # if this file exists, the run stops after its next validation
 
@@ -123,7 +124,7 @@ class RunDirectory(Lockable):
     def write_provenance(self, record: Entries) -> None:
         """Write the provenance.
 
-        Unreadable: it would be malformed, for example because of a planted checkpoint.
+        Raises Unreadable if it would be malformed, for example because of a planted checkpoint.
         """
         self.provenance = self._parse_provenance(record)
         self.write("provenance.json", record)
@@ -231,7 +232,7 @@ class RunDirectory(Lockable):
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
         aside = self.readable_provenance.aside
-        files = [*BEGINNING]
+        files = [*START_FILES]
         if aside or not (self.path.parent / "sweep.json").exists():
             files.append("summary.json")
         with contextlib.suppress(OSError):

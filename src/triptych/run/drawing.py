@@ -1,4 +1,4 @@
-"""Draw samples from a model with its sampler, conditions and a cascade's earlier stages."""
+"""Draw samples from a model with its sampler and conditions, or from the stages of a cascade."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

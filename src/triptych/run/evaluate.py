@@ -30,7 +30,7 @@ from triptych.run.trainer import build_trainer
 
 # Columns of items.npz besides "index".
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
-# Keys of the command that override the run's ``bound`` keys, with the values that keep the run's.
+# {key of triptych-evaluate that overrides ``bound.KEY``: the value that keeps the run's own}
 BOUND = {"steps": "run", "variance": None, "repeats": None}
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -41,10 +41,10 @@ def build_evaluation_trainer(
     data: DataModule,
     progress: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """Build a Trainer that evaluates a model's bound and metrics; or UserError.
+    """Build a Trainer that evaluates a model's bound and metrics; or raise UserError.
 
-    If there are user metrics, the teacher is opened too: a metric may read the training loss, which
-    needs the teacher's predictions.
+    With user metrics, the teacher of a distilled model is opened too, as a metric may compute the
+    training loss, which needs the teacher's predictions.
     """
     if config.get("metrics"):
         set_teacher(config, model, data, OtherRuns(config))
@@ -77,7 +77,7 @@ def evaluate_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spl
 def take_errors_over_groups(account: Account, groups: Tensor) -> None:
     """Replace the standard errors of the bound and its terms by those over groups of items.
 
-    ``groups``: of all items of the split. NaN with one group.
+    ``groups`` has the group of each item of the split. With one group the errors are NaN.
     """
     assert account.per_item is not None
     index, rows = account.per_item
@@ -104,7 +104,7 @@ def write_items(path: Path, account: Account) -> bool:
 
     Arrays: ``index`` (n,) int64, increasing, and each of ``COLUMNS`` (n,) float64. The values are
     in the reported unit and are means over the random draws of times and noise. ``draw_variance``
-    is the variance of that mean, NaN if there is one draw. ``group`` (n,) int64 is there if the
+    is the variance of that mean, NaN if there is one draw. ``group`` (n,) int64 is included if the
     data have groups.
     """
     if account.per_item is None:

@@ -20,7 +20,7 @@ from triptych.run.stopping import Stop, is_broken_connection, requeue, write_err
 from triptych.run.training import train
 from triptych.run.untrusted import is_composed_here
 
-COMPILER = ("torch._dynamo.", "torch._inductor.")
+COMPILER = ("torch._dynamo.", "torch._inductor.")  # modules whose errors compile=true causes
 PATIENCE = 5.0  # seconds to wait for the lock: a killed sweep's job may need a moment to release it
 
 

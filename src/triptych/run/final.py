@@ -37,8 +37,8 @@ def draw_final_samples(
 ) -> FinalSamples:
     """Draw samples, compute their metrics, and save the model's panels and artifacts.
 
-    ``release`` is called when only rank 0 has work left. Raises Diverged in all ranks if a sample
-    is not finite; ``step`` is the training step named in the error.
+    ``release`` is called when only rank 0 has work left. All ranks raise Diverged if a sample is
+    not finite; ``step`` is the training step named in the error.
     """
     if checkpoint.uses_new_processes:
         numbers = checkpoint.data.numbers

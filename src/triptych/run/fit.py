@@ -40,7 +40,7 @@ class Fit:
     """The trainer of a fit, with the callbacks that later steps of the run still need."""
 
     trainer: pl.Trainer
-    keep: CheckpointSaver
+    saver: CheckpointSaver
     progress: Sequence[pl.Callback]  # callbacks that show progress and handle signals
 
     @property
@@ -99,8 +99,8 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
 def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callback]:
     """Build the callbacks of a fit: gradient clipping, configured callbacks, metrics, sample grids.
 
-    ``CheckpointSaver`` must come after them, so that a step's checkpoint contains their changes
-    after it.
+    ``CheckpointSaver`` must come after them, so that a checkpoint contains what they change at the
+    end of its step.
     """
     config, drawing = experiment.config, experiment.drawing
     callbacks: list[pl.Callback] = []
@@ -133,17 +133,14 @@ def check_splits(config: Config, data: DataModule) -> None:
 
 
 def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:
-    """Check that the averages are kept that the run reports, and by one callback.
-
-    Raises UserError otherwise.
-    """
+    """Raise UserError unless exactly one callback keeps the average that the run reports."""
     weights = config["weights"]
     if weights == "raw" or config.get("trained"):
         return
     if not averagers:
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if len(averagers) > 1:
-        # After a validation the second would put back the first one's average as the weights.
+        # After validation, the second callback would restore the average of the first as weights.
         raise UserError(
             "callbacks: more than one averages the weights; keep one, and set callbacks.ema.others"
         )
@@ -154,7 +151,7 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
 
 
 def check_processes(data: DataModule, processes: int) -> None:
-    """Check that processes have equal shares of a batch, and each has items of every split."""
+    """Raise UserError unless all processes get equal shares of a batch, and items of each split."""
     if data.batch_size % processes:
         raise UserError(
             f"data.batch_size={data.batch_size}: must be a multiple of the number of processes, "
@@ -209,6 +206,6 @@ def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origi
     checkpoint = origin.adopted
     if checkpoint is None:
         weights = {"state_dict": model.state_dict(), "callbacks": NO_AVERAGE, "global_step": 0}
-        checkpoint = weights | {"triptych": fit.keep.record}
+        checkpoint = weights | {"triptych": fit.saver.record}
     if rank() == 0:
         save_checkpoint(checkpoint, run / "checkpoints" / LAST)

@@ -39,9 +39,9 @@ def build_guided_denoiser(
 
 
 def check_guidance(guidance: Wrapper, model: Any) -> None:
-    """Refuse guidance that does not support latents, or needs a prediction that was not trained.
+    """Raise UserError for guidance that the model does not support.
 
-    For example, classifier-free guidance needs a model that was trained with dropped labels.
+    Some does not work on latents; classifier-free guidance needs dropped labels in training.
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
@@ -55,7 +55,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
 
 
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
-    """Refuse a threshold that would cut off data values, and any threshold for latents."""
+    """Raise UserError for a threshold that would cut off data values, or one for latents."""
     if model.of_latents:
         raise UserError(
             "threshold: not supported for latents, as their range is unknown; pass threshold=none"

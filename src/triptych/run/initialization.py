@@ -36,16 +36,16 @@ OWN = ("schedule.", "loss_module.")
 class Origin:
     """The state that a run starts from."""
 
-    start: Path | None  # the checkpoint to go on from
-    step: int  # at which it was taken
+    start: Path | None  # the checkpoint to resume from
+    step: int  # the training step of that checkpoint, or 0
     adopted: Checkpoint | None  # with ``trained``, the other run's checkpoint
     initial: Checkpoint | None  # at a first start with ``init_from``, the other run's checkpoint
-    data: Entries  # what checkpoints keep of the data, with every item that the model is trained on
-    fit: str = ""  # a digest of what is about to be fitted, for other runs of its sweep
+    data: Entries  # the data record for checkpoints, with all items that the model is trained on
+    fit: str = ""  # digest of the fit, if other runs of the sweep may copy it
 
     @property
     def facts(self) -> Entries:
-        """The part of the data's record that leaves out the items."""
+        """The data record without its items."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
@@ -131,7 +131,7 @@ def read_other_checkpoint(
 ) -> tuple[Checkpoint, str]:
     """Read the checkpoint at ``path``, the value of ``key``, and compare its data.
 
-    Return it with a warning, "" if its data have the ``fingerprint``.
+    Return the checkpoint and a warning, which is "" if its data have the ``fingerprint``.
     """
     checkpoint = read_checkpoint(resolve_checkpoint_path(path), key)
     return checkpoint, compare_data(fingerprint, checkpoint["triptych"].get("data"), HELD_OUT, fix)
@@ -140,7 +140,7 @@ def read_other_checkpoint(
 def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the other run's weights into ``model`` where name and shape match.
 
-    Copied are all parameters except those of a learned schedule or loss, and the buffers of modules
+    These are all parameters except those of a learned schedule or loss, and the buffers of modules
     that have parameters. Raises UserError if nothing matches, or if some tensors do not match and
     ``init_partial`` is false.
     """

@@ -11,14 +11,14 @@ from triptych.config.source import CONFIGS
 from triptych.errors import UserError
 from triptych.run.untrusted import check_reference
 
-CHECKPOINTS = (
+CHECKPOINTS = (  # keys whose values are checkpoints or runs
     "guide",
     "objective.teacher",
     "measures.classifier",
     "model.stages",
     "condition_from",
 )
-OTHER_FILES = (
+OTHER_FILES = (  # keys whose values are other files
     "measures.inception",
     "measures.statistics",
     "measures.contrastive",

@@ -29,8 +29,8 @@ KINDS = "fiu"  # numpy's codes of the accepted types: floats and integers
 class Items:
     """The bound of each test item, in the reported unit.
 
-    `total` is (n,) float64, ordered by the items' `index`, (n,) int64. `group`: numbers (n,) that
-    are equal for items of one group; None: items are taken as independent.
+    `total` is (n,) float64, in the order of the items' `index`, (n,) int64. `group` (n,) is the
+    number of each item's group; None: items are taken as independent.
     """
 
     index: np.ndarray
@@ -73,7 +73,7 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def group_values(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return a value for each of G groups, (..., G), from those of items, (..., n).
+    """Convert values of items (..., n) to values of G groups (..., G).
 
     Their mean is the mean m of the items, and their spread that of the delete-one-group jackknife,
     which allows for any dependence within a group and for groups of different sizes n_g:
@@ -96,7 +96,7 @@ def group_values(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def effective_number(groups: np.ndarray) -> float:
-    """Return how many groups of equal sizes are worth as much: n^2 / sum of n_g^2 (Kish 1965)."""
+    """Return the effective number of groups of unequal sizes: n^2 / sum of n_g^2 (Kish 1965)."""
     import numpy as np
 
     _, sizes = np.unique(groups, return_counts=True)

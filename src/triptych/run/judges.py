@@ -1,4 +1,4 @@
-"""Networks that score samples: InceptionV3 for FID; classifier and text embedder for captions."""
+"""Score samples with networks: InceptionV3 for FID; classifier and text embedder for captions."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def open_inception(path: str) -> nn.Module:
         )
     except ModuleNotFoundError as error:
         raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
-    except Exception as error:  # whatever torch.load says of a file of other content
+    except Exception as error:  # torch.load may raise any error for a wrong file
         raise UserError(
             f"measures.inception={path}: not the weights of FID's InceptionV3 "
             f"({error_line(error)}); pass pt_inception-2015-12-05-6726825d.pth"

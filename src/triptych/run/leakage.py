@@ -13,7 +13,7 @@ from triptych.records import Entries
 def compare_data(
     current: Fingerprint, trained_on: Entries | None, evaluated_splits: Sequence[str], fix: str
 ) -> str:
-    """Describe how data differ from those ``trained_on`` by a checkpoint's model (``data_record``).
+    """Describe how the current data differ from the data that a model was trained on.
 
     Return "" if they are equal or nothing is recorded. ``trained_on`` is a record from
     ``data_record``. Raises UserError, which ends with ``fix``, if the model was trained on an item

@@ -48,15 +48,15 @@ CALLED = (
 class CallGuard:
     """Call a logging library until its first error, which is logged in one line and disables it.
 
-    ``pauses`` are the seconds to wait before each retry of a call. ``lost``: disabled from the
-    start.
+    ``pauses`` are the seconds to wait before each retry of a call. With ``disabled`` it never calls
+    the library.
     """
 
     def __init__(self, title: str, pauses: Sequence[float] = (), disabled: bool = False):
-        self.title, self.pauses, self.lost = title, pauses, disabled
+        self.title, self.pauses, self.disabled = title, pauses, disabled
 
     def __call__(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        if self.lost:
+        if self.disabled:
             return None
         for pause in self.pauses:
             with suppress(Exception, SystemExit):
@@ -69,7 +69,7 @@ class CallGuard:
         return None
 
     def _give_up(self, error: BaseException) -> None:
-        self.lost = True
+        self.disabled = True
         reason = error_line(error) + error_location(error)
         log_line(None, f"{self.title}: switched off ({reason}); metrics.csv has all metrics")
         if self.title == wandb.WandbRun.title:
@@ -96,7 +96,7 @@ class GuardedLogger(Logger):
     @property
     def experiment(self) -> Any:
         """The library's run object, for user callbacks; a dummy if the logger is disabled."""
-        return DummyExperiment() if self.guard.lost else self.logger.experiment
+        return DummyExperiment() if self.guard.disabled else self.logger.experiment
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration is logged at the start."""
@@ -136,7 +136,7 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             others += OURS[name](node, table, run)
         elif node:
             others.append(_build_user_logger(name, node, run))
-    # A fit that is another run's has no curves yet.
+    # If the fit was copied from another run, log its curves first.
     if step and not run.provenance.executions:
         _copy_rows(table, others)
     return [table, *others]

@@ -26,7 +26,7 @@ from triptych.run.drawing import Drawing, spread_indices
 from triptych.run.experiment import Experiment
 from triptych.run.reference import SetConditions
 
-LEVELS, POINTS = 20, 1000  # numbers of noise levels and items for the error of the posterior mean
+LEVELS, POINTS = 20, 1000  # number of noise levels and of items for the posterior mean's error
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class MeasuredValue:
-    """The sets of samples drawn at one value of the key ``measures.over``.
+    """The sets of samples that were drawn at one value of the key ``measures.over``.
 
     ``value`` is None if no key is varied. There is one set per repeat in ``sets``.
     ``unseen_captions`` has as many sets for captions of classes that were excluded from training,
@@ -257,12 +257,12 @@ def _cyclic_labels(labels: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _average_over_sets(figures: Sequence[dict[str, float]], n: int) -> Entries:
-    """Return {name: figure}, averaged over several sets of n samples each."""
+    """Return {metric: mean and standard error over several sets of n samples each}."""
     return {name: _mean_over_sets([of_set[name] for of_set in figures], n) for name in figures[0]}
 
 
 def _mean_over_sets(values: list[float], n: int) -> Entries:
-    """Return a figure's mean over sets and its standard error; None if it is not finite."""
+    """Return a metric's mean over sets and its standard error; None where not finite."""
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan

@@ -22,11 +22,12 @@ from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-LONGEST = 18  # maximum number of digits of a step
+MAX_STEP_DIGITS = 18  # maximum number of digits of a step
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
-NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
+# Entries of summary.json that are not logged as metrics.
+NOT_METRICS = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # config groups that do not distinguish runs
-NOT_PARAMETERS = ("logger", "paths")
+NOT_PARAMETERS = ("logger", "paths")  # config groups that are not logged as hyperparameters
 RESOLVED = "resolved"  # W&B gets the resolved configuration under this key
 
 
@@ -104,10 +105,10 @@ class MetricsCsv(Logger):
 
 
 def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | None:
-    """Return the step of a row and its figures, as text; None if it is damaged."""
+    """Return the step of a row and its values, as text; None if it is damaged."""
     row = dict(zip(header, cells, strict=False))
     step = row.pop("step", "")
-    if len(cells) != len(header) or not step.isdecimal() or len(step) > LONGEST:
+    if len(cells) != len(header) or not step.isdecimal() or len(step) > MAX_STEP_DIGITS:
         return None
     figures = {name: cell for name, cell in row.items() if cell}
     try:
@@ -155,7 +156,7 @@ def flatten_metrics(record: Mapping[str, Any]) -> Entries:
     """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: Entries = {}
     for key, value in record.items():
-        if key not in NOT_FIGURES:
+        if key not in NOT_METRICS:
             flat |= _flatten(value, key, SPLITS.get(key, f"{key}/"))
     return flat
 
@@ -169,7 +170,7 @@ def flatten_numbers(summary: Result | None, logged: Collection[str] = ()) -> dic
 
 
 def _flatten(value: Any, name: str, prefix: str) -> Entries:
-    """Return the figures in a value.
+    """Return the numbers in a value by flat names.
 
     {"mean", "stderr", "n"} becomes ``name``, ``name_stderr`` and ``name_n``; another dict's entries
     are named with ``prefix``. Lists and None are dropped.
@@ -197,5 +198,5 @@ def curve_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value holds columns, and nothing else."""
+    """Return whether a value is a dictionary of columns (lists), and nothing else."""
     return isinstance(value, dict) and {type(column) for column in value.values()} == {list}

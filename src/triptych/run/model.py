@@ -13,7 +13,7 @@ import torch
 
 from triptych.config.build import Dependencies, build
 from triptych.config.trust import import_class
-from triptych.data.augment import n_condition_numbers
+from triptych.data.augment import count_condition_numbers
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
@@ -23,9 +23,9 @@ from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.records import Config
 
-# Options of glibc's mallopt: M_MMAP_THRESHOLD at its maximum, and M_TRIM_THRESHOLD.
+# {option of glibc's mallopt: value}: M_MMAP_THRESHOLD at its maximum, and M_TRIM_THRESHOLD.
 MALLOC = {-3: 32 << 20, -1: 1 << 30}
-CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # groups that may be none
+CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # a model may ignore them
 QUIET = (  # library warnings that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers.*",  # our loaders index tensors in memory
@@ -83,7 +83,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
 
 
 def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -> None:
-    """Raise UserError for a choice that the model has not read."""
+    """Raise UserError for the choice of a group that the model does not read."""
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -91,7 +91,7 @@ def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -
 
 
 def injection_table(config: Config, data: DataModule) -> Dependencies:
-    """Return what is injected by argument name: facts of the data and parts of ``config``.
+    """Return the table of injected arguments: facts about the data, and parts of ``config``.
 
     The parts are built when first requested.
     """
@@ -123,7 +123,7 @@ def _add_latent_parts(table: Dependencies, kind: type[BoundModel]) -> None:
 
 
 def data_facts(config: Config, data: DataModule) -> dict[str, Any]:
-    """Return facts of the data by the names of the arguments that request them."""
+    """Return facts about the data, by the names of the arguments that receive them."""
     conditions = _conditions_read(config, data)
     return {
         "data_name": data.name,
@@ -157,7 +157,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    numbers = n_condition_numbers(data.augmentations)
+    numbers = count_condition_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
 

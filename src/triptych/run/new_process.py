@@ -22,7 +22,8 @@ from triptych.run.stopping import failure_line
 PRELOADED = "triptych.run.final"
 # -P: modules in the current folder must not shadow installed ones.
 PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
-# Arguments of Popen: environment and folder of this process before user-supplied code ran in it.
+# {argument of Popen: its value}: environment and working directory of this process before it ran
+# user-supplied code.
 _start: dict[str, Any] = {}
 _servers: list[Any] = []  # the server of this process, or empty before the first call
 

@@ -31,7 +31,7 @@ class OtherRuns:
                 f"{key}=null: needs a checkpoint; pass one, as guide=.../checkpoints/last.ckpt"
             )
 
-        def adjust(other: Config) -> None:
+        def adjust_config(other: Config) -> None:
             if stage:
                 refuse_cascade(other)
             else:
@@ -39,13 +39,13 @@ class OtherRuns:
             other["threads"] = self.config["threads"]
 
         if (path, stage) not in self._opened:
-            opened = reopen(str(path), adjust=adjust, key=key)
+            opened = reopen(str(path), adjust=adjust_config, key=key)
             opened.model.requires_grad_(False)
             self._opened[path, stage] = opened
         return self._opened[path, stage]
 
     def _use_own_data_folder(self, other: Config) -> None:
-        """Check that another run has this run's data, and read them from this run's folder."""
+        """Check that another run has the same data, and set its data folder to this run's."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
             raise UserError(

@@ -26,7 +26,8 @@ PARTS = ("prior", "reconstruction", "diffusion")  # the terms of the variational
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # maximum number of points of a curve, as a report plots all of them
 METRICS = 32  # maximum number of metrics that are read from an untrusted file; each is a column
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # names of metrics
+# {recorded direction of a metric: its direction in reports}
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 # Values that a label must show with their key: numbers, booleans and null.
 BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
@@ -166,9 +167,13 @@ class SampleMeasures:
     """Metrics of one run's samples, for one or several values of a varied setting.
 
     Attributes:
-        floor: by name, (median, lowest, highest) of the measure between true sets.
-        n: samples of a set.
-        noise: by name, the measure of pure noise. metrics: the user's own among the measures.
+        key, values: the varied setting ("" if none) and its values.
+        rows: {metric: value} at each of the values.
+        floor: {metric: (median, lowest, highest) between two true sets}.
+        n: number of samples of a set.
+        reference: what the samples are compared with, in words.
+        noise: {metric: value of pure noise in place of samples}.
+        metrics: the user-supplied ones among the metrics.
     """
 
     key: str

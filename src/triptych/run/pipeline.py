@@ -32,7 +32,7 @@ DENOISER, OUTPUT = "triptych.diffusion.denoiser.Denoiser", "triptych.diffusion.d
 SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 VARIANCES = {"fixed_small": "beta_tilde", "fixed_large": "beta", "fixed_small_log": "beta_tilde"}
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-# Accepted values of keys that have no counterpart in our configuration; () accepts any value.
+# {file: {key without counterpart in our configuration: allowed values}}; () allows any value.
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     INDEX: {
         "_class_name": ("DDPMPipeline", "DDIMPipeline"), "unet": (["diffusers", "UNet2DModel"],),
@@ -53,15 +53,15 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         **dict.fromkeys(("sample_size", "in_channels", "out_channels", "num_train_timesteps"), ()),
     },
 }  # fmt: skip
-# Arguments that the builder hands over, which no file may give.
-HANDED = {"shape", "schedule", "outputs", "conditions", "spacing"}
-WIDEST, HEADER = 8, 1 << 24  # maximum bytes per number, and of the safetensors header
+# Arguments that the builder injects, so no file may contain them.
+INJECTED = {"shape", "schedule", "outputs", "conditions", "spacing"}
+MAX_NUMBER_BYTES, MAX_HEADER_BYTES = 8, 1 << 24  # of a safetensors file
 # Parameter names of attention layers before diffusers 0.13, which published weights still have.
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 TYPES = {space: name for name, space in SPACES.items()}
 VARIANCE_TYPES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
 # {our key: values that a diffusers pipeline can express}
-NEEDED = {
+EXPRESSIBLE = {
     "model._target_": [DIFFUSION],
     "denoiser._target_": [DENOISER],
     "denoiser.network._target_": [NETWORK],
@@ -94,7 +94,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> Config:
-    """Return the config groups that a pipeline determines, ``bound`` without repeats."""
+    """Return the config groups that a pipeline determines; ``bound`` lacks its repeats."""
     _read_component_config(path, INDEX)
     scheduler, unet = (
         _read_component_config(path, SCHEDULER, SCHEDULE),
@@ -143,7 +143,7 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
     from safetensors.torch import load_file
 
     file = _read_weights(path)
-    most = WIDEST * sum(p.numel() for p in model.parameters()) + HEADER
+    most = MAX_NUMBER_BYTES * sum(p.numel() for p in model.parameters()) + MAX_HEADER_BYTES
     if file.stat().st_size > most:
         raise _component_error(path, file.name, f"larger than the network of {UNET} can be")
     try:
@@ -178,7 +178,7 @@ def _triptych_name(name: str) -> str:
 
 
 def _prediction_type(scheduler: Config) -> str:
-    """Return what the network predicts, as ``prediction_type``.
+    """Return the ``prediction_type``: what the network predicts.
 
     Before diffusers 0.9 it was the boolean key ``predict_epsilon``.
     """
@@ -211,7 +211,7 @@ def _read_component_config(path: str, name: str, target: str = "") -> Config:
         record = {}
     known = {*VALUES[name]}
     if target:
-        known |= class_arguments(target)[0].keys() - HANDED
+        known |= class_arguments(target)[0].keys() - INJECTED
     entries = {key: value for key, value in record.items() if not key.startswith("_")}
     for key, value in {"_class_name": record.get("_class_name"), **entries}.items():
         if key not in known:
@@ -251,7 +251,7 @@ def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
     config = run.config()
     settings = dict(flatten_config(config))
-    for key, values in NEEDED.items():
+    for key, values in EXPRESSIBLE.items():
         value = settings.get(key)
         if value not in values:
             raise UserError(

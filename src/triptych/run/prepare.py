@@ -25,8 +25,9 @@ from triptych.run.provenance import new_provenance
 from triptych.run.request import Request
 from triptych.run.untrusted import check_init_from
 
+# Fixes that end error messages.
 ANOTHER, ANEW = "choose another name", "or force=true to start over"
-LENGTH = {"trainer.max_steps", "trainer.max_epochs"}
+LENGTH_KEYS = {"trainer.max_steps", "trainer.max_epochs"}
 PATIENCE = 10.0  # seconds to wait for another process that is starting the same run
 
 
@@ -65,8 +66,8 @@ def check_same_run(request: Request, plan: RunPlan) -> None:
     if not plan.conflicts:
         return
     problem, fix = f"holds another run ({describe_differences(plan.conflicts)})", ""
-    finished = RunDirectory(request.path).status == "finished"  # another cannot be begun from
-    if finished and plan.conflicts.keys() <= LENGTH and request.config["trained"] is None:
+    finished = RunDirectory(request.path).status == "finished"  # init_from needs a finished run
+    if finished and plan.conflicts.keys() <= LENGTH_KEYS and request.config["trained"] is None:
         fix = f", with init_from={request.path} to begin with its weights"
     raise OtherRun(f"{request.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
 

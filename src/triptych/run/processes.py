@@ -29,20 +29,21 @@ DISTRIBUTED = {
     ),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
 }
+# Environment variables: process id of the parent, and of the sweep's command.
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
 PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
-# Errors of file systems without flock. There, filelock's lock file replaces the kernel's lock.
+# Errors of file systems without flock, where a lock file of filelock is used instead.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
-INSTEAD = ".lock.owner"
+FALLBACK_LOCK = ".lock.owner"  # name of that lock file
 _held: list[tuple[Path, IO[str]]] = []  # directories that this process has locked, and lock files
 
 
 def _launcher_variables() -> tuple[str, ...]:
-    """Return the names of environment variables: of the rank, then those identifying the launch."""
+    """Return the environment variables with the rank (first) and those that identify the launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return (
             "RANK",
@@ -265,7 +266,7 @@ def _try_lock(file: Any, stack: ExitStack, folder: Path, shared: bool = False) -
     from filelock import SoftFileLock, Timeout
 
     try:
-        stack.enter_context(SoftFileLock(folder / INSTEAD, timeout=0))
+        stack.enter_context(SoftFileLock(folder / FALLBACK_LOCK, timeout=0))
         return True
     except Timeout:
         return False

@@ -15,26 +15,27 @@ from triptych.run.pictures import log_picture, save_picture
 from triptych.run.processes import rank
 from triptych.terminal import progress_bar
 
-EVERY = 1.0  # seconds between two writes
-WINDOW = 60.0  # seconds over which the speed is taken: validation counts
+WRITE_INTERVAL = 1.0  # minimum seconds between two writes of progress.json
+WINDOW = 60.0  # the speed is averaged over the last so many seconds, including validation
+# Metrics that the progress bar shows.
 SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
 
 class Progress(pl.Callback):
     """Show a progress bar over training steps and test batches, and write ``progress.json``.
 
-    The file is written at most once in ``EVERY`` seconds.
+    The file is written at most once in ``WRITE_INTERVAL`` seconds.
     """
 
     def __init__(self, run: RunDirectory, bar: bool = True):
         self.run = run
-        # None: hidden where stderr is no terminal
+        # For tqdm, None hides the bar if stderr is not a terminal.
         self._hidden = None if bar else True
         self._written = 0.0
-        # The fit's last step and its number of steps; the test has another trainer.
+        # Last step and number of steps of the fit, as the test uses another trainer.
         self._place = (0, 0)
         self._bar: Any = None
-        # (seconds, step) during the last WINDOW seconds
+        # (time in seconds, step) during the last WINDOW seconds.
         self._marks: deque[tuple[float, int]] = deque()
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
@@ -61,7 +62,7 @@ class Progress(pl.Callback):
             self.write("fit", step, steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self._bar is None or time.monotonic() - self._written < EVERY:
+        if self._bar is None or time.monotonic() - self._written < WRITE_INTERVAL:
             return
         self._bar.update(trainer.global_step - self._bar.n)
         shown = {
@@ -106,7 +107,7 @@ class Progress(pl.Callback):
         if self._bar is None:
             return
         self._bar.update()
-        if time.monotonic() - self._written > EVERY:
+        if time.monotonic() - self._written > WRITE_INTERVAL:
             self.write("test", *self._place)
 
 

@@ -10,7 +10,7 @@ from triptych.declare import type_error_line
 from triptych.records import Entries
 from triptych.run.parsing import parse_time
 
-DERIVED = ("executions", "started", "record")  # fields that are not read as they stand
+DERIVED = ("executions", "started", "record")  # fields that ``from_json`` computes
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # {field: path of its entry in the file}, for fields that are not top-level entries of their name
 PATHS = {
@@ -32,7 +32,7 @@ class Execution:
 
     host: str = ""
     device: str = ""
-    sources: str = ""  # a digest of the code
+    sources: str = ""  # digest of the source code
     versions: Entries = field(default_factory=dict)
     data: Entries = field(default_factory=dict)
     changed: str = ""

@@ -36,7 +36,7 @@ from triptych.run.provenance_file import Provenance
 from triptych.run.result import ENDED, Result, Status, result_line
 
 COLUMNS = 1000  # maximum number of columns of metrics.csv that are read
-STAMP = "%Y-%m-%dT%H:%M:%S%z"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 STALE = 300.0  # seconds without an update of progress.json until a run counts as interrupted
 
 
@@ -58,7 +58,7 @@ class Run(Result):
 
     Attributes:
         config: values by dotted keys.
-        fit_of: the run of its sweep whose fit, and seconds of it, it has.
+        fit_of: the run of the same sweep from which the fit and its seconds were copied, or "".
     """
 
     dir: Path
@@ -80,7 +80,7 @@ class Run(Result):
     @property
     def start_time(self) -> str:
         """The local time of the start with its UTC offset; "" if it is not recorded."""
-        return f"{self.started:{STAMP}}" if self.started else ""
+        return f"{self.started:{TIME_FORMAT}}" if self.started else ""
 
     @property
     def computing_seconds(self) -> float:
@@ -145,7 +145,7 @@ class Run(Result):
 def find_runs(root: Path) -> list[Path]:
     """Return the run directories at or beneath `root` in natural order.
 
-    A directory that may not be opened is among them: `read_run` says so.
+    This includes directories that cannot be opened, for which `read_run` returns the reason.
     """
     directories: list[Path] = []
     closed: list[Path] = []
@@ -236,10 +236,7 @@ def _samples_picture(run: Run) -> Path | None:
 
 
 def _provenance_fields(provenance: Provenance) -> Entries:
-    """Return the fields of a run that its provenance knows.
-
-    If there is a result, its entries replace some of them.
-    """
+    """Return the fields of a run that are in its provenance; a result replaces some of them."""
     names = (
         "commit",
         "dirty",

@@ -29,7 +29,7 @@ from triptych.run.drawing import spread_indices
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 
 PAIRS = 5  # number of pairs of true sets that are compared for the noise floor
-TRIED = 1000  # maximum number of samples for trying user-supplied metrics before the first step
+MAX_TRIED = 1000  # maximum number of samples on which user-supplied metrics are tried
 FLOOR = 1000  # random streams from this number on belong to the noise floor
 FEW = 3  # up to this number of modes, the fraction of each mode is recorded
 
@@ -145,7 +145,10 @@ class SampleReference:
         raise NotImplementedError
 
     def noise_floor(self, labelled: bool) -> Entries:
-        """Compare true sets, with classes if ``labelled``: exact samples reach these figures."""
+        """Return the metrics between pairs of true sets, which an exact sampler would reach.
+
+        With ``labelled``, metrics that need class labels are included.
+        """
         if self.n_held_out < 2:  # a single item has no distance to others
             return {"n": self.n_held_out}
         figures = []
@@ -154,7 +157,7 @@ class SampleReference:
             figures.append(
                 self.compare(features, labels if labelled else None, FLOOR + 2 * number + 1)
             )
-        return _spread_over_sets(figures) | {"n": min(self.n_held_out, self.n)}
+        return _median_and_range(figures) | {"n": min(self.n_held_out, self.n)}
 
     def _draw_noise(self, rows: Tensor, chunk: int) -> Tensor:
         seed = chunk_seed(chunk, self.seed, Stream.MEASURED_SAMPLES, 0, 0)
@@ -180,7 +183,7 @@ class SampleReference:
         if not self.user_metrics:
             return
         train = self.data.splits["train"]
-        n = min(self.n, TRIED, len(train))
+        n = min(self.n, MAX_TRIED, len(train))
         items = torch.arange(n)
         x, true = self._draw_noise(items, 0), train.batch(items).x
         labels = items * self.data.num_classes // n if labelled and self.data.num_classes else None
@@ -424,17 +427,17 @@ class ImageReference(SampleReference):
             items = suitable.nonzero().squeeze(1)
             if len(items):
                 shares = self.caption_matches(self.captioned.subset(items), items)
-                figures |= _spread_over_sets(
+                figures |= _median_and_range(
                     [{name + suffix: share for name, share in shares.items()}]
                 )
         return figures
 
 
-def _spread_over_sets(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _median_and_range(metrics_by_set: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Return {metric: {"median", "low", "high"}} over sets, for metrics that are finite in all."""
     spread = {}
-    for name in figures[0]:
-        column = sorted(of_set[name] for of_set in figures)
+    for name in metrics_by_set[0]:
+        column = sorted(metrics[name] for metrics in metrics_by_set)
         if all(map(math.isfinite, column)):
             spread[name] = {
                 "median": column[len(column) // 2],

@@ -45,7 +45,7 @@ def reopen(
         weights: as for ``load_weights``; by default the reported weights.
         data_root: replaces the data folder of the configuration.
         adjust: may change the configuration before anything is built.
-        judged: splits to evaluate on, which must not have items that the model was trained on.
+        evaluated_splits: splits to evaluate on, which must not have items of the training data.
         key: the configuration key of ``ckpt``, for error messages.
 
     Raises:
@@ -179,7 +179,7 @@ def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any
 
     Example of a change: {"guidance.scale": 3.0}.
     """
-    # Earlier stages draw its conditions.
+    # Drop these keys, as the earlier stages already draw its conditions.
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}
     changes = dict(flatten_config(change)) if change else {}
     for key, value in changes.items():

@@ -1,4 +1,4 @@
-"""Resolve a composed run once, into the one value that every command checks, plans and prepares."""
+"""Resolve a composed configuration once, into the request that commands check and prepare."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +19,21 @@ from triptych.run.untrusted import adopt_trained_config
 
 @dataclass(frozen=True)
 class Request:
-    """What one command asks for: a run's directory and its configuration, resolved and checked.
+    """The run that a command requests: its directory and its resolved, checked configuration.
 
-    With ``trained``, the model's part of ``config`` and ``choices`` is that of the other run.
+    With ``trained``, the keys and choices of the model are copied from the other run.
     """
 
     path: Path
-    config: Config  # with the keys of this start alone, such as force
-    composed: DictConfig  # before it was resolved
-    composed_choices: dict[str, Any]  # of config groups, by the command
+    config: Config  # the resolved configuration, including keys such as force
+    composed: DictConfig  # the configuration before it was resolved
+    composed_choices: dict[str, Any]  # {config group: choice}, before ``trained`` was applied
     choices: dict[str, Any]
     overrides: tuple[str, ...]
 
     @property
     def recorded(self) -> Config:
-        """The configuration as a run's directory records it, without the keys of this start."""
+        """The configuration as recorded in the run's directory, without keys such as force."""
         config = {k: value for k, value in self.config.items() if role(k) is not Role.START}
         if config.get("init_from") is not None:
             config["init_from"] = str(Path(config["init_from"]).absolute())
@@ -45,9 +45,9 @@ class Request:
 
 
 def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> Request:
-    """Resolve a composed run and check its values; UserError for one that is not accepted.
+    """Resolve the configuration of a run and check its values; raise UserError for a wrong one.
 
-    ``path`` is the run's directory. ``hydra``: Hydra's node, where ``config`` is without it.
+    ``path`` is the run's directory. ``hydra`` is the node ``hydra``, if ``config`` lacks it.
     """
     hydra = config.hydra if hydra is None else hydra
     overrides, choices = tuple(hydra.overrides.task), dict(hydra.runtime.choices)

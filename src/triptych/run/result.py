@@ -126,14 +126,15 @@ class Result:
         return key in self.record
 
     @classmethod
-    def of(cls, provenance: Provenance, status: str, **more: Any) -> Self:
-        """Build a result from entries of the file, for the run with this provenance.
+    def from_run(cls, provenance: Provenance, status: str, **more_entries: Any) -> Self:
+        """Build the result of the run with this provenance; further entries are keywords.
 
         Entries that are None are left out.
         """
         entries: Entries = dict.fromkeys(ENTRIES)  # in this order
         entries |= {"schema": SCHEMA, "status": status}
-        entries |= {"overrides": [*provenance.overrides], "choices": {**provenance.choices}} | more
+        entries |= {"overrides": [*provenance.overrides], "choices": {**provenance.choices}}
+        entries |= more_entries
         record = {key: entry for key, entry in entries.items() if entry is not None}
         if status == "finished":
             record.setdefault("samples", None)
@@ -192,7 +193,7 @@ ENTRIES = ("schema", *dict.fromkeys(key for _, keys in PARSERS.values() for key 
 
 
 def parse_entries(record: Mapping[str, Any]) -> Entries:
-    """Return the fields that ``record`` has; ValueError if malformed."""
+    """Parse the fields of ``Result`` that ``record`` has; raise ValueError if it is malformed."""
     parsed = {}
     try:
         for name, (parse, keys) in PARSERS.items():

@@ -27,9 +27,9 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: Config) -> Drawing:
-    """Prepare to sample from ``opened``; UserError: it cannot be sampled from.
+    """Prepare to draw samples from ``opened``; raise UserError if this is not possible.
 
-    ``values``: those of ``configs/sample.yaml``.
+    ``values`` are the keys of ``configs/sample.yaml``.
     """
     model = opened.model
     check_guide(values)
@@ -191,7 +191,7 @@ def _conditioning_noise(
     def prepare(condition: Condition, generator: torch.Generator) -> Condition:
         x = condition.parts[part].value
         eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
+        z = ConditioningNoise.add_noise(x, torch.full((len(x),), level, device=x.device), eps)
         changed: dict[str, Any] = {
             part: z,
             AUGMENTATION: Part(numbers.to(x.device).expand(len(x), -1)),

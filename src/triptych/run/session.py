@@ -1,4 +1,4 @@
-"""One execution of a run in one process: its stage, and the result that it records."""
+"""Track one execution of a run in one process: its stage, and the result that it records."""
 
 import contextlib
 import shutil
@@ -40,7 +40,7 @@ class Session:
 
     def record(self, status: str, entries: Entries) -> Result:
         """Return the result, and write it if this process is the run's first."""
-        result = Result.of(self.run.provenance, status, **entries)
+        result = Result.from_run(self.run.provenance, status, **entries)
         if rank() != 0:
             return result
         result = self.run.record(result)

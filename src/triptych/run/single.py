@@ -20,7 +20,7 @@ SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 
 
 def request_single(config: DictConfig) -> Request:
-    """Resolve a composed run for a command of its own; UserError if it cannot be run."""
+    """Check and resolve a single run; raise UserError if it cannot be run."""
     check_no_sweep(config)
     check_run_directory(config)
     request = resolve(config, Path(config.hydra.run.dir))
@@ -33,7 +33,7 @@ def request_single(config: DictConfig) -> Request:
 
 
 def check_no_sweep(config: DictConfig) -> None:
-    """Refuse groups and keys that only a sweep reads."""
+    """Raise UserError for groups and keys that only a sweep reads."""
     for key, value in SWEEP_KEYS.items():
         if config.get(key, value) != value:
             raise UserError(f"{key}={config[key]}: only a sweep reads it; add -m, or leave it out")
@@ -44,7 +44,7 @@ def check_no_sweep(config: DictConfig) -> None:
 
 
 def check_run_directory(config: DictConfig) -> None:
-    """Refuse a directory that several runs or processes would share."""
+    """Raise UserError for a directory that several runs or processes would share."""
     if processes.launch_id() and not config.name:
         raise UserError(
             "name=null: a name is needed here, so that all processes share one directory"
@@ -57,7 +57,7 @@ def check_run_directory(config: DictConfig) -> None:
 
 
 def check_guidance(plain: Config) -> None:
-    """Refuse guidance that needs a checkpoint if none is named."""
+    """Raise UserError for guidance that needs a checkpoint if ``guide`` names none."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
         fix = "as in guide=.../checkpoints/last.ckpt"
@@ -65,7 +65,7 @@ def check_guidance(plain: Config) -> None:
 
 
 def check_existing_run(request: Request) -> None:
-    """Refuse a directory that holds another run, as ``prepare`` would; nothing is written."""
+    """Raise OtherRun if the directory holds another run, as ``prepare`` does, but write nothing."""
     if contains_run(RunDirectory(request.path)) and not request.config["force"]:
         check_same_run(request, plan_run(request))
 

@@ -33,11 +33,11 @@ from triptych.run.processes import (
     set_handlers,
 )
 
-APART = 1.0  # maximum seconds between exchanges of signals among ranks, if steps are shorter
+EXCHANGE = 1.0  # maximum seconds between exchanges of signals, if steps are shorter
 NEVER = 2**62  # a number larger than any step
 KINDS = ("the loss", "a weight")
 PATIENCE = 5.0  # seconds to wait for the errors and exit codes of other ranks
-STUCK = 10.0  # seconds after which rank 0 counts as hanging if another rank is lost
+HANG_SECONDS = 10.0  # seconds after which rank 0 counts as hanging if another rank is lost
 BROKEN = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|"
     r"broken pipe|recvValue|sendBytes|socket timeout",
@@ -49,7 +49,7 @@ class Stop(pl.Callback):
     """Defer signals to the end of a training step at which all ranks agree, and detect divergence.
 
     Outside of training, and at a second Ctrl-C, ``Interrupted`` is raised at once, as waiting would
-    save nothing. Ranks exchange received signals at checkpoints, and every ``APART`` seconds or
+    save nothing. Ranks exchange received signals at checkpoints, and every ``EXCHANGE`` seconds or
     ``log_every_n_steps`` steps, whichever comes first. An exchange at every step would make all
     ranks wait for the slowest.
 
@@ -59,7 +59,7 @@ class Stop(pl.Callback):
 
     def __init__(self) -> None:
         # 2 * step + kind of the first loss or weight that was not finite, on the device.
-        self._bad: Tensor | None = None
+        self._first_bad: Tensor | None = None
         self.received: int | None = None
         self.began = False  # whether training has started
         self._training = False
@@ -120,11 +120,11 @@ class Stop(pl.Callback):
         Reading it from a GPU waits for the device, so on a GPU it is read only at logged steps.
         Return ``NEVER`` if there is none.
         """
-        if self._bad is None:
+        if self._first_bad is None:
             return NEVER
         logged = trainer.global_step % trainer.log_every_n_steps == 0
-        if force or logged or self._bad.device.type == "cpu":
-            return int(self._bad)
+        if force or logged or self._first_bad.device.type == "cpu":
+            return int(self._first_bad)
         return NEVER
 
     def _exchange_with_ranks(self, trainer: Any, force: bool) -> tuple[bool, int]:
@@ -136,11 +136,11 @@ class Stop(pl.Callback):
         self._exchange = (now, step)
         pace = int(1e6 * (now - before)) // max(1, step - step_before)  # microseconds of one step
         received = int(self.received is not None)
-        bad = NEVER if self._bad is None else int(self._bad)
+        bad = NEVER if self._first_bad is None else int(self._first_bad)
         message = torch.tensor([received, -bad, pace], device=trainer.strategy.root_device)
         any_received, first, slowest = trainer.strategy.reduce(message, reduce_op="max").tolist()
         # All ranks use the pace of the slowest, so that they agree on the next step of exchange.
-        pause = max(1, min(trainer.log_every_n_steps, int(1e6 * APART) // max(1, int(slowest))))
+        pause = max(1, min(trainer.log_every_n_steps, int(1e6 * EXCHANGE) // max(1, int(slowest))))
         self._next = step + pause
         return bool(any_received), -int(first)
 
@@ -152,9 +152,9 @@ class Stop(pl.Callback):
 
     def _note_non_finite(self, finite: Tensor, step: int, kind: int = 0) -> None:
         bad = torch.where(finite, NEVER, 2 * step + kind)
-        if self._bad is not None:
-            bad = torch.minimum(self._bad, bad)
-        self._bad = bad
+        if self._first_bad is not None:
+            bad = torch.minimum(self._first_bad, bad)
+        self._first_bad = bad
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
@@ -230,7 +230,8 @@ def write_error_file(run: RunDirectory, error: Exception) -> None:
 class Peers:
     """The other ranks of a run on this machine, which rank 0 starts and watches.
 
-    ``record`` writes a failure into the run's summary. Leaving the context ends the watching.
+    ``record`` writes a failure into the run's summary. At the end of the context rank 0 stops
+    watching.
     """
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
@@ -321,7 +322,7 @@ class Peers:
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):
                 return
-            if any(codes) and not self._settled.wait(STUCK):
+            if any(codes) and not self._settled.wait(HANG_SECONDS):
                 self._end_stuck()
 
     def _end_stuck(self) -> None:

@@ -44,11 +44,11 @@ class Looks(Record):
     """The interim looks of a sweep with ``until=decided`` (a group-sequential design).
 
     Attributes:
-        looks: the number of planned looks.
-        equal_within: the margin within which settings count as equal, or None.
-        look: the number of the current look, from 1.
-        seeds: for each look, its seeds.
-        reported: whether a report without looks preceded them.
+        looks: number of planned looks.
+        equal_within: margin within which settings count as equal, or None.
+        look: number of the current look, from 1.
+        seeds: the seeds of each look.
+        reported: whether the sweep was already reported before looks were planned.
     """
 
     looks: LookCount = 1
@@ -108,8 +108,8 @@ class SweepRecord(Record):
     Attributes:
         command: the last command line.
         shared: overrides common to all runs.
-        named: keys in the names of the runs: those that differ between runs, now or in an earlier
-            command.
+        named: keys that are part of the runs' names, as they differ between runs of this or an
+            earlier command.
         expected: the number of runs.
         equal_within: the margin within which the report counts settings as equal, or None.
         until, tuning: the interim looks and the tuning, for a sweep in rounds.

@@ -73,7 +73,7 @@ def build_trainer(
         use_distributed_sampler=False,  # Our loaders split batches over ranks without padding.
         enable_progress_bar=False,  # The callback Progress shows one.
         profiler=_profiler(config, run),
-        enable_checkpointing=False,  # The callback Keep saves checkpoints.
+        enable_checkpointing=False,  # The callback CheckpointSaver saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
         plugins=[AtomicCheckpointIO(), *_cluster_environments()],
@@ -103,7 +103,7 @@ def check_sharded(config: Config) -> None:
 
 
 def _strategy(node: Config) -> Any:
-    """Return Lightning's name of the strategy; of DDP the one that keeps the order of its sums.
+    """Return Lightning's name of the strategy; for DDP one with a fixed order of summation.
 
     Plain DDP rebuilds its gradient buckets after the first step of each start. This changes the
     order of summation over three or more ranks, so a resumed run would differ in the last digits.

@@ -59,7 +59,8 @@ def train(session: Session) -> Result:
         checkpoint, averaging = choose_weights(run, fit, experiment, origin)
         began = time.perf_counter()
         accounts = account_splits(checkpoint, fit)
-        seconds = {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)}
+        test_seconds = time.perf_counter() - began
+        seconds = {"fit": round(fit.saver.seconds, 2), "test": round(test_seconds, 2)}
         memory = max(peak_memory(fit.device), to_float(run.provenance.fit_memory))
 
         # Draw samples, and compute their metrics.

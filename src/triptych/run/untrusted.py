@@ -30,7 +30,7 @@ OWN = "TRIPTYCH_OWN"
 
 
 def check_config(config: Config, description: str, needed: Iterable[str] = ()) -> Config:
-    """Check and return a file's configuration: its groups are there and name allowed classes.
+    """Check that a file's configuration has its groups and names only allowed classes; return it.
 
     ``needed`` are further keys that must exist; ``description`` begins the error messages.
     """
@@ -62,7 +62,7 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
 def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
     """Load a checkpoint as plain, checked data on the CPU.
 
-    UserError: it is damaged, or another run's.
+    Raises UserError if it is damaged or belongs to another run.
     """
     path = find_checkpoint(path, key)
     where = f"{key}={path}"
@@ -104,7 +104,7 @@ def is_averaging(state: dict[str, Any]) -> bool:
 
 
 def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
-    """Check that a checkpoint in a run's directory is the run's own, and that of its result."""
+    """Check that a checkpoint belongs to the run of its directory, and to the run's result."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
@@ -134,8 +134,8 @@ def reraise_as_foreign_checkpoint(
 ) -> Iterator[None]:
     """Convert errors within the context to ForeignCheckpoint, unless training ``has_begun``.
 
-    Code that reads a malformed checkpoint may raise any of these errors. Errors are not converted
-    if ``where``, the checkpoint, is None.
+    Code that reads a malformed checkpoint may raise many types of errors. None is converted if
+    ``where``, the checkpoint, is None.
     """
     try:
         yield

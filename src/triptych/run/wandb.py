@@ -27,12 +27,13 @@ from triptych.run.metrics import (
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
-INIT, FINISH = 5.0, 30.0  # timeouts in seconds: for W&B's start, and for the upload at the end
-SENT = 10.0  # timeout in seconds for sending the panels or the checkpoint
+INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 30.0  # seconds for W&B's start and for the upload at the end
+SEND_TIMEOUT = 10.0  # timeout in seconds for sending the panels or the checkpoint
 GROUPS = ("experiment", "ablation", "data")  # groups whose choices become tags
 STEP = "trainer/global_step"  # Lightning's step metric
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lower is better
 ONE_POINT = ("test/", "final/")  # metrics with one value per run: only in the summary, no curve
+# {environment variable of W&B: subfolder of the run's W&B folder}
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
 _ours: set[str] = set()  # those variables of FOLDERS that this process has set
 
@@ -40,7 +41,7 @@ _ours: set[str] = set()  # those variables of FOLDERS that this process has set
 class WandbRun(WandbLogger):
     """Lightning's W&B logger with our panels, metrics and, if ``artifacts``, the checkpoint.
 
-    ``mode`` "online" becomes "offline", with a message, if W&B does not answer. ``about`` are
+    ``mode`` "online" becomes "offline", with a message, if W&B does not answer. ``metadata`` are
     arguments of wandb.init.
     """
 
@@ -52,8 +53,8 @@ class WandbRun(WandbLogger):
         settings = self.wandb.Settings(
             console="off",
             silent=True,
-            init_timeout=INIT,
-            finish_timeout=FINISH,
+            init_timeout=INIT_TIMEOUT,
+            finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
             x_transaction_log_flush_interval=0.2,  # seconds, so that a kill loses little
         )
@@ -116,7 +117,8 @@ class WandbRun(WandbLogger):
         except TimeoutError:
             log_line(
                 None,
-                f"W&B: upload not finished within {FINISH:.0f} s; send the rest with `{self.sync}`",
+                f"W&B: upload not finished within {FINISH_TIMEOUT:.0f} s; "
+                f"send the rest with `{self.sync}`",
             )
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
@@ -134,8 +136,8 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, task_name: str, task: Callable[[], None]) -> None:
-        """Run ``task`` for at most ``SENT`` seconds; log a line if it fails or does not end."""
-        problems = [f"no answer within {SENT:.0f} s"]
+        """Run ``task`` for at most ``SEND_TIMEOUT`` seconds; log a line if it fails or hangs."""
+        problems = [f"no answer within {SEND_TIMEOUT:.0f} s"]
 
         def work() -> None:
             try:
@@ -146,7 +148,7 @@ class WandbRun(WandbLogger):
 
         sending = threading.Thread(target=work, name=f"wandb {task_name}", daemon=True)
         sending.start()
-        sending.join(SENT)
+        sending.join(SEND_TIMEOUT)
         for problem in [*problems]:
             log_line(
                 None, f"W&B: upload of {task_name} failed ({problem}); {self.run.path} keeps it"
