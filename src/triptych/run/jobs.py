@@ -51,7 +51,7 @@ def run_job(argument: str, log: Path) -> int:
 
 
 def _sweep_process_id() -> int:
-    return int(os.environ.get(SWEEP) or 0)
+    return int(os.environ.get(SWEEP, 0))
 
 
 def _is_worker() -> bool:

@@ -296,7 +296,7 @@ class MLflowRun(MLFlowLogger):
 
 def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str | None:
     """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
-    folder = (config.get("paths") or {}).get("log_dir")
+    folder = config.get("paths", {}).get("log_dir")
     default = os.environ.get(ADDRESS)
     uri = str(node.get("tracking_uri") or default or f"{SQLITE}{folder}/mlflow.db")
     if is_composed_here(run) or uri in (default, f"{SQLITE}{root()}/logs/mlflow.db"):

@@ -291,7 +291,7 @@ def model_card(result: Result, license: str) -> str:
     """Return the README.md of a model on the Hub: data, bound, settings."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = (result.record.get("data") or {}).get("description", "images")
+    data = result.record.get("data", {}).get("description", "images")
     name, task = result.name or "diffusion", "unconditional-image-generation"
     front: Entries = {
         "license": license,

@@ -52,7 +52,7 @@ def _launcher_variables() -> tuple[str, ...]:
             "MASTER_ADDR",
             "MASTER_PORT",
         )
-    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
     return ("LOCAL_RANK",)  # Rank 0 of a run has started this process, or there is only one.
 
