@@ -4,6 +4,8 @@ Each tolerance is the binomial's: a correct promise fails here once in 10,000 se
 fixed.
 """
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -291,6 +293,27 @@ def test_looks_after_a_report_share_a_tenth_of_its_error():
     assert sum(0.05 / rule.price(look) for look in range(4)) == pytest.approx(0.055)
     assert DecisionRule(looks=4).current_price == 4 and DecisionRule().current_price == 1
     assert DecisionRule(looks=4, reported=True).current_price == 30, "of a joint report"
+
+
+def test_best_mean_of_five_equal_settings_is_too_good_and_intervals_miss_together():
+    """The caution: 1.16 standard errors (the mean of the lowest of five), and 95% or more."""
+    random, n, luck, missed, together = np.random.default_rng(11), 200, [], 0, 0
+    for _ in range(n):
+        table = 2 + 0.01 * np.sqrt(5) * random.normal(size=(5, 5, 1))
+        found = Memory(table).compare()
+        luck.append((found.cells[0].bound.mean - 2) / 0.01)
+        tests = [found.pair_test(i, j) for i, j in combinations(range(5), 2)]
+        misses = sum(not test.interval[0] <= 0 <= test.interval[1] for test in tests)
+        missed, together = missed + misses, together + (misses > 0)
+    assert np.mean(luck) == pytest.approx(-1.163, abs=4 * 0.67 / np.sqrt(n))
+    assert at_most(missed, 10 * n, 0.05) and together / n > 2 * missed / (10 * n)
+
+
+def test_caution_stands_below_tables_with_intervals():
+    table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, [0.1, 0.2, 0.1]])[..., None]
+    assert verdict.caution(Memory(table).compare()) == verdict.CAUTION
+    assert verdict.caution(Memory(table[:, :1]).compare()) == ""
+    assert verdict.caution(Memory(table[:1]).compare()) == ""
 
 
 def test_seeds_are_tried_only_where_they_may_settle_a_pair():

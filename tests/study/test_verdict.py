@@ -1,5 +1,6 @@
 """The answer in plain words: no more than the corrected test supports, and what would settle it."""
 
+import html
 import json
 import math
 import shutil
@@ -14,7 +15,7 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.run.parsing import Curve
 from triptych.study.claims import seeds_to_settle
-from triptych.study.render import write_report
+from triptych.study.render import print_table, write_report
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 from triptych.study.verdict import describe_verdict
@@ -366,3 +367,26 @@ def test_malformed_weighting_neglects_nothing():
     for value in ((0.0, 0.0), (math.nan, 1.0)):
         assert not neglects_bound(Curve((-1.0, 1.0), value, ()))
     assert not neglects_bound(Curve((900.0, 1e4), (1.0, 1.0), ()))
+
+
+@pytest.mark.parametrize(
+    ("reconstruction", "schedule", "hinted"),
+    [(2.6, True, True), (0.9, True, False), (2.6, False, False)],
+)
+def test_reconstruction_of_many_bits_is_noted_with_the_key_that_lowers_it(
+    tmp_path, capsys, reconstruction, schedule, hinted
+):
+    """256 levels at gamma_min -8: the noise in z_0 spans several levels; a VAE has no gamma_min."""
+    for seed in (1, 2):
+        test = metrics(5.0)
+        test["bpd_reconstruction"]["mean"] = reconstruction
+        test["bpd_diffusion"]["mean"] = 5.0 - 0.002 - reconstruction
+        run = make_run(tmp_path, "v", seed, 5.0, test=test)
+        if schedule:
+            with (run / "config.yaml").open("a") as file:
+                file.write("schedule: {gamma_min: -8.0}\n")
+    hint = "Reconstruction costs 2.6 bits/dim; a lower schedule.gamma_min, as VDM's -13.3, makes"
+    report = write_report(tmp_path)
+    print_table(report)
+    for text in (html.unescape(report.html.read_text()), " ".join(capsys.readouterr().out.split())):
+        assert (hint in text) is hinted

@@ -55,7 +55,7 @@ from triptych.study.tables import (
     table_rows,
     table_title,
 )
-from triptych.study.verdict import Verdict, footnote
+from triptych.study.verdict import Verdict, caution, footnote
 from triptych.terminal import escape_control_characters
 
 SHOWN = 3  # maximum number of failure reasons per sweep in the index
@@ -157,6 +157,7 @@ def _section(
         "columns": table_columns(comparison),
         "rows": table_rows(comparison),
         "footnote": footnote(comparison),
+        "caution": caution(comparison),
         "panels": draw_panels(comparison, palette),
         "pictures": sample_pictures(comparison),
         "measures": measure_rows(comparison),
@@ -216,6 +217,7 @@ def print_table(report: Report) -> None:
         console.print(_widest_fitting_table(study, comparison, console))
         for note in comparison.notes:
             _print_text(console, f"Note: {note}", "dim")
+        _print_text(console, caution(comparison), "dim")
     for run in study.runs:
         if run.error:
             _print_text(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)

@@ -19,6 +19,12 @@ from triptych.study.weighting import neglecting_settings
 
 # {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
+# What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
+CAUTION = (
+    "The best mean is partly luck: of five equal settings it is 1.2 standard errors too good. Each "
+    "interval covers its difference in at least 95% of reports, all together in fewer. Half of the "
+    "5% error is for what decides, half for other measures."
+)
 NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
 
@@ -329,6 +335,11 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
     if open_labels:
         parts.append(f"not settled against {_names_or_count(open_labels)}")
     return f"{table.ranked_labels(value_index)[0]} is {', '.join(parts)}"
+
+
+def caution(comparison: Comparison) -> str:
+    """Return a line on best means and on all intervals together; "" where none are shown."""
+    return "" if comparison.one_seed or len(comparison.ranked) < 2 else CAUTION
 
 
 def footnote(comparison: Comparison) -> str:
