@@ -85,7 +85,7 @@ class Objective:
             self.vlb_weight = _default_space(loss) if vlb_weight is None else vlb_weight
 
     def _check_continuous(self, teacher: FilePath | None) -> None:
-        """Raise ValueError for what is trained at T steps alone."""
+        """Raise ValueError for a loss, teacher or variance that needs discrete time steps."""
         fix = "set objective.steps=T"
         if self.loss.of_steps:
             name = type(self.loss).__name__
