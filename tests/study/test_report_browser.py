@@ -3,14 +3,17 @@
 Its figures are computed again from the summaries.
 """
 
+import base64
 import contextlib
 import functools
+import io
 import itertools
 import json
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from triptych.cli import report as cli
@@ -145,6 +148,44 @@ def test_report_layout_has_no_overlap_and_no_network_requests(chrome, request, o
     shown = chrome.run("getComputedStyle(document.body).backgroundColor")
     assert (max(numbers(shown)) < 60) == dark
     assert report.html.stat().st_size < 5e6
+
+
+def test_tables_fit_a_wide_window_and_mark_columns_beyond_the_edge_of_a_narrow_one(chrome, grid):
+    """The shadow at the right edge goes where a table is scrolled to its end."""
+    chrome.open(grid.html, width=1300)
+    fits = "[...document.querySelectorAll('.table')].every(t => t.scrollWidth <= t.clientWidth)"
+    assert chrome.run(fits)
+    chrome.open(grid.html, width=390)
+    assert brightness_at_right_edge(chrome) < 200
+    chrome.run("document.querySelector('.table').scrollLeft = 1e6")
+    assert brightness_at_right_edge(chrome) > 240
+
+
+def brightness_at_right_edge(chrome):
+    """Return the brightness at the right edge of the first table, above its caption."""
+    chrome.rest()
+    x, y = chrome.run(
+        "(() => { const box = document.querySelector('.table').getBoundingClientRect();"
+        " return [box.right + scrollX, box.top + scrollY]; })()"
+    )
+    clip = {"x": x - 4, "y": y, "width": 4, "height": 4, "scale": 1}
+    shot = chrome.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
+    return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("L").getpixel((2, 1))
+
+
+def test_links_to_runs_of_a_paper_fit_a_phone(chrome, tmp_path):
+    """Their names are long and have no space at which they could be broken."""
+    make_run(tmp_path, "v", 1, 2.0, overrides=["objective=v", "seed=1", f"note={'x' * 50}"])
+    make_run(tmp_path, "x0", 1, 2.1)
+    claim = {"says": "v is lower.", "kind": "trained", "order": ["v", "x0"]}
+    axes = {"objective": ["v", "x0"], "seed": ["1"]}
+    node = {"cite": "A", "where": "b", "minutes": 1, "claims": {"lower": claim}}
+    edit(tmp_path / "sweep.json", schema=1, paper=node, paper_axes=axes, scale="small")
+    report = write_report(tmp_path)
+    chrome.open(report.html, width=390)
+    chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert chrome.run("document.querySelectorAll('.published p a').length") == 2
+    assert chrome.run("document.documentElement.scrollWidth") <= 390
 
 
 def test_report_table_matches_summaries(page, small):

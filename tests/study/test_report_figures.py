@@ -288,6 +288,30 @@ def test_crossed_settings_differ_by_colour_and_dash(tmp_path):
     assert len(looks) == len(lines) == 6 and len({colour for colour, _ in looks}) == 2
 
 
+def test_legend_names_stay_distinct_and_say_how_many_lines_they_leave_out(tmp_path):
+    """Two schedules differ in the middle of their labels, and 20 lines have no room in a legend."""
+    labels = [f"epsilon / {schedule} / lr=0.001" for schedule in ("linear", "cosine")]
+    for label in labels:
+        history(tmp_path / "two", label, 1, [2.1, 2.0], 10.0)
+    for k in range(20):
+        history(tmp_path / "many", f"k{k}", 1, [2.1, 2.0 + k / 100], 10.0)
+    figures = {name: training(*compared(tmp_path / name)) for name in ("two", "many")}
+    named = [text.get_text() for text in figures["two"].axes[0].get_legend().get_texts()]
+    assert len({*named}) == 2 and all(len(name) < 21 for name in named)
+    shown = len(figures["many"].axes[0].get_legend().get_texts())
+    assert shown < 20 and f"The legend names {shown} of 20 lines." in figures["many"].sentences
+    assert not any("legend" in sentence for sentence in figures["two"].sentences)
+
+
+def test_training_figure_counts_runs_without_a_curve(tmp_path):
+    history(tmp_path, "a", 1, [2.1, 2.0], 10.0)
+    history(tmp_path, "b", 1, [2.1], 10.0)
+    make_run(tmp_path, "c", 1, 2.0)
+    assert (
+        "2 of 3 runs lack two values and are not shown." in training(*compared(tmp_path)).sentences
+    )
+
+
 def test_captions_explain_only_what_is_drawn(tmp_path):
     for label, bound in (("a", 2.0), ("b", 2.1)):
         history(tmp_path / "single", label, 1, [bound + 0.1, bound], 10.0)

@@ -191,6 +191,9 @@ def _draw_training_curves(
     lines.ax.set_ylim(low, top)
     if lines.ax.dataLim.y1 > top:
         explain(lines.ax, "The axis is chosen for the later values; earlier ones lie above it.")
+    shown, runs = sum(map(len, histories.values())), len(comparison.runs)
+    if shown < runs:
+        explain(lines.ax, f"{runs - shown} of {runs} runs lack two values and are not shown.")
     for label, seeds in histories.items():
         for seed in seeds:
             mark_beyond(lines.ax, seed.x[-1:], seed.values[-1:], colours[label])

@@ -115,11 +115,21 @@ def shorten(text: str, max_length: int = 30) -> str:
     return text if len(text) <= max_length else text[: max_length - 9] + "…" + text[-8:]
 
 
+def legend_names(labels: Sequence[str]) -> dict[str, str]:
+    """Shorten labels to 18 letters, or to as many more, up to 26, as keep them distinct."""
+    names: dict[str, str] = {}
+    for length in range(18, 27):
+        names = {label: shorten(label, length) for label in labels}
+        if len({*names.values()}) == len(names):
+            break
+    return names
+
+
 class LineFigure:
     """Axes for a line a label, with a legend beside them in the order of the lines' last values."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
-        self.names, self.colours = {label: shorten(label, 18) for label in labels}, colours
+        self.names, self.colours = legend_names([*labels]), colours
         self.ends: dict[str, float] = {}
         # Reserve the width of DejaVu, which is wider than most fonts of browsers.
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
@@ -157,7 +167,10 @@ class LineFigure:
         handles = {str(line.get_label()): line for line in self.ax.lines}
         # If there are too many lines for the legend, show every n-th, with the lowest.
         apart = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
-        order = order[::-1][::apart][::-1]
+        if apart > 1:
+            count = len(order)
+            order = order[::-1][::apart][::-1]
+            explain(self.ax, f"The legend names {len(order)} of {count} lines.")
         named = [handles[label] for label in order], [self.names[label] for label in order]
         self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure
