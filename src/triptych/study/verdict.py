@@ -21,9 +21,9 @@ from triptych.study.weighting import neglecting_settings
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
 # What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
 CAUTION = (
-    "The best mean is partly luck: of five equal settings it is 1.2 standard errors too good. Each "
-    "interval covers its difference in at least 95% of reports, all together in fewer. Half of the "
-    "5% error is for what decides, half for other measures."
+    "Of five equal settings, the best mean is 1.2 standard errors too good. Each interval covers "
+    "at least 95%, all together cover less; half of the 5% is for the question, half for other "
+    "measures, if any."
 )
 NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
@@ -231,9 +231,7 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     if comparison.rule.interim:
         return [*sentences, "Runs are still to come: nothing is settled before they end."]
     not_settled = f"Not settled against {_names_or_count([*relations.open])}"
-    if any_untrained:
-        return [*sentences, f"{not_settled}."]
-    if comparison.rule.looks > 1:
+    if any_untrained or comparison.rule.looks > 1:
         return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
 
@@ -354,7 +352,7 @@ def footnote(comparison: Comparison) -> str:
 def _interval_footnote(comparison: Comparison) -> str:
     """Describe what the intervals of differences cover."""
     sentences = []
-    if comparison.deciding and len(comparison.ranked) > 1:
+    if comparison.deciding:
         source = "draws" if comparison.one_training else "training, if any, and draws"
         sentences.append(
             "Differences are paired by seed: the settings of a seed share their model, the noise "
