@@ -15,8 +15,8 @@ from triptych.study.study import read_study
 
 
 def main(record: str, *sweeps: str) -> None:
-    """Write the record, and print a row for each setting, lowest bound first."""
-    (comparison,) = read_study([Path(sweep) for sweep in sweeps]).comparisons
+    """Write the record of the first comparison, and print a row a setting, lowest bound first."""
+    comparison, *_ = read_study([Path(sweep) for sweep in sweeps]).comparisons
     settings = compared_settings(comparison)
     text = json.dumps({"seeds": len(comparison.cells[0].runs), "settings": settings}, indent=1)
     Path(record).write_text(text + "\n")

@@ -111,6 +111,7 @@ def test_cascade_ratios_follow_from_their_table():
     [
         ("## Measured at equal settings", "objectives"),
         ("**At equal parameters.**", "objectives_equal_parameters"),
+        ("## Each at its best rate", "objectives_tuned"),
     ],
 )
 def test_objectives_table_is_the_recorded_comparison(section, name):
