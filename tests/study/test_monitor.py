@@ -72,7 +72,7 @@ def test_progress_json_records_speed_and_validation_bound(prepared, monkeypatch)
         write(run, name, value)
 
     monkeypatch.setattr(RunDirectory, "write", kept)
-    monkeypatch.setattr("triptych.run.progress.EVERY", 0.0)
+    monkeypatch.setattr("triptych.run.progress.WRITE_INTERVAL", 0.0)
     run = prepared()
     execute(run)
     fit = [one for one in written if one["stage"] == "fit"]

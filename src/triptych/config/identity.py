@@ -250,7 +250,10 @@ def quote(text: str) -> str:
 
 def root() -> str:
     """Return the root folder of data and logs: TRIPTYCH_ROOT, or else the repository."""
-    return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
+    place = os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
+    if "${" in place:
+        raise UserError(f"TRIPTYCH_ROOT={place}: must not contain ${{; use another folder")
+    return place
 
 
 def cores() -> int:

@@ -190,8 +190,9 @@ def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
     accounts = checkpoint.evaluate_splits(splits)
     for split, account in accounts.items():
         _log_account(fit, "test/" if split == "test" else f"final/{split}_", account)
-    for split, account in accounts.items():
-        check_finite(account, split, fit.trainer.global_step)
+    for split in ("val", "test", "train"):
+        if split in accounts:
+            check_finite(accounts[split], split, fit.trainer.global_step)
     if checkpoint.evaluates_test and fit.trainer.is_global_zero:
         write_items(checkpoint.run / "items.npz", accounts["test"])
     return accounts
