@@ -48,10 +48,10 @@ def axis_value(run: Run, key: str) -> str:
     if default is not ABSENT:
         return format_value(default)
     group = key.split(".")[0].split("/")[0]
-    if _has_group(run, group):
-        return "none"
     # A run older than this config group counts as a run with the group's default.
-    return "none" if default_choice(group) == "none" else "default"
+    if _has_group(run, group) or default_choice(group) == "none":
+        return "none"
+    return "default"
 
 
 def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:

@@ -12,7 +12,15 @@ AGAIN = "to run again"  # label of a claim whose text or metric changed after it
 UNTESTABLE = "not testable here"
 # The words of counts in their order; "" where a section has one word.
 WORDS = ("reproduced", "contradicted", "cannot tell", "as claimed", "against", "neither", "")
-SECTIONS = (COULD_FAIL, NEARLY_FORCED, CONTROL, UNTESTABLE, AGAIN)
+# {section: (a noun for its claims, the sentence that counts them)}
+SENTENCES = {
+    COULD_FAIL: ("claim", "Of {claims} that could fail: {words}."),
+    NEARLY_FORCED: ("nearly forced claim", "Of {claims}: {words}."),
+    CONTROL: ("control", "Of {claims} of this project: {words}."),
+    UNTESTABLE: ("claim", "Not testable here: {n}, of which {words}."),
+    AGAIN: ("claim", "To run again: {n}."),
+}
+SECTIONS = tuple(SENTENCES)
 
 
 class Verdict(NamedTuple):
@@ -55,18 +63,9 @@ def count_sentences(verdicts: Sequence[Verdict]) -> list[str]:
     """Return a sentence for each section that has claims."""
     sizes = Counter(verdict.section for verdict in verdicts)
     sentences = []
-    if sizes[COULD_FAIL]:
-        claims = count_noun(sizes[COULD_FAIL], "claim")
-        sentences.append(f"Of {claims} that could fail: {tally(verdicts, COULD_FAIL)}.")
-    if sizes[NEARLY_FORCED]:
-        claims = count_noun(sizes[NEARLY_FORCED], "nearly forced claim")
-        sentences.append(f"Of {claims}: {tally(verdicts, NEARLY_FORCED)}.")
-    if sizes[CONTROL]:
-        controls = count_noun(sizes[CONTROL], "control")
-        sentences.append(f"Of {controls} of this project: {tally(verdicts, CONTROL)}.")
-    if sizes[UNTESTABLE]:
-        ways = tally(verdicts, UNTESTABLE)
-        sentences.append(f"Not testable here: {sizes[UNTESTABLE]}, of which {ways}.")
-    if sizes[AGAIN]:
-        sentences.append(f"To run again: {sizes[AGAIN]}.")
+    for section, (noun, sentence) in SENTENCES.items():
+        n = sizes[section]
+        if n:
+            words = tally(verdicts, section)
+            sentences.append(sentence.format(n=n, claims=count_noun(n, noun), words=words))
     return sentences

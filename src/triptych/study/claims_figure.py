@@ -29,29 +29,29 @@ def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
     groups = {name: group for name, rows in sections.items() if (group := _drawn(rows))}
     if not groups:
         return None
-    rows: list[tuple[str, Any]] = []
-    headings = {}
-    for name, group in groups.items():
-        headings[len(rows)] = name
-        rows += [("", None), *group]
+    # Each group has a heading, in a row of its own.
+    n_rows = len(groups) + sum(map(len, groups.values()))
     with figure_style():
-        figure = Figure(figsize=(7.6, 1.1 + 0.19 * max(3, len(rows))), layout="constrained")
+        figure = Figure(figsize=(7.6, 1.1 + 0.19 * max(3, n_rows)), layout="constrained")
         figure.set_facecolor("white")
         ax = figure.subplots()
         ax.axvline(1, color=INK, linewidth=0.8)
-        for y, (_, claim) in enumerate(rows):
-            if claim is not None:
-                _draw_claim(ax, y, claim)
-        for y, name in headings.items():
+        y = 0
+        labels: dict[int, str] = {}
+        for name, group in groups.items():
             ax.axhline(y - 0.5, color=MUTED, linewidth=0.6)
             ax.text(LOW, y, name, fontsize=8, fontweight="bold", va="center")
+            for label, claim in group:
+                y += 1
+                labels[y] = label
+                _draw_claim(ax, y, claim)
+            y += 1
         ax.set_xscale("log")
         ax.set_xlim(LOW * 0.95, HIGH * 1.05)
         plain_ticks(ax.xaxis)
         ax.set_xticks([0.2, 0.5, 1, 2, 5])
-        labels = {y: label for y, (label, _) in enumerate(rows) if label}
         ax.set_yticks(list(labels), list(labels.values()), fontsize=7)
-        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set_ylim(n_rows - 0.4, -0.6)
         ax.set_xlabel(
             "ratio of the two decisive settings (an arrow points beyond the axis)\n"
             "reproduced: right of 1 (circles), or near 1 (squares)"

@@ -22,6 +22,7 @@ from triptych.study.axes import all_keys
 from triptych.study.formatting import join_names
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
+Seed = int | None  # None: not recorded
 EQUAL, BEST = "equal settings", "each at its best"
 
 
@@ -61,8 +62,8 @@ def data_choice(run: Run) -> str:
 
 def data_settings(run: Run) -> dict[str, str]:
     """Return the settings that decide which data are tested on."""
-    settings = {key: value for key, value in run.config.items() if key.startswith("data.")}
-    return {key: value for key, value in settings.items() if role_in(run.config, key) in GUARDS}
+    keys = [key for key in run.config if key.startswith("data.")]
+    return {key: run.config[key] for key in keys if role_in(run.config, key) in GUARDS}
 
 
 def data_identity(run: Run) -> Hashable:
@@ -102,9 +103,9 @@ def different_settings(configs: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
-def repeated_results(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
+def repeated_results(runs: Mapping[Seed, Run]) -> dict[Seed, Seed]:
     """Return {seed: the seed whose result it repeats}, all figures to the last digit."""
-    first_seed: dict[str, int | None] = {}
+    first_seed: dict[str, Seed] = {}
     originals = {
         seed: first_seed.setdefault(_metrics_text(run), seed) for seed, run in runs.items()
     }
@@ -117,12 +118,12 @@ def _metrics_text(run: Run) -> str:
     return repr((run.test, run.val, run.train, run.noise_levels, samples))
 
 
-def repeats_note(label: str, repeats: Mapping[int | None, int | None]) -> str:
+def repeats_note(label: str, repeats: Mapping[Seed, Seed]) -> str:
     """State which seeds repeat another seed's result.
 
     Example: "x0: seeds 1 and 4 have the same figures to the last digit".
     """
-    groups: dict[int | None, list[str]] = {}
+    groups: dict[Seed, list[str]] = {}
     for seed, original in repeats.items():
         groups.setdefault(original, [str(original)]).append(str(seed))
     seeds = ", ".join(map(join_names, groups.values()))
@@ -131,7 +132,7 @@ def repeats_note(label: str, repeats: Mapping[int | None, int | None]) -> str:
 
 def is_trial(run: Run) -> bool:
     """Return whether a run is a trial of a tuning stage, which leaves out the test set."""
-    return str(run.overrides.get("test", "")).lower() == "false"
+    return run.overrides.get("test", "").lower() == "false"
 
 
 def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:

@@ -114,9 +114,9 @@ class Monitor(threading.Thread):
             caption="± is over test items; the report's is over seeds", caption_justify="left",
             show_header=False,
         )  # fmt: skip
-        table.add_column("", no_wrap=True, min_width=min(24, longest))
-        table.add_column("", no_wrap=True, min_width=11)
-        table.add_column("", no_wrap=True)
+        table.add_column(no_wrap=True, min_width=min(24, longest))
+        table.add_column(no_wrap=True, min_width=11)
+        table.add_column(no_wrap=True)
         for cell, name in zip(self.cells, names, strict=True):
             run = RunDirectory(self.root / cell)
             status, progress = str(run.status), read_position(run.path)

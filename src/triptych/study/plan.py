@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.config.build import build
 from triptych.diffusion.condition import Condition, Labels
@@ -22,6 +21,7 @@ from triptych.errors import UserError
 from triptych.run.model import injection_table
 from triptych.study.formatting import count_noun, duration, three_digits
 
+Config = Mapping[str, Any]  # a run's resolved configuration
 UTILISATION = 0.35
 # Operations per second: dense bfloat16 from the data sheets, times the utilisation.
 SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
@@ -35,20 +35,6 @@ FLOAT = 4  # bytes per number
 WHOLE = 2  # number of checkpoints that a run keeps: last and best
 
 CORE_SPEED = f"at {CORE / 1e9:g} GFLOP a second in float32"
-
-
-class OperationCounter(TorchDispatchMode):
-    """Add up the operations of what runs within, as torch's FlopCounterMode does by module."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula:
-            self.total += formula(*args, **kwargs, out_val=out)
-        return out
 
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
@@ -80,7 +66,7 @@ class Cost(NamedTuple):
     assumed: str = ""
 
 
-def check_countable(config: Mapping[str, Any]) -> None:
+def check_countable(config: Config) -> None:
     """Raise UserError for a run without a network to train, or of a length that is not known."""
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"] or config["trained"]:
         raise UserError(
@@ -93,7 +79,7 @@ def check_countable(config: Mapping[str, Any]) -> None:
         )
 
 
-def network_cost(config: Mapping[str, Any]) -> Cost:
+def network_cost(config: Config) -> Cost:
     """Return the cost of a model's network; UserError: none to count."""
     check_countable(config)
     try:
@@ -102,7 +88,7 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
         return _cost(config, "cpu")
 
 
-def _cost(config: Mapping[str, Any], device: str) -> Cost:
+def _cost(config: Config, device: str) -> Cost:
     """Run a network forward on one item, on the ``meta`` device or the CPU, and count."""
     data = build(config["data"], "data")
     assumed = ""
@@ -116,7 +102,7 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
     attention: Any = nullcontext()
     if device == "cpu":  # FLOPs of other attention kernels are not counted on a CPU
         attention = sdpa_kernel(SDPBackend.MATH)
-    counter, saved = OperationCounter(), SavedTensors()  # type: ignore[no-untyped-call]  # torch's own
+    counter, saved = FlopCounterMode(display=False), SavedTensors()  # type: ignore[no-untyped-call]  # torch's own
     with torch.device(device):
         network = table.build_at("denoiser").network
         item = _example_inputs(network, data.shape)
@@ -124,7 +110,8 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
             network(*item)
     parameters = list(network.parameters())
     size = sum(parameter.numel() for parameter in parameters)
-    return Cost(size, 3.0 * counter.total, float(saved.bytes_excluding(parameters)), assumed)
+    operations = 3.0 * counter.get_total_flops()
+    return Cost(size, operations, float(saved.bytes_excluding(parameters)), assumed)
 
 
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
@@ -139,12 +126,15 @@ def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     return torch.zeros(1, *shape), torch.zeros(1), condition
 
 
-def describe_cost(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
+def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]:
     """Describe settings, each given by its name, number of runs, number of fits, configuration."""
     costs: dict[str, Cost] = {}
     lines: dict[str, None] = {}
     operations = disk = 0.0
+    n_runs = n_fits = 0
     for _, runs, fits, config in settings:
+        n_runs += runs
+        n_fits += fits
         network = str([config.get(part) for part in PARTS])
         if network not in costs:
             costs[network] = network_cost(config)
@@ -152,12 +142,11 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -
         lines[network_line(config, cost, batches)] = None
         operations += fits * cost.operations * batches * config["data"]["batch_size"]
         disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
-    n_fits = sum(fits for _, _, fits, _ in settings)
     hours = []
     for card, speed in SPEEDS.items():
         hours.append(f"{three_digits(operations / speed / 3600)} hours on one {card}")
     return [
-        f"{count_noun(sum(runs for _, runs, _, _ in settings), 'run')}, not started",
+        f"{count_noun(n_runs, 'run')}, not started",
         *lines,
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
         f"{count_noun(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
@@ -168,18 +157,18 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -
     ]
 
 
-def count_batches(config: Mapping[str, Any]) -> int:
+def count_batches(config: Config) -> int:
     """Return how many batches a fit computes."""
     return int(config["trainer"]["max_steps"] * config["trainer"].get("accumulate_grad_batches", 1))
 
 
-def count_averages(config: Mapping[str, Any]) -> int:
+def count_averages(config: Config) -> int:
     """Return how many averages of the weights a run keeps."""
     others = OmegaConf.select(OmegaConf.create(dict(config)), "callbacks.ema.others")
     return 1 + len(others or [])
 
 
-def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
+def network_line(config: Config, cost: Cost, batches: int) -> str:
     """Describe a network and its training: parameters, operations, batches, memory of a device."""
     trainer, batch = config["trainer"], config["data"]["batch_size"]
     name = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]

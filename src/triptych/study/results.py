@@ -5,28 +5,25 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from triptych.run.read import Run
-from triptych.study.axes import find_comparison_axes
+from triptych.study.axes import all_keys, find_comparison_axes
 
 SPLITS = ("test", "val", "train")
-# {one of the last columns: function that returns its value for a run}
-FACTS: dict[str, Callable[[Run], object]] = {
-    "steps": lambda run: run.steps,
-    "parameters": lambda run: run.parameters,
-    "weights": lambda run: run.weights,
-    "device": lambda run: run.device,
-    "host": lambda run: run.host,
-    "commit": lambda run: run.commit,
-    "dirty": lambda run: run.dirty,
-    "started": lambda run: run.start_time,
-    "data_fingerprint": lambda run: run.fingerprint,
-    "data_changed": lambda run: run.data_changed,
-    "val_items_in_train": lambda run: f"{run.shared.get('val', 0):g}",
-    "test_items_in_train": lambda run: f"{run.shared.get('test', 0):g}",
-    "error": lambda run: run.error,
+# {one of the last columns: the attribute of a run that it shows}
+FACTS = {
+    "steps": "steps",
+    "parameters": "parameters",
+    "weights": "weights",
+    "device": "device",
+    "host": "host",
+    "commit": "commit",
+    "dirty": "dirty",
+    "started": "start_time",
+    "data_fingerprint": "fingerprint",
+    "data_changed": "data_changed",
 }
 # A spreadsheet would execute a cell with this first character as a formula. Numbers are safe.
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -45,7 +42,7 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
     rows = results(runs)
     for row, run in zip(rows, runs, strict=True):
         row["directory"] = os.path.relpath(run.dir.resolve(), base)
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["directory"]
+    columns = all_keys(rows) or ["directory"]
     return csv_text([columns, *([row.get(key) for key in columns] for row in rows)])
 
 
@@ -88,7 +85,10 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             place = f"@{run.measured.key}={value:g}" if run.measured.key else ""
             row |= {f"samples/{name}{place}": mean for name, mean in figures.items()}
     row |= _prefixed_entries("seconds/", run.seconds) | _prefixed_entries("cost/", run.cost)
-    return row | {name: value(run) for name, value in FACTS.items()}
+    row |= {name: getattr(run, attribute) for name, attribute in FACTS.items()}
+    for split in ("val", "test"):
+        row[f"{split}_items_in_train"] = f"{run.shared.get(split, 0):g}"
+    return row | {"error": run.error}
 
 
 def _prefixed_entries(prefix: str, figures: Mapping[str, float]) -> dict[str, object]:

@@ -30,10 +30,10 @@ from triptych.study.claim_counts import (
     count_sentences,
     tally,
 )  # fmt: skip
-from triptych.study.claims_figure import claims_figure
+from triptych.study.claims_figure import Row, claims_figure
 from triptych.study.formatting import count_noun, duration, join_names
 from triptych.study.papers.claim import Claim, MetricPoint
-from triptych.study.papers.labels import LABELS, claim_labels
+from triptych.study.papers.labels import LABELS, Node, claim_labels
 from triptych.study.papers.paper import (
     claims_at_scale,
     decisive_keys,
@@ -44,7 +44,7 @@ from triptych.study.published import Judgement
 from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 
-Entry = dict[str, Any]
+Entry = dict[str, Any]  # a paper's result, or one of its claims, as recorded
 TITLE = "# Published claims, measured"  # the first line of the page
 
 
@@ -100,8 +100,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     for place in find_papers(roots):
         study = read_study([place])
         if study.published:
-            settings = SweepRecord.read(place).paper_settings or None
-            entry = paper_entry(study) | {"settings": settings}
+            entry = paper_entry(study)
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / Path(f"{entry['title']}.json").name, text + "\n")
     kept = read_entries(folder)
@@ -122,7 +121,7 @@ def read_entries(folder: Path) -> list[Entry]:
     return [(read_record(file) or {}) | {"title": file.stem} for file in files]
 
 
-def paper_entry(study: Study) -> dict[str, Any]:
+def paper_entry(study: Study) -> Entry:
     """Return a finished sweep's result as plain data."""
     results, runs = study.published, study.runs
     assert results is not None
@@ -141,6 +140,7 @@ def paper_entry(study: Study) -> dict[str, Any]:
         "decides": decisive_keys(node["claims"], results.scale),
         "claims": list(map(_claim_entries, results.judgements)),
         "versions": earliest_versions(runs),
+        "settings": study.record.paper_settings or None,
     }  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def wall_seconds(run: Run) -> float:
     return max((run.ended - run.started).total_seconds(), run.computing_seconds)
 
 
-def _claim_entries(judgement: Judgement) -> dict[str, Any]:
+def _claim_entries(judgement: Judgement) -> Entry:
     deciding, claim = judgement.deciding, judgement.claim
     published, ratio = published_at(claim, *deciding.contrast.compared)
     return {
@@ -210,16 +210,16 @@ def _first_number(text: str) -> float:
     return float(match[0])
 
 
-def claim_rows(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, dict[str, Any]]]]:
+def claim_rows(entries: Iterable[Entry]) -> dict[str, list[Row]]:
     """Return the claims, each with its paper's result, by the section in which they count."""
-    rows: dict[str, list[tuple[Entry, dict[str, Any]]]] = {section: [] for section in SECTIONS}
+    rows: dict[str, list[Row]] = {section: [] for section in SECTIONS}
     for entry in entries:
         for claim in entry["claims"]:
             rows[read_verdict(claim).section].append((entry, claim))
     return rows
 
 
-def read_verdict(claim: Mapping[str, Any]) -> Verdict:
+def read_verdict(claim: Node) -> Verdict:
     """Return what a recorded claim counts as, and how it came out."""
     return Verdict(claim["counts_as"], claim["word"], claim["outcome"])
 
@@ -240,7 +240,7 @@ def paper_counts(entry: Entry) -> list[str]:
 
 def results_page(
     entries: Sequence[Entry],
-    current_papers: Mapping[str, Any],
+    current_papers: Mapping[str, Node],
     folder: str,
     has_figure: bool,
 ) -> str:
@@ -261,7 +261,7 @@ def results_page(
     ) + "\n"  # fmt: skip
 
 
-def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Entry]:
     """Return a paper's claims, labelled as its file labels them now.
 
     A claim whose file or measures changed since is to be run again.
@@ -288,7 +288,7 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Any]) -> list[dict
     return claims
 
 
-def _relabelled(claim: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+def _relabelled(claim: Node, labels: Mapping[str, str]) -> Entry:
     """Return a recorded claim with its current labels, and the word that follows from them."""
     current = {**claim, **labels}
     if claim["word"] == AGAIN:

@@ -18,6 +18,7 @@ from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.run.request import resolve
 
+Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of the tuned keys
 # {key that only a sweep over a grid can use: the problem}
@@ -27,7 +28,7 @@ OF_A_GRID = {
 }
 
 
-def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
+def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[Job]:
     """Return the overrides of each run of a grid: of ``sweeper.params`` and the command line."""
     from triptych.config.hydra_internals import BasicSweeper
 
@@ -42,7 +43,7 @@ def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list
     return [with_setting(list(job), sweeper.get("settings") or {}) for job in jobs]
 
 
-def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
+def with_setting(job: Job, settings: Mapping[str, Any]) -> Job:
     """Add what a job's ``setting=NAME`` stands for, but for keys that the job sets itself."""
     chosen = [override for override in job if override.startswith("setting=")]
     if not chosen or chosen == ["setting=null"]:
@@ -67,12 +68,12 @@ def override_group(override: str) -> str:
     return override_key(override).split("@")[0]
 
 
-def composed_grid_jobs(config: DictConfig) -> list[list[str]]:
+def composed_grid_jobs(config: DictConfig) -> list[Job]:
     """Return the overrides of each run of the grid that a composed configuration asks for."""
     return grid_jobs(config.hydra.sweeper, list(config.hydra.overrides.task))
 
 
-def jobs_known_beforehand(config: DictConfig) -> list[list[str]]:
+def jobs_known_beforehand(config: DictConfig) -> list[Job]:
     """Return the overrides of each job that is known beforehand."""
     if not is_grid(config) or is_adaptive(config):
         return []
@@ -143,9 +144,9 @@ def count_runs_by_setting(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
     return Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
 
 
-def split_by_fit(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
+def split_by_fit(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """Part a grid's runs: the first of those that train the same network; those that take it up."""
-    first: dict[Setting, list[str]] = {}
+    first: dict[Setting, Job] = {}
     later = []
     for job in jobs:
         fit = tuple(override for override in job if _is_of_fit(override))
@@ -162,7 +163,7 @@ def _is_of_fit(override: str) -> bool:
     return key != "setting" and role(key) is not Role.DRAWING
 
 
-def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
+def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
     """Print what a grid of runs would cost; UserError for a search, whose runs are not known."""
     from triptych.study.plan import describe_cost
 
@@ -231,13 +232,13 @@ def choose_point(
     that is not finite rules its point out. UserError: a setting, or all together, has none left.
     """
     means: dict[Setting, dict[Point, float]] = {}
+    means_by_point: dict[Point, list[float]] = {}
     for (setting, point), values in bounds.items():
-        means.setdefault(setting, {})[point] = _mean_or_infinity(values)
+        mean = _mean_or_infinity(values)
+        means.setdefault(setting, {})[point] = mean
+        means_by_point.setdefault(point, []).append(mean)
     best = {setting: _lowest_point(means[setting], ",".join(setting)) for setting in means}
-    points = next(iter(means.values()))
-    together = {}
-    for point in points:
-        together[point] = _mean_or_infinity([means[setting][point] for setting in means])
+    together = {point: _mean_or_infinity(values) for point, values in means_by_point.items()}
     return _lowest_point(together, "all settings"), best
 
 

@@ -60,7 +60,7 @@ def sweep_exit_code() -> int:
     3: some diverged; 75: some are held by another process; 1: anything else, or the report cannot
     be written. A run that a search has pruned counts as finished.
     """
-    ends = {end for hook in _hooks for end, _ in map(_run_outcome, hook.runs())}
+    ends = {_run_outcome(run) for hook in _hooks for run in hook.runs()}
     if any(hook.report_problem for hook in _hooks):
         return 1
     for code, accepted in EXIT_CODES.items():
@@ -69,19 +69,15 @@ def sweep_exit_code() -> int:
     return 1
 
 
-def _run_outcome(run: RunDirectory) -> tuple[str, str | None]:
-    """Return a run's status and, if it is "busy", the process that runs it; otherwise None.
-
-    "pruned": a search stopped the run.
-    """
+def _run_outcome(run: RunDirectory) -> str:
+    """Return a run's status; "pruned" if a search stopped it, "busy" if a process runs it."""
     if run.status in ENDED:
-        return read_run(run.path).status, None  # "unreadable" if a file is damaged
+        return read_run(run.path).status  # "unreadable" if a file is damaged
     if (run / PRUNE).exists():
-        return "pruned", None
-    holder = run.holder()
-    if holder:
-        return "busy", holder
-    return run.status, None
+        return "pruned"
+    if run.holder():
+        return "busy"
+    return run.status
 
 
 def current_hook() -> "SweepHook":
@@ -240,6 +236,10 @@ class SweepHook(Callback):
         hidden = self.config.hydra.job.config.override_dirname.exclude_keys
         return rounds.cell_name(overrides, set(hidden))
 
+    def run_of(self, job: Sequence[str]) -> RunDirectory:
+        """Return the directory of the run with a job's overrides."""
+        return RunDirectory(self.root / self.cell_directory_name(job))
+
     def next_look(self, facts: dict[str, Any]) -> int:
         """Return the look that an earlier start reached; 1 without one, or if its rules differ."""
         until, rule = self.before.until, (facts["looks"], facts["equal_within"])
@@ -256,12 +256,12 @@ class SweepHook(Callback):
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Return whether every one of these jobs' runs has finished or diverged."""
-        ends = {RunDirectory(self.root / self.cell_directory_name(job)).status for job in jobs}
+        ends = {self.run_of(job).status for job in jobs}
         return ends <= {"finished", "diverged"}
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Return a finished run's validation bound; infinite if it has none."""
-        bound = RunDirectory(self.root / self.cell_directory_name(job)).figure("val.bound.mean")
+        bound = self.run_of(job).figure("val.bound.mean")
         if bound is None:
             return math.inf
         return bound
@@ -271,7 +271,7 @@ class SweepHook(Callback):
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
         """Print that a SLURM job ended without a result (e.g. scancel); return the run's metric."""
-        run = RunDirectory(self.root / self.cell_directory_name(overrides))
+        run = self.run_of(overrides)
         if run.status not in ENDED:
             problem = f"its SLURM job {job} ended without a result ({state})"
             fix = "repeat the same command to resume it"
@@ -290,9 +290,9 @@ class SweepHook(Callback):
         self.monitor.stop()
         self.reservation.release()
         for run in self.runs():
-            end, holder = _run_outcome(run)
-            if end in (*ENDED, "unreadable", "pruned"):
+            if _run_outcome(run) in (*ENDED, "unreadable", "pruned"):
                 continue
+            holder = run.holder()
             run.clear_owner()
             state = "did not end"
             if holder:

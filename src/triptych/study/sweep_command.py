@@ -33,10 +33,10 @@ def check_command(config: DictConfig) -> None:
     if tuned and config.get("until"):
         raise UserError("until=decided: not supported together with tuning; use until=null")
     typed = set(map(rounds.override_key, config.hydra.overrides.task))
-    if tuned and typed & {*tuned, "test"}:
-        key = min(typed & {*tuned, "test"})
+    typed_and_tuned = typed & {*tuned, "test"}
+    if tuned and typed_and_tuned:
         fix = "leave it out, or add hydra.sweeper.tune=null"
-        raise UserError(f"{key}: this sweep tunes it; {fix}")
+        raise UserError(f"{min(typed_and_tuned)}: this sweep tunes it; {fix}")
     if rounds.is_search(config):
         check_optimized_metric(config)
         if find_spec("optuna") is None:

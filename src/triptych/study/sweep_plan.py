@@ -113,11 +113,10 @@ def check_other_commands(
         shared = cells.keys() & theirs.keys()
         if shared and (config.force or not is_grid(config)):
             raise Busy(f"{root}: {process} is running this sweep; wait for it, or {ANOTHER}")
-        differing = [
-            differences(_override_values(theirs[name]), _override_values(cells[name]))
-            for name in shared
-        ]
-        differing = list(map(without_machine_settings, differing))
+        differing = []
+        for name in shared:
+            changes = differences(_override_values(theirs[name]), _override_values(cells[name]))
+            differing.append(without_machine_settings(changes))
         refuse_differences(
             root, differing, f"{process} is running {{}} of its runs with other settings", ANOTHER
         )

@@ -15,7 +15,7 @@ import yaml
 from triptych.config.habits import suggest_name
 from triptych.errors import UserError
 from triptych.run.parsing import format_value, to_float, value_name
-from triptych.study.papers.labels import NEARLY_FORCED
+from triptych.study.papers.labels import NEARLY_FORCED, Node
 
 # The metrics that every run has, without those of samples and user-supplied ones.
 TERMS = ("prior", "reconstruction", "diffusion")
@@ -128,14 +128,14 @@ class Claim:
         return list(points)
 
 
-def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
+def read_claim(name: str, node: Node, axes: Axes) -> Claim:
     """Return the claim of a node ``paper.claims.NAME``; UserError: it cannot be decided.
 
     What it counts as, and whether its scale can decide it, depends on the file's other claims.
     """
     path = f"paper.claims.{name}"
     statistic = _read_statistic(path, node)
-    builder = ContrastBuilder(path, node, axes)
+    builder = ContrastBuilder(path, node, axes, statistic)
     contrasts = tuple(getattr(builder, statistic)())
     if not contrasts:
         problem = "nothing to compare; list more settings"
@@ -157,7 +157,7 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
     )
 
 
-def _read_statistic(path: str, node: Mapping[str, Any]) -> str:
+def _read_statistic(path: str, node: Node) -> str:
     """Return a claim's statistic; UserError unless it has exactly one, with its own tolerance."""
     names = [name for name in STATISTICS if name in node]
     if len(names) != 1:
@@ -174,7 +174,7 @@ def _read_statistic(path: str, node: Mapping[str, Any]) -> str:
     return name
 
 
-def _compared_axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
+def _compared_axis(path: str, node: Node, axes: Axes) -> str:
     """Return the axis that a claim compares: the one that it names, or the only one that varies."""
     if "compare" in node:
         axis = node["compare"]
@@ -191,8 +191,9 @@ def _compared_axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
 class ContrastBuilder:
     """Build the contrasts of a claim from its node and the sweep's axes; a method a statistic."""
 
-    def __init__(self, path: str, node: Mapping[str, Any], axes: Axes):
-        self.path, self.node, self.axes = path, node, axes
+    def __init__(self, path: str, node: Node, axes: Axes, statistic: str):
+        self.path, self.node, self.axes, self.statistic = path, node, axes, statistic
+        self.stated = node[statistic]
         self.axis = _compared_axis(path, node, axes)
         self.metric = str(node.get("metric", "bound"))
         self.fixed = {}
@@ -205,69 +206,66 @@ class ContrastBuilder:
         self.open_axes = [key for key in free if len(axes[key]) > 1]
 
     def order(self) -> Iterator[Contrast]:
-        low, ratio = float(self.node.get("by", 0.0)), False
-        if "by_factor" in self.node:
-            low, ratio = math.log(self.node["by_factor"]), True
-        groups = [self._settings("order", entry) for entry in self.node["order"]]
+        low, ratio = self._tolerance("by")
+        groups = [self._settings(entry) for entry in self.stated]
         for below, above in itertools.pairwise(groups):
             for smaller, larger in itertools.product(below, above):
-                yield from self._contrasts_at_open_axes([larger, smaller], low=low, ratio=ratio)
+                yield from self._contrasts([larger, smaller], low=low, ratio=ratio)
 
     def same(self) -> Iterator[Contrast]:
-        high, ratio = self.node.get("within"), False
-        if high is None:
-            high, ratio = math.log(self.node["within_factor"]), True
-        settings = self._settings("same", self.node["same"])
-        for first, second in itertools.combinations(settings, 2):
-            yield from self._contrasts_at_open_axes(
-                [second, first], low=-high, high=float(high), ratio=ratio
-            )
+        high, ratio = self._tolerance("within")
+        for first, second in itertools.combinations(self._settings(self.stated), 2):
+            yield from self._contrasts([second, first], low=-high, high=high, ratio=ratio)
 
     def value(self) -> Iterator[Contrast]:
-        for setting, figure in self.node["value"].items():
+        for setting, figure in self.stated.items():
             if "within" in self.node:
                 low, high = figure - self.node["within"], figure + self.node["within"]
             else:
                 factor = self.node["within_factor"]
                 low, high = sorted((figure / factor, figure * factor))
-            yield from self._contrasts_at_open_axes(
-                self._settings("value", setting), low=low, high=high
-            )
+            yield from self._contrasts(self._settings(setting), low=low, high=high)
 
     def diverges(self) -> Iterator[Contrast]:
-        settings = self._settings("diverges", self.node["diverges"])
-        beyond = float(self.node.get("beyond", math.inf))
-        rest: list[str] = []
+        settings, others = self._settings(self.stated), list[str]()
         if "beyond" in self.node:
-            rest = [text for text in self.axes[self.axis] if text not in settings]
+            others = [text for text in self.axes[self.axis] if text not in settings]
+        beyond = float(self.node.get("beyond", math.inf))
         for setting in settings:
-            for elsewhere in self.elsewhere:
-                others = tuple(self._point(text, elsewhere) for text in rest)
-                yield self._contrast(
-                    [setting], elsewhere, low=0.5, diverges=True, beyond=beyond, others=others
-                )
+            yield from self._contrasts([setting], others, low=0.5, diverges=True, beyond=beyond)
 
-    def _contrasts_at_open_axes(self, settings: Sequence[str], **how: Any) -> Iterator[Contrast]:
-        """Yield the contrast at each value of the axes that the claim leaves open."""
-        for elsewhere in self.elsewhere:
-            yield self._contrast(settings, elsewhere, **how)
+    def _tolerance(self, key: str) -> tuple[float, bool]:
+        """Return the tolerance of a difference, or that of a ratio's logarithm, and which it is."""
+        factor = f"{key}_factor"
+        if factor in self.node:
+            return math.log(self.node[factor]), True
+        return float(self.node.get(key, 0.0)), False
 
-    def _contrast(
+    def _contrasts(
         self,
         settings: Sequence[str],
-        open_axis_values: Mapping[str, str],
-        **how: Any,
-    ) -> Contrast:
-        """Build a contrast of one or two settings; ``how``: its other fields."""
-        sign = " − "
-        if how.get("ratio"):
-            sign = " / "
-        name = sign.join(value_name(self.axis, text) for text in settings)
-        if self.open_axes:
-            place = ", ".join(value_name(key, open_axis_values[key]) for key in self.open_axes)
-            name += f" ({place})"
-        points = [self._point(text, open_axis_values) for text in settings]
-        return Contrast(name, tuple(points), **how)
+        others: Sequence[str] = (),
+        ratio: bool = False,
+        **fields: Any,
+    ) -> Iterator[Contrast]:
+        """Yield the contrast of one or two settings at each value of the axes that are left open.
+
+        ``fields``: its other fields.
+        """
+        sign = " / " if ratio else " − "
+        compared = sign.join(value_name(self.axis, text) for text in settings)
+        for elsewhere in self.elsewhere:
+            name = compared
+            if self.open_axes:
+                place = [value_name(key, elsewhere[key]) for key in self.open_axes]
+                name += f" ({', '.join(place)})"
+            yield Contrast(
+                name,
+                tuple(self._point(text, elsewhere) for text in settings),
+                ratio=ratio,
+                others=tuple(self._point(text, elsewhere) for text in others),
+                **fields,
+            )
 
     def _point(self, text: str, open_axis_values: Mapping[str, str]) -> MetricPoint:
         setting = {**open_axis_values, **self.fixed}
@@ -276,11 +274,11 @@ class ContrastBuilder:
         setting[self.axis] = text
         return MetricPoint(self.metric, tuple(setting.items()))
 
-    def _settings(self, statistic: str, entry: Any) -> list[str]:
+    def _settings(self, entry: Any) -> list[str]:
         """Return values of the compared axis, of a list or alone, as the sweep types them."""
         if not isinstance(entry, list):
             entry = [entry]
-        return [self._format_axis_value(statistic, self.axis, value) for value in entry]
+        return [self._format_axis_value(self.statistic, self.axis, value) for value in entry]
 
     def _format_axis_value(self, key: str, axis: str, value: Any) -> str:
         """Return a value of an axis as the sweep types it."""
@@ -304,9 +302,11 @@ def _source_text(kind: str, number: str) -> str:
     return f"{kind} {number}"
 
 
-def _rule_text(node: Mapping[str, Any], statistic: str) -> str:
+def _rule_text(node: Node, statistic: str) -> str:
     """Return the statistic and its tolerance as the file has them: "order: [a, b], by: 0.1"."""
     keys = [statistic, *STATISTICS[statistic].tolerances]
     rule = {key: node[key] for key in keys if key in node}
-    style: Any = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
-    return str(yaml.safe_dump(rule, width=math.inf, **style)).strip()[1:-1]
+    text = yaml.safe_dump(
+        rule, width=math.inf, default_flow_style=True, sort_keys=False, allow_unicode=True
+    )
+    return str(text).strip()[1:-1]

@@ -6,6 +6,7 @@ Both follow from the paper's file before any run, by rules that are the same for
 from collections.abc import Mapping
 from typing import Any
 
+Node = Mapping[str, Any]  # a node of a paper's file, as plain values
 # Words of a claim that say what its verdict is worth; none affects what is measured.
 LABELS = ("contradicted_by", "control", "reason", "relabelled")
 COULD_FAIL, NEARLY_FORCED, CONTROL = COUNTS = ("could fail", "nearly forced", "control")
@@ -17,7 +18,7 @@ TIE = (
 OF_ONE_NETWORK = ("sampler", "guidance", "threshold", "evaluations", "metric")
 
 
-def claim_labels(claims: Mapping[str, Any], scale: str) -> dict[str, dict[str, Any]]:
+def claim_labels(claims: Node, scale: str) -> dict[str, dict[str, Any]]:
     """Return the labels of each claim of a node at a scale, by its name."""
     untestable = untestable_reasons(claims, scale)
     labels = {}
@@ -28,7 +29,7 @@ def claim_labels(claims: Mapping[str, Any], scale: str) -> dict[str, dict[str, A
     return labels
 
 
-def counts_as(claim: Mapping[str, Any]) -> str:
+def counts_as(claim: Node) -> str:
     """Return what a verdict on a claim counts as: one of ``COUNTS``.
 
     It could fail only if the file says what would contradict it, and which control was caught.
@@ -41,7 +42,7 @@ def counts_as(claim: Mapping[str, Any]) -> str:
     return NEARLY_FORCED
 
 
-def untestable_reasons(claims: Mapping[str, Any], scale: str) -> dict[str, str]:
+def untestable_reasons(claims: Node, scale: str) -> dict[str, str]:
     """Return why a scale cannot decide a claim, by its name; of no claim at the paper's scale.
 
     Either its file says so; or it is a tie of networks that are trained apart; or it compares the
@@ -62,7 +63,7 @@ def untestable_reasons(claims: Mapping[str, Any], scale: str) -> dict[str, str]:
     return reasons
 
 
-def _judge_the_same_networks(claim: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _judge_the_same_networks(claim: Node, other: Node) -> bool:
     """Return whether one claim is of the bits, the other of the samples of the same networks."""
     networks = _trained_networks(claim)
     if not networks or networks != _trained_networks(other):
@@ -70,18 +71,18 @@ def _judge_the_same_networks(claim: Mapping[str, Any], other: Mapping[str, Any])
     return _is_of_bits(claim) != _is_of_bits(other)
 
 
-def _is_of_bits(claim: Mapping[str, Any]) -> bool:
+def _is_of_bits(claim: Node) -> bool:
     return "metric" not in claim
 
 
-def _is_tie_of_networks(claim: Mapping[str, Any]) -> bool:
+def _is_tie_of_networks(claim: Node) -> bool:
     """Return whether settings are to be the same for which networks were trained apart."""
     axis = str(claim.get("compare", ""))
     trained_apart = claim.get("kind") == "trained" and not axis.startswith(OF_ONE_NETWORK)
     return trained_apart and "same" in claim
 
 
-def _trained_networks(claim: Mapping[str, Any]) -> frozenset[str]:
+def _trained_networks(claim: Node) -> frozenset[str]:
     """Return the settings that a claim of trained networks puts in order or holds to be the same.
 
     Empty if it compares nothing that is trained.

@@ -7,7 +7,7 @@ before its first run.
 import itertools
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from triptych.config.source import CONFIGS, config_folders
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
-from triptych.study.papers.labels import LABELS, claim_labels
+from triptych.study.papers.labels import LABELS, Node, claim_labels
 
 # Keys of a claim that do not affect its statistics.
 WORDS_ALONE = (
@@ -37,7 +37,7 @@ WORDS_ALONE = (
 
 
 def axes_of(
-    jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any]
+    jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Node
 ) -> dict[str, list[str]]:
     """Return the values of ``keys`` in a grid's jobs, and those at which each run is measured."""
     axes: dict[str, list[str]] = {key: [] for key in keys}
@@ -54,7 +54,7 @@ def axes_of(
     return axes
 
 
-def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
+def decisive_keys(claims: Node, scale: str = "small") -> dict[str, Any]:
     """Return the part of a node's claims at a scale on which a verdict depends: all but words."""
     decisive = {}
     for name, claim in claims_at_scale(claims, scale).items():
@@ -62,7 +62,7 @@ def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, 
     return decisive
 
 
-def settings_digest(file: Mapping[str, Any], scale: str) -> str:
+def settings_digest(file: Node, scale: str) -> str:
     """Return a digest of what a paper's file sets for runs at a scale, without ``paper``."""
     settings = dict(file)
     settings.pop("paper", None)
@@ -87,34 +87,34 @@ def _names_only_scales(default: str) -> bool:
     )
 
 
-def claims_at_scale(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
+def claims_at_scale(claims: Node, scale: str) -> dict[str, Any]:
     """Return a node's claims that are made at a scale."""
     scales = (None, scale)
     return {str(name): claims[name] for name in claims if claims[name].get("scale") in scales}
 
 
-def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
+def read_claims(node: Node, axes: Axes, scale: str = "small") -> list[Claim]:
     """Return the claims of a node ``paper``; UserError: a wrong value, or one not in ``axes``."""
     check_values({"paper": dict(node)})
-    check_keys_present("paper", node, PaperNode.__required_keys__)
+    check_keys_present("paper", node, PaperNode)
     settings = {key: values for key, values in axes.items() if key != "seed"}
     nodes = claims_at_scale(node["claims"], scale)
     labels = claim_labels(nodes, scale)
     claims = []
     for name, claim in nodes.items():
-        check_keys_present(f"paper.claims.{name}", claim, PaperClaim.__required_keys__)
+        check_keys_present(f"paper.claims.{name}", claim, PaperClaim)
         claims.append(replace(read_claim(name, claim, settings), **labels[name]))
     return claims
 
 
-def check_keys_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Raise UserError for a key that a node lacks."""
-    for key in keys:
+def check_keys_present(path: str, node: Node, declared: Any) -> None:
+    """Raise UserError for a key that a node of a TypedDict lacks."""
+    for key in declared.__required_keys__:
         if key not in node:
             raise UserError(f"{path}.{key}: required key is missing")
 
 
-def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
+def check_claimed_metrics(claims: Iterable[Claim], config: Node, axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have."""
     if any(key.split(".")[0] in ("metrics", "setting") for key in axes):
         return  # a setting may add metrics, so the names are unknown
@@ -138,7 +138,7 @@ def scale_values(config: DictConfig) -> dict[str, Any]:
         reason = values or "has no such scale; use scale=small"
         paper = config.hydra.runtime.choices.get("paper")
         raise UserError(f"scale={scale}: paper={paper} {reason}")
-    return {str(key): value for key, value in to_plain(values).items()}
+    return to_plain(values)
 
 
 def set_scale(config: DictConfig) -> list[str]:
@@ -152,16 +152,15 @@ def set_scale(config: DictConfig) -> list[str]:
         return []
     sweeper = config.hydra.sweeper
     with open_dict(config):
+        # Set the settings first, as a value may refer to them by interpolation.
         sweeper.settings = dict(sweeper.settings) | values.pop("settings", {})
-    # Set the settings first, as a value may refer to them by interpolation.
-    grid = dict(sweeper.get("params") or {}) | values
-    with open_dict(config):
+        grid = dict(sweeper.get("params") or {}) | values
         sweeper.params = {key: value for key, value in grid.items() if value is not None}
         set_measures(config, values)
     return [key.lstrip("~+") for key in _single_valued_keys(values)]
 
 
-def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
+def set_measures(config: DictConfig, values: Node) -> None:
     """Set the values of a scale on which claims depend."""
     for key, value in values.items():
         if not key.startswith("measures.") or value is None:
@@ -171,7 +170,7 @@ def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
         OmegaConf.update(config, key, value)
 
 
-def _single_valued_keys(values: Mapping[str, Any]) -> list[str]:
+def _single_valued_keys(values: Node) -> list[str]:
     """Return the keys of a scale that have one value, not a list of them as in "1,2"."""
     return [key for key, value in values.items() if not (isinstance(value, str) and "," in value)]
 
@@ -198,11 +197,10 @@ def claim_entries(
             axes[key] = [*dict.fromkeys([*earlier_record.paper_axes.get(key, ()), *values])]
     check_claimed_metrics(read_claims(node, axes, scale), config, axes)
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
-    facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
-    facts |= {"scale": scale, "machine": machine()}
-    facts["paper_settings"] = _current_settings_digest(name, scale)
-    if runs_stay:
-        facts["paper_settings"] = earlier_record.paper_settings
+    facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale}
+    facts |= {"machine": machine(), "paper_settings": earlier_record.paper_settings}
+    if not runs_stay:
+        facts["paper_settings"] = _current_settings_digest(name, scale)
     if earlier_record.claims_changed or (
         any_result and _has_changed(earlier_record, node, axes, scale)
     ):
@@ -218,9 +216,7 @@ def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, 
     return axes_of(jobs, map(str, keys), to_plain(config.measures))
 
 
-def _has_changed(
-    earlier_record: SweepRecord, node: Mapping[str, Any], axes: Axes, scale: str
-) -> bool:
+def _has_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str) -> bool:
     """Return whether claims differ from those of an earlier start, or seeds were added."""
     if not earlier_record.paper:
         return False
