@@ -41,7 +41,7 @@ SAMPLE_METRICS = {
     for metric in (
         Metric("sliced_wasserstein", "sliced Wasserstein distance", LOWER, "points"),
         Metric("energy_distance", "energy distance", LOWER, "points"),
-        Metric("mode_error", "share of samples in the wrong mode", LOWER, "points"),
+        Metric("mode_error", "distance of the modes' shares", LOWER, "points"),
         Metric("mode_1", "share of mode 1", NEITHER, "points"),
         Metric("prompt_accuracy", "share of samples that match their caption", HIGHER, "captions"),
         Metric(

@@ -48,7 +48,7 @@ class Result:
             ("build", "fit" or "test"), ``error`` and ``step``.
         parameters, steps: number of parameters and training steps of the model, also if another
             run trained it.
-        seconds: {"fit", "test"}.
+        seconds: {"fit", "test", "samples"}.
         cost: {"memory": peak bytes, "evaluations": denoiser calls per sample}.
         weights, checkpoint: the reported weights and checkpoint.
         averaging: {"reported": name, "val": metrics of the other weights}.

@@ -60,14 +60,15 @@ def train(session: Session) -> Result:
         began = time.perf_counter()
         accounts = account_splits(checkpoint, fit)
         test_seconds = time.perf_counter() - began
-        seconds = {"fit": round(fit.saver.seconds, 2), "test": round(test_seconds, 2)}
         memory = max(peak_memory(fit.device), to_float(run.provenance.fit_memory))
 
         # Draw samples, and compute their metrics.
         step = trainer.global_step or checkpoint.step
+        began = time.perf_counter()
         drawn = draw_final_samples(checkpoint, trainer.strategy, step, session.peers.stop_watching)
         for name, picture in drawn.pictures.items():
             log_picture(trainer.loggers, name, picture, trainer.global_step)
+        sample_seconds = time.perf_counter() - began
 
         # Record.
         trainer.loggers[0].finalize("success")  # Write metrics.csv before its digest is recorded.
@@ -75,7 +76,11 @@ def train(session: Session) -> Result:
             "name": config["name"] or "",
             "seed": config["seed"],
             "steps": step,
-            "seconds": seconds,
+            "seconds": {
+                "fit": round(fit.saver.seconds, 2),
+                "test": round(test_seconds, 2),
+                "samples": round(sample_seconds, 2),
+            },
             "cost": {"memory": memory} | drawn.evaluations,
             "device": fit.device_name,
             "world_size": trainer.world_size,

@@ -23,7 +23,7 @@ BOUND = ""  # name of the test bound among the metrics
 Key = tuple[str, int, str, str]
 # {cell's label: {seed: figures, one for each value of the measure's key}}
 Figures = dict[str, dict[int | None, tuple[float, ...]]]
-Outcome = Literal["separated", "same", "open"]
+Outcome = Literal["separated", "same", "identical", "open"]
 LATER_SHARES = 10  # looks after a full report share the 5% divided by this
 
 
@@ -88,7 +88,9 @@ class PairTest:
 
     @property
     def outcome(self) -> Outcome:
-        """What is known of the two cells."""
+        """What is known of the two cells; "identical" if no seed has any difference."""
+        if self.pair.is_identical and not self.interim:
+            return "identical"
         if self.is_significant:
             return "separated"
         return "same" if self.equal else "open"
@@ -173,7 +175,8 @@ class Cell:
 class MeasureTable:
     """A measure of samples, or the bound: for each cell and seed, its value at each value of a key.
 
-    ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
+    ``floor``: of pairs of sets of true data, (median, lowest, highest). ``noise``: of pure noise.
+    Both are means over seeds, as the figures that they are compared with.
     """
 
     metric: Metric
@@ -344,11 +347,18 @@ class Comparison:
             return None
         _, _, first = known[0]
         figures = Figures()
+        references: dict[int | None, SampleMeasures] = {}  # a seed's runs share their true data
         for label, seed, measured in known:
             if (measured.key, measured.values) == (first.key, first.values):
                 figures.setdefault(label, {})[seed] = measured.at(name)
-        floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
-        return MeasureTable(metric, first.key, first.values, figures, floor, noise)
+                references.setdefault(seed, measured)
+        floors = [m.floor[name] for m in references.values() if name in m.floor]
+        noises = [m.noise[name] for m in references.values() if name in m.noise]
+        floor = None
+        if floors:
+            median, low, high = np.mean(floors, axis=0).tolist()
+            floor = (median, low, high)
+        return MeasureTable(metric, first.key, first.values, figures, floor, spread(noises).mean)
 
     def _sample_measures(self, name: str) -> Iterator[tuple[str, int | None, SampleMeasures]]:
         """Yield each run's cell, seed and measures of samples, if this measure is among them."""

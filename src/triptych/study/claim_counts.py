@@ -17,7 +17,7 @@ SENTENCES = {
     COULD_FAIL: ("claim", "Of {claims} that could fail: {words}."),
     NEARLY_FORCED: ("nearly forced claim", "Of {claims}: {words}."),
     CONTROL: ("control", "Of {claims} of this project: {words}."),
-    UNTESTABLE: ("claim", "Not testable here: {n}, of which {words}."),
+    UNTESTABLE: ("claim", "Not testable here: {n}; by their figures {words}."),
     AGAIN: ("claim", "To run again: {n}."),
 }
 SECTIONS = tuple(SENTENCES)

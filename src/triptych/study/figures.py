@@ -40,8 +40,8 @@ DOT: dict[str, Any] = {
     "zorder": 3,
 }
 FLOOR = (
-    "The grey band is the range of true data: the same metric between two sets of them. The dashed "
-    "line is its median. Samples in this range are as good as true data by this metric."
+    "The grey band is the range of true data: the same metric between two sets of them, its ends "
+    "averaged over seeds. The dashed line is its median."
 )
 Colours = Mapping[str, str]
 

@@ -30,6 +30,7 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     yield from _model_size_notes(cells)
     yield from _reconstruction_notes(runs)
     yield from _metric_notes(runs)
+    yield from _sample_measure_notes(runs)
     yield from _leakage_notes(runs)
     yield from _change_notes(runs)
 
@@ -55,13 +56,14 @@ def _fact_notes(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
 
 
 def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield "Parameters: levels 110,087; v and x0 104,455."."""
-    labels_by_size: dict[int, list[str]] = {}
+    """Yield "Parameters: levels 110,087; v and x0 104,455."; an exact denoiser has none."""
+    labels_by_size: dict[str, list[str]] = {}
     for cell in cells:
-        for size in {run.parameters for run in cell.runs.values() if run.parameters}:
-            labels_by_size.setdefault(size, []).append(cell.label)
+        for size in {run.parameters for run in cell.runs.values()}:
+            text = f"{size:,}" if size else "none, as nothing was trained"
+            labels_by_size.setdefault(text, []).append(cell.label)
     if len(labels_by_size) > 1:
-        sizes = [f"{join_names(labels)} {size:,}" for size, labels in labels_by_size.items()]
+        sizes = [f"{join_names(labels)} {size}" for size, labels in labels_by_size.items()]
         yield f"Parameters: {'; '.join(sizes)}."
 
 
@@ -86,6 +88,15 @@ def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
     for name, variants in definitions.items():
         if len(variants) > 1:
             yield f"The runs define the metric {name} differently: do not compare it."
+
+
+def _sample_measure_notes(runs: Sequence[Run]) -> Iterator[str]:
+    """Note samples that were drawn for other values of ``measures.over``, which are left out."""
+    drawn = [(run.measured.key, run.measured.values) for run in runs if run.measured]
+    if len({*drawn}) > 1:
+        key, values = drawn[0]
+        at = f"{key} = {join_names([f'{value:g}' for value in values])}" if key else "one value"
+        yield f"Only samples measured at {at} are compared; others were measured elsewhere."
 
 
 def _leakage_notes(runs: Sequence[Run]) -> Iterator[str]:

@@ -260,7 +260,8 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
     decides = table_title(comparison) or comparison.unit
     better = comparison.question.metric.better
     title = ", ".join(filter(None, (comparison.data, comparison.title, decides, better)))
-    caption = "; ".join(filter(None, ("±: seeds alone", comparison.tested)))
+    errors = "" if comparison.one_seed else "±: seeds alone"
+    caption = "; ".join(filter(None, (errors, comparison.tested)))
     # Use plain Text, as rich would interpret markup in names.
     table = Table(
         title=Text(f"{study.title}: {title}"),

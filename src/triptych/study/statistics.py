@@ -137,6 +137,11 @@ class Paired:
         """Number of items, or effective number of groups, that pair it too; 0: seeds alone."""
         return round(self.error.n_items)
 
+    @property
+    def is_identical(self) -> bool:
+        """Whether two or more pairs have no difference at all."""
+        return self.n > 1 and self.mean == 0 and math.isnan(self.p)
+
     @cached_property
     def p(self) -> float:
         """Two-sided p of no difference, uncorrected."""

@@ -200,7 +200,8 @@ class Study:
         words = [word for word in words if word not in (RETRY, "force=true")]
         failed = self.counts["failed"]
         if failed and not self.has_open_runs:
-            return NextStep(f"{count_noun(failed, 'run')} failed", shlex.join([*words, RETRY]))
+            reason = f"{count_noun(failed, 'run')} failed; mend the cause first"
+            return NextStep(reason, shlex.join([*words, RETRY]))
         if self.published or self.tuned or not self.complete:
             return None  # published claims have fixed seeds, and tuned sweeps no later looks
         return self._more_seeds(words)
@@ -214,7 +215,7 @@ class Study:
         if not used or missing <= 0:
             return None
         per_seed = math.fsum(run.computing_seconds for run in runs) / len(used)
-        price = f"{duration(missing * per_seed)} of computing"
+        price = f"about {duration(missing * per_seed)} of computing"
         command = [word for word in words if not word.startswith("seed=")]
         added = count_noun(missing, "more seed")
         if len(used) == 1:
@@ -223,7 +224,7 @@ class Study:
             return NextStep(f"{added} per setting, {price}", shlex.join(command))
         command = [word for word in command if not word.startswith(("until=", "max_seeds="))]
         command += [f"seed={','.join(map(str, used))}", "until=decided", f"max_seeds={MAX_SEEDS}"]
-        return NextStep(f"Up to {added} per setting, at most {price}", shlex.join(command))
+        return NextStep(f"Up to {added} per setting, up to {price}", shlex.join(command))
 
     @property
     def hues(self) -> dict[str, str]:

@@ -242,15 +242,17 @@ def _row_verdict(comparison: Comparison, claim: PairTest, at_floor: bool) -> str
         return ""  # the headline already says that nothing is settled
     if claim.interim:
         return "runs to come"  # nothing is claimed, even if the interval excludes zero
+    if claim.outcome == "identical":
+        return "identical"
     words = []
     if claim.is_significant and comparison.question.sign * claim.pair.mean > 0:
         words.append("worse")
     elif claim.is_significant:
         words.append("better")
+    elif at_floor:
+        words.append("as near as true data")
     if claim.equal:
         words.append(f"same within {comparison.rule.equal_within:g}")
-    if at_floor:
-        words.append("as near as true data")
     return ", ".join(words) or "not settled"
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Self
 
+from scipy.special import ndtri
+
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
@@ -19,12 +21,6 @@ from triptych.study.weighting import neglecting_settings
 
 # {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-# What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
-CAUTION = (
-    "Of five equal settings, the best mean is 1.2 standard errors too good. Each interval covers "
-    "at least 95%, all together cover less; half of the 5% is for the question, half for other "
-    "measures, if any."
-)
 NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
 
@@ -70,7 +66,7 @@ class Weakness:
             return ""
         baseline = f"{BASELINES[self.baseline]} ({format_number(self.bound)} bits/dim)"
         if self.of_all and self.settings > 1:
-            return f"No setting is better than {baseline}: train longer."
+            return f"No setting is better than {baseline}: none has learned the data yet."
         verb = "is" if len(self.labels) == 1 else "are"
         return f"{_names_or_count(self.labels)} {verb} no better than {baseline}."
 
@@ -185,12 +181,14 @@ class Relations:
     """The relations of the best setting to the others: labels by outcome, and tests of open pairs.
 
     `clear`: significantly worse than the best. `ahead`: better than the best over the seeds that
-    both have, which is possible only if the settings have different seeds.
+    both have, which is possible only if the settings have different seeds. `identical`: with the
+    same figures to the last digit.
     """
 
     clear: list[str] = field(default_factory=list)
     ahead: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
+    identical: list[str] = field(default_factory=list)
     open: dict[str, PairTest] = field(default_factory=dict)
 
     @classmethod
@@ -204,6 +202,8 @@ class Relations:
                 relations.open[label] = claim
             elif claim.outcome == "same":
                 relations.same.append(label)
+            elif claim.outcome == "identical":
+                relations.identical.append(label)
             elif table.sign * claim.pair.mean > 0:
                 relations.clear.append(label)
             else:
@@ -226,6 +226,9 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     if relations.same:
         names = _names_or_count(relations.same)
         sentences.append(f"The same as {names} within {_margin_text(comparison)}.")
+    if relations.identical:
+        names = _names_or_count(relations.identical)
+        sentences.append(f"Equal to {names} in every digit.")
     if not relations.open:
         return sentences
     if comparison.rule.interim:
@@ -242,7 +245,7 @@ def _margin_text(comparison: Comparison) -> str:
 
 
 def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
-    """Return ": that takes 6 to 31 seeds per setting"; "" where nothing is known."""
+    """Return ": that may take 6 to 31 seeds per setting"; "" where nothing is known."""
     if len(open_claims) > NAMED:
         return ""
     ranges = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
@@ -253,9 +256,9 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
     if not labels_by_text:
         return ""
     if len(labels_by_text) == 1:
-        return f": that takes {join_names([*labels_by_text])}"
+        return f": that may take {join_names([*labels_by_text])}"
     parts = [f"{text} for {join_names(labels)}" for text, labels in labels_by_text.items()]
-    return f": that takes {join_names(parts)}"
+    return f": that may take {join_names(parts)}"
 
 
 def _range_text(seeds: SeedRange) -> str:
@@ -281,22 +284,24 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     if len(table.cells) > 1:
         parts += _rankings_by_value(comparison, table)
         if table is comparison.deciding:
-            parts += _floor_text(table)
+            parts += _floor_text(comparison, table)
     if not parts:
         return ""
     return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}."
 
 
-def _floor_text(table: MeasureTable) -> list[str]:
-    """Say that settings as good as true data cannot be told apart by more seeds."""
+def _floor_text(comparison: Comparison, table: MeasureTable) -> list[str]:
+    """Say that open settings are in the range of true data, where seeds are no answer."""
     last = len(table.values) - 1
-    labels = [label for label in table.ranked_labels(last) if table.is_at_floor(label, last)]
+    best = table.ranked_labels(last)[0]
+    open_labels = Relations.read(comparison, table, last).open
+    labels = [label for label in [best, *open_labels] if table.is_at_floor(label, last)]
     if len(labels) < 2:
         return []
     names = _names_or_count(labels)
     if table.key:
         names = f"at {table.values[last]:g}, {names}"
-    return [f"{names} are as near as true data: only a larger measures.n can separate them"]
+    return [f"{names} are as near as true data: raise measures.n rather than the number of seeds"]
 
 
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
@@ -327,6 +332,8 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
     if relations.same:
         names = _names_or_count(relations.same)
         parts.append(f"the same as {names} within {_margin_text(comparison)}")
+    if relations.identical:
+        parts.append(f"equal to {_names_or_count(relations.identical)} in every digit")
     if not parts:
         return "nothing is settled"
     open_labels = [*relations.open, *relations.ahead]
@@ -336,13 +343,30 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
 
 
 def caution(comparison: Comparison) -> str:
-    """Return a line on best means and on all intervals together; "" where none are shown."""
-    return "" if comparison.one_seed or len(comparison.ranked) < 2 else CAUTION
+    """Return a line on best means and on all intervals together; "" where none are shown.
+
+    Both are simulated in tests/study/test_report_simulation.py. The expected largest of n standard
+    normal numbers is Blom's approximation (1958).
+    """
+    n = len(comparison.ranked)
+    if comparison.one_seed or n < 2:
+        return ""
+    lucky = ndtri((n - 0.375) / (n + 0.25))
+    text = (
+        f"By chance, the best of {n} equal settings has a mean that is up to {lucky:.1f} standard "
+        "errors too good. Each interval covers at least 95%, all together cover less"
+    )
+    if len({metric for metric, *_ in comparison.claims}) > 1:
+        decides = comparison.question.metric.title
+        text += f"; half of the 5% is for the {decides}, half for the other measures"
+    return f"{text}."
 
 
 def footnote(comparison: Comparison) -> str:
     """Return sentences on what the intervals and p-values do and do not cover."""
-    parts = ["± is the standard error over seeds."]
+    parts = []
+    if not comparison.one_seed:
+        parts.append("± is the standard error over seeds.")
     parts += [_interval_footnote(comparison), _test_footnote(comparison)]
     if comparison.deciding:
         parts.append(sample_counts_sentence(comparison))
