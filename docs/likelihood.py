@@ -1,7 +1,13 @@
 """Print a table: the ODE's likelihood against a density that is known exactly.
 
-python docs/likelihood.py
+python docs/likelihood.py [RECORD]
+
+For example: benchmarks/results/likelihood.json
 """
+
+import json
+import sys
+from pathlib import Path
 
 import torch
 
@@ -22,7 +28,8 @@ def gaussian(d: int) -> GaussianMixture:
     return GaussianMixture([1.0], mean, (root @ root.T / d + 0.1 * torch.eye(d))[None])
 
 
-def main() -> None:
+def main(record: str = "") -> None:
+    settings = {}
     for d in (1, 16):
         mixture = gaussian(d)
         x, _ = mixture.sample(ITEMS, torch.Generator().manual_seed(1))
@@ -31,12 +38,18 @@ def main() -> None:
             solution = Likelihood(SCHEDULE, probes=probes)(Oracle(mixture, VariancePreserving()), x)
             error = solution.total - exact
             claimed = solution.stderr.square().sum().sqrt().item() / ITEMS / d
-            print(
-                f"d = {d:2}  {'exact trace' if probes is None else f'{probes} probes':11}  "
-                f"error of the mean {error.mean().item() / d:+.1e} (claimed {claimed:.1e}), "
-                f"of an item {error.abs().mean().item() / d:.1e} nats/dim"
-            )
+            figures = {
+                "error of the mean": [error.mean().item() / d],
+                "claimed": [claimed],
+                "error of an item": [error.abs().mean().item() / d],
+            }
+            trace = "exact" if probes is None else f"{probes} probes"
+            settings[f"{d} | {trace}"] = figures
+            shown = "  ".join(f"{name} {value:+.1e}" for name, (value,) in figures.items())
+            print(f"{d:2} | {trace:9} | {shown} nats/dim")
+    if record:
+        Path(record).write_text(json.dumps({"settings": settings}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from runpy import run_path
 
@@ -129,3 +131,99 @@ def test_span_of_the_score_follows_from_the_endpoints():
     text = page("objectives.md")
     assert f"gamma from {low} to {high}" in text
     assert "`1 / sigma`, from {:.0f} to {:.0f} here".format(*spans) in text
+
+
+def by_seed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def mean_to(decimals: int) -> Callable[[Sequence[float]], str]:
+    return lambda values: f"{statistics.mean(values):.{decimals}f}"
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3f} ± {error:.3f}"
+
+
+def span_to(decimals: int) -> Callable[[Sequence[float], Sequence[float]], str]:
+    return lambda low, high: f"{min(low):.{decimals}f} to {max(high):.{decimals}f}"
+
+
+def exponent(values: Sequence[float]) -> str:
+    (value,) = values
+    return re.sub(r"e([+-])0", r"e\1", f"{value:.1e}") if value else "0"
+
+
+def signed_exponent(values: Sequence[float]) -> str:
+    return exponent(values) if values[0] < 0 else f"+{exponent(values)}"
+
+
+MODE, DISTANCE = "measures.mode_1.mean", "measures.sliced_wasserstein.mean"
+FLOOR, FAR_FLOOR = "measured.floor.mode_1", "measured.floor.sliced_wasserstein"
+ENDS = (".low", ".high")
+# Page, start of the row, column, its form; record, setting and figures there.
+CELLS = [
+    ("langevin.md", "`langevin`", 1, by_seed, "langevin", "langevin", [MODE]),
+    ("langevin.md", "`langevin`", 2, mean_to(2), "langevin", "langevin", [DISTANCE]),
+    ("langevin.md", "`annealed_langevin`", 1, by_seed, "langevin", "annealed_langevin", [MODE]),
+    ("langevin.md", "`annealed_langevin`", 2, mean_to(2), "langevin", "annealed_langevin",
+     [DISTANCE]),
+    ("langevin.md", "true points", 1, span_to(3), "langevin", "langevin",
+     [FLOOR + end for end in ENDS]),
+    ("langevin.md", "true points", 2, span_to(2), "langevin", "langevin",
+     [FAR_FLOOR + end for end in ENDS]),
+    ("vae.md", "1.987 ± 0.005", 0, mean_and_error, "vae", "vae", ["test.bpd.mean"]),
+    ("vae.md", "1.987 ± 0.005", 1, mean_to(3), "vae", "vae", ["test.bpd_kl_1.mean"]),
+    ("vae.md", "1.987 ± 0.005", 2, mean_to(3), "vae", "vae", ["test.bpd_reconstruction.mean"]),
+    ("vae.md", "1.987 ± 0.005", 3, mean_to(3), "vae", "vae", ["train.bpd.mean"]),
+    *[
+        ("objectives.md", gamma, column, mean_to(3), "objectives_endpoints",
+         f"{objective} / gamma_min={gamma}", ["val.bpd.mean"])
+        for gamma in ("-9", "-8", "-7")
+        for column, objective in enumerate(("levels", "v", "epsilon", "score", "x0"), 1)
+    ],
+    *[
+        ("likelihood.md", setting, column, form, "likelihood", setting, [figure])
+        for setting in ("1 | exact", "16 | exact", "16 | 4 probes", "16 | 16 probes",
+                        "16 | 64 probes")
+        for column, form, figure in (
+            (2, signed_exponent, "error of the mean"),
+            (3, exponent, "claimed"),
+            (4, exponent, "error of an item"),
+        )
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "start", "column", "form", "file", "setting", "figures"), CELLS)
+def test_cell_is_the_recorded_figure(name, start, column, form, file, setting, figures):
+    line = next(line for line in page(name).splitlines() if line.startswith(f"| {start} |"))
+    recorded = record(f"benchmarks/results/{file}.json")["settings"][setting]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[column] == form(*[recorded[figure] for figure in figures])
+
+
+def test_words_on_endpoints_follow_from_their_table():
+    settings = record("benchmarks/results/objectives_endpoints.json")["settings"]
+    bound = {name: figures["val.bpd.mean"][0] for name, figures in settings.items()}
+    text = page("objectives.md")
+    for gamma in ("-9", "-8", "-7"):
+        of_gamma = [mean for name, mean in bound.items() if name.endswith(f"gamma_min={gamma}")]
+        assert row(text, gamma)[-1] == f"{statistics.mean(of_gamma):.3f}"
+    levels, x0 = (
+        {gamma: bound[f"{name} / gamma_min={gamma}"] for gamma in (-9, -8, -7)}
+        for name in ("levels", "x0")
+    )
+    cost, far, near = levels[-7] - levels[-8], x0[-9] - levels[-9], x0[-7] - levels[-7]
+    words = f"costs levels {cost:.3f}: the distance from levels to x0 is {far:.3f} at -9 and"
+    assert f"{words} {near:.3f} at -7".replace(" 0.", " .") in text
+
+
+def test_misses_of_intervals_are_the_recorded_ones():
+    recorded = record("benchmarks/results/intervals.json")["figures"]
+    single, together = zip(*recorded["missed, one and any"].values(), strict=True)
+    text = " ".join(page("comparing.md").split())
+    shown = f"misses in {min(single):.1%} to {max(single):.1%} of reports, and any of the ten in"
+    assert f"{shown} {min(together):.1%} to {max(together):.1%}:" in text
+    assert f"{recorded['draws']:,} draws" in text

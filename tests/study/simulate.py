@@ -80,10 +80,12 @@ class Memory:
         table: np.ndarray,
         sampled: np.ndarray | None = None,
         groups: np.ndarray | None = None,
+        axis: str = "objective",
     ):
         """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures.
 
-        One of the measures is higher if better. `groups`: recorded of the items, (items,).
+        One of the measures is higher if better. `groups`: recorded of the items, (items,). `axis`:
+        the key in which cells differ.
         """
         self.runs, self._items = [], {}
         for c, cell in enumerate(table):
@@ -93,7 +95,7 @@ class Memory:
                 taken = None if sampled is None else _measured(sampled[c, s])
                 name = "abcdefghijkl"[c]
                 self.runs.append(Run(
-                    dir=path, status="finished", overrides={"objective": name, "seed": str(s)},
+                    dir=path, status="finished", overrides={axis: name, "seed": str(s)},
                     measured=taken, seed=s, choices={"data": "digits"},
                     test={"bpd": Estimate(float(row.mean()), 0.01, len(row))},
                 ))  # fmt: skip
