@@ -230,7 +230,7 @@ def test_the_counts_keep_what_could_fail_apart():
         "Of 2 claims that could fail: 1 reproduced and 1 contradicted.",
         "Of 1 nearly forced claim: 1 reproduced.",
         "Of 1 control of this project: 1 as claimed.",
-        "Not testable here: 1, of which 1 against.",
+        "Not testable here: 1; by their figures 1 against.",
         "To run again: 1.",
     ]
 
@@ -243,5 +243,5 @@ def test_what_the_setting_forces_is_counted_in_one_place_whichever_way():
     ]
     assert count_sentences(verdicts) == [
         "Of 2 nearly forced claims: 1 reproduced and 1 against.",
-        "Not testable here: 1, of which 1 as claimed.",
+        "Not testable here: 1; by their figures 1 as claimed.",
     ]
