@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Self
+from typing import NamedTuple, Self
 
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
@@ -46,33 +46,14 @@ class Verdict:
         return " ".join(self.sentences)
 
 
-@dataclass(frozen=True)
-class Weakness:
-    """The settings whose mean test bound is no better than a trivial baseline.
+class Weakness(NamedTuple):
+    """A sentence on the settings that are no better than a trivial baseline; "" if none is.
 
-    `settings`: the number of all settings; `bound`: that of the baseline.
+    `of_all`: whether no setting is better.
     """
 
-    labels: Sequence[str] = ()
-    settings: int = 0
-    baseline: str = ""
-    bound: float = math.nan
-
-    @property
-    def of_all(self) -> bool:
-        """Whether no setting is better than the baseline."""
-        return 0 < self.settings == len(self.labels)
-
-    @property
-    def text(self) -> str:
-        """A sentence that names the settings; "" if there are none."""
-        if not self.labels:
-            return ""
-        baseline = f"{BASELINES[self.baseline]} ({format_number(self.bound)} bits/dim)"
-        if self.of_all and self.settings > 1:
-            return f"No setting is better than {baseline}: train longer."
-        verb = "is" if len(self.labels) == 1 else "are"
-        return f"{_names_or_count(self.labels)} {verb} no better than {baseline}."
+    text: str = ""
+    of_all: bool = False
 
 
 def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
@@ -89,7 +70,14 @@ def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
         finite = [run.bound for run in runs if math.isfinite(run.bound)]
         if spread(finite).mean >= bounds[best]:
             labels.append(label)
-    return Weakness(labels, len(runs_by_label), best, bounds[best])
+    if not labels:
+        return Weakness()
+    baseline = f"{BASELINES[best]} ({format_number(bounds[best])} bits/dim)"
+    if len(labels) == len(runs_by_label) > 1:
+        return Weakness(f"No setting is better than {baseline}: train longer.", of_all=True)
+    verb = "is" if len(labels) == 1 else "are"
+    text = f"{_names_or_count(labels)} {verb} no better than {baseline}."
+    return Weakness(text, of_all=len(labels) == len(runs_by_label))
 
 
 def describe_verdict(comparison: Comparison) -> Verdict:
@@ -245,9 +233,9 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
     """Return ": that takes 6 to 31 seeds per setting"; "" where nothing is known."""
     if len(open_claims) > NAMED:
         return ""
-    ranges = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
     labels_by_text: dict[str, list[str]] = {}
-    for label, seeds in ranges.items():
+    for label, claim in open_claims.items():
+        seeds = seeds_to_settle(claim)
         if seeds:
             labels_by_text.setdefault(_range_text(seeds), []).append(label)
     if not labels_by_text:
