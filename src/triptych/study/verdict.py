@@ -21,9 +21,9 @@ from triptych.study.weighting import neglecting_settings
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
 # What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
 CAUTION = (
-    "Of five equal settings, the best mean is 1.2 standard errors too good. Each interval covers "
-    "at least 95%, all together cover less; half of the 5% is for the question, half for other "
-    "measures, if any."
+    "By chance the best of five equal settings is 1.2 standard errors too good. An interval holds "
+    "in at least 95% of reports, all of a table in fewer; beside other measures, half of the 5% is "
+    "for the measure that decides."
 )
 NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
