@@ -84,7 +84,7 @@ BARE = {"objective": "none", "choices": {"data": "digits", "objective": "none", 
 @pytest.mark.parametrize(
     "settings, key, labels",
     [
-        ([{}, NO_EMA], "callbacks.ema", "none, ema=null"),
+        ([{}, NO_EMA], "callbacks.ema", "ema=none, ema=null"),
         (
             [{"typed": [f"bound.steps={n}"]} for n in ("null", 10)],
             "bound.steps",

@@ -265,6 +265,7 @@ def test_settings_of_one_model_without_measures_have_no_verdict(tmp_path):
         "to compare their samples, set measures.n=1000" in story.answer
         and "lowest" not in story.answer
     )
+    assert story.question == "Which sampler draws the best samples from one and the same model?"
 
 
 def test_interval_uses_holm_level_if_adjusted_p_is_one(tmp_path):

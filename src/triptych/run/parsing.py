@@ -29,8 +29,8 @@ METRICS = 32  # maximum number of metrics that are read from an untrusted file; 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # names of metrics
 # {recorded direction of a metric: its direction in reports}
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
-# Values that a label must show with their key: numbers, booleans and null.
-BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
+# Values that a label must show with their key: numbers, booleans, null and none.
+BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null|none", re.IGNORECASE)
 LARGEST = 1e150  # Squares of smaller numbers, and sums of these, do not overflow a float.
 
 

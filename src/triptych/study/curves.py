@@ -47,14 +47,11 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     if not curves:
         return None
     gamma, shape, _ = next(iter(curves.values()))
-    if all(_is_close(shape, other) for _, other, _ in curves.values()):
+    others = [other for _, other, _ in curves.values() if other.shape == shape.shape]
+    if len(others) == len(curves) and np.allclose(others, shape, 1e-3):
         return None
     level = Curve(tuple(gamma), (1.0,) * len(gamma), ())
     return _draw_by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
-
-
-def _is_close(shape: np.ndarray, other: np.ndarray) -> bool:
-    return shape.shape == other.shape and np.allclose(other, shape, 1e-3)
 
 
 def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -148,14 +145,12 @@ class History:
 
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the validation bound over seconds of training."""
-    histories = _histories(comparison, over_seconds=True)
-    return _draw_training_curves(comparison, colours, histories, "seconds of training")
+    return _draw_training_curves(comparison, colours, "seconds of training", over_seconds=True)
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the validation bound over training steps."""
-    histories = _histories(comparison, over_seconds=False)
-    return _draw_training_curves(comparison, colours, histories, "training step")
+    return _draw_training_curves(comparison, colours, "training step")
 
 
 def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[History]]:
@@ -177,11 +172,9 @@ def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[His
 
 
 def _draw_training_curves(
-    comparison: Comparison,
-    colours: Colours,
-    histories: Mapping[str, Sequence[History]],
-    xlabel: str,
+    comparison: Comparison, colours: Colours, xlabel: str, over_seconds: bool = False
 ) -> Figure | None:
+    histories = _histories(comparison, over_seconds)
     if not histories:
         return None
     lines = LineFigure(histories, colours)

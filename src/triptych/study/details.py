@@ -75,11 +75,11 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return all values of each property of a cell's runs."""
-    values: dict[str, dict[str, None]] = {}
-    for properties in runs:
-        for key, text in properties.items():
-            values.setdefault(key, {})[text] = None
-    return {key: truncate(", ".join(texts)) for key, texts in values.items()}
+    together = {}
+    for key in all_keys(runs):
+        texts = dict.fromkeys(properties[key] for properties in runs if key in properties)
+        together[key] = truncate(", ".join(texts))
+    return together
 
 
 def _pair_verdicts(comparison: Comparison) -> list[list[tuple[str, str, str]]]:

@@ -165,17 +165,15 @@ def _draw_measure_dots(table: MeasureTable, comparison: Comparison, colours: Col
     _draw_floor(ax, ax.axvspan, ax.axvline, table)
     runs = {cell.label: cell.runs for cell in comparison.cells}
     for y, (label, seeds) in enumerate(table.cells.items()):
-        marks = [run_gid(runs[label][seed]) for seed in seeds]
-        values = [row[0] for row in seeds.values()]
         heights: Any = [y]
-        if len(values) > 1:
+        if len(seeds) > 1:
             mean = table.spreads[label][0].mean
             ax.plot([mean, mean], [y - 0.2, y + 0.2], color=colours[label], linewidth=2.2)
             explain(ax, "An upright bar is a setting's mean.")
             # Draw dots at different heights, so that none hides another.
-            heights = y + np.linspace(-0.12, 0.12, len(values))
-        for value, height, gid in zip(values, heights, marks, strict=True):
-            side = side_beyond(limits, value)
+            heights = y + np.linspace(-0.12, 0.12, len(seeds))
+        for (seed, (value,)), height in zip(seeds.items(), heights, strict=True):
+            gid, side = run_gid(runs[label][seed]), side_beyond(limits, value)
             if side:
                 # The label of the row has the value.
                 _draw_off_axis_arrow(ax, height, "", side, colours[label], gid=gid)

@@ -29,16 +29,16 @@ MALFORMED = (
     UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError
 )  # fmt: skip
 
-# {is it an identity: (word if it is as claimed, word otherwise)}
-WORDS: dict[bool, tuple[Word, Word]] = {
-    False: ("reproduced", "contradicted"),
-    True: ("holds", "fails"),
-}
+# {outcome: the word on a finding}, and on an identity, which is no finding
+FINDING: dict[Outcome, Word] = {
+    "as claimed": "reproduced", "against": "contradicted", "neither": "cannot tell",
+}  # fmt: skip
+IDENTITY: dict[Outcome, Word] = FINDING | {"as claimed": "holds", "against": "fails"}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim, what was measured, and the word. ``p``: corrected, of the word that is nearer."""
+    """A claim, what was measured, and the corrected p of either word on it."""
 
     claim: Claim
     measured: tuple[ContrastResult, ...]
@@ -54,29 +54,21 @@ class Judgement:
     def word(self) -> Word:
         if self.claim.untestable:
             return "not testable here"
-        as_claimed, otherwise = WORDS[self.is_identity]
-        if self.reproduced <= ALPHA:
-            return as_claimed
-        if self.contradicted <= ALPHA:
-            return otherwise
-        return "cannot tell"
+        if self.claim.kind == "identity":
+            return IDENTITY[self.outcome]
+        return FINDING[self.outcome]
 
     @property
     def outcome(self) -> Outcome:
         """Which way it came out; of what is not testable without a correction."""
         likely, unlikely = self.reproduced, self.contradicted
         if self.claim.untestable:
-            likely, unlikely = self.p_not_within, len(self.measured) * self.p_within
+            likely, unlikely = self.p_not_within, self.p_any_beyond
         if likely <= ALPHA:
             return "as claimed"
         if unlikely <= ALPHA:
             return "against"
         return "neither"
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the claim is true by mathematics here, and so is no finding."""
-        return self.claim.kind == "identity"
 
     @property
     def deciding(self) -> ContrastResult:
@@ -96,6 +88,11 @@ class Judgement:
         return min(m.p_within for m in self.measured)
 
     @property
+    def p_any_beyond(self) -> float:
+        """p of "all contrasts are in their ranges", by Bonferroni's method."""
+        return min(1.0, len(self.measured) * self.p_within)
+
+    @property
     def p(self) -> float:
         """The corrected p of the verdict; where it is none, of the word that comes nearer."""
         return min(self.reproduced, self.contradicted)
@@ -103,10 +100,7 @@ class Judgement:
     @property
     def why(self) -> str:
         """The reason for the verdict in a sentence, after any warning."""
-        reason = self._reason
-        if self.warning:
-            return f"{self.warning} {reason}"
-        return reason
+        return " ".join(filter(None, (self.warning, self._reason)))
 
     @property
     def _reason(self) -> str:
@@ -115,7 +109,7 @@ class Judgement:
         if self.word == "cannot tell":
             return self._undecided_reason
         text = self._deciding_text
-        if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
+        if len(self.measured) > 1 and self.outcome == "as claimed":
             text += f" (the least certain of {len(self.measured)} contrasts)"
         p = f"p = {p_value(self.p)}"
         if self.p < 1e-4:
@@ -220,7 +214,7 @@ def _correct_p_values(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     """
     tested = [j for j in judgements if not j.claim.untestable]
     reproduced = holm([j.p_not_within for j in tested])
-    contradicted = holm([min(1.0, len(j.measured) * j.p_within) for j in tested])
+    contradicted = holm([j.p_any_beyond for j in tested])
     corrected = {j.claim.name: j for j in judgements}
     for j, p, q in zip(tested, reproduced, contradicted, strict=True):
         judgement = replace(j, reproduced=p, contradicted=q)

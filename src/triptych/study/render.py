@@ -44,7 +44,7 @@ from triptych.study.panels import (
 from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
-from triptych.study.style import PALETTE, figure_style, shorten, to_svg
+from triptych.study.style import PALETTE, VARIABLES, figure_style, shorten, to_svg
 from triptych.study.tables import (
     SEEDS,
     Column,
@@ -131,12 +131,11 @@ def render_page(study: Study, palette: dict[str, str]) -> str:
     # Draw the figures of one section at a time, as they take much memory.
     judged = zip(study.comparisons, study.verdicts, strict=True)
     sections = (_section(i, c, v, palette) for i, (c, v) in enumerate(judged))
-    names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
     where = _relative_run_names(study)
     return _page(
         "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting,
         where=where, to_svg=to_svg, details=as_json(study, where),
-        palette={label: names[colour] for label, colour in palette.items()},
+        palette={label: f"var(--{VARIABLES[ink]}, {ink})" for label, ink in palette.items()},
     )  # fmt: skip
 
 

@@ -67,19 +67,20 @@ def _csv_value(value: object) -> str:
 
 
 def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
-    row: dict[str, object] = {"directory": str(run.dir), "sweep": run.sweep, "status": run.status}
-    row |= {"seed": run.seed, "data": run.choices.get("data", run.overrides.get("data", ""))}
+    row: dict[str, object] = {
+        "directory": str(run.dir), "sweep": run.sweep, "status": run.status, "seed": run.seed,
+        "data": run.choices.get("data", run.overrides.get("data", "")),
+    }  # fmt: skip
     shown = {*run.overrides, *run.choices, *axes}
     row |= {key: entry for key, entry in run.settings.items() if key in shown}
     for split in SPLITS:
         for key, estimate in getattr(run, split).items():
-            row[f"{split}/{key}"] = estimate.mean
-            row[f"{split}/{key}_stderr"] = estimate.stderr
-            row[f"{split}/{key}_n"] = estimate.n
+            name = f"{split}/{key}"
+            row |= {name: estimate.mean, f"{name}_stderr": estimate.stderr, f"{name}_n": estimate.n}
             if estimate.groups:
-                row[f"{split}/{key}_groups"] = estimate.groups
+                row[f"{name}_groups"] = estimate.groups
             if math.isfinite(estimate.draw_stderr):
-                row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
+                row[f"{name}_draw_stderr"] = estimate.draw_stderr
     if run.measured:
         for value, figures in zip(run.measured.values, run.measured.rows, strict=True):
             place = f"@{run.measured.key}={value:g}" if run.measured.key else ""

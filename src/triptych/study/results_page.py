@@ -33,7 +33,7 @@ from triptych.study.claim_counts import (
 from triptych.study.claims_figure import Row, claims_figure
 from triptych.study.formatting import count_noun, duration, join_names
 from triptych.study.papers.claim import Claim, MetricPoint
-from triptych.study.papers.labels import LABELS, Node, claim_labels
+from triptych.study.papers.labels import Node, claim_labels
 from triptych.study.papers.paper import (
     claims_at_scale,
     decisive_keys,
@@ -165,19 +165,15 @@ def wall_seconds(run: Run) -> float:
 def _claim_entries(judgement: Judgement) -> Entry:
     deciding, claim = judgement.deciding, judgement.claim
     published, ratio = published_at(claim, *deciding.contrast.compared)
-    return {
-        "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source,
-        "word": judgement.word,
-        "published": published, "published_ratio": ratio,
+    entry = vars(claim) | {
+        "word": judgement.word, "outcome": judgement.outcome,
+        "published": published, "published_ratio": ratio, "all_published": claim.published,
         "measured": f"{deciding.contrast.name} = {deciding.text}",
-        "claimed": deciding.accepted, "ratio": deciding.ratio, "metric": claim.metric,
-        "why": judgement.why, "warning": judgement.warning, "rule": claim.rule,
-        "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
-        "is_tie": deciding.contrast.is_tie, "untestable": claim.untestable,
-        "outcome": judgement.outcome, "counts_as": claim.counts_as,
-        **{label: getattr(claim, label) for label in LABELS},
-        "all_published": claim.published, "all_measured": judgement.figures,
+        "claimed": deciding.accepted, "ratio": deciding.ratio, "is_tie": deciding.contrast.is_tie,
+        "why": judgement.why, "warning": judgement.warning, "all_measured": judgement.figures,
     }  # fmt: skip
+    del entry["contrasts"]
+    return entry
 
 
 def published_at(claim: Claim, *points: MetricPoint) -> tuple[str, float | None]:
@@ -282,8 +278,7 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
         if not same_runs or name not in now or now[name] != entry["decides"].get(name):
             claim = claim | {"word": AGAIN}
         if name in now:
-            words = {"says": nodes[name]["says"], "note": nodes[name].get("note", "")}
-            claim = _relabelled(claim, labels[name] | words)
+            claim = _relabelled(claim, labels[name])
         claims.append(claim)
     return claims
 

@@ -116,7 +116,7 @@ class Study:
         if not varied:
             return "How good is this model, by its test bound?"
         first = varied[0]
-        if first.deciding:
+        if first.of_drawing:
             return f"Which {first.subject} draws the best samples from one and the same model?"
         return f"Which {first.subject} gives the lowest test bound?"
 

@@ -169,12 +169,12 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
         rows.append(
             TableRow(cell.label, entries | pair, _seeds_text(cell), verdict, best=place == 0)
         )
-    for cell in comparison.cells[len(cells) :]:
-        rows.append(TableRow(cell.label, {}, _seeds_text(cell), "not measured"))
-    for cell in comparison.pending:
+    for cell in comparison.all_cells[len(cells) :]:
         statuses = {run.status for run in cell.others}
         reason = "no result yet"
-        if statuses in ({"diverged"}, {"failed"}):
+        if cell.runs:
+            reason = "not measured"
+        elif statuses in ({"diverged"}, {"failed"}):
             reason = statuses.pop()
         rows.append(TableRow(cell.label, {}, _seeds_text(cell), reason))
     return rows

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Self
-
-from scipy.special import ndtri
+from typing import NamedTuple, Self
 
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
@@ -21,6 +19,12 @@ from triptych.study.weighting import neglecting_settings
 
 # {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
+# What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
+CAUTION = (
+    "By chance the best of two equal settings is up to 0.6 standard errors too good, of five 1.2. "
+    "An interval holds in at least 95% of reports, all of a table in fewer; beside other measures, "
+    "half of the 5% is for the measure that decides."
+)
 NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
 
@@ -42,33 +46,14 @@ class Verdict:
         return " ".join(self.sentences)
 
 
-@dataclass(frozen=True)
-class Weakness:
-    """The settings whose mean test bound is no better than a trivial baseline.
+class Weakness(NamedTuple):
+    """A sentence on the settings that are no better than a trivial baseline; "" if none is.
 
-    `settings`: the number of all settings; `bound`: that of the baseline.
+    `of_all`: whether no setting is better.
     """
 
-    labels: Sequence[str] = ()
-    settings: int = 0
-    baseline: str = ""
-    bound: float = math.nan
-
-    @property
-    def of_all(self) -> bool:
-        """Whether no setting is better than the baseline."""
-        return 0 < self.settings == len(self.labels)
-
-    @property
-    def text(self) -> str:
-        """A sentence that names the settings; "" if there are none."""
-        if not self.labels:
-            return ""
-        baseline = f"{BASELINES[self.baseline]} ({format_number(self.bound)} bits/dim)"
-        if self.of_all and self.settings > 1:
-            return f"No setting is better than {baseline}: none has learned the data yet."
-        verb = "is" if len(self.labels) == 1 else "are"
-        return f"{_names_or_count(self.labels)} {verb} no better than {baseline}."
+    text: str = ""
+    of_all: bool = False
 
 
 def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
@@ -85,7 +70,14 @@ def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
         finite = [run.bound for run in runs if math.isfinite(run.bound)]
         if spread(finite).mean >= bounds[best]:
             labels.append(label)
-    return Weakness(labels, len(runs_by_label), best, bounds[best])
+    if not labels:
+        return Weakness()
+    baseline = f"{BASELINES[best]} ({format_number(bounds[best])} bits/dim)"
+    if len(labels) == len(runs_by_label) > 1:
+        return Weakness(f"No setting is better than {baseline}: none has learned the data yet.", of_all=True)
+    verb = "is" if len(labels) == 1 else "are"
+    text = f"{_names_or_count(labels)} {verb} no better than {baseline}."
+    return Weakness(text, of_all=len(labels) == len(runs_by_label))
 
 
 def describe_verdict(comparison: Comparison) -> Verdict:
@@ -248,9 +240,9 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
     """Return ": that may take 6 to 31 seeds per setting"; "" where nothing is known."""
     if len(open_claims) > NAMED:
         return ""
-    ranges = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
     labels_by_text: dict[str, list[str]] = {}
-    for label, seeds in ranges.items():
+    for label, claim in open_claims.items():
+        seeds = seeds_to_settle(claim)
         if seeds:
             labels_by_text.setdefault(_range_text(seeds), []).append(label)
     if not labels_by_text:
@@ -343,23 +335,8 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
 
 
 def caution(comparison: Comparison) -> str:
-    """Return a line on best means and on all intervals together; "" where none are shown.
-
-    Both are simulated in tests/study/test_report_simulation.py. The expected largest of n standard
-    normal numbers is Blom's approximation (1958).
-    """
-    n = len(comparison.ranked)
-    if comparison.one_seed or n < 2:
-        return ""
-    lucky = ndtri((n - 0.375) / (n + 0.25))
-    text = (
-        f"By chance, the best of {n} equal settings has a mean that is up to {lucky:.1f} standard "
-        "errors too good. Each interval covers at least 95%, all together cover less"
-    )
-    if len({metric for metric, *_ in comparison.claims}) > 1:
-        decides = comparison.question.metric.title
-        text += f"; half of the 5% is for the {decides}, half for the other measures"
-    return f"{text}."
+    """Return a line on best means and on all intervals together; "" where none are shown."""
+    return "" if comparison.one_seed or len(comparison.ranked) < 2 else CAUTION
 
 
 def footnote(comparison: Comparison) -> str:

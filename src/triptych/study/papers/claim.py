@@ -23,7 +23,7 @@ OF_THE_BOUND = ("bound", *TERMS, "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
 METRIC = "metric"  # the axis of a claim that compares metrics
 SOURCES = ("table", "figure", "section")
-WORDS = ("note", "kind", "quote", "otherwise")
+WORDS = ("kind", "quote", "otherwise")
 
 # The axes of a sweep, including the seeds: {key: its values as typed}.
 Axes = Mapping[str, Sequence[str]]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 Node = Mapping[str, Any]  # a node of a paper's file, as plain values
-# Words of a claim that say what its verdict is worth; none affects what is measured.
-LABELS = ("contradicted_by", "control", "reason", "relabelled")
+# Words of a claim, most of which say what its verdict is worth; none affects what is measured.
+LABELS = ("says", "note", "contradicted_by", "control", "reason", "relabelled")
 COULD_FAIL, NEARLY_FORCED, CONTROL = COUNTS = ("could fail", "nearly forced", "control")
 TIE = (
     "networks trained apart for few steps differ in how far they are trained, so a tie at "

@@ -31,8 +31,8 @@ from triptych.study.papers.labels import LABELS, Node, claim_labels
 
 # Keys of a claim that do not affect its statistics.
 WORDS_ALONE = (
-    "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
-    "otherwise", "untestable", "counts_as", *LABELS,
+    "published", "scale", "kind", "table", "figure", "section", "quote", "otherwise",
+    "untestable", "counts_as", *LABELS,
 )  # fmt: skip
 
 
