@@ -50,7 +50,9 @@ def test_verdict_of_one_seed_recommends_more_seeds(tmp_path):
     story = recorded(tmp_path)
     assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
     again = "triptych-train -m ablation=objectives seed=1,2,3"
-    step = f"2 more seeds per setting, about 2 min 57 s of computing; finished runs are kept: {again}"
+    step = (
+        f"2 more seeds per setting, about 2 min 57 s of computing; finished runs are kept: {again}"
+    )
     assert str(story.next_step) == step
     assert again in write_report(tmp_path).html.read_text()
     # A single run has the error over its items, and is named.
@@ -67,7 +69,10 @@ def test_verdict_names_failed_setting_and_retry_command(tmp_path):
     story = recorded(tmp_path, expected=6)
     assert "c failed with 2 of 2 seeds" in story.answer
     retry = "triptych-train -m ablation=objectives retry=true"
-    assert str(story.next_step) == f"2 runs failed; mend the cause first; finished runs are kept: {retry}"
+    assert (
+        str(story.next_step)
+        == f"2 runs failed; mend the cause first; finished runs are kept: {retry}"
+    )
 
 
 def test_next_step_replaces_typed_seeds(tmp_path):
@@ -81,7 +86,9 @@ def test_next_step_replaces_typed_seeds(tmp_path):
     step = "seed=1,2,3 until=decided max_seeds=12"
     assert str(story.next_step).endswith(f"ablation=objectives {step}")
     # Nine more seeds of three settings, 44.3 s each.
-    assert str(story.next_step).startswith("Up to 9 more seeds per setting, up to about 19 min 56 s")
+    assert str(story.next_step).startswith(
+        "Up to 9 more seeds per setting, up to about 19 min 56 s"
+    )
 
 
 def test_no_seeds_are_advised_beyond_those_that_somebody_would_train(tmp_path):

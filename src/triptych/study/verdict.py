@@ -74,7 +74,8 @@ def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
         return Weakness()
     baseline = f"{BASELINES[best]} ({format_number(bounds[best])} bits/dim)"
     if len(labels) == len(runs_by_label) > 1:
-        return Weakness(f"No setting is better than {baseline}: none has learned the data yet.", of_all=True)
+        text = f"No setting is better than {baseline}: none has learned the data yet."
+        return Weakness(text, of_all=True)
     verb = "is" if len(labels) == 1 else "are"
     text = f"{_names_or_count(labels)} {verb} no better than {baseline}."
     return Weakness(text, of_all=len(labels) == len(runs_by_label))
