@@ -77,6 +77,14 @@ def test_told_augmentation_returns_parameters_of_each_item():
     assert said.shape == (240, 2) and count_condition_numbers([Flip(0.3), Crop(2, told=True)]) == 2
 
 
+def test_augment_refuses_points():
+    for step in (Flip(), Crop(2)):
+        refused(
+            lambda step=step: augment(torch.rand(5, 2), [step], seed=0, step=0),
+            "augmentation: needs images (C, H, W), but items are (2,); set augmentation=none",
+        )
+
+
 def test_augmentation_leaves_val_and_test_unchanged(prepared):
     """By a configuration: validation and test images are unchanged."""
     runs = [prepared(f"augmentation={how}", path=how) for how in ("none", "flip_crop")]

@@ -181,3 +181,13 @@ def test_what_is_no_figure_fails_the_run(prepared, lab, monkeypatch, figure, wor
 def test_name_of_built_in_metric_is_refused(prepared, lab):
     config = prepared(*RING, *MEASURED, "+metrics.fid._target_=metric_lab.Radius").config()
     refused(lambda: user_sample_metrics(config), "metrics.fid: a built-in metric of samples")
+
+
+@pytest.mark.parametrize("higher", ["lower", [True], 1])
+def test_unknown_direction_is_refused(prepared, lab, monkeypatch, higher):
+    import metric_lab
+
+    monkeypatch.setattr(metric_lab.Radius, "higher_is_better", higher)
+    config = prepared(*RING, *MEASURED).config()
+    words = f"metrics.radius: higher_is_better={higher!r}; must be True, False or None"
+    refused(lambda: user_sample_metrics(config), words)

@@ -17,7 +17,9 @@ from omegaconf import OmegaConf
 from tests.refusal import refused
 from tests.study.fake_runs import make_run
 from triptych import files
+from triptych.cli import train
 from triptych.cli.report import main
+from triptych.cli.resume import print_finished
 from triptych.config.compose import compose_command
 from triptych.errors import Unreadable, UserError
 from triptych.run.checkpoints import newest_readable
@@ -138,7 +140,7 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
 
 def test_finished_run_without_config_is_not_restarted(run):
     (run / "config.yaml").unlink()
-    with pytest.raises(UserError, match="no config.yaml"):
+    with pytest.raises(UserError, match="lost its config.yaml; choose another name, or force=true"):
         same_name(run)
     assert (run / "summary.json").exists()
 
@@ -152,6 +154,18 @@ def test_checkpoint_matches_run_with_other_machine_keys(run, change):
     config.merge_with_dotlist([change])
     OmegaConf.save(config, run / "config.yaml")
     assert read_checkpoint(last(run))["global_step"] == 2
+
+
+@pytest.mark.parametrize("spoil", [os.unlink, lambda path: os.truncate(path, 1000)])
+def test_lost_checkpoint_of_finished_run_is_reported(run, monkeypatch, capsys, spoil):
+    spoil(last(run))
+    monkeypatch.setattr("sys.argv", ["triptych-train", f"resume={run}"])
+    train.main()
+    out, error = capsys.readouterr()
+    assert "bound" in out and "last.ckpt" in error and error.count("\n") == 1
+    print_finished(RunDirectory(run))  # The same command was typed again.
+    out, error = capsys.readouterr()
+    assert "bound" in out and "last.ckpt" in error and error.count("\n") == 1
 
 
 # Commands: a planted file is refused, or the run is "unreadable", and no outside file is touched.

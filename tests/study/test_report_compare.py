@@ -273,3 +273,10 @@ def test_pair_without_common_items_uses_seeds_only(tmp_path):
             write_items(run, total, np.arange(9) + 9 * seed)
     (found,) = compare(read_runs(tmp_path))
     assert found.pair_test(0, 1).pair.n_items == 0
+
+
+def test_run_with_fewer_items_than_its_bound_is_unreadable(tmp_path):
+    write_items(make_run(tmp_path, "x0", 1, 2.0), np.full(9, 2.0))
+    (run,) = read_runs(tmp_path)
+    assert run.status == "unreadable"
+    assert "test.bpd.mean=2: items.npz does not have the 297 items of this mean" in run.error

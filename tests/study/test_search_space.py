@@ -139,6 +139,11 @@ def test_optimized_metric_accepts_any_figure_of_summary(metric):
     check_optimized_metric({"optimized_metric": metric, "metrics": {"psnr": {}}})
 
 
+def test_optimized_metric_names_metric_with_special_characters():
+    config = {"optimized_metric": "val.bound.mean", "metrics": {"snr(db": {}}}
+    refused(lambda: check_optimized_metric(config), "metrics.snr(db: must be a name of letters")
+
+
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [

@@ -384,6 +384,15 @@ def test_refused_sweep_leaves_existing_records_unchanged(folder, door, tiny, typ
     assert all(after[path] == content for path, content in before.items() if path.name != ".lock")
 
 
+def test_sweep_whose_training_is_all_warm_up_says_so(door, tiny):
+    """Each run says it, too, but only in its ``train.log``."""
+    command = ["-m", "name=s", "seed=1", "denoiser=mlp", "data=ring", *tiny]
+    done = door("triptych.cli.train", *command, "lr_schedule.warmup_steps=1000")
+    assert done.returncode == 0
+    said = "lr_schedule.warmup_steps=1000: all 6 training steps are warm-up; lower it"
+    assert done.stderr.count(said) == 1
+
+
 def test_linked_cell_is_refused(folder, inside, tiny, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (folder / "seed=1").symlink_to(tmp_path / "elsewhere")

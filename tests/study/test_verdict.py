@@ -75,6 +75,13 @@ def test_verdict_names_failed_setting_and_retry_command(tmp_path):
     )
 
 
+def test_next_step_keeps_nothing_if_all_runs_failed(tmp_path):
+    for seed in (1, 2):
+        failed(tmp_path, "c", seed, "ValueError: no")
+    retry = "triptych-train -m ablation=objectives retry=true"
+    assert str(recorded(tmp_path, expected=2).next_step) == f"2 runs failed: {retry}"
+
+
 def test_next_step_replaces_typed_seeds(tmp_path):
     comparison = runs_of(tmp_path, HINTS | {"c": {1: 1.11, 2: 1.2, 3: 1.36}})
     story = recorded(tmp_path, command=[*COMMAND, "seed=1,2,3"])

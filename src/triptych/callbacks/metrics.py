@@ -109,9 +109,19 @@ def logged_mean(figure: dict[str, Any]) -> float:
 
 
 def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the user's metrics that ``config`` names, both of items and of samples."""
+    """Build the user's metrics that ``config`` names, both of items and of samples.
+
+    Raises UserError if a metric's better direction is unclear.
+    """
     nodes = (config.get("metrics") or {}).items()
-    return {name: build(node, f"metrics.{name}") for name, node in nodes if node}
+    metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
+    for name, metric in metrics.items():
+        higher = getattr(metric, "higher_is_better", None)
+        if not isinstance(higher, bool | None):
+            raise UserError(
+                f"metrics.{name}: higher_is_better={higher!r}; must be True, False or None"
+            )
+    return metrics
 
 
 def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:

@@ -14,7 +14,7 @@ from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.provenance import changed_code_warning
 from triptych.run.result import result_line
-from triptych.run.untrusted import check_run
+from triptych.run.untrusted import check_is_reported, check_run, find_checkpoint
 
 ARGUMENT = "resume="  # prefix of the only argument
 
@@ -24,6 +24,8 @@ def resume(run: RunDirectory) -> None:
     check_run(run)  # before any write or import, as the run may be untrusted
     if run.status != "finished":
         _execute(run)
+    elif processes.rank() == 0:
+        warn_if_checkpoint_is_lost(run)
     if processes.rank() == 0:
         print_result(run)
 
@@ -45,7 +47,17 @@ def _execute(run: RunDirectory) -> None:
 def print_finished(run: RunDirectory) -> None:
     """Print the result of a run that had already finished."""
     print(changed_code_warning(run) or "finished before")
+    warn_if_checkpoint_is_lost(run)
     print_result(run)
+
+
+def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
+    """Warn if a finished run's checkpoint is missing, or is not the one that was evaluated."""
+    try:
+        path = find_checkpoint(run.path)
+        check_is_reported(run, path, str(path))
+    except UserError as error:
+        print(f"the result is kept, but its checkpoint cannot be used: {error}", file=sys.stderr)
 
 
 def print_result(run: RunDirectory) -> None:

@@ -191,7 +191,7 @@ def check_tracking_uri(logger: Mapping[str, Any]) -> None:
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
 
 
-def warm_up_warning(warmup: int, steps: int) -> str:
+def warm_up_warning(warmup: int, steps: float) -> str:
     """Return a warning if the learning rate never reaches its value during the fit, or ""."""
     if warmup < steps:
         return ""
@@ -210,6 +210,7 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
     """Raise UserError if no run of this configuration reports ``optimized_metric``."""
     path = str(config["optimized_metric"])
     user_metrics = [str(name) for name in config.get("metrics") or ()]
+    check_metric_names(user_metrics)
     of_items = "|".join([RESERVED.pattern, *user_metrics])
     of_samples = "|".join([*SAMPLE_METRICS, *user_metrics])
     splits = "train|val|test" if config.get("test", True) else "train|val"

@@ -177,8 +177,14 @@ def augment(
     """Apply the augmentations ``steps`` in turn; return images and their descriptions.
 
     ``x`` (B, C, H, W) is this process's share of the global batch of ``step``. The description
-    (B, numbers) joins the numbers of those that are ``told``.
+    (B, numbers) joins the numbers of those that are ``told``. Raises UserError if ``x`` is no batch
+    of images.
     """
+    if x.ndim != 4:
+        raise UserError(
+            f"augmentation: needs images (C, H, W), but items are {tuple(x.shape[1:])}; set "
+            "augmentation=none"
+        )
     generator = seeded_generator(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
 

@@ -192,7 +192,10 @@ def fingerprint(data: DataModule) -> Fingerprint:
             n,
             metadata=about,
         )
-    items = {name: _split_item_hashes(split) for name, split in data.splits.items()}
+    items = {
+        name: _hash_items(split.values) if split.digests is None else split.digests
+        for name, split in data.splits.items()
+    }
     shared = _count_shared_with_train(items)
     if shared:
         about["shared"] = shared
@@ -217,10 +220,6 @@ def _data_kind(data: DataModule) -> list[Any]:
     if data.computed:  # hash the encoders' names, as last digits of tokens differ between machines
         facts.append([kinds, *data.encoders])
     return facts
-
-
-def _split_item_hashes(split: Split) -> Tensor:
-    return _hash_items(split.values) if split.digests is None else split.digests
 
 
 def _count_shared_with_train(items: Mapping[str, Tensor]) -> dict[str, int]:

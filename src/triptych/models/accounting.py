@@ -121,7 +121,7 @@ class Accounting(ItemAverages):
         self.reset()
         self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.sums.device)
 
-    def update(  # type: ignore[override]
+    def update(  # type: ignore[override]  # the base class takes rows
         self,
         elbo: BoundTerms,
         exact: Tensor | None = None,
@@ -229,6 +229,7 @@ class LoggingModule(pl.LightningModule):
     Lightning would silently log the mean of the two values.
     """
 
+    # ``own`` is new, and Lightning's further arguments are passed on.
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
         # Any component may log "step", which sets the x axis of loggers.

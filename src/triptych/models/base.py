@@ -193,7 +193,8 @@ class BoundModel(LoggingModule):
 
     def configure_optimizers(self) -> Any:
         options = {}
-        if self._is_fused() and str(self.trainer.precision).endswith("-mixed"):
+        fused = isinstance(self.optimizer, partial) and self.optimizer.keywords.get("fused")
+        if fused and str(self.trainer.precision).endswith("-mixed"):
             # In mixed precision a fused optimiser unscales the gradients within its step. Before
             # it their norm would be wrong, and Lightning refuses to clip scaled gradients.
             options["fused"] = False
@@ -204,9 +205,6 @@ class BoundModel(LoggingModule):
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
-
-    def _is_fused(self) -> bool:
-        return isinstance(self.optimizer, partial) and bool(self.optimizer.keywords.get("fused"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Convert the Counter in ``MultiStepLR``, as a checkpoint may contain only plain data.

@@ -76,7 +76,7 @@ class ConditionBits(PerItem):
             )
         check_parts_were_dropped("ConditionBits", model.label_dropout, names)
 
-    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
         condition = model.condition_of(batch)
         assert condition is not None
         rest = None if self.parts is None else condition.without(*self.parts)

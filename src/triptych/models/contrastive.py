@@ -74,6 +74,7 @@ class RetrievalAccounting(ItemAverages):
         # Add an empty tensor, as processes without items must take part in the gathering.
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
+    # The base class takes rows.
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
         """Add B pairs of unit vectors u, v (B, d).
 

@@ -162,6 +162,7 @@ class DenoiserModel(BoundModel):
 
     def check_sampler(self, sampler: Sampler) -> None:
         part = getattr(sampler, "by", None)
+        # A sampler with ``by`` is a ``Chosen``, which has ``draws``, too.
         if part is not None and part not in self.conditions and sampler.draws > 1:  # type: ignore[attr-defined]
             raise UserError(
                 f"sampler.by={part}: this model's condition has no such part; use sampler=ddim"

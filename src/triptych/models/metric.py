@@ -39,6 +39,7 @@ class PerItem(ItemAverages):
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
         """Return a number for each item, (B,); items with NaN are not counted."""
 
+    # The base class takes rows.
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
         """Add the items of a batch; ValueError if ``values`` does not have shape (B,)."""
         values, items = self.values(model, batch), len(batch.x)

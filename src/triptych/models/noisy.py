@@ -48,7 +48,7 @@ class WeightedLoss(PerItem):
                 "objective/loss=elbo, or remove the metric"
             )
 
-    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
         total = torch.zeros(len(batch.x), device=batch.x.device)
         for k in range(self.per_item):
             t = (torch.rand_like(total) + k) / self.per_item
@@ -64,7 +64,7 @@ class NoisyBounds(WeightedLoss):
     The noise level is drawn in proportion to |w'|; where w' < 0, the bound is subtracted.
     """
 
-    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
         ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
         at = _level_at(model, ends.clamp(max=1 - 1e-9))
         weight = model.objective.loss.weight(at)
@@ -100,7 +100,7 @@ class Distortion(PerItem):
 
     check = staticmethod(check_diffuses_data)
 
-    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
         gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))
         z = model.denoiser.process.diffuse(batch.x, gamma, torch.randn_like(batch.x))
         error = model.denoiser(z, gamma, model.condition_of(batch)).x0 - batch.x

@@ -37,6 +37,7 @@ class OracleModel(Diffusion):
                 f"model=oracle: data {data_name} have no known density; use data=ring or mixture"
             )
         denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
+        # The oracle is called like a Denoiser, but has no network.
         super().__init__(denoiser, schedule, objective, bound, mixture=mixture, **more)  # type: ignore[arg-type]
         self.label_dropout = 1.0  # the oracle is exact without a label, too
 

@@ -35,6 +35,7 @@ class Adapter(Network):
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {}
         if "label" in self.conditions:
+            # The part "label" is always of the kind Labels.
             part, classes = find_part(condition, "label"), self.conditions["label"].classes  # type: ignore[union-attr]
             labels["class_labels"] = class_indices(part, len(z), classes, z.device)
         answer = self.model(z, self.timestep(gamma), **labels)

@@ -67,7 +67,7 @@ class ClassifierNetwork(nn.Module):
         for number, stage in enumerate(self.stages):
             if number and min(h.shape[2:]) > 3:
                 h = avg_pool2d(h, 2)
-            for block in stage:  # type: ignore[attr-defined]
+            for block in stage:  # type: ignore[attr-defined]  # a ModuleList
                 h = block(h, c)
         h = silu(h)
         if self.images:

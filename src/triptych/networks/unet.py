@@ -112,7 +112,7 @@ class Double(nn.Sequential):
         super().__init__(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, h: Tensor, *_: Any) -> Tensor:
-        return super().forward(h)  # type: ignore[no-any-return, no-untyped-call]
+        return super().forward(h)  # type: ignore[no-any-return, no-untyped-call]  # torch's
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
 def read_tensors(path: Path, kind: str) -> Entries:
     """Load a file of tensors and plain data; UserError for any other content."""
     try:
-        return load_tensors(path)  # type: ignore[no-any-return]
+        return load_tensors(path)  # type: ignore[no-any-return]  # torch.load returns Any
     except ValueError as error:
         raise UserError(f"{path}: {error}, so it is not {kind} of a run; restore it") from error
 

@@ -77,7 +77,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
 
     # The checks below and configure_optimizers read model.trainer, as they do during the fit.
     model.trainer = trainer
-    trainer.datamodule = data  # type: ignore[attr-defined]
+    trainer.datamodule = data  # type: ignore[attr-defined]  # as Lightning's fit does
     item_metrics_callback(trainer).setup(trainer, model, "fit")
     if is_fitted(experiment, origin):
         model.configure_optimizers()  # Raises UserError for wrong keys before anything is logged.
@@ -124,10 +124,11 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 def check_splits(config: Config, data: DataModule) -> None:
     """Raise UserError for a run that would have nothing to report."""
-    split = "test" if config.get("test", True) else "val"
+    tested = config.get("test", True)
+    split = "test" if tested else "val"
     if not len(data.splits[split]):
         raise UserError(
-            f"test={str(config['test']).lower()}: data {data.name} has no {split} items to report; "
+            f"test={str(tested).lower()}: data {data.name} has no {split} items to report; "
             "set data.val_size with test=false, or choose data with a test set"
         )
 

@@ -41,9 +41,9 @@ class Items:
     def mean(self) -> float:
         return float(self.total.mean())
 
-    def has_mean(self, bound: float) -> bool:
-        """Return whether the items' mean is `bound`, up to rounding."""
-        return math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
+    def have_mean(self, bound: float, n: int) -> bool:
+        """Return whether there are n items with the mean `bound`, up to rounding."""
+        return len(self.total) == n and math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
 
 def read_items(directory: Path) -> Items | None:

@@ -52,6 +52,8 @@ def plan_run(request: Request) -> RunPlan:
     """
     run = RunDirectory(request.path)
     run.read_records()
+    if not (run / "config.yaml").exists():
+        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
     changes = _without_defaults(differences(run.config(), request.recorded), request)
     other = without_machine_settings(changes)
     if other.keys() == {"data.root"} and _has_same_data(run, request.config):

@@ -106,11 +106,10 @@ class Run(Result):
         Keys that the project does not declare are included.
         """
         return {
-            key: value for key, value in self.all_settings.items() if self._may_affect_result(key)
+            key: value
+            for key, value in self.all_settings.items()
+            if key in BUNDLES or role_in(self.config, key) in AXES
         }
-
-    def _may_affect_result(self, key: str) -> bool:
-        return key in BUNDLES or role_in(self.config, key) in AXES
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
         """Read steps and finite values of a column of `metrics.csv`; empty if there are none."""
@@ -214,11 +213,12 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def _check_items(run: Run) -> None:
-    """Raise ValueError if the mean of a run's items differs from its reported test bound."""
-    items = read_items(run.dir)
-    if items is not None and math.isfinite(run.bound) and not items.has_mean(run.bound):
+    """Raise ValueError if a run's items are not those of its reported test bound."""
+    items, bound = read_items(run.dir), run.test.get(str(run.measure))
+    if items and bound and not items.have_mean(bound.mean, bound.n):
         raise ValueError(
-            f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
+            f"test.{run.measure}.mean={bound.mean:g}: items.npz does not have the {bound.n} items "
+            "of this mean"
         )
 
 

@@ -39,7 +39,7 @@ def train(session: Session) -> Result:
     run, config = session.run, session.run.config()
     progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
     progress.write("build", 0, config["trainer"]["max_steps"] or 0)
-    set_up(run, config)
+    set_up(config)
 
     # Build the data, the model, its sampler and sample metrics, and the fit.
     experiment = build_experiment(config, download=is_composed_here(run))
@@ -93,7 +93,7 @@ def train(session: Session) -> Result:
         return session.record("finished", drawn.entries | figures | entries)
 
 
-def set_up(run: RunDirectory, config: Config) -> None:
+def set_up(config: Config) -> None:
     """Prepare this process: set threads and seeds, and check the code in the configuration."""
     set_up_torch(config["threads"])
     check_targets(config)

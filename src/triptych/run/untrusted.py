@@ -115,6 +115,11 @@ def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
             f"({describe_differences(differences)}); restore the wrong file, or copy the "
             "checkpoint to another folder and pass the copy"
         )
+    check_is_reported(run, path, where)
+
+
+def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
+    """Raise UserError unless a run's checkpoint is the one that its result reports, if any."""
     result = None
     with suppress(Unreadable):  # Whoever reads the result refuses it.
         result = run.summary()

@@ -1,5 +1,6 @@
 """Check the cells and the launcher of a sweep before anything begins."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config.check import check_keys
+from triptych.config.check import check_keys, warm_up_warning
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
 from triptych.run.inputs import check_files
@@ -17,21 +18,27 @@ from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
 
 
-def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
+def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> str:
     """Raise UserError for a sweep if no cell can run, or if a value cannot be used in any cell.
 
     Each value is composed in the first cell that has it. A cell whose values contradict one another
     fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
+
+    Return the first warning of a training that is all warm-up, or "". A run of a sweep writes it
+    only to its ``train.log``.
     """
     loader = GlobalHydra.instance().config_loader()
-    known = set[str]()
+    known, warning = set[str](), ""
     for job in jobs:
         if not known.issuperset(job):
             cell = loader.load_sweep_config(config, job)
             check_keys(cell, cell.hydra)
             known.update(job)
+            warmup = cell.lr_schedule.get("warmup_steps", 0)
+            warning = warning or warm_up_warning(warmup, cell.trainer.max_steps or math.inf)
     _check_any_resolves(config, jobs, has_begun)
     check_files(config, rounds.varied_keys(config))
+    return warning
 
 
 def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:

@@ -20,7 +20,7 @@ from triptych.study.published import PaperVerdicts, judge_claims
 from triptych.study.sweep_runs import SweepRuns, compare_sweeps, read_sweeps
 from triptych.study.verdict import Verdict, best_untested, describe_verdict
 
-RETRY = "retry=true"
+RETRY, KEPT = "retry=true", "; finished runs are kept"
 HINTS = {"interrupted": " (the same command resumes it)"}
 STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed", "unreadable")
 
@@ -35,7 +35,7 @@ class NextStep:
     @property
     def sentence(self) -> str:
         """What the command does, to be read before it."""
-        return f"{self.reason}; finished runs are kept:"
+        return f"{self.reason}:"
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.command}"
@@ -201,7 +201,8 @@ class Study:
         failed = self.counts["failed"]
         if failed and not self.has_open_runs:
             reason = f"{count_noun(failed, 'run')} failed; mend the cause first"
-            return NextStep(reason, shlex.join([*words, RETRY]))
+            kept = KEPT if self.counts["finished"] else ""
+            return NextStep(f"{reason}{kept}", shlex.join([*words, RETRY]))
         if self.published or self.tuned or not self.complete:
             return None  # published claims have fixed seeds, and tuned sweeps no later looks
         return self._more_seeds(words)
@@ -221,10 +222,10 @@ class Study:
         if len(used) == 1:
             seeds = [*used, *range(used[0] + 1, used[0] + 1 + missing)]
             command.append(f"seed={','.join(map(str, seeds))}")
-            return NextStep(f"{added} per setting, {price}", shlex.join(command))
+            return NextStep(f"{added} per setting, {price}{KEPT}", shlex.join(command))
         command = [word for word in command if not word.startswith(("until=", "max_seeds="))]
         command += [f"seed={','.join(map(str, used))}", "until=decided", f"max_seeds={MAX_SEEDS}"]
-        return NextStep(f"Up to {added} per setting, up to {price}", shlex.join(command))
+        return NextStep(f"Up to {added} per setting, up to {price}{KEPT}", shlex.join(command))
 
     @property
     def hues(self) -> dict[str, str]:

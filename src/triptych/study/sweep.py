@@ -24,7 +24,7 @@ from triptych.config.identity import (
 from triptych.errors import Busy, Diverged, UserError
 from triptych.run import processes
 from triptych.run.command_errors import exit_on_hook_error, raise_stop_request_on_signals
-from triptych.run.directory import PRUNE, RunDirectory
+from triptych.run.directory import PRUNE, RunDirectory, log_line
 from triptych.run.provenance import command
 from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
@@ -92,6 +92,7 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
+        warning = ""
         with exit_on_hook_error("train"):
             with open_dict(config):
                 check_command(config)
@@ -104,7 +105,7 @@ class SweepHook(Callback):
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if new or not self.cells:
-                check_cells(config, self.jobs or probe_jobs(config), self._has_begun())
+                warning = check_cells(config, self.jobs or probe_jobs(config), self._has_begun())
             if not rounds.is_adaptive(config):
                 self.reserve(new)
                 self.record(expected=self._count_expected_runs())
@@ -112,6 +113,7 @@ class SweepHook(Callback):
         if self.cells:
             size = f"{count_noun(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
+        log_line(None, warning)
         self._start_monitor()
 
     def _open(self, config: DictConfig) -> None:

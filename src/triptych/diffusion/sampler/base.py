@@ -136,10 +136,6 @@ class Sampler(ABC):
         """Return this sampler with a model's reverse variance, for ancestral steps."""
         return self
 
-    def draws_per_sample(self, condition: Condition | None) -> int:
-        """Return how many samples are drawn for each one that is kept, as by ``Chosen``."""
-        return 1
-
     @abstractmethod
     def step(self, z: Tensor, at: Step) -> Tensor:
         """Step from z_t at ``at.gamma_t`` to z_s at ``at.gamma_s``, (B, *event)."""

@@ -6,6 +6,7 @@ dy/ds = epsilon(z, gamma) with y = z / alpha and s = sigma / alpha.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,24 +80,13 @@ class Chosen(DDIM):
         condition: Condition | None = None,
         **more: Any,
     ) -> Tensor:
-        draw, count = super().__call__, self.draws_per_sample(condition)
-        draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(count)]
-        if condition is None or count == 1:
-            return draws[0]
-        return self.choose(torch.stack(draws), condition)
-
-    def draws_per_sample(self, condition: Condition | None) -> int:
-        if find_part(condition, self.by) is None:
-            return 1
-        return self.draws
-
-    def choose(self, draws: Tensor, condition: Condition, paths: Tensor | None = None) -> Tensor:
-        """Return the closest of ``draws`` (D, B, *event), or its path in ``paths`` (D, B, ...)."""
-        near = condition.parts[self.by].value.flatten(1)
-        best = (draws.flatten(2) * near).sum(2).argmax(0)
-        return (draws if paths is None else paths)[
-            best, torch.arange(len(best), device=best.device)
-        ]
+        draw = partial(super().__call__, denoiser, schedule, shape, condition=condition, **more)
+        part = find_part(condition, self.by)
+        if part is None or self.draws == 1:
+            return draw()
+        draws = torch.stack([draw() for _ in range(self.draws)])  # (D, B, *event)
+        best = (draws.flatten(2) * part.value.flatten(1)).sum(2).argmax(0)
+        return draws[best, torch.arange(len(best), device=best.device)]
 
 
 class DPMSolver(Sampler):
