@@ -10,7 +10,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from triptych.study.cells import Comparison
+from triptych.study.comparison import Comparison
 from triptych.study.study import read_study
 
 

@@ -19,7 +19,7 @@ from triptych.run.items import Items
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study import cells, compare
-from triptych.study.cells import Comparison
+from triptych.study.comparison import Comparison
 from triptych.study.tables import table_rows
 from triptych.study.verdict import describe_verdict
 

@@ -7,11 +7,12 @@ from triptych.cli import report as cli
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import forest
+from triptych.study.footnotes import footnote
 from triptych.study.panels import assign_colours
 from triptych.study.study import read_study
 from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
-from triptych.study.verdict import describe_verdict, footnote
+from triptych.study.verdict import describe_verdict
 
 from .fake_runs import diverged, edit, make_run, make_runs, metrics, sweep, write_items
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from triptych.study.compare import decide_at_look
+from triptych.study.footnotes import footnote
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
-from triptych.study.verdict import footnote
 
 from .fake_runs import edit, failed, make_run, make_runs, running, write_items
 

@@ -16,12 +16,13 @@ from triptych.study.cells import DecisionRule
 from triptych.study.compare import compare
 from triptych.study.details import as_json
 from triptych.study.figures import forest, measure_figure
+from triptych.study.footnotes import footnote
 from triptych.study.panels import assign_colours, draw_panels
 from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
 from triptych.study.style import figure_style
 from triptych.study.tables import difference_rows, table_rows
-from triptych.study.verdict import describe_verdict, footnote, ranking
+from triptych.study.verdict import describe_verdict, ranking
 
 from .fake_runs import make_run
 from .test_report_compare import one

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq
 
-from triptych.study import verdict
+from triptych.study import footnotes, verdict
 from triptych.study.cells import DecisionRule
 from triptych.study.claims import seeds_to_settle, seeds_to_try
 from triptych.study.seed_range import (
@@ -348,9 +348,9 @@ def test_best_mean_of_five_equal_settings_is_too_good_and_intervals_miss_togethe
 
 def test_caution_stands_below_tables_with_intervals():
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, [0.1, 0.2, 0.1]])[..., None]
-    assert verdict.caution(Memory(table).compare()) == verdict.CAUTION
-    assert verdict.caution(Memory(table[:, :1]).compare()) == ""
-    assert verdict.caution(Memory(table[:1]).compare()) == ""
+    assert footnotes.caution(Memory(table).compare()) == footnotes.CAUTION
+    assert footnotes.caution(Memory(table[:, :1]).compare()) == ""
+    assert footnotes.caution(Memory(table[:1]).compare()) == ""
 
 
 def test_seeds_are_tried_only_where_they_may_settle_a_pair():

@@ -1,19 +1,18 @@
 """The parts of a comparison: a setting (Cell), a measure (MeasureTable), a test (PairTest)."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Literal
 
 import numpy as np
 
-from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
+from triptych.config.metric import LOWER, Metric
 from triptych.run.items import read_items
-from triptych.run.parsing import UNITS, Estimate, SampleMeasures
+from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.study.axes import Axis, axis_value
 from triptych.study.formatting import with_interval
 from triptych.study.statistics import ALPHA, ItemDifferences, Paired, outlying_labels, spread
 
@@ -245,180 +244,3 @@ def bound_by_item(
         index, group = items.index, items.group
         by_seed[run.seed] = by_seed.get(run.seed, 0) + sign * items.total
     return ItemDifferences(by_seed, group)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Cells on the same data in the same unit, best first by the bound or the deciding measure.
-
-    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of
-    `tests` over the whole report. `pending` are cells without a usable run.
-    """
-
-    data: str
-    measure: str
-    axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
-    pending: tuple[Cell, ...]
-    notes: tuple[str, ...]
-    title: str = ""
-    claims: dict[Key, PairTest] = field(default_factory=dict)
-    rule: DecisionRule = DecisionRule()
-    tests: int = 0
-
-    @property
-    def runs(self) -> list[Run]:
-        return [run for cell in self.cells for run in cell.runs.values()]
-
-    @property
-    def all_cells(self) -> tuple[Cell, ...]:
-        """Cells in the order of the table, those without a usable run last."""
-        return (*self.cells, *self.pending)
-
-    @property
-    def one_seed(self) -> bool:
-        """Whether no setting has a second seed."""
-        return all(len(cell.runs) <= 1 for cell in self.cells)
-
-    @property
-    def unit(self) -> str:
-        """ "bits/dim" or "nats/dim"."""
-        return UNITS[self.measure]
-
-    @property
-    def tested(self) -> str:
-        """Number of test items and their groups, of a bound that decides; else "".
-
-        "297 test items, taken as independent", "297 or 300 test items in 40 groups".
-        """
-        if self.deciding or not self.runs:
-            return ""
-        bounds = [run.test[self.measure] for run in self.runs]
-        sizes = sorted({bound.n for bound in bounds})
-        items = f"{' or '.join(map(str, sizes))} test items"
-        groups = bounds[0].groups
-        if groups is None:
-            return f"{items}, taken as independent"
-        return f"{items} in {groups} groups"
-
-    @property
-    def heading(self) -> str:
-        """Heading that distinguishes this comparison from others in a report."""
-        if self.title:
-            return self.title[0].upper() + self.title[1:]
-        return f"On {self.data or 'unnamed data'} ({self.unit})"
-
-    @property
-    def subject(self) -> str:
-        """The axes' names: "objective", "objective / schedule", or "configuration"."""
-        return " / ".join(axis.key for axis in self.axes) or "configuration"
-
-    @property
-    def of_drawing(self) -> bool:
-        """Whether the cells share one model and differ only in how samples are drawn from it."""
-        return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
-
-    @cached_property
-    def bounds(self) -> MeasureTable:
-        """The test bound as a measure without a key."""
-        figures = Figures()
-        for cell in self.cells:
-            figures[cell.label] = {seed: (bound,) for seed, bound in cell.values().items()}
-        metric = Metric(BOUND, "test bound", LOWER, unit=self.unit)
-        return MeasureTable(metric, "", (math.nan,), figures)
-
-    @cached_property
-    def measures(self) -> dict[str, MeasureTable]:
-        """Measures of samples by name: built-in ones, then the user's."""
-        own: dict[str, Metric] = {}
-        for run in self.runs:
-            if run.measured:
-                own |= run.measured.metrics
-        # Built-in metrics come first, and user-supplied ones cannot replace them.
-        metrics = {**SAMPLE_METRICS, **own, **SAMPLE_METRICS}
-        tables = {name: self._measure(metric) for name, metric in metrics.items()}
-        return {name: table for name, table in tables.items() if table is not None}
-
-    def _measure(self, metric: Metric) -> MeasureTable | None:
-        """Return the figures of runs that share the first one's key and values."""
-        name = metric.name
-        known = list(self._sample_measures(name))
-        if not known:
-            return None
-        _, _, first = known[0]
-        figures = Figures()
-        references: dict[int | None, SampleMeasures] = {}  # a seed's runs share their true data
-        for label, seed, measured in known:
-            if (measured.key, measured.values) == (first.key, first.values):
-                figures.setdefault(label, {})[seed] = measured.at(name)
-                references.setdefault(seed, measured)
-        floors = [m.floor[name] for m in references.values() if name in m.floor]
-        noises = [m.noise[name] for m in references.values() if name in m.noise]
-        floor = None
-        if floors:
-            median, low, high = np.mean(floors, axis=0).tolist()
-            floor = (median, low, high)
-        return MeasureTable(metric, first.key, first.values, figures, floor, spread(noises).mean)
-
-    def _sample_measures(self, name: str) -> Iterator[tuple[str, int | None, SampleMeasures]]:
-        """Yield each run's cell, seed and measures of samples, if this measure is among them."""
-        for cell in self.cells:
-            for seed, run in cell.runs.items():
-                if run.measured and not all(map(math.isnan, run.measured.at(name))):
-                    yield cell.label, seed, run.measured
-
-    @cached_property
-    def deciding(self) -> MeasureTable | None:
-        """The measure that decides where cells share one model; None: the bound decides."""
-        if not self.of_drawing:
-            return None
-        for table in self.measures.values():
-            if table.metric.better and len(table.cells) > 1:
-                return table
-        return None
-
-    @property
-    def is_unmeasured(self) -> bool:
-        """Whether the cells share one model, and no measure compares the samples drawn from it."""
-        return self.of_drawing and len(self.cells) > 1 and self.deciding is None
-
-    @property
-    def question(self) -> MeasureTable:
-        """What decides: `deciding`, or the bound."""
-        return self.deciding or self.bounds
-
-    @property
-    def ranked(self) -> tuple[Cell, ...]:
-        """The cells with a figure of what decides; they come first."""
-        return self.cells[: len(self.question.cells)]
-
-    def best_first(self) -> "Comparison":
-        """Return the comparison with its cells in the order of what decides."""
-        places = {label: place for place, label in enumerate(self.question.ranked_labels(-1))}
-        cells = sorted(self.cells, key=lambda cell: places.get(cell.label, len(places)))
-        return replace(self, cells=tuple(cells))
-
-    @property
-    def one_training(self) -> bool:
-        """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
-        if self.one_seed:
-            return False
-        models = [{axis_value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
-        return all(len(names) == 1 and not names & {"null", "none", "default"} for names in models)
-
-    def pair_test(self, i: int, j: int) -> PairTest:
-        """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
-        table, last = self.question, len(self.question.values) - 1
-        return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
-
-    def are_at_floor(self, i: int, j: int) -> bool:
-        """Return whether cells i and j are both as near as true data, where `pair_test` is."""
-        cells = (self.cells[i], self.cells[j])
-        return all(self.question.is_at_floor(cell.label, -1) for cell in cells)
-
-    def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
-        """Return the test of cell b minus cell a by a measure at its value number `value_index`."""
-        if (name, value_index, a, b) in self.claims:
-            return self.claims[name, value_index, a, b]
-        claim = self.claims[name, value_index, b, a]
-        return replace(claim, pair=replace(claim.pair, mean=-claim.pair.mean))

@@ -14,14 +14,8 @@ from itertools import combinations
 from pathlib import Path
 
 from triptych.run.sweep_record import Looks, SweepRecord
-from triptych.study.cells import (
-    Comparison,
-    DecisionRule,
-    Key,
-    MeasureTable,
-    PairTest,
-    bound_by_item,
-)
+from triptych.study.cells import DecisionRule, Key, MeasureTable, PairTest, bound_by_item
+from triptych.study.comparison import Comparison
 from triptych.study.rounds import round_sizes
 from triptych.study.seed_range import SeedRange, seed_range
 from triptych.study.statistics import ALPHA, Paired, holm, paired

@@ -17,8 +17,9 @@ from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import LOOKS, Looks, SweepRecord
 from triptych.study.axes import SWEEP, Axis, all_keys, cell_label, find_comparison_axes, varied_axes
-from triptych.study.cells import Cell, Comparison, DecisionRule, Outcome, is_usable
+from triptych.study.cells import Cell, DecisionRule, Outcome, is_usable
 from triptych.study.claims import correct_for_multiple_tests
+from triptych.study.comparison import Comparison
 from triptych.study.formatting import count_noun
 from triptych.study.groups import Group, group_runs, repeated_results
 from triptych.study.notes import caveats_of

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from triptych.run.parsing import Curve, to_float
 from triptych.run.read import Run
 from triptych.study.axes import Axis, axis_value
-from triptych.study.cells import Cell, Comparison
+from triptych.study.cells import Cell
+from triptych.study.comparison import Comparison
 from triptych.study.figures import Colours, limits_without_outliers
 from triptych.study.style import (
     INK,

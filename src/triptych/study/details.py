@@ -17,7 +17,7 @@ from triptych.run.parsing import UNITS, natural_key
 from triptych.run.provenance_file import Provenance
 from triptych.run.read import Run
 from triptych.study.axes import all_keys
-from triptych.study.cells import Comparison
+from triptych.study.comparison import Comparison
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
 from triptych.study.style import run_gid

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from triptych.study import style
-from triptych.study.cells import Comparison, MeasureTable, PairTest
+from triptych.study.cells import MeasureTable, PairTest
+from triptych.study.comparison import Comparison
 from triptych.study.formatting import common_decimals, format_number, plus_minus
 from triptych.study.statistics import outlying_labels
 from triptych.study.style import (

@@ -13,9 +13,10 @@ from triptych.config.identity import slug
 from triptych.config.own_code import describe_error, trusted_packages
 from triptych.config.source import module_file
 from triptych.study import curves, figures
-from triptych.study.cells import Comparison, MeasureTable
+from triptych.study.cells import MeasureTable
+from triptych.study.comparison import Comparison
+from triptych.study.footnotes import sample_counts_sentence
 from triptych.study.style import PALETTE, figure_style
-from triptych.study.verdict import sample_counts_sentence
 
 Palette = Mapping[str, str]
 Draw = Callable[[Comparison, Palette], Figure | None]

@@ -31,9 +31,10 @@ from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import SweepRecord
 from triptych.study import formatting
-from triptych.study.cells import Comparison
+from triptych.study.comparison import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
+from triptych.study.footnotes import caution, footnote
 from triptych.study.panels import (
     assign_colours,
     draw_panels,
@@ -55,7 +56,7 @@ from triptych.study.tables import (
     table_rows,
     table_title,
 )
-from triptych.study.verdict import Verdict, caution, footnote
+from triptych.study.verdict import Verdict
 from triptych.terminal import escape_control_characters
 
 SHOWN = 3  # maximum number of failure reasons per sweep in the index

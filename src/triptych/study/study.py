@@ -11,8 +11,8 @@ from pathlib import Path
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.cells import Comparison
 from triptych.study.claims import MAX_SEEDS, seeds_to_try
+from triptych.study.comparison import Comparison
 from triptych.study.curves import lines_by_label
 from triptych.study.formatting import count_noun, duration
 from triptych.study.groups import describe_tuning, is_trial

@@ -9,7 +9,7 @@ from typing import Self
 from triptych.errors import Unreadable
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import Looks, SweepRecord
-from triptych.study.cells import Comparison, DecisionRule
+from triptych.study.cells import DecisionRule
 from triptych.study.claims import (
     correct_for_multiple_tests,
     joint_decision_rule,
@@ -17,6 +17,7 @@ from triptych.study.claims import (
     sweep_decision_rule,
 )
 from triptych.study.compare import build_comparison
+from triptych.study.comparison import Comparison
 from triptych.study.groups import group_runs, is_trial, tuning_stages
 
 

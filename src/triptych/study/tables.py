@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
+from triptych.study.cells import METRIC, Cell, MeasureTable, PairTest
+from triptych.study.comparison import Comparison
 from triptych.study.formatting import (
     common_decimals,
     count_noun,

@@ -9,8 +9,10 @@ from typing import NamedTuple, Self
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.study.cells import BOUND, Comparison, DecisionRule, MeasureTable, PairTest
+from triptych.study.cells import MeasureTable, PairTest
 from triptych.study.claims import MAX_SEEDS, seeds_to_settle
+from triptych.study.comparison import Comparison
+from triptych.study.footnotes import margin_text
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
 from triptych.study.seed_range import SeedRange
@@ -19,12 +21,6 @@ from triptych.study.weighting import neglecting_settings
 
 # {trivial baseline: its name in a sentence}
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-# What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
-CAUTION = (
-    "By chance the best of two equal settings is up to 0.6 standard errors too good, of five 1.2. "
-    "An interval holds in at least 95% of reports, all of a table in fewer; beside other measures, "
-    "half of the 5% is for the measure that decides."
-)
 NAMED = 4  # maximum number of settings that a sentence names; more are counted
 
 
@@ -218,7 +214,7 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
         sentences.append(f"On common seeds alone, it is worse than {names}.")
     if relations.same:
         names = _names_or_count(relations.same)
-        sentences.append(f"The same as {names} within {_margin_text(comparison)}.")
+        sentences.append(f"The same as {names} within {margin_text(comparison)}.")
     if relations.identical:
         names = _names_or_count(relations.identical)
         sentences.append(f"Equal to {names} in every digit.")
@@ -230,11 +226,6 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     if any_untrained or comparison.rule.looks > 1:
         return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
-
-
-def _margin_text(comparison: Comparison) -> str:
-    """Return the margin in the unit of what decides: "0.005 bits/dim"."""
-    return f"{comparison.rule.equal_within:g} {comparison.question.metric.unit}".rstrip()
 
 
 def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
@@ -324,7 +315,7 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
         parts.append(f"clear of {_names_or_count(relations.clear)}")
     if relations.same:
         names = _names_or_count(relations.same)
-        parts.append(f"the same as {names} within {_margin_text(comparison)}")
+        parts.append(f"the same as {names} within {margin_text(comparison)}")
     if relations.identical:
         parts.append(f"equal to {_names_or_count(relations.identical)} in every digit")
     if not parts:
@@ -335,100 +326,8 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
     return f"{table.ranked_labels(value_index)[0]} is {', '.join(parts)}"
 
 
-def caution(comparison: Comparison) -> str:
-    """Return a line on best means and on all intervals together; "" where none are shown."""
-    return "" if comparison.one_seed or len(comparison.ranked) < 2 else CAUTION
-
-
-def footnote(comparison: Comparison) -> str:
-    """Return sentences on what the intervals and p-values do and do not cover."""
-    parts = []
-    if not comparison.one_seed:
-        parts.append("± is the standard error over seeds.")
-    parts += [_interval_footnote(comparison), _test_footnote(comparison)]
-    if comparison.deciding:
-        parts.append(sample_counts_sentence(comparison))
-    return " ".join(filter(None, parts))
-
-
-def _interval_footnote(comparison: Comparison) -> str:
-    """Describe what the intervals of differences cover."""
-    sentences = []
-    if comparison.deciding:
-        source = "draws" if comparison.one_training else "training, if any, and draws"
-        sentences.append(
-            "Differences are paired by seed: the settings of a seed share their model, the noise "
-            "of their samples and the true data. Their intervals cover the variation over seeds "
-            f"({source}), but not the choice of data to train on."
-        )
-    pairs = [claim.pair for (metric, *_), claim in comparison.claims.items() if metric == BOUND]
-    if pairs:
-        by_item = sum(pair.n_items > 0 for pair in pairs)
-        source = "draws" if comparison.one_training else "initial weights, batches, noise"
-        sentences.append(
-            f"Differences are paired by seed, in {by_item} of {count_noun(len(pairs), 'pair')} by "
-            f"item too. Their intervals cover the variation over seeds ({source}) and, if paired "
-            "by item, over the choice of test items."
-        )
-    if comparison.one_training:
-        sentences.append(
-            "All seeds of a setting use one trained model: errors and intervals cover the random "
-            "draws after training, but not the variation over trainings."
-        )
-    return " ".join(sentences)
-
-
-def _test_footnote(comparison: Comparison) -> str:
-    """Describe how the tests are corrected."""
-    rule, sentences = comparison.rule, []
-    if comparison.tests > 1:
-        sentences.append(
-            f"{comparison.tests} differences are tested here (all pairs of settings, by each "
-            "metric). Holm's method corrects p for all of them: if there is no true difference, "
-            "at most 5% of reports say “clear of”. This also holds for the best setting, though "
-            "it was chosen by the same figures. Intervals are corrected in the same way: one "
-            "excludes zero if p is at most 0.05."
-        )
-    if rule.looks > 1:
-        sentences.append(
-            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. {_looks_sentence(rule)}"
-        )
-    if rule.interim:
-        sentences.append(
-            "A sweep of this report has not finished: no difference is claimed yet, not even where "
-            "the interval excludes zero."
-        )
-    if rule.equal_within is not None:
-        sentences.append(
-            f"“The same” means: by two one-sided tests, also corrected, the difference is within "
-            f"{_margin_text(comparison)}. “Not settled” means: neither is shown."
-        )
-    return " ".join(sentences)
-
-
-def _looks_sentence(rule: DecisionRule) -> str:
-    """Say which share of the error each look may use."""
-    if not rule.reported:
-        return (
-            f"Each look may use 1/{rule.looks} of the 5%, so several looks do not raise the "
-            "error rate."
-        )
-    return (
-        "The looks were planned after a first report, which could use the whole 5%: later looks "
-        "share another 0.5%."
-    )
-
-
 def _names_or_count(labels: Sequence[str], noun: str = "setting") -> str:
     """Name settings, or count them where they are many: "6 settings"."""
     if len(labels) <= NAMED:
         return join_names([*labels])
     return count_noun(len(labels), noun)
-
-
-def sample_counts_sentence(comparison: Comparison) -> str:
-    """Describe the number of samples and the reference data that they are compared with."""
-    measured = next((run.measured for run in comparison.runs if run.measured), None)
-    if measured is None:
-        return ""
-    return f"{measured.n} samples per set, compared with {measured.reference}."

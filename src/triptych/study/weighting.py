@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import expit
 
 from triptych.run.parsing import Curve
-from triptych.study.cells import Comparison
+from triptych.study.comparison import Comparison
 
 LITTLE = 0.1  # a smaller weight, relative to that of the bound, trains a level hardly
 MUCH = 0.25  # share of the bound at such levels from which on it judges something else
