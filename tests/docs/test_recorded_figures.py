@@ -227,3 +227,25 @@ def test_misses_of_intervals_are_the_recorded_ones():
     shown = f"misses in {min(single):.1%} to {max(single):.1%} of reports, and any of the ten in"
     assert f"{shown} {min(together):.1%} to {max(together):.1%}:" in text
     assert f"{recorded['draws']:,} draws" in text
+
+
+DENOISERS = {"with an exact denoiser": ("exact", "identity"), "of trained networks": ("trained",)}
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_second_set_of_seeds_has_no_opposite_verdict(name):
+    """A claim that a label makes untestable has no verdict, whichever word its record has."""
+    same, opposite = [], []
+    for file in (ROOT / "docs" / "second_seeds").glob("*.json"):
+        first, second = (
+            record(f"docs/{set_of}/{file.name}") for set_of in ("results", "second_seeds")
+        )
+        words = {claim["name"]: claim["word"] for claim in first["claims"]}
+        for claim in second["claims"]:
+            if claim["kind"] in DENOISERS[name] and claim["word"] != "not testable here":
+                both = {words[claim["name"]], claim["word"]}
+                same.append(len(both) == 1)
+                opposite.append(both in ({"reproduced", "contradicted"}, {"holds", "fails"}))
+    section = page("papers.md").split("## A second set of seeds")[1]
+    assert row(section, name) == [str(len(same)), str(sum(same)), str(sum(opposite))]
+    assert not any(opposite)

@@ -62,7 +62,8 @@ def test_shared_fit_gives_same_result_as_training(sweep, root):
     shared, here, steps = sweep("ddim", *DDIM)
     assert steps == 0 and "ancestral" in (here / "train.log").read_text()
     assert here.provenance.fit_of == "ancestral" and shared.seconds["fit"] > 0
-    assert read_run(here.path).computing_seconds == shared.seconds["test"], (
+    own = shared.seconds["test"] + shared.seconds["samples"]
+    assert read_run(here.path).computing_seconds == own > 0, (
         "estimates of time count a fit once"
     )
     assert plain(shared) == plain(alone)

@@ -145,6 +145,8 @@ def test_report_notes_uncontrolled_differences(tmp_path):
     notes = " ".join(one(tmp_path).notes)
     assert "Parameters: x0 123,456; v 9,876; score 77." in notes
     assert "uncommitted changes" in notes
+    make_run(tmp_path, "exact", 1, 1.9, parameters=0)
+    assert "exact none, as nothing was trained" in " ".join(one(tmp_path).notes)
     assert runs_of(tmp_path / "alike", {"x0": {1: 2.0}, "v": {1: 2.0}}).notes == ()
 
 

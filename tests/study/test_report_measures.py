@@ -357,6 +357,32 @@ def test_sampler_sweep_at_floor_of_true_data_says_so(tmp_path):
         "lowest mean", "as near as true data", "worse"]  # fmt: skip
 
 
+def test_range_of_true_data_is_the_mean_over_seeds(tmp_path):
+    """One seed's range holds pure noise and says nothing of the other seeds' samples."""
+    for sampler in ("ddim", "heun"):
+        for seed, high in ((1, 0.36), (2, 0.24), (3, 0.18)):
+            reference = {"median": high / 2, "low": high / 4, "high": high}
+            measures = {"sliced_wasserstein": {"mean": 0.15 + seed / 100}}
+            about = {"n": 100, "reference": "100 new points"}
+            about |= {"floor": {"sliced_wasserstein": reference}}
+            about |= {"noise": {"sliced_wasserstein": high - 0.05}}
+            draw_run(tmp_path, sampler, seed, measures=measures, measured=about)
+    table = one(tmp_path).measures["sliced_wasserstein"]
+    assert table.floor == pytest.approx((0.13, 0.065, 0.26))
+    assert table.noise == pytest.approx(0.21)
+
+
+def test_samples_that_were_measured_elsewhere_are_noted(tmp_path):
+    for seed in (1, 2):
+        draw_run(tmp_path, "ddim", seed, **measured((0.3, 0.2)))
+        draw_run(tmp_path, "heun", seed, **measured((0.3, 0.2), key="sampler.steps"))
+    (note,) = [note for note in one(tmp_path).notes if "measured" in note]
+    assert note == (
+        "Only samples measured at evaluations = 5 and 10 are compared; others were measured "
+        "elsewhere."
+    )
+
+
 def test_sampler_sweep_by_calls_has_a_difference_at_each_value(drawn):
     found = one(drawn)
     columns, rows = difference_rows(found)

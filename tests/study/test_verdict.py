@@ -45,6 +45,17 @@ def test_verdict_states_lowest_clear_and_not_settled(tmp_path):
     assert beyond in said.headline
 
 
+def test_settings_with_equal_figures_are_equal_and_not_open(tmp_path):
+    """As two samplers in a table of bounds: no seed could ever tell them apart."""
+    row = {1: 2.0, 2: 2.1, 3: 2.2}
+    found = runs_of(tmp_path, {"a": row, "b": row, "c": {1: 3.0, 2: 3.11, 3: 3.2}})
+    said = describe_verdict(found).headline
+    assert "Equal to b in every digit." in said and "Clear of c." in said
+    assert "Not settled" not in said
+    assert [row.verdict for row in table_rows(found)] == ["lowest mean", "identical", "worse"]
+    assert recorded(tmp_path).next_step is None
+
+
 def test_verdict_of_one_seed_recommends_more_seeds(tmp_path):
     runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}})
     story = recorded(tmp_path)
@@ -79,7 +90,7 @@ def test_next_step_keeps_nothing_if_all_runs_failed(tmp_path):
     for seed in (1, 2):
         failed(tmp_path, "c", seed, "ValueError: no")
     retry = "triptych-train -m ablation=objectives retry=true"
-    assert str(recorded(tmp_path, expected=2).next_step) == f"2 runs failed: {retry}"
+    assert str(recorded(tmp_path, expected=2).next_step) == f"2 runs failed; mend the cause first: {retry}"
 
 
 def test_next_step_replaces_typed_seeds(tmp_path):

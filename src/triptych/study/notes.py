@@ -59,7 +59,7 @@ def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield "Parameters: levels 110,087; v and x0 104,455."; an exact denoiser has none."""
     labels_by_size: dict[str, list[str]] = {}
     for cell in cells:
-        for size in {run.parameters for run in cell.runs.values()}:
+        for size in {run.parameters for run in cell.runs.values()} - {None}:
             text = f"{size:,}" if size else "none, as nothing was trained"
             labels_by_size.setdefault(text, []).append(cell.label)
     if len(labels_by_size) > 1:
