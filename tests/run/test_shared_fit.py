@@ -63,9 +63,7 @@ def test_shared_fit_gives_same_result_as_training(sweep, root):
     assert steps == 0 and "ancestral" in (here / "train.log").read_text()
     assert here.provenance.fit_of == "ancestral" and shared.seconds["fit"] > 0
     own = shared.seconds["test"] + shared.seconds["samples"]
-    assert read_run(here.path).computing_seconds == own > 0, (
-        "estimates of time count a fit once"
-    )
+    assert read_run(here.path).computing_seconds == own > 0, "estimates of time count a fit once"
     assert plain(shared) == plain(alone)
     there.path = root / "alone"
     assert table(here) == table(there)

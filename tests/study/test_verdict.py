@@ -90,7 +90,10 @@ def test_next_step_keeps_nothing_if_all_runs_failed(tmp_path):
     for seed in (1, 2):
         failed(tmp_path, "c", seed, "ValueError: no")
     retry = "triptych-train -m ablation=objectives retry=true"
-    assert str(recorded(tmp_path, expected=2).next_step) == f"2 runs failed; mend the cause first: {retry}"
+    assert (
+        str(recorded(tmp_path, expected=2).next_step)
+        == f"2 runs failed; mend the cause first: {retry}"
+    )
 
 
 def test_next_step_replaces_typed_seeds(tmp_path):
