@@ -182,7 +182,7 @@ def seeds_to_try(comparison: Comparison) -> int:
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
     for seeds in map(seeds_to_settle, claims):
-        if seeds and seeds.low and seeds.low <= MAX_SEEDS:
+        if seeds and seeds.low <= MAX_SEEDS:
             return MAX_SEEDS
     return 0
 

@@ -137,8 +137,7 @@ def build_cell(name: str, measure: str, runs: Sequence[Run]) -> Cell:
     # Sort the runs by seed, so that results do not depend on which job finished first.
     newest = {run.seed: run for run in usable}
     newest = dict(sorted(newest.items(), key=lambda item: (item[0] is None, item[0] or 0)))
-    repeats = repeated_results(newest)
-    counted = {seed: run for seed, run in newest.items() if seed not in repeats}
-    others += [newest[seed] for seed in repeats]
     superseded = len(usable) - len(newest)
-    return Cell(name, measure, counted, tuple(others), repeats, superseded)
+    repeats = repeated_results(newest)
+    others += [newest.pop(seed) for seed in repeats]
+    return Cell(name, measure, newest, tuple(others), repeats, superseded)

@@ -1,12 +1,12 @@
 """A comparison: cells on the same data, what decides between them, and the tests of all pairs."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.parsing import UNITS, SampleMeasures
+from triptych.run.parsing import UNITS
 from triptych.run.read import Run
 from triptych.study.axes import Axis, axis_value
 from triptych.study.cells import (
@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        return [run for cell in self.cells for run in cell.runs.values()]
+        return [*chain.from_iterable(cell.runs.values() for cell in self.cells)]
 
     @property
     def all_cells(self) -> tuple[Cell, ...]:
@@ -114,24 +114,19 @@ class Comparison:
 
     def _measure(self, metric: Metric) -> MeasureTable | None:
         """Return the figures of runs that share the first one's key and values."""
-        name = metric.name
-        known = list(self._sample_measures(name))
-        if not known:
-            return None
-        _, _, first = known[0]
-        figures = Figures()
-        for label, seed, measured in known:
-            if (measured.key, measured.values) == (first.key, first.values):
-                figures.setdefault(label, {})[seed] = measured.at(name)
-        floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
-        return MeasureTable(metric, first.key, first.values, figures, floor, noise)
-
-    def _sample_measures(self, name: str) -> Iterator[tuple[str, int | None, SampleMeasures]]:
-        """Yield each run's cell, seed and measures of samples, if this measure is among them."""
+        name, figures, first = metric.name, Figures(), None
         for cell in self.cells:
             for seed, run in cell.runs.items():
-                if run.measured and not all(map(math.isnan, run.measured.at(name))):
-                    yield cell.label, seed, run.measured
+                measured = run.measured
+                if measured is None or all(map(math.isnan, measured.at(name))):
+                    continue
+                first = first or measured
+                if (measured.key, measured.values) == (first.key, first.values):
+                    figures.setdefault(cell.label, {})[seed] = measured.at(name)
+        if first is None:
+            return None
+        floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
+        return MeasureTable(metric, first.key, first.values, figures, floor, noise)
 
     @cached_property
     def deciding(self) -> MeasureTable | None:

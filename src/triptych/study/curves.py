@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ def _late_values(
     near = [
         seeds for label, seeds in histories.items() if label not in comparison.bounds.outlying_cells
     ]
-    shown = [seed.values for seeds in near or histories.values() for seed in seeds]
+    shown = [seed.values for seed in chain.from_iterable(near or histories.values())]
     values, last = np.concatenate(shown), [history[-1] for history in shown]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
     low, top = float(values.min()), min(top, float(values.max()))

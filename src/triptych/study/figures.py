@@ -63,7 +63,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     if not rivals:
         return None
     figure, ax = _axes_with_rows(verdicts)
-    intervals = "; ".join(f"{label} {claim.text}" for label, claim in rivals.items())
+    intervals = "; ".join(f"{label} {claim.to_text()}" for label, claim in rivals.items())
     figure.set_label(f"{figure.get_label()} With corrected intervals: {intervals}.")
     margin = comparison.rule.equal_within
     if margin is not None:
@@ -145,7 +145,7 @@ def _draw_measure_lines(table: MeasureTable, comparison: Comparison, colours: Co
 
 def _values_of_cells(table: MeasureTable, labels: Iterable[str]) -> list[float]:
     """Return all figures of these cells, and those of true data."""
-    rows = [row for label in labels for row in table.cells[label].values()]
+    rows = chain.from_iterable(table.cells[label].values() for label in labels)
     return [*chain.from_iterable(rows), *(table.floor or ())]
 
 

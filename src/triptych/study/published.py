@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 from triptych.errors import UserError
@@ -242,15 +243,15 @@ def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
     No tie is reproduced if its margin exceeds an effect on its metric, be it an identity's.
     """
     as_claimed = ("reproduced", "holds")
-    reproduced = [m for j in judgements if j.word in as_claimed for m in j.measured]
+    reproduced = chain.from_iterable(j.measured for j in judgements if j.word in as_claimed)
     effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
     checked = []
     for j in judgements:
         measured = []
         for m in j.measured:
             metric, ratio = m.contrast.first.metric, m.contrast.ratio
-            alike = [effect for effect in effects if effect.contrast.first.metric == metric]
-            least = min((effect.size(ratio) for effect in alike), default=math.inf)
+            sizes = [e.size(ratio) for e in effects if e.contrast.first.metric == metric]
+            least = min(sizes, default=math.inf)
             measured.append(m.refuse_wide(least, "an effect in this table"))
         checked.append(replace(j, measured=tuple(measured)))
     return checked

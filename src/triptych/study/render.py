@@ -287,12 +287,14 @@ def write_figures(study: Study, out: Path) -> list[Path]:
         for name, figure in known_figures(comparison, palette).items():
             written += _write_figure(figure, out / f"{prefix}{name}")
         setting = Column("setting", comparison.subject, is_text=True)
-        columns = [setting, SEEDS, *table_columns(comparison)]
-        written += _write_tables(columns, table_rows(comparison), out / f"{prefix}results")
-        tables = {"measures": measure_rows(comparison), "differences": difference_rows(comparison)}
-        for name, (figures, rows) in tables.items():
-            if figures:
-                written += _write_tables([setting, *figures], rows, out / f"{prefix}{name}")
+        tables = {
+            "results": ([SEEDS, *table_columns(comparison)], table_rows(comparison)),
+            "measures": measure_rows(comparison),
+            "differences": difference_rows(comparison),
+        }
+        for name, (columns, rows) in tables.items():
+            if columns:
+                written += _write_tables([setting, *columns], rows, out / f"{prefix}{name}")
     return written
 
 

@@ -275,7 +275,7 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
     claims = []
     for claim in entry["claims"]:
         name = claim["name"]
-        if not same_runs or name not in now or now[name] != entry["decides"].get(name):
+        if not same_runs or now.get(name) != entry["decides"].get(name, {}):
             claim = claim | {"word": AGAIN}
         if name in now:
             claim = _relabelled(claim, labels[name])

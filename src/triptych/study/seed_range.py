@@ -76,10 +76,10 @@ def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) ->
 
 @dataclass(frozen=True)
 class SeedRange:
-    """A number of seeds per setting: `low` to `high`; None where it is beyond `MOST`."""
+    """A number of seeds per setting: `low` to `high`; a number beyond `MOST` is open."""
 
-    low: int | None
-    high: int | None
+    low: int
+    high: int
 
 
 @lru_cache(maxsize=1024)
@@ -106,11 +106,9 @@ def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
     return SeedRange(_first(may_suffice, pair.n + 1), _first(must_suffice, pair.n + 1))
 
 
-def _first(is_enough: Callable[[int], bool], start: int) -> int | None:
-    """Return the smallest number from `start` to `MOST` that is enough; None without one."""
-    counts = range(start, MOST + 1)
-    place = bisect_left(counts, True, key=is_enough)
-    return counts[place] if place < len(counts) else None
+def _first(is_enough: Callable[[int], bool], start: int) -> int:
+    """Return the smallest number from `start` that is enough; one beyond `MOST` without any."""
+    return start + bisect_left(range(start, MOST + 1), True, key=is_enough)
 
 
 def _possible_error(pair: Paired, seeds: int) -> MeanError:

@@ -244,10 +244,11 @@ def _row_verdict(comparison: Comparison, claim: PairTest, at_floor: bool) -> str
     if claim.interim:
         return "runs to come"  # nothing is claimed, even if the interval excludes zero
     words = []
-    if claim.is_significant and comparison.question.sign * claim.pair.mean > 0:
-        words.append("worse")
-    elif claim.is_significant:
-        words.append("better")
+    if claim.is_significant:
+        if comparison.question.sign * claim.pair.mean > 0:
+            words.append("worse")
+        else:
+            words.append("better")
     if claim.equal:
         words.append(f"same within {comparison.rule.equal_within:g}")
     if at_floor:

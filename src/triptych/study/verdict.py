@@ -15,7 +15,7 @@ from triptych.study.comparison import Comparison
 from triptych.study.footnotes import margin_text
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
-from triptych.study.seed_range import SeedRange
+from triptych.study.seed_range import MOST, SeedRange
 from triptych.study.statistics import spread
 from triptych.study.weighting import neglecting_settings
 
@@ -239,9 +239,9 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
 
 def _range_text(seeds: SeedRange) -> str:
     """Return "6 to 31 seeds per setting"; numbers that nobody would train are not given."""
-    if seeds.low is None or seeds.low > MAX_SEEDS:
+    if seeds.low > MAX_SEEDS:
         return f"more than {MAX_SEEDS} seeds per setting"
-    if seeds.high is None:
+    if seeds.high > MOST:
         return f"{count_noun(seeds.low, 'seed')} per setting or more"
     if seeds.low == seeds.high:
         return f"{count_noun(seeds.low, 'seed')} per setting"
