@@ -83,7 +83,8 @@ def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
     ax.plot(mean, y, _ratio_marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
     ratio = claim["published_ratio"]
     if ratio:
-        place, look = np.clip(ratio, LOW, HIGH), HOLLOW | {"marker": _ratio_marker(ratio, "D")}
+        place = np.clip(ratio, LOW, HIGH)
+        look = HOLLOW | {"marker": _ratio_marker(ratio, "D")}
         ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
 
 

@@ -97,7 +97,8 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
 
 def build_comparison(group: Group) -> Comparison:
     """Return the comparison of a group of data and unit, without the tests of its pairs."""
-    runs, measure = group.runs, str(group.runs[0].measure)
+    runs = group.runs
+    measure = str(group.runs[0].measure)
     axes, notes = find_comparison_axes(runs)
     cells = build_cells(runs, axes, measure)
     # Use machine keys and the directory in cell names only if settings do not distinguish the runs.

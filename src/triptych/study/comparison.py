@@ -125,7 +125,8 @@ class Comparison:
                     figures.setdefault(cell.label, {})[seed] = measured.at(name)
         if first is None:
             return None
-        floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
+        floor = first.floor.get(name)
+        noise = first.noise.get(name, math.nan)
         return MeasureTable(metric, first.key, first.values, figures, floor, noise)
 
     @cached_property
@@ -169,7 +170,8 @@ class Comparison:
 
     def pair_test(self, i: int, j: int) -> PairTest:
         """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
-        table, last = self.question, len(self.question.values) - 1
+        table = self.question
+        last = len(self.question.values) - 1
         return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
 
     def are_at_floor(self, i: int, j: int) -> bool:
@@ -179,7 +181,8 @@ class Comparison:
 
     def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
         """Return the test of cell b minus cell a by a measure at its value number `value_index`."""
-        if (name, value_index, a, b) in self.claims:
-            return self.claims[name, value_index, a, b]
+        key = (name, value_index, a, b)
+        if key in self.claims:
+            return self.claims[key]
         claim = self.claims[name, value_index, b, a]
         return replace(claim, pair=replace(claim.pair, mean=-claim.pair.mean))

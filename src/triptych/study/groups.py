@@ -140,7 +140,8 @@ def is_trial(run: Run) -> bool:
 
 def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
     """Return the runs of both comparisons of a sweep that tuned first, without its trials."""
-    equal, best = [], []
+    equal = []
+    best = []
     for run in runs:
         typed = {**run.choices, **run.overrides}.items()
         point = [f"{key}={run.overrides.get(key, '')}" for key in tuning.keys]

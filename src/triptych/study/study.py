@@ -217,7 +217,7 @@ class Study:
         command = [word for word in words if not word.startswith("seed=")]
         added = count_noun(missing, "more seed")
         if len(used) == 1:
-            seeds = [*used, *range(used[0] + 1, used[0] + 1 + missing)]
+            seeds = range(used[0], used[0] + 1 + missing)
             command.append(f"seed={','.join(map(str, seeds))}")
             return NextStep(f"{added} per setting, {price}", shlex.join(command))
         command = [word for word in command if not word.startswith(("until=", "max_seeds="))]

@@ -183,7 +183,8 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
 
 def _figure_entries(comparison: Comparison) -> dict[str, list[Entry]]:
     """Return the entries of each column of figures, of equal decimals, for the ranked cells."""
-    cells, table = comparison.ranked, comparison.question
+    cells = comparison.ranked
+    table = comparison.question
     columns = {}
     for place, column in enumerate(_measure_columns(table)):
         spreads = [table.spreads[cell.label][place] for cell in cells]
