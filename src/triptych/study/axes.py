@@ -97,7 +97,8 @@ def _bundle_dependent_axes(
 ) -> tuple[list[Axis], list[str]]:
     """Bundle each axis that others determine with these; note it where that is unexpected."""
     columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
-    named, notes = [*axes], list[str]()
+    named = [*axes]
+    notes = list[str]()
     bundled: dict[str, list[str]] = {axis.key: [] for axis in axes}
     # Bundle the last axes first, as their names are the least informative.
     for axis in reversed(axes):
@@ -142,13 +143,11 @@ class AxisColumn:
 
     def determines(self, other: Self) -> bool:
         """Return whether each value of this setting goes with one value of the other."""
-        return any(
-            self._values_determine(values, other.known) for values in (other.values, other.neutral)
-        )
-
-    def _values_determine(self, values: Sequence[str], known: Sequence[bool]) -> bool:
-        pairs = set(compress(zip(self.values, values, strict=True), known))
-        return len(pairs) == len(dict(pairs))
+        for values in (other.values, other.neutral):
+            pairs = set(compress(zip(self.values, values, strict=True), other.known))
+            if len(pairs) == len(dict(pairs)):
+                return True
+        return False
 
 
 def all_keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

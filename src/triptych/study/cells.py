@@ -106,13 +106,11 @@ class PairTest:
         level = self.level if self.p >= 1 else self.step_level
         return self.pair.interval(min(level, ALPHA * self.pair.p / self.p))
 
-    @property
-    def text(self) -> str:
-        """ "+0.120 [0.100, 0.140]", the interval as corrected as p."""
-        return self.to_text()
-
     def to_text(self, decimals: int = 0) -> str:
-        """Return the text with at least so many decimals, as a column of a table needs."""
+        """Return "+0.120 [0.100, 0.140]", the interval as corrected as p.
+
+        `decimals`: at least so many, as a column of a table needs.
+        """
         if self.pair.n == 0:
             return "no common seed"
         return with_interval(self.pair.mean, *self.interval, sign=True, decimals=decimals)

@@ -8,7 +8,7 @@ from triptych.config.keys import describe_null
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.formatting import plus_minus
-from triptych.study.papers.claim import METRIC, OF_THE_BOUND, Axes, Claim, MetricPoint
+from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, MetricPoint
 from triptych.study.statistics import spread
 
 # The statuses of runs that ended; of one seed, the run with the higher rank counts.
@@ -61,13 +61,9 @@ def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run
 
 def point_label(point: MetricPoint, claim: Claim) -> str:
     """Label a setting by the values, and the metric, in which the settings of its claim differ."""
-    values_of: dict[str, set[str]] = {METRIC: set()}
-    for other in claim.points:
-        values_of[METRIC].add(other.metric)
-        for key, value in other.setting:
-            values_of.setdefault(key, set()).add(value)
-    texts = [describe_null(key, value) for key, value in point.setting if len(values_of[key]) > 1]
-    if not texts or len(values_of[METRIC]) > 1:
+    shared = set.intersection(*(set(other.setting) for other in claim.points))
+    texts = [describe_null(*pair) for pair in point.setting if pair not in shared]
+    if not texts or len({other.metric for other in claim.points}) > 1:
         texts.append(point.metric)
     return " / ".join(texts)
 
@@ -81,7 +77,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     for run in sorted(runs, key=lambda run: (ENDED.get(run.status, 0), run.age)):
         values = {**run.config, **run.choices, **run.overrides}
         is_planned = not planned or str(run.seed) in planned
-        if is_planned and all(values.get(key, "") == value for key, value in setting.items()):
+        if is_planned and setting.items() <= values.items():
             by_seed[run.seed] = run
     return sorted(by_seed.values(), key=lambda run: (run.seed is None, run.seed or 0))
 

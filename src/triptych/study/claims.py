@@ -148,7 +148,8 @@ def _metric_pairs(
     items = None
     if table is comparison.bounds:
         runs_by_label = {cell.label: cell.runs for cell in comparison.cells}
-        a, b = runs_by_label[first], runs_by_label[second]
+        a = runs_by_label[first]
+        b = runs_by_label[second]
         common = [seed for seed in a if seed in b]
         items = bound_by_item([b[seed] for seed in common], [a[seed] for seed in common])
     for place in range(len(table.values)):
@@ -182,7 +183,7 @@ def seeds_to_try(comparison: Comparison) -> int:
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
     for seeds in map(seeds_to_settle, claims):
-        if seeds and seeds.low and seeds.low <= MAX_SEEDS:
+        if seeds and seeds.low <= MAX_SEEDS:
             return MAX_SEEDS
     return 0
 

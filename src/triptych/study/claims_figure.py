@@ -68,11 +68,10 @@ def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
 def _drawn(rows: Sequence[Row]) -> list[tuple[str, Any]]:
     """Return the claims that can be drawn with their labels, by verdict."""
     drawn = []
-    for word in COLOURS:
-        for entry, claim in rows:
-            if claim["ratio"] and claim["word"] == word:
-                drawn.append((f"{entry['title']}: {claim['name']}", claim))
-    return drawn
+    for entry, claim in rows:
+        if claim["ratio"] and claim["word"] in COLOURS:
+            drawn.append((f"{entry['title']}: {claim['name']}", claim))
+    return sorted(drawn, key=lambda row: [*COLOURS].index(row[1]["word"]))
 
 
 def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
@@ -84,7 +83,8 @@ def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
     ax.plot(mean, y, _ratio_marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
     ratio = claim["published_ratio"]
     if ratio:
-        place, look = np.clip(ratio, LOW, HIGH), HOLLOW | {"marker": _ratio_marker(ratio, "D")}
+        place = np.clip(ratio, LOW, HIGH)
+        look = HOLLOW | {"marker": _ratio_marker(ratio, "D")}
         ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
 
 

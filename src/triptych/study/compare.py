@@ -97,7 +97,8 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
 
 def build_comparison(group: Group) -> Comparison:
     """Return the comparison of a group of data and unit, without the tests of its pairs."""
-    runs, measure = group.runs, str(group.runs[0].measure)
+    runs = group.runs
+    measure = str(group.runs[0].measure)
     axes, notes = find_comparison_axes(runs)
     cells = build_cells(runs, axes, measure)
     # Use machine keys and the directory in cell names only if settings do not distinguish the runs.
@@ -137,8 +138,7 @@ def build_cell(name: str, measure: str, runs: Sequence[Run]) -> Cell:
     # Sort the runs by seed, so that results do not depend on which job finished first.
     newest = {run.seed: run for run in usable}
     newest = dict(sorted(newest.items(), key=lambda item: (item[0] is None, item[0] or 0)))
-    repeats = repeated_results(newest)
-    counted = {seed: run for seed, run in newest.items() if seed not in repeats}
-    others += [newest[seed] for seed in repeats]
     superseded = len(usable) - len(newest)
-    return Cell(name, measure, counted, tuple(others), repeats, superseded)
+    repeats = repeated_results(newest)
+    others += [newest.pop(seed) for seed in repeats]
+    return Cell(name, measure, newest, tuple(others), repeats, superseded)

@@ -1,9 +1,9 @@
 """A comparison: cells on the same data, what decides between them, and the tests of all pairs."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        return [run for cell in self.cells for run in cell.runs.values()]
+        return [*chain.from_iterable(cell.runs.values() for cell in self.cells)]
 
     @property
     def all_cells(self) -> tuple[Cell, ...]:
@@ -117,31 +117,26 @@ class Comparison:
 
     def _measure(self, metric: Metric) -> MeasureTable | None:
         """Return the figures of runs that share the first one's key and values."""
-        name = metric.name
-        known = list(self._sample_measures(name))
-        if not known:
-            return None
-        _, _, first = known[0]
-        figures = Figures()
+        name, figures, first = metric.name, Figures(), None
         references: dict[int | None, SampleMeasures] = {}  # a seed's runs share their true data
-        for label, seed, measured in known:
-            if (measured.key, measured.values) == (first.key, first.values):
-                figures.setdefault(label, {})[seed] = measured.at(name)
-                references.setdefault(seed, measured)
+        for cell in self.cells:
+            for seed, run in cell.runs.items():
+                measured = run.measured
+                if measured is None or all(map(math.isnan, measured.at(name))):
+                    continue
+                first = first or measured
+                if (measured.key, measured.values) == (first.key, first.values):
+                    figures.setdefault(cell.label, {})[seed] = measured.at(name)
+                    references.setdefault(seed, measured)
+        if first is None:
+            return None
         floors = [m.floor[name] for m in references.values() if name in m.floor]
-        noises = [m.noise[name] for m in references.values() if name in m.noise]
         floor = None
         if floors:
             median, low, high = np.mean(floors, axis=0).tolist()
             floor = (median, low, high)
-        return MeasureTable(metric, first.key, first.values, figures, floor, spread(noises).mean)
-
-    def _sample_measures(self, name: str) -> Iterator[tuple[str, int | None, SampleMeasures]]:
-        """Yield each run's cell, seed and measures of samples, if this measure is among them."""
-        for cell in self.cells:
-            for seed, run in cell.runs.items():
-                if run.measured and not all(map(math.isnan, run.measured.at(name))):
-                    yield cell.label, seed, run.measured
+        noise = spread([m.noise[name] for m in references.values() if name in m.noise]).mean
+        return MeasureTable(metric, first.key, first.values, figures, floor, noise)
 
     @cached_property
     def deciding(self) -> MeasureTable | None:
@@ -184,7 +179,8 @@ class Comparison:
 
     def pair_test(self, i: int, j: int) -> PairTest:
         """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
-        table, last = self.question, len(self.question.values) - 1
+        table = self.question
+        last = len(self.question.values) - 1
         return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
 
     def are_at_floor(self, i: int, j: int) -> bool:
@@ -194,7 +190,8 @@ class Comparison:
 
     def metric_test(self, name: str, value_index: int, a: str, b: str) -> PairTest:
         """Return the test of cell b minus cell a by a measure at its value number `value_index`."""
-        if (name, value_index, a, b) in self.claims:
-            return self.claims[name, value_index, a, b]
+        key = (name, value_index, a, b)
+        if key in self.claims:
+            return self.claims[key]
         claim = self.claims[name, value_index, b, a]
         return replace(claim, pair=replace(claim.pair, mean=-claim.pair.mean))

@@ -52,13 +52,10 @@ class ContrastResult:
         """First over second: (mean, low, high); None for one figure, or figures not above 0."""
         if self.trouble or not self.contrast.is_pair:
             return None
-        mean, low, high = self.ends
         if self.contrast.ratio:
-            return (
-                saturating_exp(mean),
-                saturating_exp(low),
-                min(saturating_exp(high), 1e9),
-            )  # limited, as JSON has no infinity
+            mean, low, high = map(saturating_exp, self.ends)
+            return mean, low, min(high, 1e9)  # limited, as JSON has no infinity
+        mean, low, high = self.ends
         base = self.means[1]
         if base <= 0 or base + min(mean, low) <= 0:
             return None
@@ -81,19 +78,22 @@ class ContrastResult:
             return "–"
         if self.contrast.diverges:
             return f"{self.pair.mean:.0%} of {count_noun(self.pair.n, 'seed')}"
-        mean, low, high = self.ends
         if self.contrast.ratio:
-            return with_interval(saturating_exp(mean), saturating_exp(low), saturating_exp(high))
+            mean, low, high = map(saturating_exp, self.ends)
+            return with_interval(mean, low, high)
+        mean, low, high = self.ends
         return with_interval(mean, low, high, sign=self.contrast.is_pair)
 
     @property
     def accepted(self) -> str:
         """The range of values that the claim states, as "above 0.1" or "from 0.9 to 1.1"."""
-        low, high = self.contrast.low, self.contrast.high
+        low = self.contrast.low
+        high = self.contrast.high
         if self.contrast.diverges:
             return "above 50%"
         if self.contrast.ratio:
-            low, high = math.exp(low), math.exp(high)
+            low = math.exp(low)
+            high = math.exp(high)
         if math.isinf(high):
             return f"above {_format_four_digits(low)}"
         return f"from {_format_four_digits(low)} to {_format_four_digits(high)}"
@@ -155,13 +155,16 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
 
 def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
     """Test by sign whether most seeds diverge, or end with a figure far beyond all others'."""
-    first, others = settings[contrast.first], [settings[point].figures for point in contrast.others]
-    n, lost = first.ended, first.diverged
+    first = settings[contrast.first]
+    others = [settings[point].figures for point in contrast.others]
+    n = first.ended
+    lost = first.diverged
     for seed, value in first.figures.items():
         known = [figures[seed] for figures in others if seed in figures]
         lost += value > contrast.beyond * max(known, default=math.inf)
     # Probabilities of at least and at most ``lost`` losses, if each seed is lost with p = 1/2.
-    many, few = float(bdtrc(lost - 1, n, 0.5)), float(bdtr(lost, n, 0.5))
+    many = float(bdtrc(lost - 1, n, 0.5))
+    few = float(bdtr(lost, n, 0.5))
     return ContrastResult(contrast, Paired(lost / n, n), many, few)
 
 
@@ -186,12 +189,14 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
 
 def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     """Pair figures by seed, bounds also by item; Unmeasurable: no ratio, or no error is known."""
-    figures, items = [dict(setting.figures) for setting in compared], None
+    figures = [dict(setting.figures) for setting in compared]
+    items = None
     if contrast.ratio:
         figures = [_log_ratios(contrast, values) for values in figures]
     elif {point.metric for point in contrast.compared} == {"bound"}:
         items = bound_by_item(*(setting.runs for setting in compared))
-    first, second = figures[0], dict.fromkeys(figures[0], 0.0)
+    first = figures[0]
+    second = dict.fromkeys(figures[0], 0.0)
     if contrast.is_pair:
         second = figures[1]
     pair = paired(second, first, items)

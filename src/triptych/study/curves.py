@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -86,7 +86,8 @@ def _draw_by_noise_level(
         shown = np.where(mean > 0, mean, np.nan)
         lines.line(label, gamma, shown, marker=True, markersize=3)
         if error is not None:
-            low, high = np.maximum(shown - error, shown * 0.05), shown + error
+            low = np.maximum(shown - error, shown * 0.05)
+            high = shown + error
             lines.ax.fill_between(gamma, low, high, color=colours[label], alpha=0.18, linewidth=0)
             explain(lines.ax, "Bands are standard errors over seeds.")
     log_axis(lines.ax, np.concatenate([value for _, value, _ in curves.values()]))
@@ -117,7 +118,8 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
         return None
     gamma = np.array(seeds[0].gamma)
     if len({curve.gamma for curve in seeds}) > 1:
-        low, high = max(min(c.gamma) for c in seeds), min(max(c.gamma) for c in seeds)
+        low = max(min(c.gamma) for c in seeds)
+        high = min(max(c.gamma) for c in seeds)
         if low >= high:
             return None  # the seeds have no noise level in common
         gamma = np.linspace(low, high, len(gamma))
@@ -128,7 +130,8 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
 
 def _interpolate_curve(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     order = np.argsort(curve.gamma)
-    known, value = np.array(curve.gamma)[order], np.array(curve.value)[order]
+    known = np.array(curve.gamma)[order]
+    value = np.array(curve.value)[order]
     if (value > 0).all():
         return np.exp(np.interp(gamma, known, np.log(value)))
     return np.interp(gamma, known, value)
@@ -185,7 +188,8 @@ def _draw_training_curves(
     lines.ax.set_ylim(low, top)
     if lines.ax.dataLim.y1 > top:
         explain(lines.ax, "The axis is chosen for the later values; earlier ones lie above it.")
-    shown, runs = sum(map(len, histories.values())), len(comparison.runs)
+    shown = sum(map(len, histories.values()))
+    runs = len(comparison.runs)
     if shown < runs:
         explain(lines.ax, f"{runs - shown} of {runs} runs lack two values and are not shown.")
     for label, seeds in histories.items():
@@ -205,11 +209,13 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
         lines.line(label, seed.x, seed.values, linewidth=2, gid=run_gid(seed.run))
         return
     explain(lines.ax, "Thick lines are means over seeds at equal steps, thin lines are seeds.")
-    how: dict[str, Any] = {"color": lines.colours[label], "linestyle": lines.dash(label)}
     for seed in seeds:
-        gid = run_gid(seed.run)
-        lines.ax.plot(seed.x, seed.values, linewidth=0.7, alpha=0.45, gid=gid, **how)
-    start, end = max(seed.steps[0] for seed in seeds), min(seed.steps[-1] for seed in seeds)
+        lines.ax.plot(
+            seed.x, seed.values, color=lines.colours[label], linestyle=lines.dash(label),
+            linewidth=0.7, alpha=0.45, gid=run_gid(seed.run),
+        )  # fmt: skip
+    start = max(seed.steps[0] for seed in seeds)
+    end = min(seed.steps[-1] for seed in seeds)
     steps = np.unique(np.concatenate([seed.steps for seed in seeds]))
     steps = steps[(steps >= start) & (steps <= end)]
     if steps.size:
@@ -226,10 +232,12 @@ def _late_values(
     near = [
         seeds for label, seeds in histories.items() if label not in comparison.bounds.outlying_cells
     ]
-    shown = [seed.values for seeds in near or histories.values() for seed in seeds]
-    values, last = np.concatenate(shown), [history[-1] for history in shown]
+    shown = [seed.values for seed in chain.from_iterable(near or histories.values())]
+    values = np.concatenate(shown)
+    last = [history[-1] for history in shown]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
-    low, top = float(values.min()), min(top, float(values.max()))
+    low = float(values.min())
+    top = min(top, float(values.max()))
     pad = 0.05 * (top - low) or 1e-3
     return low - pad, top + pad
 
@@ -251,7 +259,10 @@ def find_crossing(comparison: Comparison) -> Crossing | None:
     """Return the grid of two crossed settings; None without one, or with too many holes."""
     if len(comparison.axes) != 2:
         return None
-    lines, along = sorted(comparison.axes, key=_fitness_along)
+    # Numbers go along x rather than names, then the axis with the most values.
+    lines, along = sorted(
+        comparison.axes, key=lambda axis: (_numbers(axis) is not None, len(axis.values))
+    )
     cells = {}
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
@@ -265,11 +276,6 @@ def find_crossing(comparison: Comparison) -> Crossing | None:
     if numbers:
         along = Axis(along.key, tuple(sorted(along.values, key=float)))
     return Crossing(lines, along, cells, numbers)
-
-
-def _fitness_along(axis: Axis) -> tuple[bool, int]:
-    """Rank an axis as the x axis of a figure: numbers before names, then the most values."""
-    return _numbers(axis) is not None, len(axis.values)
 
 
 def _restrict_axis(axis: Axis, values: Collection[str]) -> Axis:
@@ -295,7 +301,7 @@ HOW = (
 )
 
 
-def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+def crossing_figure(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the test bound along one setting, a line for each value of the other."""
     crossed = find_crossing(comparison)
     if crossed is None:
@@ -312,7 +318,8 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     if crossed.numbers is None:
         lines.ticks([*places.values()], [shorten(key, 14) for key in values], log=False)
     else:
-        smallest, largest = crossed.numbers[0], crossed.numbers[-1]
+        smallest = crossed.numbers[0]
+        largest = crossed.numbers[-1]
         log = smallest > 0 and largest / smallest >= WIDE
         lines.ticks(crossed.numbers, [f"{float(key):g}" for key in values], log)
     return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")
@@ -320,13 +327,12 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
 
 def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> None:
     """Draw cells' means with errors, a dot for each seed, and a ring around the lowest mean."""
-    ink, x = lines.colours[name], [*cells]
+    ink = lines.colours[name]
+    x = [*cells]
     means = [cell.bound.mean for cell in cells.values()]
     errors = [cell.bound.stderr for cell in cells.values()]
     lines.line(name, x, means)
     lines.ax.errorbar(x, means, errors, color=ink, fmt="none", elinewidth=1.1, capsize=2.5)
-    how: dict[str, Any] = {"markersize": 3, "color": ink, "alpha": 0.5, "markeredgewidth": 0}
-    how["zorder"] = 4  # the ring hides no seed
     for place, cell in cells.items():
         if cell.bound.n > 1:
             explain(
@@ -335,7 +341,12 @@ def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> Non
             )
         for seed, bound in cell.values().items():
             mark_beyond(lines.ax, [place], [bound], ink)
-            lines.ax.plot(place, bound, "o", gid=run_gid(cell.runs[seed]), **how)
+            # Dots are drawn above the ring, so that it hides no seed.
+            lines.ax.plot(
+                place, bound, "o", gid=run_gid(cell.runs[seed]), markersize=3, color=ink,
+                alpha=0.5, markeredgewidth=0, zorder=4,
+            )  # fmt: skip
     lowest, place = min(zip(means, x, strict=True))
-    ring: dict[str, Any] = {"s": 70, "facecolor": PAPER, "edgecolor": ink, "linewidth": 1.8}
-    lines.ax.scatter([place], [lowest], zorder=3, **ring)
+    lines.ax.scatter(
+        [place], [lowest], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3
+    )

@@ -193,11 +193,11 @@ def _thin_curve(x: Sequence[float], y: Sequence[float], max_points: int) -> dict
     every = max(1, math.ceil(len(x) / max_points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     finite = [place for place in places if math.isfinite(y[place])]
-    shown_x, shown_y = (
-        [_round_to_five_digits(x[i]) for i in finite],
-        [_round_to_five_digits(y[i]) for i in finite],
-    )
-    return {"every": every, "x": shown_x, "y": shown_y}
+    return {
+        "every": every,
+        "x": [_round_to_five_digits(x[place]) for place in finite],
+        "y": [_round_to_five_digits(y[place]) for place in finite],
+    }
 
 
 def _round_to_five_digits(x: float) -> float:

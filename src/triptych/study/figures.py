@@ -54,7 +54,8 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw paired differences to the best; a line without zero is claimed by the corrected test."""
-    rivals, verdicts = dict[str, PairTest](), dict[str, str]()
+    rivals = dict[str, PairTest]()
+    verdicts = dict[str, str]()
     for place, cell in enumerate(comparison.ranked[1:], 1):
         claim = comparison.pair_test(0, place)
         if not math.isnan(claim.pair.mean):
@@ -63,7 +64,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     if not rivals:
         return None
     figure, ax = _axes_with_rows(verdicts)
-    intervals = "; ".join(f"{label} {claim.text}" for label, claim in rivals.items())
+    intervals = "; ".join(f"{label} {claim.to_text()}" for label, claim in rivals.items())
     figure.set_label(f"{figure.get_label()} With corrected intervals: {intervals}.")
     margin = comparison.rule.equal_within
     if margin is not None:
@@ -145,7 +146,7 @@ def _draw_measure_lines(table: MeasureTable, comparison: Comparison, colours: Co
 
 def _values_of_cells(table: MeasureTable, labels: Iterable[str]) -> list[float]:
     """Return all figures of these cells, and those of true data."""
-    rows = [row for label in labels for row in table.cells[label].values()]
+    rows = chain.from_iterable(table.cells[label].values() for label in labels)
     return [*chain.from_iterable(rows), *(table.floor or ())]
 
 
@@ -174,7 +175,8 @@ def _draw_measure_dots(table: MeasureTable, comparison: Comparison, colours: Col
             # Draw dots at different heights, so that none hides another.
             heights = y + np.linspace(-0.12, 0.12, len(seeds))
         for (seed, (value,)), height in zip(seeds.items(), heights, strict=True):
-            gid, side = run_gid(runs[label][seed]), side_beyond(limits, value)
+            gid = run_gid(runs[label][seed])
+            side = side_beyond(limits, value)
             if side:
                 # The label of the row has the value.
                 _draw_off_axis_arrow(ax, height, "", side, colours[label], gid=gid)
@@ -200,11 +202,12 @@ def _draw_off_axis_arrow(
     ax: Axes, y: float, text: str, side: int, color: str, gid: str | None = None
 ) -> None:
     """Draw an arrow to a value beyond the right edge (``side`` 1) or the left one (-1)."""
-    place, transform = ((side + 1) // 2, y), ax.get_yaxis_transform()
+    place = ((side + 1) // 2, y)
+    transform = ax.get_yaxis_transform()
     arrow, align = (">", "right") if side > 0 else ("<", "left")
     ax.plot(*place, arrow, color=color, markersize=6, transform=transform, clip_on=False, gid=gid)
-    how: dict[str, Any] = {"color": color, "va": "center", "ha": align}
-    ax.annotate(text, place, (-8 * side, 0), transform, "offset points", **how)
+    shift = (-8 * side, 0)
+    ax.annotate(text, place, shift, transform, "offset points", color=color, va="center", ha=align)
 
 
 def _axes_with_rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
@@ -218,12 +221,13 @@ def _axes_with_rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     letters = int((style.WIDTH - 0.3) / LETTER) - max(map(len, notes.values()), default=0)
     # Give the text a background, so that no line crosses it.
     background = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.8}
-    how: dict[str, Any] = {"va": "bottom", "bbox": background}
-    how["transform"] = ax.get_yaxis_transform()
+    how: dict[str, Any] = {
+        "va": "bottom", "bbox": background, "transform": ax.get_yaxis_transform(), "zorder": 2.5
+    }  # fmt: skip
     for y, (label, note) in enumerate(notes.items()):
         height = y - 0.27
-        ax.text(0, height, shorten(label, letters), ha="left", fontweight="bold", zorder=2.5, **how)
-        ax.text(1, height, note, ha="right", zorder=2.5, **how)
+        ax.text(0, height, shorten(label, letters), ha="left", fontweight="bold", **how)
+        ax.text(1, height, note, ha="right", **how)
     return figure, ax
 
 
@@ -231,12 +235,13 @@ def _axis_limits(
     points: Sequence[float], spans: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
     """Choose limits with all points, and as much of the intervals as keeps points apart."""
-    low, high = min(points), max(points)
+    low = min(points)
+    high = max(points)
     known = np.array([span for span in spans if not math.isnan(span[0])]).reshape(-1, 2)
     widths = sorted(known[:, 1] - known[:, 0])
     usual = widths[len(widths) // 2] if widths else 0.0
     reach = max(1.2 * (high - low), usual, 1e-3 * max(abs(low), abs(high), 1e-6))
-    low = max(min([low, *known[:, 0]]), low - reach)
-    high = min(max([high, *known[:, 1]]), high + reach)
+    low = max(known[:, 0].min(initial=low), low - reach)
+    high = min(known[:, 1].max(initial=high), high + reach)
     pad = 0.05 * (high - low) or 1e-3
     return float(low - pad), float(high + pad)

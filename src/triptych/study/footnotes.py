@@ -57,7 +57,8 @@ def _interval_footnote(comparison: Comparison) -> str:
 
 def _test_footnote(comparison: Comparison) -> str:
     """Describe how the tests are corrected."""
-    rule, sentences = comparison.rule, []
+    rule = comparison.rule
+    sentences = []
     if comparison.tests > 1:
         sentences.append(
             f"{comparison.tests} differences are tested here (all pairs of settings, by each "

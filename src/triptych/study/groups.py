@@ -11,6 +11,7 @@ are best for all settings together, and each setting at its own best values.
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 from triptych.config.identity import role_in
@@ -51,8 +52,10 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     namesakes: dict[tuple[str, str | None], list[list[Run]]] = {}
     for group in groups:
         namesakes.setdefault((data_choice(group[0]), group[0].measure), []).append(group)
-    named = [group for same_name in namesakes.values() for group in name_groups(same_name)]
-    return sorted(named, key=lambda group: (group.data, str(group.runs[0].measure)))
+    named = map(name_groups, namesakes.values())
+    return sorted(
+        chain.from_iterable(named), key=lambda group: (group.data, str(group.runs[0].measure))
+    )
 
 
 def data_choice(run: Run) -> str:
@@ -137,7 +140,8 @@ def is_trial(run: Run) -> bool:
 
 def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
     """Return the runs of both comparisons of a sweep that tuned first, without its trials."""
-    equal, best = [], []
+    equal = []
+    best = []
     for run in runs:
         typed = {**run.choices, **run.overrides}.items()
         point = [f"{key}={run.overrides.get(key, '')}" for key in tuning.keys]

@@ -119,7 +119,8 @@ class Monitor(threading.Thread):
         table.add_column(no_wrap=True)
         for cell, name in zip(self.cells, names, strict=True):
             run = RunDirectory(self.root / cell)
-            status, progress = str(run.status), read_position(run.path)
+            status = str(run.status)
+            progress = read_position(run.path)
             if status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
                 if cell in self.done:
@@ -143,9 +144,11 @@ class Monitor(threading.Thread):
 
 def progress_text(progress: Position) -> str:
     """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
-    stage, rate = progress.stage, progress.steps_per_second
+    stage = progress.stage
+    rate = progress.steps_per_second
     if time.time() - progress.updated >= QUIET:
-        stage, rate = "stalled or interrupted", math.nan
+        stage = "stalled or interrupted"
+        rate = math.nan
     parts = [f"{stage} {progress.step}/{progress.max_steps}"]
     if math.isfinite(progress.bound):
         parts.append(f"val {format_number(progress.bound)}")

@@ -1,6 +1,7 @@
 """Note the limits of a comparison: seeds, code or measures that differ between its runs."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ EQUAL_FACTS = (
 
 def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     """Yield a note on each limit of a comparison of these cells."""
-    runs = [run for cell in cells for run in cell.runs.values()]
+    runs = [*chain.from_iterable(cell.runs.values() for cell in cells)]
     yield from _seed_notes(cells)
     yield from _fact_notes(runs, axes)
     yield from _model_size_notes(cells)
@@ -69,8 +70,7 @@ def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Note a reconstruction of a bit or more: the noise of z_0 hides which level a value has."""
-    tunable = [run.test for run in runs if GAMMA_MIN in run.config]
-    costs = [test[TERM].mean for test in tunable if TERM in test]
+    costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
     if max(costs, default=0.0) >= 1:
         fix = f"a lower {GAMMA_MIN}, as VDM's -13.3, makes this term small"
         yield f"Reconstruction costs {max(costs):.1f} bits/dim; {fix}."

@@ -180,7 +180,8 @@ def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:
     """Draw the test bound: lines along a setting if two settings are crossed, else a row a cell."""
     crossed = curves.find_crossing(comparison)
     if crossed is None:
-        how, drawing = "Further left is better.", HEADLINE
+        how = "Further left is better."
+        drawing = HEADLINE
     else:
         how = curves.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
         drawing = CROSSING

@@ -34,8 +34,6 @@ PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "b
 FLOAT = 4  # bytes per number
 WHOLE = 2  # number of checkpoints that a run keeps: last and best
 
-CORE_SPEED = f"at {CORE / 1e9:g} GFLOP a second in float32"
-
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
     """Keep what autograd saves for the backward pass: a freed storage's place could be reused."""
@@ -138,7 +136,8 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
         network = str([config.get(part) for part in PARTS])
         if network not in costs:
             costs[network] = network_cost(config)
-        cost, batches = costs[network], count_batches(config)
+        cost = costs[network]
+        batches = count_batches(config)
         lines[network_line(config, cost, batches)] = None
         operations += fits * cost.operations * batches * config["data"]["batch_size"]
         disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
@@ -151,7 +150,8 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
         f"{count_noun(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
         f"in bfloat16 at {UTILISATION:.0%} of the peak",
-        f"on a CPU: {duration(operations / CORE)} of one core, {CORE_SPEED}",
+        f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second "
+        "in float32",
         f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
         *(f"{count_noun(runs, 'run')}: {name}" for name, runs, _, _ in settings),
     ]
@@ -170,7 +170,8 @@ def count_averages(config: Config) -> int:
 
 def network_line(config: Config, cost: Cost, batches: int) -> str:
     """Describe a network and its training: parameters, operations, batches, memory of a device."""
-    trainer, batch = config["trainer"], config["data"]["batch_size"]
+    trainer = config["trainer"]
+    batch = config["data"]["batch_size"]
     name = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
     devices = _count_devices(trainer["devices"]) * trainer["num_nodes"]
     states = FLOAT * cost.parameters * 4  # weights, gradients and AdamW's two moments

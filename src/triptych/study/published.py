@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 from triptych.errors import UserError
@@ -61,9 +62,11 @@ class Judgement:
     @property
     def outcome(self) -> Outcome:
         """Which way it came out; of what is not testable without a correction."""
-        likely, unlikely = self.reproduced, self.contradicted
+        likely = self.reproduced
+        unlikely = self.contradicted
         if self.claim.untestable:
-            likely, unlikely = self.p_not_within, self.p_any_beyond
+            likely = self.p_not_within
+            unlikely = self.p_any_beyond
         if likely <= ALPHA:
             return "as claimed"
         if unlikely <= ALPHA:
@@ -193,7 +196,7 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
     seeds = len(axes.get("seed", ["1"]))
     measured = tuple(measure_contrast(contrast, settings, seeds) for contrast in claim.contrasts)
     pairs = [m.pair for m in measured if not m.trouble]
-    used = {run.dir: run for point in claim.points for run in settings[point].runs}
+    used = chain.from_iterable(settings[point].runs for point in claim.points)
     of_bound = [settings[point] for point in claim.points if point.metric == "bound"]
     return Judgement(
         claim=claim,
@@ -201,7 +204,7 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
         figures=tuple((setting.label, setting.text) for setting in settings.values()),
         seeds=min((pair.n for pair in pairs), default=0),
         items=min((pair.n_items for pair in pairs), default=0),
-        runs=tuple(used.values()),
+        runs=tuple({run.dir: run for run in used}.values()),
         warning=find_weakness({setting.label: setting.runs for setting in of_bound}).text,
     )
 
@@ -242,15 +245,16 @@ def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
     No tie is reproduced if its margin exceeds an effect on its metric, be it an identity's.
     """
     as_claimed = ("reproduced", "holds")
-    reproduced = [m for j in judgements if j.word in as_claimed for m in j.measured]
+    reproduced = chain.from_iterable(j.measured for j in judgements if j.word in as_claimed)
     effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
     checked = []
     for j in judgements:
         measured = []
         for m in j.measured:
-            metric, ratio = m.contrast.first.metric, m.contrast.ratio
-            alike = [effect for effect in effects if effect.contrast.first.metric == metric]
-            least = min((effect.size(ratio) for effect in alike), default=math.inf)
+            metric = m.contrast.first.metric
+            ratio = m.contrast.ratio
+            sizes = [e.size(ratio) for e in effects if e.contrast.first.metric == metric]
+            least = min(sizes, default=math.inf)
             measured.append(m.refuse_wide(least, "an effect in this table"))
         checked.append(replace(j, measured=tuple(measured)))
     return checked

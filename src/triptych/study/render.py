@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     palette = assign_colours(study.hues)
     joint = "joint_" if others else ""  # do not replace the root's own report
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
-    table, page = results_csv(study.runs, root), render_page(study, palette)
+    table = results_csv(study.runs, root)
+    page = render_page(study, palette)
     write_atomic(report.csv, escape_control_characters(table))
     write_atomic(report.html, escape_control_characters(page))
     return report
@@ -105,12 +106,11 @@ def page_template(name: str) -> Template:
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
     room.filters["markdown"] = markdown
-    themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
-    css = {theme: _css_variables(inks) for theme, inks in themes.items()}
+    css = {"light": _css_variables(PALETTE), "dark": _css_variables(PALETTE.values())}
     return room.get_template(name, globals={"css": css})
 
 
-def _css_variables(inks: Sequence[str]) -> str:
+def _css_variables(inks: Iterable[str]) -> str:
     return "".join(f"--c{i}:{ink};" for i, ink in enumerate(inks))
 
 
@@ -211,7 +211,8 @@ def _index_row(root: Path, folder: Path, runs: Sequence[Run]) -> tuple[Any, ...]
 
 def print_table(report: Report) -> None:
     """Print a report's results."""
-    console, study = PlainConsole(sys.stdout), report.study
+    console = PlainConsole(sys.stdout)
+    study = report.study
     _print_text(console, study.banner, "yellow")
     for comparison in study.comparisons:
         console.print(_widest_fitting_table(study, comparison, console))
@@ -281,19 +282,22 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
 
 def write_figures(study: Study, out: Path) -> list[Path]:
     """Write figures and tables into `out`, with numbered names for several comparisons."""
-    palette, written = assign_colours(study.hues), list[Path]()
+    palette = assign_colours(study.hues)
+    written = list[Path]()
     out.mkdir(parents=True, exist_ok=True)
     for place, comparison in enumerate(study.comparisons, 1):
         prefix = f"{place}-" if len(study.comparisons) > 1 else ""
         for name, figure in known_figures(comparison, palette).items():
             written += _write_figure(figure, out / f"{prefix}{name}")
         setting = Column("setting", comparison.subject, is_text=True)
-        columns = [setting, SEEDS, *table_columns(comparison)]
-        written += _write_tables(columns, table_rows(comparison), out / f"{prefix}results")
-        tables = {"measures": measure_rows(comparison), "differences": difference_rows(comparison)}
-        for name, (figures, rows) in tables.items():
-            if figures:
-                written += _write_tables([setting, *figures], rows, out / f"{prefix}{name}")
+        tables = {
+            "results": ([SEEDS, *table_columns(comparison)], table_rows(comparison)),
+            "measures": measure_rows(comparison),
+            "differences": difference_rows(comparison),
+        }
+        for name, (columns, rows) in tables.items():
+            if columns:
+                written += _write_tables([setting, *columns], rows, out / f"{prefix}{name}")
     return written
 
 

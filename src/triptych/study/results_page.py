@@ -7,6 +7,7 @@ sweep.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def read_entries(folder: Path) -> list[Entry]:
 
 def paper_entry(study: Study) -> Entry:
     """Return a finished sweep's result as plain data."""
-    results, runs = study.published, study.runs
+    results = study.published
+    runs = study.runs
     assert results is not None
     node, seconds, title = results.node, sum(map(wall_seconds, runs)), results.name
     if results.scale != "small":
@@ -163,7 +165,8 @@ def wall_seconds(run: Run) -> float:
 
 
 def _claim_entries(judgement: Judgement) -> Entry:
-    deciding, claim = judgement.deciding, judgement.claim
+    deciding = judgement.deciding
+    claim = judgement.claim
     published, ratio = published_at(claim, *deciding.contrast.compared)
     entry = vars(claim) | {
         "word": judgement.word, "outcome": judgement.outcome,
@@ -222,10 +225,7 @@ def read_verdict(claim: Node) -> Verdict:
 
 def short_citation(cite: str) -> str:
     """Return authors and year of a citation; all of it where it has no year."""
-    match = re.match(r".*?\b\d{4}\b", cite)
-    if match is None:
-        return cite
-    return match[0]
+    return re.sub(r"(\b\d{4}\b).*", r"\1", cite)
 
 
 def paper_counts(entry: Entry) -> list[str]:
@@ -242,7 +242,7 @@ def results_page(
 ) -> str:
     """Return the page: what held, a row a paper, the figure, a row a claim, what was not run."""
     sections = claim_rows(entries)
-    claims = [claim for entry in entries for claim in entry["claims"]]
+    claims = [*chain.from_iterable(entry["claims"] for entry in entries)]
     measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
     return page_template("results.md.j2").render(
         papers=[(entry, short_citation(entry["cite"]), paper_counts(entry)) for entry in entries],
@@ -275,7 +275,7 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
     claims = []
     for claim in entry["claims"]:
         name = claim["name"]
-        if not same_runs or name not in now or now[name] != entry["decides"].get(name):
+        if not same_runs or now.get(name) != entry["decides"].get(name, {}):
             claim = claim | {"word": AGAIN}
         if name in now:
             claim = _relabelled(claim, labels[name])

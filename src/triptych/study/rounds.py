@@ -170,7 +170,8 @@ def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
     if not jobs:
         problem = "not possible for a search, which chooses its runs one after another"
         raise UserError(f"plan=true: {problem}; leave it out")
-    runs, fits = count_runs_by_setting(jobs), count_runs_by_setting(split_by_fit(jobs)[0])
+    runs = count_runs_by_setting(jobs)
+    fits = count_runs_by_setting(split_by_fit(jobs)[0])
     loader = GlobalHydra.instance().config_loader()
     planned = []
     for setting, name in setting_names([*runs]).items():

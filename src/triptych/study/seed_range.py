@@ -41,16 +41,17 @@ def claim_power(difference: Any, error: MeanError, alpha: float, nodes: int = NO
 def _critical_limits(error: MeanError, alpha: float, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the critical distance at each possible estimate of the variance, and its weight."""
     quantiles, weights = chi2_nodes(error.df, 2 * nodes)
+    weights = weights / weights.sum()
     of_seeds = np.asarray(error.of_seeds)[..., None] * quantiles
     estimates = replace(error, of_seeds=of_seeds)
     if not error.of_items or np.ndim(error.of_seeds) == 0:
-        return estimates.critical(alpha, nodes=nodes), weights / weights.sum()
+        return estimates.critical(alpha, nodes=nodes), weights
     # In units of the standard error the distance is a smooth function of the logarithm of A / B.
     grid = np.geomspace(of_seeds.min(), of_seeds.max(), GRID)
     distances = replace(error, of_seeds=grid).critical(alpha, nodes=nodes)
     in_errors = distances / np.sqrt(grid + error.of_items)
     limits = np.interp(np.log(of_seeds), np.log(grid), in_errors)
-    return limits * np.sqrt(of_seeds + error.of_items), weights / weights.sum()
+    return limits * np.sqrt(of_seeds + error.of_items), weights
 
 
 def _power_at(
@@ -70,16 +71,17 @@ def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) ->
     for _ in range(40):
         middle = (low + high) / 2
         enough = _power_at(middle, error, limits, weights) >= GOAL
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        low = np.where(enough, low, middle)
+        high = np.where(enough, middle, high)
     return high
 
 
 @dataclass(frozen=True)
 class SeedRange:
-    """A number of seeds per setting: `low` to `high`; None where it is beyond `MOST`."""
+    """A number of seeds per setting: `low` to `high`; a number beyond `MOST` is open."""
 
-    low: int | None
-    high: int | None
+    low: int
+    high: int
 
 
 @lru_cache(maxsize=1024)
@@ -106,11 +108,9 @@ def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
     return SeedRange(_first(may_suffice, pair.n + 1), _first(must_suffice, pair.n + 1))
 
 
-def _first(is_enough: Callable[[int], bool], start: int) -> int | None:
-    """Return the smallest number from `start` to `MOST` that is enough; None without one."""
-    counts = range(start, MOST + 1)
-    place = bisect_left(counts, True, key=is_enough)
-    return counts[place] if place < len(counts) else None
+def _first(is_enough: Callable[[int], bool], start: int) -> int:
+    """Return the smallest number from `start` that is enough; one beyond `MOST` without any."""
+    return start + bisect_left(range(start, MOST + 1), True, key=is_enough)
 
 
 def _possible_error(pair: Paired, seeds: int) -> MeanError:

@@ -124,7 +124,8 @@ class QueueWatcher(SlurmInfoWatcher):
         overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]
         if job not in self._values:  # call it once, even if writing fails repeatedly
             self._values[job] = self.outcome(job, overrides, state)
-        value, completed = self._values[job], JobStatus.COMPLETED
+        value = self._values[job]
+        completed = JobStatus.COMPLETED
         result = JobReturn(overrides=overrides, status=completed, _return_value=value)
         for paths in missing:
             write_atomic(paths.result_pickle, cloudpickle.dumps(("success", result)))

@@ -57,7 +57,8 @@ class MeanError:
 
     def critical(self, alpha: float, nodes: int = NODES) -> Any:
         """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
-        of_seeds, of_items = np.asarray(self.of_seeds, float), np.asarray(self.of_items, float)
+        of_seeds = np.asarray(self.of_seeds, float)
+        of_items = np.asarray(self.of_items, float)
         seeds, items = np.broadcast_arrays(of_seeds, of_items)
         if not np.any(items):
             return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
@@ -103,7 +104,8 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     a = differences.mean(-1, keepdims=True) - mean
     b = differences.mean(-2, keepdims=True) - mean
     total = ((differences - mean) ** 2).sum((-2, -1))
-    sum_a, sum_b = i * (a**2).sum((-2, -1)), s * (b**2).sum((-2, -1))
+    sum_a = i * (a**2).sum((-2, -1))
+    sum_b = s * (b**2).sum((-2, -1))
     rest = np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
     return sum_a / (s - 1), sum_b / (i - 1), rest
 
@@ -204,7 +206,8 @@ def outlying_labels(values: Mapping[str, Collection[float]], sign: int = 1) -> s
             ordered.append((min(signed), max(signed), label))
     ordered.sort()
     for k in range(max(2, (len(ordered) + 1) // 2), len(ordered)):
-        low, span = ordered[0][0], max(high for _, high, _ in ordered[:k]) - ordered[0][0]
+        low = ordered[0][0]
+        span = max(high for _, high, _ in ordered[:k]) - ordered[0][0]
         if ordered[k][0] - low > REACH * span > 0:
             return {label for *_, label in ordered[k:]}
     return set()
@@ -220,7 +223,8 @@ def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> l
     known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
     order = sorted(known, key=lambda i: p_values[i] / w[i])
     adjusted = [math.nan] * len(p_values)
-    largest, left = 0.0, math.fsum(w[i] for i in known)
+    largest = 0.0
+    left = math.fsum(w[i] for i in known)
     for i in order:
         largest = max(largest, min(1.0, left * p_values[i] / w[i]))
         adjusted[i] = largest

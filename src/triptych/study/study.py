@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from triptych.run.parsing import first_line, natural_key
@@ -51,7 +52,7 @@ class Study:
 
     @cached_property
     def runs(self) -> list[Run]:
-        return [run for sweep in self.sweeps for run in sweep.runs]
+        return [*chain.from_iterable(sweep.runs for sweep in self.sweeps)]
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
@@ -89,8 +90,8 @@ class Study:
     @property
     def tuned(self) -> str:
         """A description of what was tuned and what was chosen; "" where nothing was."""
-        tunings = [sweep.record.tuning for sweep in self.sweeps]
-        return " ".join(describe_tuning(tuning) for tuning in tunings if tuning.best)
+        tunings = [sweep.record.tuning for sweep in self.sweeps if sweep.record.tuning.best]
+        return " ".join(map(describe_tuning, tunings))
 
     @property
     def shared(self) -> str:
@@ -167,16 +168,13 @@ class Study:
         if len(self.verdicts) == 1:
             return [*self.verdicts[0].sentences]
         if self.verdicts:
-            return [f"{c.heading}: {v.headline}" for c, v in self._claim_sentences]
+            pairs = zip(self.comparisons, self.verdicts, strict=True)
+            return [f"{comparison.heading}: {verdict.headline}" for comparison, verdict in pairs]
         for status in ("diverged", "failed"):
             if self.counts[status]:
                 lost = f"{self.counts[status]} of {count_noun(self.expected, 'run')} {status}"
                 return [f"{lost}; no run has reported a test bound."]
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
-
-    @property
-    def _claim_sentences(self) -> list[tuple[Comparison, Verdict]]:
-        return [*zip(self.comparisons, self.verdicts, strict=True)]
 
     @property
     def answer(self) -> str:
@@ -211,7 +209,8 @@ class Study:
         """Return the command that adds seeds for open pairs; None if none would settle them."""
         runs = [run for run in self.runs if run.seed is not None and not is_trial(run)]
         used = sorted({run.seed for run in runs if run.seed is not None})
-        tried = [seeds_to_try(c) for c, v in self._claim_sentences if not v.untrained]
+        pairs = zip(self.comparisons, self.verdicts, strict=True)
+        tried = [seeds_to_try(comparison) for comparison, verdict in pairs if not verdict.untrained]
         missing = max(tried, default=0) - len(used)
         if not used or missing <= 0:
             return None
@@ -220,7 +219,7 @@ class Study:
         command = [word for word in words if not word.startswith("seed=")]
         added = count_noun(missing, "more seed")
         if len(used) == 1:
-            seeds = [*used, *range(used[0] + 1, used[0] + 1 + missing)]
+            seeds = range(used[0], used[0] + 1 + missing)
             command.append(f"seed={','.join(map(str, seeds))}")
             return NextStep(f"{added} per setting, {price}{KEPT}", shlex.join(command))
         command = [word for word in command if not word.startswith(("until=", "max_seeds="))]

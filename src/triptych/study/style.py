@@ -98,8 +98,8 @@ def mark_beyond(ax: Axes, x: Iterable[float], y: Iterable[float], color: str) ->
     for place, value in zip(x, y, strict=True):
         side = side_beyond(limits, value)
         if side:
-            edge, arrow = limits[(side + 1) // 2], " ^v"[side]
-            ax.plot(place, edge, arrow, color=color, markersize=6, clip_on=False)
+            edge = limits[(side + 1) // 2]
+            ax.plot(place, edge, " ^v"[side], color=color, markersize=6, clip_on=False)
             explain(ax, ARROW)
 
 
@@ -129,7 +129,8 @@ class LineFigure:
     """Axes for a line a label, with a legend beside them in the order of the lines' last values."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
-        self.names, self.colours = legend_names([*labels]), colours
+        self.names = legend_names([*labels])
+        self.colours = colours
         self.ends: dict[str, float] = {}
         # Reserve the width of DejaVu, which is wider than most fonts of browsers.
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
@@ -168,9 +169,8 @@ class LineFigure:
         # If there are too many lines for the legend, show every n-th, with the lowest.
         apart = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
         if apart > 1:
-            count = len(order)
             order = order[::-1][::apart][::-1]
-            explain(self.ax, f"The legend names {len(order)} of {count} lines.")
+            explain(self.ax, f"The legend names {len(order)} of {len(self.ends)} lines.")
         named = [handles[label] for label in order], [self.names[label] for label in order]
         self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure
@@ -210,8 +210,7 @@ def to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
     # Set widths in pixels, so that text has the same size in each figure and is legible on a phone.
     width = figure.get_size_inches()[0]
-    widest, least = (round(width * scale) for scale in (118, 68))
-    style = f"max-width:{widest}px;min-width:{least}px"
+    style = f"max-width:{118 * width:.0f}px;min-width:{68 * width:.0f}px"
     label = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
     head = f'<svg role="img" aria-label="{label}" class="plot" style="{style}" '
     # Use a function, as re.sub would interpret backslashes of a name in a replacement string.

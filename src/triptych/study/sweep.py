@@ -118,7 +118,8 @@ class SweepHook(Callback):
 
     def _open(self, config: DictConfig) -> None:
         """Read the records of an earlier command in the directory, and list this one's runs."""
-        self.config, self.root = config, Path(config.hydra.sweep.dir)
+        self.config = config
+        self.root = Path(config.hydra.sweep.dir)
         check_own_files(self.root)
         self.jobs = rounds.jobs_known_beforehand(config)
         if config.get("until"):
@@ -131,7 +132,8 @@ class SweepHook(Callback):
         Looks.read(self.root)  # raises if unreadable, as earlier looks limit later claims
         if not config.hydra.sweeper.get("tune"):
             check_tuning(config, self.root, self.before.tuning, {})
-        self.reservation, self.kept = Reservation(self.root), RecordBackup(self.root)
+        self.reservation = Reservation(self.root)
+        self.kept = RecordBackup(self.root)
         self.done = set[str]()
 
     def _has_begun(self) -> bool:
@@ -155,7 +157,8 @@ class SweepHook(Callback):
         """Show the progress of runs, share the cores among them, and end them with this process."""
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)
-        at_once, threads = self.config.hydra.launcher.get("n_jobs") or 1, 1
+        at_once = self.config.hydra.launcher.get("n_jobs") or 1
+        threads = 1
         if at_once > 0:
             threads = max(1, self.config.cores // at_once)
         os.environ["TRIPTYCH_THREADS"] = str(threads)
@@ -244,7 +247,8 @@ class SweepHook(Callback):
 
     def next_look(self, facts: dict[str, Any]) -> int:
         """Return the look that an earlier start reached; 1 without one, or if its rules differ."""
-        until, rule = self.before.until, (facts["looks"], facts["equal_within"])
+        until = self.before.until
+        rule = (facts["looks"], facts["equal_within"])
         if until is None or (until.looks, until.equal_within) != rule:
             return 1
         return min(until.look, until.looks)

@@ -20,7 +20,8 @@ def check_command(config: DictConfig) -> None:
     if processes.launch_id():
         fix = "use trainer=ddp without torchrun or srun"
         raise UserError(f"-m: a sweep starts its processes itself; {fix}")
-    sweeper, typed_for_hydra = config.hydra.sweeper, config.hydra.overrides.hydra
+    sweeper = config.hydra.sweeper
+    typed_for_hydra = config.hydra.overrides.hydra
     if not config.hydra.sweep.dir:
         raise UserError("hydra.sweep.dir=: a directory is needed; leave it out")
     if any(override.startswith("hydra.sweep.subdir=") for override in typed_for_hydra):

@@ -54,7 +54,8 @@ class RecordBackup:
     """The records of a sweep before a command, to be restored if it starts no run."""
 
     def __init__(self, root: Path):
-        self.root, self.directories = root, _directory_times(root)
+        self.root = root
+        self.directories = _directory_times(root)
         self.contents = {
             path: _read_if_present(path) for path in map(root.joinpath, (*FILES, SWEEP))
         }
@@ -86,7 +87,8 @@ def _directory_times(root: Path) -> dict[str, int]:
 
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
     """Plan the cells whose directories already hold a run; the others simply start."""
-    loader, plans = GlobalHydra.instance().config_loader(), {}
+    loader = GlobalHydra.instance().config_loader()
+    plans = {}
     for name, job in cells.items():
         run = RunDirectory(root / name)
         if run.path.is_symlink() or run.path.is_file():
@@ -153,7 +155,8 @@ class Reservation:
     """The cells that this command will run, for others to read while its process lives."""
 
     def __init__(self, root: Path):
-        self.root, self.command = root, RunDirectory(root / COMMANDS / secrets.token_hex(4))
+        self.root = root
+        self.command = RunDirectory(root / COMMANDS / secrets.token_hex(4))
         self.cells: Cells = {}
         self._stack = ExitStack()
 

@@ -51,9 +51,8 @@ class SweepRuns:
     @cached_property
     def missing(self) -> int:
         """The number of expected runs that have no directory; a copy replaces no missing run."""
-        starts = [(run.digests.get("config.yaml"), run.started) for run in self.runs]
-        known = [start for start in starts if start[0]]
-        copied = len(known) - len({*known})
+        known = [run for run in self.runs if run.digests.get("config.yaml")]
+        copied = len(known) - len({(run.digests["config.yaml"], run.started) for run in known})
         return max(self.record.expected - len(self.runs) + copied, 0)
 
     def may_change(self, alone: bool) -> bool:

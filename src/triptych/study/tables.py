@@ -183,7 +183,8 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
 
 def _figure_entries(comparison: Comparison) -> dict[str, list[Entry]]:
     """Return the entries of each column of figures, of equal decimals, for the ranked cells."""
-    cells, table = comparison.ranked, comparison.question
+    cells = comparison.ranked
+    table = comparison.question
     columns = {}
     for place, column in enumerate(_measure_columns(table)):
         spreads = [table.spreads[cell.label][place] for cell in cells]
@@ -246,10 +247,11 @@ def _row_verdict(comparison: Comparison, claim: PairTest, at_floor: bool) -> str
     if claim.outcome == "identical":
         return "identical"
     words = []
-    if claim.is_significant and comparison.question.sign * claim.pair.mean > 0:
-        words.append("worse")
-    elif claim.is_significant:
-        words.append("better")
+    if claim.is_significant:
+        if comparison.question.sign * claim.pair.mean > 0:
+            words.append("worse")
+        else:
+            words.append("better")
     elif at_floor:
         words.append("as near as true data")
     if claim.equal:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Self
 
@@ -15,7 +15,7 @@ from triptych.study.comparison import Comparison
 from triptych.study.footnotes import margin_text
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
-from triptych.study.seed_range import SeedRange
+from triptych.study.seed_range import MOST, SeedRange
 from triptych.study.statistics import spread
 from triptych.study.weighting import neglecting_settings
 
@@ -83,8 +83,9 @@ def describe_verdict(comparison: Comparison) -> Verdict:
     sentences = _verdict_sentences(comparison, weakness.of_all)
     sentences.insert(0 if weakness.of_all else len(sentences), weakness.text)
     sentences.append(lost_seeds_sentence(comparison))
-    others = [table for table in comparison.measures.values() if table is not comparison.deciding]
-    lines = [ranking(comparison, table) for table in others]
+    measures = comparison.measures.values()
+    deciding = comparison.deciding
+    lines = [ranking(comparison, table) for table in measures if table is not deciding]
     return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), weakness.of_all)
 
 
@@ -138,7 +139,8 @@ def lost_seeds_sentence(comparison: Comparison) -> str:
 
     As in "x0 diverged with 3 of 5 seeds: only the other seeds count."
     """
-    partly, fully = list[str](), list[str]()
+    partly = list[str]()
+    fully = list[str]()
     for cell in comparison.all_cells:
         lost = partly if cell.runs else fully
         for status in ("diverged", "failed"):
@@ -156,12 +158,14 @@ def lost_seeds_sentence(comparison: Comparison) -> str:
 
 def _single_setting(comparison: Comparison) -> list[str]:
     (cell,) = comparison.cells
-    figure = f"{plus_minus(cell.bound)} {comparison.unit}"
+    figure = cell.bound
+    items = ""
     if len(cell.runs) == 1:
         # For a single run, use the error over its test items.
-        estimate = comparison.runs[0].test[comparison.measure]
-        figure = f"{plus_minus(estimate)} {comparison.unit} ({count_noun(estimate.n, 'item')})"
-    answer = f"{cell.label}: {figure}, {count_noun(cell.bound.n, 'seed')}."
+        figure = comparison.runs[0].test[comparison.measure]
+        items = f" ({count_noun(figure.n, 'item')})"
+    seeds = count_noun(len(cell.runs), "seed")
+    answer = f"{cell.label}: {plus_minus(figure)} {comparison.unit}{items}, {seeds}."
     return [answer, "No other setting to compare with."]
 
 
@@ -174,16 +178,16 @@ class Relations:
     same figures to the last digit.
     """
 
-    clear: list[str] = field(default_factory=list)
-    ahead: list[str] = field(default_factory=list)
-    same: list[str] = field(default_factory=list)
-    identical: list[str] = field(default_factory=list)
-    open: dict[str, PairTest] = field(default_factory=dict)
+    clear: list[str]
+    ahead: list[str]
+    same: list[str]
+    identical: list[str]
+    open: dict[str, PairTest]
 
     @classmethod
     def read(cls, comparison: Comparison, table: MeasureTable, value_index: int) -> Self:
         """Sort each rival by its test against the best setting at a value of the table's key."""
-        relations = cls()
+        relations = cls([], [], [], [], {})
         best, *rivals = table.ranked_labels(value_index)
         for label in rivals:
             claim = comparison.metric_test(table.metric.name, value_index, best, label)
@@ -247,9 +251,9 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
 
 def _range_text(seeds: SeedRange) -> str:
     """Return "6 to 31 seeds per setting"; numbers that nobody would train are not given."""
-    if seeds.low is None or seeds.low > MAX_SEEDS:
+    if seeds.low > MAX_SEEDS:
         return f"more than {MAX_SEEDS} seeds per setting"
-    if seeds.high is None:
+    if seeds.high > MOST:
         return f"{count_noun(seeds.low, 'seed')} per setting or more"
     if seeds.low == seeds.high:
         return f"{count_noun(seeds.low, 'seed')} per setting"

@@ -17,7 +17,8 @@ def neglects_bound(weighting: Curve) -> bool:
     `Objective.effective_share`, e is the error of the best linear denoiser for data of unit
     variance, 1 / (1 + e^gamma). A weight is relative if both integrals are equal.
     """
-    weight, error = np.array(weighting.value), expit(-np.array(weighting.gamma))
+    weight = np.array(weighting.value)
+    error = expit(-np.array(weighting.gamma))
     hardly_trained = weight * error.sum() < LITTLE * (weight * error).sum()
     return bool(error[hardly_trained].sum() >= MUCH * error.sum() > 0)
 

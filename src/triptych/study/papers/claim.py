@@ -220,14 +220,16 @@ class ContrastBuilder:
     def value(self) -> Iterator[Contrast]:
         for setting, figure in self.stated.items():
             if "within" in self.node:
-                low, high = figure - self.node["within"], figure + self.node["within"]
+                low = figure - self.node["within"]
+                high = figure + self.node["within"]
             else:
                 factor = self.node["within_factor"]
                 low, high = sorted((figure / factor, figure * factor))
             yield from self._contrasts(self._settings(setting), low=low, high=high)
 
     def diverges(self) -> Iterator[Contrast]:
-        settings, others = self._settings(self.stated), list[str]()
+        settings = self._settings(self.stated)
+        others = list[str]()
         if "beyond" in self.node:
             others = [text for text in self.axes[self.axis] if text not in settings]
         beyond = float(self.node.get("beyond", math.inf))
@@ -261,18 +263,22 @@ class ContrastBuilder:
                 name += f" ({', '.join(place)})"
             yield Contrast(
                 name,
-                tuple(self._point(text, elsewhere) for text in settings),
+                self._points(settings, elsewhere),
                 ratio=ratio,
-                others=tuple(self._point(text, elsewhere) for text in others),
+                others=self._points(others, elsewhere),
                 **fields,
             )
 
-    def _point(self, text: str, open_axis_values: Mapping[str, str]) -> MetricPoint:
-        setting = {**open_axis_values, **self.fixed}
-        if self.axis == METRIC:
-            return MetricPoint(text, tuple(setting.items()))
-        setting[self.axis] = text
-        return MetricPoint(self.metric, tuple(setting.items()))
+    def _points(
+        self, texts: Sequence[str], open_axis_values: Mapping[str, str]
+    ) -> tuple[MetricPoint, ...]:
+        """Return the figure of each value of the compared axis."""
+        points = []
+        for text in texts:
+            setting = {**open_axis_values, **self.fixed, self.axis: text}
+            metric = setting.pop(METRIC, self.metric)
+            points.append(MetricPoint(metric, tuple(setting.items())))
+        return tuple(points)
 
     def _settings(self, entry: Any) -> list[str]:
         """Return values of the compared axis, of a list or alone, as the sweep types them."""

@@ -188,7 +188,8 @@ def claim_entries(
     if config.get("until") or config.hydra.sweeper.get("tune"):
         fix = "do not pass until or hydra.sweeper.tune"
         raise UserError(f"paper: the settings and seeds of a paper are fixed; {fix}")
-    node, scale = to_plain(config.paper), str(config.get("scale", "small"))
+    node = to_plain(config.paper)
+    scale = str(config.get("scale", "small"))
     axes = _swept_axes(config, jobs)
     runs_stay = any_result and not config.get("force")
     if runs_stay:
@@ -197,10 +198,13 @@ def claim_entries(
             axes[key] = [*dict.fromkeys([*earlier_record.paper_axes.get(key, ()), *values])]
     check_claimed_metrics(read_claims(node, axes, scale), config, axes)
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
-    facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale}
-    facts |= {"machine": machine(), "paper_settings": earlier_record.paper_settings}
+    settings = earlier_record.paper_settings
     if not runs_stay:
-        facts["paper_settings"] = _current_settings_digest(name, scale)
+        settings = _current_settings_digest(name, scale)
+    facts: dict[str, Any] = {
+        "paper": node, "paper_name": name, "paper_axes": axes, "scale": scale,
+        "machine": machine(), "paper_settings": settings,
+    }  # fmt: skip
     if earlier_record.claims_changed or (
         any_result and _has_changed(earlier_record, node, axes, scale)
     ):
