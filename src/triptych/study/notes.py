@@ -92,11 +92,9 @@ def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
 
 def _sample_measure_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Note samples that were drawn for other values of ``measures.over``, which are left out."""
-    drawn = [(run.measured.key, run.measured.values) for run in runs if run.measured]
-    if len({*drawn}) > 1:
-        key, values = drawn[0]
-        at = f"{key} = {join_names([f'{value:g}' for value in values])}" if key else "one value"
-        yield f"Only samples measured at {at} are compared; others were measured elsewhere."
+    drawn = {(run.measured.key, run.measured.values) for run in runs if run.measured}
+    if len(drawn) > 1:
+        yield "Samples were measured at several values of measures.over: those of one are compared."
 
 
 def _leakage_notes(runs: Sequence[Run]) -> Iterator[str]:
