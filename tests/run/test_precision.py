@@ -1,8 +1,12 @@
 """Mixed precision and compiled networks make training faster and change no reported figure."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from tests.models.test_meta import MODELS
 from tests.run.accidents import rows, stop_after
 from triptych.models.diffusion import Diffusion
 from triptych.run.evaluate import evaluate_split
@@ -42,6 +46,22 @@ def test_bf16_mixed_trains_and_bound_is_computed_in_float32(prepared, monkeypatc
         found = evaluate_split(trainer, opened.model, opened.data, "val").figures
         assert found["bpd"] == summary["val"]["bpd"], precision
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"),
+    [
+        ("32-true", 1.0, True),
+        ("bf16-mixed", None, True),
+        ("bf16-mixed", 1.0, False),
+        ("16-mixed", None, False),
+    ],
+)
+def test_steps_are_fused_unless_a_scale_or_clipping_forbids_it(precision, clip, fused):
+    model = MODELS["linear"]()
+    model.optimizer = partial(torch.optim.AdamW, lr=1e-3, fused=True)
+    model._trainer = SimpleNamespace(precision=precision, gradient_clip_val=clip, max_steps=3)
+    assert model.configure_optimizers()["optimizer"].defaults["fused"] is fused
 
 
 def test_compile_applies_to_training_only_and_keeps_weight_names(prepared, monkeypatch):

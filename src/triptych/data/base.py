@@ -73,7 +73,7 @@ class DataModule(pl.LightningDataModule, ABC):
         eval_batch_size: Annotated[Count, Role.LOADING, Unit("items")] = 512,
         seed: Annotated[int, Role.LOADING] = 0,
         num_workers: Annotated[Whole, Role.LOADING, Unit("threads")] = 0,
-        pin_memory: Annotated[bool, Role.LOADING] = False,
+        pin_memory: Annotated[bool, Role.LOADING] = True,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size

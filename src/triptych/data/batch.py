@@ -22,10 +22,24 @@ class Batch(NamedTuple):
     # Evaluation noise follows from the index. It replaces the method tuple.index.
     index: Tensor  # type: ignore[assignment]
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device, copied while the device computes if it is in locked memory.
+
+        ``index`` stays on the CPU, as evaluation noise is seeded by its numbers: reading them from
+        a GPU would wait for it.
+        """
+        device = torch.device(device)
+        # On these devices a copy that is not waited for may be read before it has ended.
+        waits = device.type in ("cpu", "mps")
+        condition = self.condition
+        if condition is not None:
+            condition = condition.to(device, non_blocking=not waits)
+        return Batch(self.x.to(device, non_blocking=not waits), condition, self.index)
+
     def pin(self) -> "Batch":
         """Return the batch in page-locked memory, which copies faster to a GPU."""
         condition = None if self.condition is None else self.condition.pin_memory()
-        return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
+        return Batch(self.x.pin_memory(), condition, self.index)
 
     def numbers(self) -> Tensor:
         """Hash each item with its condition to one number, int64 (B,)."""

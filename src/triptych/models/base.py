@@ -194,9 +194,7 @@ class BoundModel(LoggingModule):
     def configure_optimizers(self) -> Any:
         options = {}
         fused = isinstance(self.optimizer, partial) and self.optimizer.keywords.get("fused")
-        if fused and str(self.trainer.precision).endswith("-mixed"):
-            # In mixed precision a fused optimiser unscales the gradients within its step. Before
-            # it their norm would be wrong, and Lightning refuses to clip scaled gradients.
+        if fused and not self._allows_fused_step():
             options["fused"] = False
         optimizer = self.optimizer(self.parameter_groups(), **options)
         steps = self.trainer.max_steps
@@ -205,6 +203,17 @@ class BoundModel(LoggingModule):
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def _allows_fused_step(self) -> bool:
+        """Return whether a fused optimiser may take the steps in the trainer's precision.
+
+        It unscales the gradients of float16 within its step: before it their norm would be wrong.
+        bfloat16 has no scale, but Lightning refuses to clip there, too.
+        """
+        precision = str(self.trainer.precision)
+        if precision == "bf16-mixed":
+            return not self.trainer.gradient_clip_val
+        return precision != "16-mixed"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Convert the Counter in ``MultiStepLR``, as a checkpoint may contain only plain data.

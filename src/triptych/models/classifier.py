@@ -74,7 +74,7 @@ class Classifier(BoundModel):
     def _evaluate_batch(self, batch: Batch, repeats: int, *_: Any, **__: Any) -> None:
         drawn = []
         for repeat in range(repeats if self.noise else 1):
-            draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
+            draw = evaluation_draw(self.shape, batch.index, self.seed, repeat, repeats)
             drawn.append(torch.stack(self._cross_entropy(batch, draw.t, draw.eps)))
         self.accounting.update(torch.stack(drawn).double().mean(0))
 

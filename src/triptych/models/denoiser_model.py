@@ -148,7 +148,7 @@ class DenoiserModel(BoundModel):
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
         """Return the times and noise of one random draw, and 1 / density of the times (B,)."""
-        index = batch.index.cpu()
+        index = batch.index
         draw = evaluation_draw(self.event, index, self.seed, repeat, repeats)
         weight = torch.ones(len(index), dtype=torch.float64)
         if self.control is not None:

@@ -143,7 +143,7 @@ class LatentModel(BoundModel):
             return self.observation.sample(raw, generator)
 
     def _path(self, batch: Batch, repeat: int) -> list[Tensor]:
-        return self.hierarchy.path(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
+        return self.hierarchy.path(batch.x, evaluation_noise(batch.index, self.seed, repeat))
 
 
 class VAE(LatentModel):

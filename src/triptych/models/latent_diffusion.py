@@ -131,7 +131,7 @@ class LatentDiffusion(Diffusion):
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        q, y = self._latents(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
+        q, y = self._latents(batch.x, evaluation_noise(batch.index, self.seed, repeat))
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         diffusion = self._diffusion(
             y, *self._draw(batch, repeat, repeats), self.condition_of(batch)
