@@ -210,14 +210,14 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     assert (
         judgements.answer
         == "Of 1 nearly forced claim: 1 reproduced. Of 2 controls of this project: 1 as claimed "
-        "and 1 against. Not testable here: 1, of which 1 against."
+        "and 1 against. Not testable here: 1; by their figures 1 against."
     )
 
 
 def test_identity_that_was_not_checked_is_not_counted_as_broken():
     unchecked = {"order": ["a", "b"], "kind": "identity", "untestable": "Ten steps cannot tell."}
     judgements = drawn(1, 0.0, 0.2).judged(sum=unchecked)
-    assert judgements.answer == "Not testable here: 1, of which 1 as claimed."
+    assert judgements.answer == "Not testable here: 1; by their figures 1 as claimed."
 
 
 @pytest.mark.parametrize(
