@@ -11,6 +11,7 @@ from tests.run.accidents import rows, stop_after
 from triptych.models.diffusion import Diffusion
 from triptych.run.evaluate import evaluate_split
 from triptych.run.execute import execute
+from triptych.run.model import set_up_torch
 from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 from triptych.run.untrusted import read_checkpoint
@@ -46,6 +47,12 @@ def test_bf16_mixed_trains_and_bound_is_computed_in_float32(prepared, monkeypatc
         found = evaluate_split(trainer, opened.model, opened.data, "val").figures
         assert found["bpd"] == summary["val"]["bpd"], precision
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
+
+
+def test_single_precision_is_not_tf32():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    set_up_torch(torch.get_num_threads())
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize(
