@@ -335,13 +335,15 @@ def test_report_link_restores_selection(chrome, small):
 def test_report_first_screen_shows_means_and_differences(chrome, small):
     """The first screen has means and paired differences, on a desktop and on a phone.
 
-    A verdict fits on one line.
+    Both have their captions. A verdict fits on one line.
     """
     plots = "[...document.querySelectorAll('.headline svg')]"
+    captions = "[...document.querySelectorAll('.headline figcaption')]"
     for width, height in ((1200, 900), (390, 844)):
         chrome.open(small.html, width=width, height=height)
         ends = chrome.run(f"{plots}.map(e => e.getBoundingClientRect().bottom)")
         assert len(ends) == 2 and max(ends) < height
+        assert min(chrome.run(f"{captions}.map(e => e.offsetHeight)")) > 0
     shown = chrome.run(f"{plots}.map(e => e.getAttribute('aria-label'))")
     assert "levels 1.9" in shown[0] and "v worse" in shown[1] and "v +0.1" in shown[1]
     cells = "[...document.querySelectorAll('td.verdict')]"
