@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.cli.resume import print_result
 from triptych.diffusion.loss import P2, Elbo, Level, MinSNR, Squared
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
+from triptych.run.directory import RunDirectory
 from triptych.run.parsing import Curve
 from triptych.study.claims import seeds_to_settle
 from triptych.study.render import print_table, write_report
@@ -418,5 +420,7 @@ def test_reconstruction_of_many_bits_is_noted_with_the_key_that_lowers_it(
     hint = "Reconstruction costs 2.6 bits/dim; a lower schedule.gamma_min, as VDM's -13.3, makes"
     report = write_report(tmp_path)
     print_table(report)
-    for text in (html.unescape(report.html.read_text()), " ".join(capsys.readouterr().out.split())):
+    in_terminal = " ".join(capsys.readouterr().out.split())
+    print_result(RunDirectory(run))
+    for text in (html.unescape(report.html.read_text()), in_terminal, capsys.readouterr().out):
         assert (hint in text) is hinted

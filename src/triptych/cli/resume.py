@@ -13,6 +13,7 @@ from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.provenance import changed_code_warning
+from triptych.run.read import read_run, reconstruction_notes
 from triptych.run.result import result_line
 from triptych.run.untrusted import check_is_reported, check_run, find_checkpoint
 
@@ -61,8 +62,10 @@ def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
 
 
 def print_result(run: RunDirectory) -> None:
-    """Print a run's result in one line, and its directory."""
+    """Print a run's result in one line, a note on its bound if there is one, and its directory."""
     print(result_line(run.summary()))
+    for note in reconstruction_notes([read_run(run.path)]):
+        print(f"Note: {note}")
     print(f"run: {run.path}")
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -35,6 +35,7 @@ from triptych.run.processes import is_alive, parse_local_pid
 from triptych.run.provenance_file import Provenance
 from triptych.run.result import ENDED, Result, Status, result_line
 
+GAMMA_MIN, TERM = "schedule.gamma_min", "bpd_reconstruction"
 COLUMNS = 1000  # maximum number of columns of metrics.csv that are read
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 STALE = 300.0  # seconds without an update of progress.json until a run counts as interrupted
@@ -210,6 +211,14 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
             **known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"}
         )
     return replace(run, samples=_samples_picture(run))
+
+
+def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
+    """Note a reconstruction of a bit or more: the noise of z_0 hides which level a value has."""
+    costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
+    if max(costs, default=0.0) >= 1:
+        fix = f"a lower {GAMMA_MIN}, as VDM's -13.3, makes this term small"
+        yield f"Reconstruction costs {max(costs):.1f} bits/dim; {fix}."
 
 
 def _check_items(run: Run) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.read import Run
+from triptych.run.read import Run, reconstruction_notes
 from triptych.study.axes import Axis
 from triptych.study.cells import Cell
 from triptych.study.formatting import count_noun, join_names
 from triptych.study.groups import repeats_note
 
-GAMMA_MIN, TERM = "schedule.gamma_min", "bpd_reconstruction"
 # Facts that should be equal in all runs: attribute, name in a note, and the key that sets it.
 EQUAL_FACTS = (
     ("steps", "training steps", "trainer.max_steps"),
@@ -29,7 +28,7 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     yield from _seed_notes(cells)
     yield from _fact_notes(runs, axes)
     yield from _model_size_notes(cells)
-    yield from _reconstruction_notes(runs)
+    yield from reconstruction_notes(runs)
     yield from _metric_notes(runs)
     yield from _sample_measure_notes(runs)
     yield from _leakage_notes(runs)
@@ -66,14 +65,6 @@ def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
     if len(labels_by_size) > 1:
         sizes = [f"{join_names(labels)} {size}" for size, labels in labels_by_size.items()]
         yield f"Parameters: {'; '.join(sizes)}."
-
-
-def _reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """Note a reconstruction of a bit or more: the noise of z_0 hides which level a value has."""
-    costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
-    if max(costs, default=0.0) >= 1:
-        fix = f"a lower {GAMMA_MIN}, as VDM's -13.3, makes this term small"
-        yield f"Reconstruction costs {max(costs):.1f} bits/dim; {fix}."
 
 
 def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
