@@ -65,6 +65,7 @@ def test_a_report_opens_with_the_claims(paper):
         f"objective%3D{name}%2Cseed%3D{seed}" for name in ("v", "x0") for seed in (1, 2, 3)
     }
     assert "Of 3 nearly forced claims: 1 reproduced, 1 contradicted and 1 cannot tell." in html
+    assert "“Nearly forced”: the setting decides the claim" in html and "“Controls” test" in html
 
 
 def test_a_terminal_has_a_line_a_claim(paper, capsys):
@@ -98,6 +99,7 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(
     assert (file.parent / "results" / "claims.png").read_bytes().startswith(b"\x89PNG")
     details = (file.parent / "results" / "it.md").read_text()
     assert "A. &lt;b&gt;Author&lt;/b&gt; 2020 (arXiv:2001.00001): table \\| 1.\n" in details
+    assert "*Nearly forced*: the setting decides it" in details and "../papers.md" in details
     assert "commit 0123456789" in details and "x86, 2 cores" in details and "2025-01-01" in details
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
     (tmp_path / "none").mkdir()
@@ -110,6 +112,17 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(
             "it is no page of ours"
         )
         assert file.read_bytes() == other
+
+
+def test_titles_say_which_set_of_seeds_a_page_has(paper, tmp_path):
+    """As docs/second_seeds.md stands beside docs/results.md."""
+    title = "# Published claims, measured"
+    for name, addition in (("results", ""), ("second_seeds", ": second seeds")):
+        file = tmp_path / "docs" / f"{name}.md"
+        for _ in range(2):  # its own page is known again
+            assert cli.main(["--results", str(file), str(paper)]) == 0
+            assert file.read_text().startswith(f"{title}{addition}\n\n")
+        assert (file.with_suffix("") / "it.md").read_text().startswith(f"# it{addition}\n\n")
 
 
 def test_time_is_from_start_to_end_where_the_records_have_it(paper):

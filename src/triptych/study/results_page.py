@@ -108,7 +108,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     known = {scale: read_papers(scale) for scale in {"small", *(entry["scale"] for entry in kept)}}
     entries = [entry | {"claims": current_claims(entry, known[entry["scale"]])} for entry in kept]
     for entry in entries:
-        text = page_template("paper.md.j2").render(entry=entry)
+        text = page_template("paper.md.j2").render(entry=entry, folder=folder.name)
         write_atomic(folder / f"{entry['title']}.md", text + "\n")
     figure = claims_figure(claim_rows(entries))
     if figure:
