@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.seed_range import claim_power
+from triptych.study.seed_range import claim_power, critical_limits
 from triptych.study.statistics import MeanError, crossed_mean_error, holm, mean_squares
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
@@ -190,14 +190,15 @@ def announced_power(random):
             row = []
             for alpha in (0.05, 0.005):
                 truth = MeanError(by_seed, s - 1, by_item, ITEMS)
+                limits = critical_limits(truth, alpha)
                 difference = brentq(
-                    lambda d, truth=truth, alpha=alpha: claim_power(d, truth, alpha) - 0.8,
+                    lambda d, truth=truth, limits=limits: claim_power(d, truth, *limits) - 0.8,
                     0,
                     100 * (truth.of_seeds + truth.of_items) ** 0.5,
                     xtol=1e-9,
                 )
                 hits = 0
-                assert abs(claim_power(difference, truth, alpha) - 0.8) < 1e-6
+                assert abs(claim_power(difference, truth, *limits) - 0.8) < 1e-6
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, _ = estimates(difference + table(random, (BATCH,), s, ratio, 0.0))
                     hits += (MeanError(a, s - 1, b, ITEMS).p(mean) <= alpha).sum()

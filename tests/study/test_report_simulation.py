@@ -18,6 +18,7 @@ from triptych.study.seed_range import (
     MOST,
     SeedRange,
     claim_power,
+    critical_limits,
     detectable_difference,
     seed_range,
 )
@@ -245,8 +246,8 @@ def test_power_matches_simulated_rejection_rate(ratio, seeds, alpha):
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
     truth = MeanError(by_seed / seeds, seeds - 1, by_item / items, items)
     most = 100 * (truth.of_seeds + truth.of_items) ** 0.5
-    difference = brentq(lambda d: claim_power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
-    assert claim_power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
+    difference = brentq(lambda d: power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
+    assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
     # The table has no interaction, whose one variance would be part of both errors.
     d = difference + crossed_effects(random, n, seeds, items, by_seed, by_item)
     hits = int((crossed_mean_error(d).p(d.mean((1, 2))) <= alpha).sum())
@@ -258,7 +259,12 @@ def test_power_without_items_is_the_noncentral_t(df):
     limit = stats.t.ppf(1 - 0.005 / 2, df)
     for shift in (3.0, 20.0):
         truth = stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift)
-        assert claim_power(shift, MeanError(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
+        assert power(shift, MeanError(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
+
+
+def power(difference: float, error: MeanError, alpha: float) -> float:
+    """Return the probability that a true difference is claimed at level `alpha`."""
+    return float(claim_power(difference, error, *critical_limits(error, alpha)))
 
 
 def power_of_t_test(effect: float, n: int, alpha: float) -> float:
@@ -304,7 +310,7 @@ def test_range_of_seeds_tends_to_truth_with_many_seeds_and_items():
     assert found.low == 61 and found.high > MOST
     later = MeanError(np.array([1.0 / 80]), 79, 0.001, 10_000)
     distance = detectable_difference(later, 0.05)[0]
-    assert claim_power(distance, MeanError(1.0 / 80, 79, 0.001, 10_000), 0.05) == pytest.approx(
+    assert power(distance, MeanError(1.0 / 80, 79, 0.001, 10_000), 0.05) == pytest.approx(
         0.8, abs=1e-4
     )
 

@@ -33,12 +33,9 @@ COARSE = 12  # nodes of each integral behind a range of seeds
 GRID = 32  # critical distances between which others are interpolated
 
 
-def claim_power(difference: Any, error: MeanError, alpha: float, nodes: int = NODES) -> Any:
-    """Compute the probability that a true difference is claimed at level `alpha`; elementwise."""
-    return _power_at(difference, error, *_critical_limits(error, alpha, nodes))
-
-
-def _critical_limits(error: MeanError, alpha: float, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+def critical_limits(
+    error: MeanError, alpha: float, nodes: int = NODES
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the critical distance at each possible estimate of the variance, and its weight."""
     quantiles, weights = chi2_nodes(error.df, 2 * nodes)
     weights = weights / weights.sum()
@@ -54,9 +51,13 @@ def _critical_limits(error: MeanError, alpha: float, nodes: int) -> tuple[np.nda
     return limits * np.sqrt(of_seeds + error.of_items), weights
 
 
-def _power_at(
+def claim_power(
     difference: Any, error: MeanError, limits: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
+    """Compute the probability that a true difference is claimed beyond limits; elementwise.
+
+    `limits`, `weights`: those of `critical_limits`.
+    """
     spread = np.sqrt(error.of_seeds + error.of_items)[..., None]
     difference = np.asarray(difference)[..., None]
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
@@ -65,12 +66,12 @@ def _power_at(
 
 def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) -> np.ndarray:
     """Return the true difference that is claimed with probability `GOAL`; elementwise."""
-    limits, weights = _critical_limits(error, alpha, nodes)
+    limits, weights = critical_limits(error, alpha, nodes)
     low = np.zeros(np.shape(error.of_seeds))
     high = limits.max(-1) + 9 * np.sqrt(error.of_seeds + error.of_items)
     for _ in range(40):
         middle = (low + high) / 2
-        enough = _power_at(middle, error, limits, weights) >= GOAL
+        enough = claim_power(middle, error, limits, weights) >= GOAL
         low = np.where(enough, low, middle)
         high = np.where(enough, middle, high)
     return high

@@ -52,8 +52,9 @@ def untestable_reasons(claims: Node, scale: str) -> dict[str, str]:
         return {}
     stated = {name: claim["untestable"] for name, claim in claims.items() if "untestable" in claim}
     reasons = dict(stated)
-    for name in claims.keys() - stated.keys():
-        claim = claims[name]
+    for name, claim in claims.items():
+        if name in stated:
+            continue
         siblings = [other for other in stated if _judge_the_same_networks(claim, claims[other])]
         if _is_tie_of_networks(claim):
             reasons[name] = TIE
