@@ -401,6 +401,28 @@ def test_malformed_weighting_neglects_nothing():
     assert not neglects_bound(Curve((900.0, 1e4), (1.0, 1.0), ()))
 
 
+def test_one_common_seed_is_said_to_carry_no_verdict(tmp_path):
+    found = runs_of(tmp_path, {"a": {1: 1.0, 2: 1.1}, "b": {2: 1.3, 3: 1.4}})
+    assert [row.verdict for row in table_rows(found)] == ["lowest mean", "one common seed"]
+    page = html.unescape(write_report(tmp_path).html.read_text())
+    assert "one seed in common carries no interval and no verdict" in page
+
+
+def test_setting_alone_has_the_true_reason_why_it_is_compared_with_none(tmp_path):
+    """Only runs on the same data are compared: others lost their data, or have no result."""
+    make_run(tmp_path, "v", 1, 2.0)
+    alone = read_study([tmp_path])
+    assert alone.answer.endswith("1 seed. No other setting has a result on these data.")
+    elsewhere = ["objective=v", "seed=1", "data=shapes"]
+    other = make_run(tmp_path, "w", 1, 2.0, overrides=elsewhere, data="shapes", status="failed")
+    answer = read_study([tmp_path]).answer
+    assert answer.endswith("a result on these data. No run on shapes has a test bound.")
+    shutil.rmtree(other)
+    failed(tmp_path, "x0", 1, "no memory")
+    answer = read_study([tmp_path]).answer
+    assert answer.endswith("a result on these data. x0 failed with 1 of 1 seed: no figures.")
+
+
 @pytest.mark.parametrize(
     ("reconstruction", "schedule", "hinted"),
     [(2.6, True, True), (0.9, True, False), (2.6, False, False)],

@@ -63,10 +63,8 @@ def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
 
 def print_result(run: RunDirectory) -> None:
     """Print a run's result in one line, a note on its bound if there is one, and its directory."""
-    print(result_line(run.summary()))
-    for note in reconstruction_notes([read_run(run.path)]):
-        print(f"Note: {note}")
-    print(f"run: {run.path}")
+    notes = reconstruction_notes([read_run(run.path)])
+    print(result_line(run.summary()), *notes, f"run: {run.path}", sep="\n")
 
 
 def main() -> None:

@@ -216,9 +216,12 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Note a reconstruction of a bit or more: the noise of z_0 hides which level a value has."""
     costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
-    if max(costs, default=0.0) >= 1:
-        fix = f"a lower {GAMMA_MIN}, as VDM's -13.3, makes this term small"
-        yield f"Reconstruction costs {max(costs):.1f} bits/dim; {fix}."
+    cost = max(costs, default=0.0)
+    if cost >= 1:
+        yield (
+            f"Reconstruction costs {cost:.1f} bits/dim; a lower {GAMMA_MIN}, as VDM's -13.3, makes "
+            "this term small."
+        )
 
 
 def _check_items(run: Run) -> None:

@@ -37,8 +37,10 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
 
 def _seed_notes(cells: Sequence[Cell]) -> Iterator[str]:
     if len({tuple(cell.runs) for cell in cells}) > 1:
-        paired = "paired differences use only the seeds that both have"
-        yield f"Not every setting has the same seeds: {paired}."
+        yield (
+            "Not every setting has the same seeds: paired differences use only the seeds that "
+            "both have; one seed in common carries no interval and no verdict."
+        )
     for cell in cells:
         if cell.copies:
             yield f"{repeats_note(cell.label, cell.copies)} and count once."
@@ -105,9 +107,10 @@ def _change_notes(runs: Sequence[Run]) -> Iterator[str]:
         count = count_noun(len(changed), "run")
         yield f"{count} resumed after the data had changed ({join_names(changed[:3])})."
     if has_added_seeds(runs):
-        errs = '"clear of" may be wrong more often than in 5% of reports'
-        added = f"Seeds were added to a sweep after it had results: {errs}"
-        yield f"{added}; until=decided avoids this."
+        yield (
+            'Seeds were added to a sweep after it had results: "clear of" may be wrong more often '
+            "than in 5% of reports; until=decided avoids this."
+        )
     if any(run.dirty for run in runs):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 

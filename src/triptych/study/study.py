@@ -16,7 +16,7 @@ from triptych.study.claims import MAX_SEEDS, seeds_to_try
 from triptych.study.comparison import Comparison
 from triptych.study.curves import lines_by_label
 from triptych.study.formatting import count_noun, duration
-from triptych.study.groups import describe_tuning, is_trial
+from triptych.study.groups import data_choice, describe_tuning, is_trial
 from triptych.study.published import PaperVerdicts, judge_claims
 from triptych.study.sweep_runs import SweepRuns, compare_sweeps, read_sweeps
 from triptych.study.verdict import Verdict, best_untested, describe_verdict
@@ -166,15 +166,22 @@ class Study:
 
     def _verdict_sentences(self) -> list[str]:
         if len(self.verdicts) == 1:
-            return [*self.verdicts[0].sentences]
+            return [*self.verdicts[0].sentences, *self._data_without_bound()]
         if self.verdicts:
             pairs = zip(self.comparisons, self.verdicts, strict=True)
-            return [f"{comparison.heading}: {verdict.headline}" for comparison, verdict in pairs]
+            answers = [f"{comparison.heading}: {verdict.headline}" for comparison, verdict in pairs]
+            return answers + self._data_without_bound()
         for status in ("diverged", "failed"):
             if self.counts[status]:
                 lost = f"{self.counts[status]} of {count_noun(self.expected, 'run')} {status}"
                 return [f"{lost}; no run has reported a test bound."]
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
+
+    def _data_without_bound(self) -> list[str]:
+        """Name the data on which no run has a test bound, so that no comparison has these runs."""
+        compared = chain.from_iterable(comparison.runs for comparison in self.comparisons)
+        names = {*map(data_choice, self.runs)} - {*map(data_choice, compared), ""}
+        return [f"No run on {name} has a test bound." for name in sorted(names)]
 
     @property
     def answer(self) -> str:

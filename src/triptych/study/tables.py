@@ -246,6 +246,8 @@ def _row_verdict(comparison: Comparison, claim: PairTest, at_floor: bool) -> str
         return "runs to come"  # nothing is claimed, even if the interval excludes zero
     if claim.outcome == "identical":
         return "identical"
+    if claim.pair.n == 1:
+        return "one common seed"
     words = []
     if claim.is_significant:
         if comparison.question.sign * claim.pair.mean > 0:

@@ -166,7 +166,7 @@ def _single_setting(comparison: Comparison) -> list[str]:
         items = f" ({count_noun(figure.n, 'item')})"
     seeds = count_noun(len(cell.runs), "seed")
     answer = f"{cell.label}: {plus_minus(figure)} {comparison.unit}{items}, {seeds}."
-    return [answer, "No other setting to compare with."]
+    return [answer, "No other setting has a result on these data."]
 
 
 @dataclass

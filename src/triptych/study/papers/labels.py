@@ -51,16 +51,14 @@ def untestable_reasons(claims: Node, scale: str) -> dict[str, str]:
     if scale != "small":
         return {}
     stated = {name: claim["untestable"] for name, claim in claims.items() if "untestable" in claim}
-    reasons = dict(stated)
+    by_rule = {}
     for name, claim in claims.items():
-        if name in stated:
-            continue
         siblings = [other for other in stated if _judge_the_same_networks(claim, claims[other])]
         if _is_tie_of_networks(claim):
-            reasons[name] = TIE
+            by_rule[name] = TIE
         elif siblings:
-            reasons[name] = f"its networks are those of {siblings[0]}, and no further trained"
-    return reasons
+            by_rule[name] = f"its networks are those of {siblings[0]}, and no further trained"
+    return by_rule | stated
 
 
 def _judge_the_same_networks(claim: Node, other: Node) -> bool:
