@@ -186,7 +186,7 @@ CELLS = [
     *[
         ("likelihood.md", setting, column, form, "likelihood", setting, [figure])
         for setting in ("1 | exact", "16 | exact", "16 | 4 probes", "16 | 16 probes",
-                        "16 | 64 probes")
+                        "16 | 64 probes", "16 | exact, gamma_max = 8", "16 | exact, gamma_max = 16")
         for column, form, figure in (
             (2, signed_exponent, "error of the mean"),
             (3, exponent, "claimed"),
