@@ -352,9 +352,25 @@ def test_best_mean_of_five_equal_settings_is_too_good_and_intervals_miss_togethe
     assert at_most(missed, 10 * n, 0.05) and together / n > 2 * missed / (10 * n)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_luck_of_best_of_equal_settings_is_mean_of_largest_normal(n):
+    luck = np.random.default_rng(n).normal(size=(40_000, n)).max(1)
+    assert footnotes.expected_maximum(n) == pytest.approx(luck.mean(), abs=0.02)
+
+
 def test_caution_stands_below_tables_with_intervals():
-    table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, [0.1, 0.2, 0.1]])[..., None]
-    assert footnotes.caution(Memory(table).compare()) == footnotes.CAUTION
+    table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, [0.1, 0.2, 0.1], [0.5] * 3])[..., None]
+    assert footnotes.caution(Memory(table).compare()) == (
+        "By chance the best of 3 equal settings is up to 0.8 standard errors too good. An interval "
+        "holds in at least 95% of reports, all of a table in fewer."
+    )
+    assert footnotes.caution(Memory(table[:2]).compare()) == (
+        "By chance the best of 2 equal settings is up to 0.6 standard errors too good. An interval "
+        "holds in at least 95% of reports."
+    )
+    sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
+    beside = footnotes.caution(Memory(table[:2], sampled).compare())
+    assert beside.endswith("in fewer; half of the 5% is for the measure that decides.")
     assert footnotes.caution(Memory(table[:, :1]).compare()) == ""
     assert footnotes.caution(Memory(table[:1]).compare()) == ""
 

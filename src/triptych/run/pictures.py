@@ -252,8 +252,11 @@ def _plot_points(x: Tensor, data: DataModule) -> Any:
 
 
 def _plot_trajectory(x: Tensor, gammas: Tensor) -> Any:
-    """Plot points x (F, B, d) at noise levels gammas (F,), one panel each; histograms if d = 1."""
-    size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
+    """Plot points x (F, B, d) at noise levels gammas (F,), one panel each; histograms if d = 1.
+
+    All panels have one scale, which stands below the first and holds every point.
+    """
+    size = max(x.abs().max().item(), 1e-3) * 1.05
     figure = new_figure(1.3 * len(x), 1.5)
     panels = figure.subplots(1, len(x), squeeze=False)[0]
     for axes, points, gamma in zip(panels, x, gammas.tolist(), strict=True):
@@ -269,4 +272,5 @@ def _plot_trajectory(x: Tensor, gammas: Tensor) -> Any:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(f"gamma {gamma:.1f}", fontsize=8)
+    panels[0].set_xlabel(f"\N{MINUS SIGN}{size:.2g} to {size:.2g}", fontsize=7)
     return figure

@@ -1,20 +1,37 @@
 """What a comparison's intervals and tests cover, and what its table does not show."""
 
+from statistics import NormalDist, fmean
+
 from triptych.study.cells import BOUND, DecisionRule
 from triptych.study.comparison import Comparison
 from triptych.study.formatting import count_noun
 
-# What a table of settings does not show (simulated in tests/study/test_report_simulation.py).
-CAUTION = (
-    "By chance the best of two equal settings is up to 0.6 standard errors too good, of five 1.2. "
-    "An interval holds in at least 95% of reports, all of a table in fewer; beside other measures, "
-    "half of the 5% is for the measure that decides."
-)
+QUANTILES = [(k + 0.5) / 1000 for k in range(1000)]
 
 
 def caution(comparison: Comparison) -> str:
-    """Return a line on best means and on all intervals together; "" where none are shown."""
-    return "" if comparison.one_seed or len(comparison.ranked) < 2 else CAUTION
+    """Return a line on best means and on all intervals together; "" where none are shown.
+
+    It is simulated in tests/study/test_report_simulation.py.
+    """
+    n = len(comparison.ranked)
+    if comparison.one_seed or n < 2:
+        return ""
+    sentences = [
+        f"By chance the best of {n} equal settings is up to "
+        f"{expected_maximum(n):.1f} standard errors too good.",
+        "An interval holds in at least 95% of reports",
+    ]
+    if len(comparison.claims) > 1:
+        sentences[-1] += ", all of a table in fewer"
+    if any(metric != comparison.question.metric.name for metric, *_ in comparison.claims):
+        sentences[-1] += "; half of the 5% is for the measure that decides"
+    return " ".join(sentences) + "."
+
+
+def expected_maximum(n: int) -> float:
+    """Return the mean of the largest of n standard normal numbers: that of Phi^-1(u^(1/n))."""
+    return fmean([NormalDist().inv_cdf(u ** (1 / n)) for u in QUANTILES])
 
 
 def footnote(comparison: Comparison) -> str:
