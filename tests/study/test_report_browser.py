@@ -393,6 +393,29 @@ def test_report_curves_of_settings_of_one_colour_differ_by_dash(chrome, tmp_path
     assert chrome.run("document.querySelectorAll('.piece').length") == 14
 
 
+def test_report_curves_have_the_dashes_of_the_figures(chrome, tmp_path):
+    """The table is in the order of the results, and the figures' colours and dashes are not."""
+    better = {f"x0 / min_snr / {k}": 1.2 + 0.013 * k for k in range(9)}
+    chrome.open(write_report(sweep(tmp_path / "fourteen", TARGETS | better)).html)
+    figure = '[data-figure$="of all runs"]'
+    script, drawn = (
+        chrome.run(
+            f"Object.fromEntries([...document.querySelectorAll('main {lines} > path:not(.reach)')]"
+            ".map(e => [e.parentNode.dataset.run, e.style.strokeDasharray]))"
+        )
+        for lines in (f"{figure} g[data-run]", f".panel div:not({figure}) > svg g[data-run]")
+    )
+
+    def parts(dash):
+        lengths = numbers(dash)
+        return [round(length / lengths[0], 2) for length in lengths]
+
+    assert len(drawn) > 20 and drawn.keys() <= script.keys()
+    assert len({*map(str, map(parts, drawn.values()))}) == 2
+    for mark, dash in drawn.items():
+        assert parts(script[mark]) == parts(dash), (mark, script[mark], dash)
+
+
 def test_report_copy_button_copies_command(page):
     page.send(
         "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]

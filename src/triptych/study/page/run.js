@@ -14,16 +14,11 @@ function tableOf(title, head, rows, left = [0]) {
   return element("section", {class: "panel"}, element("div", {class: "table"}, table));
 }
 
-const inks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset.colour]));
-const inkOf = run => inks.get(`${run.section}:${run.cell}`) ?? "var(--accent, #0072b2)";
-
-// The dash by which settings of one colour differ, as in the figures.
-const DASHES = ["none", "8 2.5", "2.2 2.2", "9 2.5 2.2 2.5", "4 4"];
-function dashOf(run) {
-  const labels = (data.sections[run.section]?.cells ?? []).map(cell => cell.label);
-  const alike = labels.filter(label => inkOf({section: run.section, cell: label}) === inkOf(run));
-  return DASHES[Math.max(0, alike.indexOf(run.cell)) % DASHES.length];
-}
+// Colour and dash of each setting, as in the figures.
+const looks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset]));
+const lookOf = run => looks.get(`${run.section}:${run.cell}`);
+const inkOf = run => lookOf(run)?.colour ?? "var(--accent, #0072b2)";
+const dashOf = run => lookOf(run)?.dash ?? "none";
 
 const figureOf = (title, how, svg) => element("div", {}, element("h4", {}, title), how ? element("p", {class: "how"}, how) : null, svg);
 
