@@ -438,6 +438,9 @@ def test_report_has_scopes_captions_and_aria_labels(page):
         "svg.plot:not([aria-label])",
     ):
         assert page.run(f"document.querySelectorAll({json.dumps(lacking)}).length") == 0, lacking
+    captions = "[...document.querySelectorAll('article.run caption')]"
+    shown = page.run(f"{captions}.map(e => getComputedStyle(e).clipPath + ' ' + e.textContent)")
+    assert shown == ["none What sets this run apart", "none Provenance"]
     page.run("document.querySelector('article.run a').focus()")
     page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9)
     assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
