@@ -366,6 +366,7 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     assert page.run(against) and "γ = −log SNR" in page.run(axis), (
         "no curve against steps or seconds"
     )
+    assert "−" in "".join(page.run(axis)) and "-" not in "".join(page.run(axis))
     page.choose("select[name=name]", "train/loss")
     assert not page.run(against)
     page.run("document.querySelector('input[name=smooth]').value = '0.9'")

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from triptych.run.read import Run
+from triptych.study.formatting import four_digits
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # The colours of Okabe and Ito without yellow, then muted ones of Tol. They are distinct for
@@ -172,7 +173,7 @@ class LineFigure:
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
         order = sorted(self.ends, key=lambda label: -self.ends[label])
-        last = [f"{self.names[label]} {self.ends[label]:.4g}" for label in order]
+        last = [f"{self.names[label]} {four_digits(self.ends[label])}" for label in order]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
         handles = {str(line.get_label()): line for line in self.ax.lines}
         # If there are too many lines for the legend, show every n-th, with the lowest.

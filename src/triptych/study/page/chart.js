@@ -21,8 +21,9 @@ function ticks(low, high, most = 5) {
 }
 
 const plain = value => {
-  const size = Math.abs(value);
-  return size && (size >= 1e5 || size < 1e-3) ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(4)));
+  const size = Math.abs(value), short = size && (size >= 1e5 || size < 1e-3);
+  const text = short ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(4)));
+  return text.replaceAll("-", "−");
 };
 
 function extent(values) {
