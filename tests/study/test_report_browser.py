@@ -382,6 +382,31 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
 
 
+def test_report_curves_say_which_values_they_leave_out(chrome, tmp_path):
+    """A chart of all runs says the same as the chart of one."""
+    for seed, count in ((1, 900), (2, 2400), (3, 20)):
+        run = make_run(tmp_path, "v", seed, 2.0)
+        rows = [f"{step},{2 + step % 7}\n" for step in range(count)]
+        (run / "metrics.csv").write_text("step,train/loss\n" + "".join(rows))
+    report = write_report(tmp_path)
+    charts = "[...document.querySelectorAll('.plots + .how, article .plots .how')]"
+    said = {}
+    for seeds in ("1", "2", "3", "1,2", "1,2,3"):
+        chrome.open(report.html)
+        chrome.type(FIELD, " ".join(f"seed!={seed}" for seed in "123" if seed not in seeds))
+        said[seeds] = chrome.run(f"{charts}.map(e => e.textContent)")
+    low, high = (re.findall(r"\d+\w+", said[seed][0])[0] for seed in "12")
+    assert said == {
+        "1": [f"Each {low} recorded value."],
+        "2": [f"Each {high} recorded value."],
+        "3": [],
+        "1,2": [f"Each {low} to {high} recorded value."],
+        "1,2,3": [f"Each {low} to {high} recorded value of long curves."],
+    }
+    chrome.open(report.html, "#run=objective%3Dv%2Cseed%3D2")
+    assert chrome.run(f"{charts}.map(e => e.textContent)")[-1:] == said["2"]
+
+
 def test_report_curves_of_settings_of_one_colour_differ_by_dash(chrome, tmp_path):
     more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(9)}
     chrome.open(write_report(sweep(tmp_path / "fourteen", TARGETS | more)).html)

@@ -42,7 +42,7 @@ function runPage(run) {
     const plots = element("div", {class: "plots"});
     for (const curve of run.curves) {
       const title = [curve.name, curve.unit].filter(Boolean).join(", ");
-      plots.append(figureOf(title, curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "",
+      plots.append(figureOf(title, thinning([curve]),
         chart([{...curve, ink: inkOf(run)}], title, curve.of, {y: curve.log})));
     }
     page.append(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
@@ -50,6 +50,14 @@ function runPage(run) {
   if (Object.keys(run.own).length) page.append(tableOf("What sets this run apart", ["key", "value"], Object.entries(run.own), [0, 1]));
   page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
   return page;
+}
+
+// What is left out of curves that are drawn together.
+function thinning(curves) {
+  const all = curves.map(curve => curve.every), least = Math.min(...all.filter(every => every > 1)), most = Math.max(...all);
+  if (most <= 1) return "";
+  const which = least < most ? `${ordinal(least)} to ${ordinal(most)}` : ordinal(most);
+  return `Each ${which} recorded value${all.includes(1) ? " of long curves" : ""}.`;
 }
 
 const ordinal = n => n + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th");
