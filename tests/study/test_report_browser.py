@@ -407,6 +407,29 @@ def test_report_curves_say_which_values_they_leave_out(chrome, tmp_path):
     assert chrome.run(f"{charts}.map(e => e.textContent)")[-1:] == said["2"]
 
 
+def test_report_curves_beyond_the_axis_are_cut_and_name_the_range_of_their_ends(chrome, tmp_path):
+    ends = {}
+    for objective, bound in (("v", 2.0), ("x0", 2.1), ("levels", 2.2), ("score", 30.0)):
+        for seed in (1, 2, 3):
+            end = bound * (1 + seed / 100)
+            ends.setdefault(objective, []).append(end)
+            run = make_run(tmp_path, objective, seed, end)
+            rows = f"step,val/bpd\n0,{bound + 3}\n400,{bound + 0.4}\n800,{end}\n"
+            (run / "metrics.csv").write_text(rows)
+    chrome.open(write_report(tmp_path).html)
+    figure = '[data-figure$="of all runs"]'
+    texts = chrome.run(f"[...document.querySelectorAll('{figure} text')].map(e => e.textContent)")
+    low, high = min(ends["score"]), max(ends["score"])
+    assert [text for text in texts if "↑" in text] == [f"{low:.4g} to {high:.4g} ↑"]
+    # A far run's line leaves the frame, which hides what is outside; it does not follow the edge.
+    lines = f"[...document.querySelectorAll('{figure} g[data-run]')]"
+    heights = chrome.run(f"{lines}.map(e => e.getBBox().y + e.getBBox().height)")
+    assert sum(height < 0 for height in heights) == 3
+    assert chrome.run(
+        f"{lines}.every(e => getComputedStyle(e.closest('svg')).overflow == 'hidden')"
+    )
+
+
 def test_report_curves_of_settings_of_one_colour_differ_by_dash(chrome, tmp_path):
     more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(9)}
     chrome.open(write_report(sweep(tmp_path / "fourteen", TARGETS | more)).html)
