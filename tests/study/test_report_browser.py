@@ -366,6 +366,7 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     assert page.run(against) and "γ = −log SNR" in page.run(axis), (
         "no curve against steps or seconds"
     )
+    assert "−" in "".join(page.run(axis)) and "-" not in "".join(page.run(axis))
     page.choose("select[name=name]", "train/loss")
     assert not page.run(against)
     page.run("document.querySelector('input[name=smooth]').value = '0.9'")
@@ -381,6 +382,54 @@ def test_report_curves_overlay_runs_and_compare_two_settings(page, small):
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
 
 
+def test_report_curves_say_which_values_they_leave_out(chrome, tmp_path):
+    """A chart of all runs says the same as the chart of one."""
+    for seed, count in ((1, 900), (2, 2400), (3, 20)):
+        run = make_run(tmp_path, "v", seed, 2.0)
+        rows = [f"{step},{2 + step % 7}\n" for step in range(count)]
+        (run / "metrics.csv").write_text("step,train/loss\n" + "".join(rows))
+    report = write_report(tmp_path)
+    charts = "[...document.querySelectorAll('.plots + .how, article .plots .how')]"
+    said = {}
+    for seeds in ("1", "2", "3", "1,2", "1,2,3"):
+        chrome.open(report.html)
+        chrome.type(FIELD, " ".join(f"seed!={seed}" for seed in "123" if seed not in seeds))
+        said[seeds] = chrome.run(f"{charts}.map(e => e.textContent)")
+    low, high = (re.findall(r"\d+\w+", said[seed][0])[0] for seed in "12")
+    assert said == {
+        "1": [f"Each {low} recorded value."],
+        "2": [f"Each {high} recorded value."],
+        "3": [],
+        "1,2": [f"Each {low} to {high} recorded value."],
+        "1,2,3": [f"Each {low} to {high} recorded value of long curves."],
+    }
+    chrome.open(report.html, "#run=objective%3Dv%2Cseed%3D2")
+    assert chrome.run(f"{charts}.map(e => e.textContent)")[-1:] == said["2"]
+
+
+def test_report_curves_beyond_the_axis_are_cut_and_name_the_range_of_their_ends(chrome, tmp_path):
+    ends = {}
+    for objective, bound in (("v", 2.0), ("x0", 2.1), ("levels", 2.2), ("score", 30.0)):
+        for seed in (1, 2, 3):
+            end = bound * (1 + seed / 100)
+            ends.setdefault(objective, []).append(end)
+            run = make_run(tmp_path, objective, seed, end)
+            rows = f"step,val/bpd\n0,{bound + 3}\n400,{bound + 0.4}\n800,{end}\n"
+            (run / "metrics.csv").write_text(rows)
+    chrome.open(write_report(tmp_path).html)
+    figure = '[data-figure$="of all runs"]'
+    texts = chrome.run(f"[...document.querySelectorAll('{figure} text')].map(e => e.textContent)")
+    low, high = min(ends["score"]), max(ends["score"])
+    assert [text for text in texts if "↑" in text] == [f"{low:.4g} to {high:.4g} ↑"]
+    # A far run's line leaves the frame, which hides what is outside; it does not follow the edge.
+    lines = f"[...document.querySelectorAll('{figure} g[data-run]')]"
+    heights = chrome.run(f"{lines}.map(e => e.getBBox().y + e.getBBox().height)")
+    assert sum(height < 0 for height in heights) == 3
+    assert chrome.run(
+        f"{lines}.every(e => getComputedStyle(e.closest('svg')).overflow == 'hidden')"
+    )
+
+
 def test_report_curves_of_settings_of_one_colour_differ_by_dash(chrome, tmp_path):
     more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(9)}
     chrome.open(write_report(sweep(tmp_path / "fourteen", TARGETS | more)).html)
@@ -391,6 +440,29 @@ def test_report_curves_of_settings_of_one_colour_differ_by_dash(chrome, tmp_path
     looks = chrome.run(f"{lines}.map(e => {style}.stroke + ' ' + {style}.strokeDasharray)")
     assert len(set(looks)) == 14 > len(set(colours))
     assert chrome.run("document.querySelectorAll('.piece').length") == 14
+
+
+def test_report_curves_have_the_dashes_of_the_figures(chrome, tmp_path):
+    """The table is in the order of the results, and the figures' colours and dashes are not."""
+    better = {f"x0 / min_snr / {k}": 1.2 + 0.013 * k for k in range(9)}
+    chrome.open(write_report(sweep(tmp_path / "fourteen", TARGETS | better)).html)
+    figure = '[data-figure$="of all runs"]'
+    script, drawn = (
+        chrome.run(
+            f"Object.fromEntries([...document.querySelectorAll('main {lines} > path:not(.reach)')]"
+            ".map(e => [e.parentNode.dataset.run, e.style.strokeDasharray]))"
+        )
+        for lines in (f"{figure} g[data-run]", f".panel div:not({figure}) > svg g[data-run]")
+    )
+
+    def parts(dash):
+        lengths = numbers(dash)
+        return [round(length / lengths[0], 2) for length in lengths]
+
+    assert len(drawn) > 20 and drawn.keys() <= script.keys()
+    assert len({*map(str, map(parts, drawn.values()))}) == 2
+    for mark, dash in drawn.items():
+        assert parts(script[mark]) == parts(dash), (mark, script[mark], dash)
 
 
 def test_report_copy_button_copies_command(page):
@@ -415,6 +487,9 @@ def test_report_has_scopes_captions_and_aria_labels(page):
         "svg.plot:not([aria-label])",
     ):
         assert page.run(f"document.querySelectorAll({json.dumps(lacking)}).length") == 0, lacking
+    captions = "[...document.querySelectorAll('article.run caption')]"
+    shown = page.run(f"{captions}.map(e => getComputedStyle(e).clipPath + ' ' + e.textContent)")
+    assert shown == ["none What sets this run apart", "none Provenance"]
     page.run("document.querySelector('article.run a').focus()")
     page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9)
     assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"

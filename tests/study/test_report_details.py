@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from triptych.study import details
@@ -72,6 +73,16 @@ def test_details_curves_are_thinned_recorded_points(objectives):
             assert len(curve["x"]) >= len(steps) // curve["every"]
     thin = details._thin_curve(range(1000), range(1000), 24)
     assert thin["every"] == 42 and thin["x"][-1] == 999 and len(thin["x"]) <= 25
+
+
+def test_details_numbers_may_be_rounded_again():
+    """The page shows four digits, or two of very small ones, of the five that it carries."""
+    rng = np.random.default_rng(1)
+    recorded = [2.010504, 2.010496, 2.0105, -0.0370049, 0.5, 0.0, *rng.lognormal(0, 5, 20_000)]
+    for value in map(float, recorded):
+        carried = details._round_to_five_digits(value)
+        assert f"{carried:.4g}" == f"{value:.4g}" and f"{carried:.1e}" == f"{value:.1e}"
+        assert carried == pytest.approx(value, rel=1e-4) and len(f"{carried:.15g}") <= 12
 
 
 def test_a_constant_is_no_curve_and_the_bound_comes_first(tmp_path):

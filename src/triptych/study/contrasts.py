@@ -8,7 +8,7 @@ from scipy.special import bdtr, bdtrc
 
 from triptych.study.cells import bound_by_item
 from triptych.study.claim_settings import Setting
-from triptych.study.formatting import count_noun, with_interval
+from triptych.study.formatting import count_noun, four_digits, with_interval
 from triptych.study.groups import repeated_results
 from triptych.study.papers.claim import OF_THE_BOUND, Contrast, MetricPoint
 from triptych.study.statistics import ALPHA, Paired, paired, spread
@@ -95,12 +95,8 @@ class ContrastResult:
             low = math.exp(low)
             high = math.exp(high)
         if math.isinf(high):
-            return f"above {_format_four_digits(low)}"
-        return f"from {_format_four_digits(low)} to {_format_four_digits(high)}"
-
-
-def _format_four_digits(x: float) -> str:
-    return f"{x:.4g}".replace("-", "−")
+            return f"above {four_digits(low)}"
+        return f"from {four_digits(low)} to {four_digits(high)}"
 
 
 def saturating_exp(x: float) -> float:

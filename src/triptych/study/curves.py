@@ -19,6 +19,7 @@ from triptych.study.style import (
     PAPER,
     LineFigure,
     explain,
+    line_dash,
     log_axis,
     mark_beyond,
     run_gid,
@@ -211,7 +212,8 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
     explain(lines.ax, "Thick lines are means over seeds at equal steps, thin lines are seeds.")
     for seed in seeds:
         lines.ax.plot(
-            seed.x, seed.values, color=lines.colours[label], linestyle=lines.dash(label),
+            seed.x, seed.values,
+            color=lines.colours[label], linestyle=line_dash(label, lines.colours),
             linewidth=0.7, alpha=0.45, gid=run_gid(seed.run),
         )  # fmt: skip
     start = max(seed.steps[0] for seed in seeds)

@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_05UP, Context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ TEXT = 240  # maximum number of characters of a value
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
 POINTS = 12_000  # maximum number of points of each curve, over all runs
 FEWEST = 24  # minimum number of points of a run's curve
+# The page rounds once more, to the digits that it shows. This mode leaves no last digit 0 or 5 that
+# is not exact, so that the second rounding gives the same as one of the recorded value.
+FIVE_DIGITS = Context(prec=5, rounding=ROUND_05UP)
 
 
 def as_json(study: Study, where: Mapping[Path, str]) -> str:
@@ -201,7 +205,7 @@ def _thin_curve(x: Sequence[float], y: Sequence[float], max_points: int) -> dict
 
 
 def _round_to_five_digits(x: float) -> float:
-    return x if isinstance(x, int) else float(f"{x:.5g}")
+    return x if isinstance(x, int) else float(FIVE_DIGITS.create_decimal_from_float(x))
 
 
 def rerun_command(provenance: Provenance, sweep_is_tuned: bool) -> str:

@@ -22,6 +22,11 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     return f"+{text}" if sign and 0 < x < math.inf else text
 
 
+def four_digits(x: float) -> str:
+    """Format with four significant digits."""
+    return f"{x:.4g}".replace("-", "−")
+
+
 def common_decimals(errors: Iterable[float]) -> int:
     """Return the decimals that show each of these errors or figures, as in a column of a table."""
     return max((_digits(abs(error)) for error in errors), default=3)

@@ -45,7 +45,7 @@ from triptych.study.panels import (
 from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
-from triptych.study.style import PALETTE, VARIABLES, figure_style, shorten, to_svg
+from triptych.study.style import PALETTE, VARIABLES, css_dash, figure_style, shorten, to_svg
 from triptych.study.tables import (
     SEEDS,
     Column,
@@ -137,6 +137,7 @@ def render_page(study: Study, palette: dict[str, str]) -> str:
         "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting,
         where=where, to_svg=to_svg, details=as_json(study, where),
         palette={label: f"var(--{VARIABLES[ink]}, {ink})" for label, ink in palette.items()},
+        dashes={label: css_dash(label, palette) for label in palette},
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from triptych.run.read import Run
+from triptych.study.formatting import four_digits
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # The colours of Okabe and Ito without yellow, then muted ones of Tol. They are distinct for
@@ -34,6 +35,8 @@ PALETTE = {
     "#882255": "#d8709f", "#7d8a1e": "#c3cf62", "#30808c": "#72c4cf", "#5d6673": "#aab2be",
 }  # fmt: skip
 MARKERS = "osD^vPX"
+LINE_WIDTH = 1.6  # as in chart.js
+# Dashes and gaps, in widths of a line.
 LINES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)), (0, (2.6, 2.6)))
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     c: f"c{i}" for i, c in enumerate(PALETTE)
@@ -125,6 +128,18 @@ def legend_names(labels: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def line_dash(label: str, colours: Mapping[str, str]) -> Any:
+    """Return a label's dash pattern, by which labels of one colour differ."""
+    same = [other for other, ink in colours.items() if ink == colours[label]]
+    return LINES[same.index(label) % len(LINES)]
+
+
+def css_dash(label: str, colours: Mapping[str, str]) -> str:
+    """Return a label's dash pattern as CSS, for the lines that the page's script draws."""
+    dash = line_dash(label, colours)
+    return "none" if dash == "-" else " ".join(f"{LINE_WIDTH * part:g}" for part in dash[1])
+
+
 class LineFigure:
     """Axes for a line a label, with a legend beside them in the order of the lines' last values."""
 
@@ -136,16 +151,11 @@ class LineFigure:
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
         self.figure, self.ax = new_axes(HEIGHT, 0.78, right + 0.55)
 
-    def dash(self, label: str) -> Any:
-        """Return a label's dash pattern, by which labels of one colour differ."""
-        same = [other for other, ink in self.colours.items() if ink == self.colours[label]]
-        return LINES[same.index(label) % len(LINES)]
-
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named in the legend; with `marker=True` with the label's own marker."""
         if how.get("marker") is True:
             how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
-        how = {"linewidth": 1.6, "linestyle": self.dash(label)} | how
+        how = {"linewidth": LINE_WIDTH, "linestyle": line_dash(label, self.colours)} | how
         self.ax.plot(x, y, color=self.colours[label], label=label, **how)
         finite = [float(value) for value in y if math.isfinite(value)]
         if finite:
@@ -163,7 +173,7 @@ class LineFigure:
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
         order = sorted(self.ends, key=lambda label: -self.ends[label])
-        last = [f"{self.names[label]} {self.ends[label]:.4g}" for label in order]
+        last = [f"{self.names[label]} {four_digits(self.ends[label])}" for label in order]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
         handles = {str(line.get_label()): line for line in self.ax.lines}
         # If there are too many lines for the legend, show every n-th, with the lowest.

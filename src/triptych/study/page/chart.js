@@ -21,8 +21,9 @@ function ticks(low, high, most = 5) {
 }
 
 const plain = value => {
-  const size = Math.abs(value);
-  return size && (size >= 1e5 || size < 1e-3) ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(4)));
+  const size = Math.abs(value), short = size && (size >= 1e5 || size < 1e-3);
+  const text = short ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(4)));
+  return text.replaceAll("-", "−");
 };
 
 function extent(values) {
@@ -32,7 +33,7 @@ function extent(values) {
 }
 
 // lines: {x, y, ink, dash, run, far}, the last on top, of very many a path a colour and dash; log: {x, y}.
-// Far ones squeeze no other on a straight axis: they run along its edge, with their last values beside it.
+// Far ones squeeze no other on a straight axis: they are cut at its edge, with their last values beside it.
 function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
   const shown = lines.map(line => ({...line, points: line.x.map((x, i) => [x, line.y[i]])
@@ -45,7 +46,8 @@ function chart(lines, name, of, log = {}) {
     if (k) [low, high] = [low - 0.04 * (high - low), high + 0.04 * (high - low)];
     const at = to === Math.log10 ? high - low > 1.5 ? ticks(Math.ceil(low), high, high - low).map(power => 10 ** power)
       : ticks(10 ** low, 10 ** high) : ticks(low, high);
-    return [value => start + Math.max(0, Math.min(1, (to(value) - low) / (high - low))) * (end - start), at];
+    // Far beyond the axis a place need not be exact, but browsers draw no line to places that are very far.
+    return [value => start + Math.max(-999, Math.min(999, (to(value) - low) / (high - low))) * (end - start), at];
   };
   const [px, across] = axis(0, box.left, box.right), [py, up] = axis(1, box.bottom, box.top);
   const font = "font: 12px var(--font, sans-serif); fill: var(--muted, #68707c)";
@@ -59,6 +61,10 @@ function chart(lines, name, of, log = {}) {
     svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
   svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
     drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
+  // An inner svg cuts at its edges.
+  const inner = {y: box.top, width, height: box.bottom - box.top};
+  const frame = drawn("svg", {...inner, viewBox: `0 ${inner.y} ${width} ${inner.height}`});
+  svg.append(frame);
   const merged = new Map();
   for (const {points, ink, dash, run} of shown) {
     const d = points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
@@ -75,12 +81,27 @@ function chart(lines, name, of, log = {}) {
         dot.append(drawn("title", {}, `${plain(x)}: ${plain(y)}`));
         group.append(dot);
       }
-    svg.append(group);
+    frame.append(group);
   }
-  for (const {ink, dash, d} of merged.values()) svg.append(stroke(d, ink, dash));
-  const beyond = shown.filter(line => line.far && line.y.length && [box.top, box.bottom].includes(py(line.y.at(-1))));
-  for (const [i, [ink, value]] of [...new Map(beyond.map(line => [line.ink, line.y.at(-1)]))].entries())
-    svg.append(drawn("text", {x: box.right, y: box.top + 14 * (i + 1), "text-anchor": "end", style: `${font}; fill: ${ink}`},
-      `${plain(value)} ${py(value) === box.top ? "↑" : "↓"}`));
+  for (const {ink, dash, d} of merged.values()) frame.append(stroke(d, ink, dash));
+  let y = box.top;
+  for (const {ink, arrow, values} of endsBeyond(shown, value => py(value) < box.top ? "↑" : py(value) > box.bottom ? "↓" : "")) {
+    y += 14;
+    const range = [...new Set([Math.min(...values), Math.max(...values)].map(plain))].join(" to ");
+    svg.append(drawn("text", {x: box.right, y, "text-anchor": "end", style: `${font}; fill: ${ink}`}, `${range} ${arrow}`));
+  }
   return svg;
+}
+
+// Last values beyond an edge, by colour and edge.
+function endsBeyond(lines, arrowOf) {
+  const ends = new Map();
+  for (const {ink, points} of lines) {
+    const value = points.at(-1)?.[1], arrow = value === undefined ? "" : arrowOf(value);
+    if (!arrow) continue;
+    const key = `${ink} ${arrow}`;
+    if (!ends.has(key)) ends.set(key, {ink, arrow, values: []});
+    ends.get(key).values.push(value);
+  }
+  return ends.values();
 }

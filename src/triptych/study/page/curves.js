@@ -46,16 +46,16 @@ class Overlay {
         of = timed ? "seconds of training" : curve.of;
         if (!seconds || timed || !curve.seconds)
           lines.push({x: timed ? curve.seconds : curve.x, y: smoothed(curve.y, weight), ink: inkOf(run), dash: dashOf(run),
-            run: run.mark, far: run.far, label: run.name, unit: curve.unit, cell: run.cell});
+            run: run.mark, far: run.far, label: run.name, unit: curve.unit, every: curve.every, cell: run.cell});
       }
     // of an axis of its own, as of noise levels, there is nothing to choose
     this.along.hidden = !runs.some(run => run.curves.some(curve => curve.name === name && curve.seconds?.length));
     const title = [name, lines[0]?.unit].filter(Boolean).join(", ");
     const log = {x: state.get("c.logx"), y: state.get("c.logy") || data.runs.some(run => run.curves.some(c => c.name === name && c.log))};
-    const legend = new Map(lines.map(line => [line.cell, line]));
+    const thinned = thinning(lines), legend = new Map(lines.map(line => [line.cell, line]));
     this.place.replaceChildren(element("div", {class: "plots", "data-figure": `${name} of all runs`},
       lines.length ? chart(lines, title, of, log) : "No run that is shown has this curve."),
-      element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, line]) =>
+      ...(thinned ? [element("p", {class: "how"}, thinned)] : []), element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, line]) =>
         [sampleOf(line), cell + " "])), ...(pair.length === 2 ? beside(...pair) : []));
   }
 }

@@ -14,16 +14,11 @@ function tableOf(title, head, rows, left = [0]) {
   return element("section", {class: "panel"}, element("div", {class: "table"}, table));
 }
 
-const inks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset.colour]));
-const inkOf = run => inks.get(`${run.section}:${run.cell}`) ?? "var(--accent, #0072b2)";
-
-// The dash by which settings of one colour differ, as in the figures.
-const DASHES = ["none", "8 2.5", "2.2 2.2", "9 2.5 2.2 2.5", "4 4"];
-function dashOf(run) {
-  const labels = (data.sections[run.section]?.cells ?? []).map(cell => cell.label);
-  const alike = labels.filter(label => inkOf({section: run.section, cell: label}) === inkOf(run));
-  return DASHES[Math.max(0, alike.indexOf(run.cell)) % DASHES.length];
-}
+// Colour and dash of each setting, as in the figures.
+const looks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset]));
+const lookOf = run => looks.get(`${run.section}:${run.cell}`);
+const inkOf = run => lookOf(run)?.colour ?? "var(--accent, #0072b2)";
+const dashOf = run => lookOf(run)?.dash ?? "none";
 
 const figureOf = (title, how, svg) => element("div", {}, element("h4", {}, title), how ? element("p", {class: "how"}, how) : null, svg);
 
@@ -47,7 +42,7 @@ function runPage(run) {
     const plots = element("div", {class: "plots"});
     for (const curve of run.curves) {
       const title = [curve.name, curve.unit].filter(Boolean).join(", ");
-      plots.append(figureOf(title, curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "",
+      plots.append(figureOf(title, thinning([curve]),
         chart([{...curve, ink: inkOf(run)}], title, curve.of, {y: curve.log})));
     }
     page.append(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
@@ -55,6 +50,14 @@ function runPage(run) {
   if (Object.keys(run.own).length) page.append(tableOf("What sets this run apart", ["key", "value"], Object.entries(run.own), [0, 1]));
   page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
   return page;
+}
+
+// What is left out of curves that are drawn together.
+function thinning(curves) {
+  const all = curves.map(curve => curve.every), least = Math.min(...all.filter(every => every > 1)), most = Math.max(...all);
+  if (most <= 1) return "";
+  const which = least < most ? `${ordinal(least)} to ${ordinal(most)}` : ordinal(most);
+  return `Each ${which} recorded value${all.includes(1) ? " of long curves" : ""}.`;
 }
 
 const ordinal = n => n + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th");
