@@ -110,9 +110,11 @@ def _bundle_dependent_axes(
         for owner in owners:
             bundled[owner.key].insert(0, axis.key)
         if not any(_is_explained_by(owner, axis) for owner in owners):
-            setting = f"{axis.key} ({join_names([*axis.values])})"
-            together = f"{setting} changes together with {owners[0].key}"
-            notes.insert(0, f"{together}: their effects cannot be separated.")
+            note = (
+                f"{axis.key} ({join_names(axis.values)}) changes together with "
+                f"{owners[0].key}: their effects cannot be separated."
+            )
+            notes.insert(0, note)
     return [replace(axis, bundled=tuple(bundled[axis.key])) for axis in named], notes
 
 

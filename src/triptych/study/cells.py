@@ -161,7 +161,7 @@ class Cell:
 
     def spread(self, part: str = "") -> Estimate:
         """Return the mean over seeds with its standard error."""
-        return spread(list(self.values(part).values()))
+        return spread(self.values(part).values())
 
     @cached_property
     def bound(self) -> Estimate:

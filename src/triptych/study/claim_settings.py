@@ -8,6 +8,7 @@ from triptych.config.keys import describe_null
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.formatting import plus_minus
+from triptych.study.groups import in_seed_order
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, MetricPoint
 from triptych.study.statistics import spread
 
@@ -38,7 +39,7 @@ class Setting:
         """Mean and standard error over seeds: "1.902 ± 0.006, 1 diverged"."""
         text = "–"
         if self.figures:
-            text = plus_minus(spread(list(self.figures.values())))
+            text = plus_minus(spread(self.figures.values()))
         if self.diverged:
             text += f", {self.diverged} diverged"
         return text
@@ -79,7 +80,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
         is_planned = not planned or str(run.seed) in planned
         if is_planned and setting.items() <= values.items():
             by_seed[run.seed] = run
-    return sorted(by_seed.values(), key=lambda run: (run.seed is None, run.seed or 0))
+    return list(in_seed_order(by_seed).values())
 
 
 def figure(point: MetricPoint, run: Run) -> float:

@@ -45,7 +45,7 @@ def correct_for_multiple_tests(
     family: list[Hypothesis] = []
     for place, comparison in enumerate(comparisons):
         family += _hypotheses(place, comparison, rule)
-    p_values = [_combined_p(hypothesis, rule) for hypothesis in family]
+    p_values = list(map(_combined_p, family))
     weights = _error_weights(family, p_values)
     corrected = holm(p_values, weights)
     same = holm([_combined_equivalence_p(hypothesis, rule) for hypothesis in family])
@@ -95,7 +95,7 @@ def _restricted_to_look(comparison: Comparison, seeds: Collection[int | None]) -
     return replace(comparison, cells=tuple(cells))
 
 
-def _combined_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
+def _combined_p(hypothesis: Hypothesis) -> float:
     """Combine the pair's p over all looks; a look with the other sign does not count."""
     pair = hypothesis.pair
     if math.isnan(pair.p):

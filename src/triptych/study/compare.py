@@ -21,7 +21,7 @@ from triptych.study.cells import Cell, DecisionRule, Outcome, is_usable
 from triptych.study.claims import correct_for_multiple_tests
 from triptych.study.comparison import Comparison
 from triptych.study.formatting import count_noun
-from triptych.study.groups import Group, group_runs, repeated_results
+from triptych.study.groups import Group, group_runs, in_seed_order, repeated_results
 from triptych.study.notes import caveats_of
 
 Pair = tuple[str, str]
@@ -110,8 +110,10 @@ def build_comparison(group: Group) -> Comparison:
             cells = build_cells(runs, axes, measure)
     repeats = sum(cell.superseded for cell in cells)
     if repeats:
-        repeated = f"{count_noun(repeats, 'run')} repeated an earlier setting and seed"
-        notes.append(f"{repeated}: only the newest counts.")
+        notes.append(
+            f"{count_noun(repeats, 'run')} repeated an earlier setting and seed: only the newest "
+            "counts."
+        )
     usable = [cell for cell in cells if cell.runs]
     usable.sort(key=lambda cell: (cell.bound.mean, cell.label))
     pending = [cell for cell in cells if not cell.runs]
@@ -136,8 +138,7 @@ def build_cell(name: str, measure: str, runs: Sequence[Run]) -> Cell:
     usable = [run for run in oldest_first if is_usable(run)]
     others = [run for run in oldest_first if not is_usable(run)]
     # Sort the runs by seed, so that results do not depend on which job finished first.
-    newest = {run.seed: run for run in usable}
-    newest = dict(sorted(newest.items(), key=lambda item: (item[0] is None, item[0] or 0)))
+    newest = in_seed_order({run.seed: run for run in usable})
     superseded = len(usable) - len(newest)
     repeats = repeated_results(newest)
     others += [newest.pop(seed) for seed in repeats]

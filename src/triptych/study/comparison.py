@@ -180,7 +180,7 @@ class Comparison:
     def pair_test(self, i: int, j: int) -> PairTest:
         """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
         table = self.question
-        last = len(self.question.values) - 1
+        last = len(table.values) - 1
         return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
 
     def are_at_floor(self, i: int, j: int) -> bool:

@@ -39,8 +39,9 @@ class ContrastResult:
         """Return the result of a tie, which no margin above ``max_margin`` can reproduce."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= max_margin:
             return self
-        reason = f"the margin {self.accepted} is wider than {what}"
-        return replace(self, p_not_within=1.0, wide=reason)
+        return replace(
+            self, p_not_within=1.0, wide=f"the margin {self.accepted} is wider than {what}"
+        )
 
     @property
     def ends(self) -> tuple[float, float, float]:
@@ -81,8 +82,7 @@ class ContrastResult:
         if self.contrast.ratio:
             mean, low, high = map(saturating_exp, self.ends)
             return with_interval(mean, low, high)
-        mean, low, high = self.ends
-        return with_interval(mean, low, high, sign=self.contrast.is_pair)
+        return with_interval(*self.ends, sign=self.contrast.is_pair)
 
     @property
     def accepted(self) -> str:
@@ -132,7 +132,7 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
         pair = _pair_by_seed(contrast, compared)
     except Unmeasurable as reason:
         return ContrastResult(contrast, Paired(math.nan, 0), trouble=str(reason))
-    means = tuple(spread(list(setting.figures.values())).mean for setting in compared)
+    means = tuple(spread(setting.figures.values()).mean for setting in compared)
     outside, inside = range_tests(pair, contrast.low, contrast.high)
     result = ContrastResult(contrast, pair, outside, inside, means=means)
     if contrast.ratio or contrast.first.metric in OF_THE_BOUND:
@@ -145,8 +145,9 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
     for point in (*contrast.compared, *contrast.others):
         setting = settings[point]
         if setting.ended < seeds:
-            count = f"{setting.ended} of {count_noun(seeds, 'run')}"
-            raise Unmeasurable(f"only {count} of {setting.label} finished")
+            raise Unmeasurable(
+                f"only {setting.ended} of {count_noun(seeds, 'run')} of {setting.label} finished"
+            )
 
 
 def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
@@ -171,11 +172,14 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
         repeats = repeated_results({run.seed: run for run in setting.runs if run.test})
         if repeats:
             seed, first = next(iter(repeats.items()))
-            problem = f"seeds {first} and {seed} have the same figures to the last digit"
-            raise Unmeasurable(f"{setting.label}: {problem}")
+            raise Unmeasurable(
+                f"{setting.label}: seeds {first} and {seed} have the same figures to the last digit"
+            )
         if setting.diverged:
-            seeds = count_noun(setting.ended, "seed")
-            raise Unmeasurable(f"{setting.label} diverged with {setting.diverged} of {seeds}")
+            raise Unmeasurable(
+                f"{setting.label} diverged with {setting.diverged} of "
+                f"{count_noun(setting.ended, 'seed')}"
+            )
         if len(setting.figures) < len(setting.runs):
             raise Unmeasurable(f"{setting.label} has no finite {setting.metric}")
         fingerprints |= {run.fingerprint for run in setting.runs if run.fingerprint}
@@ -197,8 +201,9 @@ def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
         second = figures[1]
     pair = paired(second, first, items)
     if math.isnan(pair.p):
-        problem = "one seed, or equal values of all seeds, so the error is unknown"
-        raise Unmeasurable(f"{contrast.name}: {problem}")
+        raise Unmeasurable(
+            f"{contrast.name}: one seed, or equal values of all seeds, so the error is unknown"
+        )
     return pair
 
 

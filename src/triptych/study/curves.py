@@ -66,8 +66,10 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
     spread = next((run.posterior for run in comparison.runs if run.posterior), None)
     figure = _draw_by_noise_level(curves, colours, "squared error, per dimension", spread)
     if figure and spread:
-        variance = "The dashed line is the variance of the posterior itself"
-        explain(figure.axes[0], f"{variance}, which no model can reduce.")
+        explain(
+            figure.axes[0],
+            "The dashed line is the variance of the posterior itself, which no model can reduce.",
+        )
     return figure
 
 

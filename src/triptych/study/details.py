@@ -68,7 +68,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     rows = []
     for place, run in enumerate(study.runs):
         row: dict[str, Any] = {"section": None, "cell": "", "far": False} | homes.get(place, {})
-        row["far"] = row["far"] or run.status == "diverged"
+        row["far"] |= run.status == "diverged"
         row |= {
             "name": where[run.dir],
             "own": {key: truncate(text) for key, text in own[place].items()},
@@ -149,10 +149,9 @@ def _run_facts(run: Run) -> list[tuple[str, str]]:
         progress = run.progress
         steps = f"step {progress.step} of {progress.max_steps or '?'}"
         facts.append(("stage", f"{progress.stage}, {steps}"))
-    if run.steps is not None:
-        facts.append(("steps", f"{run.steps:,}"))
-    if run.parameters is not None:
-        facts.append(("parameters", f"{run.parameters:,}"))
+    for name, count in (("steps", run.steps), ("parameters", run.parameters)):
+        if count is not None:
+            facts.append((name, f"{count:,}"))
     facts += [(f"{stage} took", duration(seconds)) for stage, seconds in run.seconds.items()]
     facts.append(("weights", run.weights))
     return _nonempty_facts(facts)

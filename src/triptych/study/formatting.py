@@ -1,7 +1,7 @@
 """Format numbers, intervals and durations."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from triptych.run.parsing import Estimate
 
@@ -102,7 +102,7 @@ def duration(seconds: float) -> str:
     return f"{three_digits(whole / 3600)} h"
 
 
-def join_names(names: list[str]) -> str:
+def join_names(names: Collection[str]) -> str:
     """Join names: "a", "a and b", "a, b and c"."""
     *first, last = names or [""]
     return f"{', '.join(first)} and {last}" if first else last

@@ -115,6 +115,11 @@ def repeated_results(runs: Mapping[Seed, Run]) -> dict[Seed, Seed]:
     return {seed: original for seed, original in originals.items() if original != seed}
 
 
+def in_seed_order(runs: Mapping[Seed, Run]) -> dict[Seed, Run]:
+    """Return runs by ascending seed; one without a recorded seed comes last."""
+    return dict(sorted(runs.items(), key=lambda item: (item[0] is None, item[0] or 0)))
+
+
 def _metrics_text(run: Run) -> str:
     """Return all figures of a run as text, in which NaN equals NaN."""
     samples = run.measured and [sorted(row.items()) for row in run.measured.rows]
@@ -167,7 +172,7 @@ def describe_tuning(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
     trials = len(tuning.points) * len(tuning.seeds)
     best = [f"{setting_label(name)}: {_format_point(point)}" for name, point in tuning.best.items()]
-    tuned_keys = join_names(list(tuning.keys))
+    tuned_keys = join_names(tuning.keys)
     text = (
         f"{tuned_keys} was tuned by the validation bound, {trials} trials for each "
         f"setting ({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that no "

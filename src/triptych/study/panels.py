@@ -2,7 +2,7 @@
 
 import base64
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -169,7 +169,8 @@ def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
     """Draw the deciding figures: bound and differences, or a measure if cells share a model."""
     title = comparison.heading
     if comparison.deciding:
-        deciding = _measures_panel(comparison, palette, title, [comparison.deciding])
+        drawings = _measure_drawings([comparison.deciding])
+        deciding = _panel(comparison, palette, title, "", drawings)
     else:
         deciding = _bound_panel(comparison, palette)
     differences = _panel(comparison, palette, title, DIFFERENCES, [FOREST])
@@ -202,23 +203,20 @@ def draw_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
     if not comparison.deciding:  # if all settings share one model, only its samples can be compared
         panels += [_panel(comparison, palette, *panel) for panel in PANELS]
     others = [table for table in comparison.measures.values() if table is not comparison.deciding]
-    panels.append(_measures_panel(comparison, palette, "Measures of samples", others))
+    how = sample_counts_sentence(comparison)
+    drawings = _measure_drawings(others)
+    panels.append(_panel(comparison, palette, "Measures of samples", how, drawings))
     panels += _user_panels(comparison, palette)
     return [panel for panel in panels if panel.figures or panel.problem]
 
 
-def _measures_panel(
-    comparison: Comparison, palette: Palette, title: str, tables: Sequence[MeasureTable]
-) -> Panel:
-    """Draw measures of samples: lines over a key's values, or a row of dots for each setting."""
-    how = ""
-    if title != comparison.heading:
-        how = sample_counts_sentence(comparison)
+def _measure_drawings(tables: Iterable[MeasureTable]) -> list[PanelFigure]:
+    """Return figures of measures: lines over a key's values, or a row of dots for each setting."""
     drawings = []
     for table in tables:
         shows = f"{table.metric.label} of samples."
         drawings.append(PanelFigure(table.metric.name, shows, figures.measure_figure(table)))
-    return _panel(comparison, palette, title, how, drawings)
+    return drawings
 
 
 def _panel(

@@ -115,8 +115,10 @@ def _cost(config: Config, device: str) -> Cost:
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     """Return an item, its noise level and its labels; UserError: a network has other conditions."""
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
-        problem = "supports only networks without conditions, or conditioned on labels alone"
-        raise UserError(f"plan=true: {problem}; leave it out")
+        raise UserError(
+            "plan=true: supports only networks without conditions, or conditioned on labels alone; "
+            "leave it out"
+        )
     condition = None
     if network.conditions:
         label = torch.zeros(1, dtype=torch.int64)

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -13,7 +11,6 @@ from triptych.config.check import check_keys, warm_up_warning
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
 from triptych.run.inputs import check_files
-from triptych.run.request import resolve
 from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
 
@@ -27,11 +24,10 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
     Return the first warning of a training that is all warm-up, or "". A run of a sweep writes it
     only to its ``train.log``.
     """
-    loader = GlobalHydra.instance().config_loader()
     known, warning = set[str](), ""
     for job in jobs:
         if not known.issuperset(job):
-            cell = loader.load_sweep_config(config, job)
+            cell = rounds.compose_cell(config, job)
             check_keys(cell, cell.hydra)
             known.update(job)
             warmup = cell.lr_schedule.get("warmup_steps", 0)
@@ -43,13 +39,10 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
 
 def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
     """Raise the first cell's refusal if all cells are refused."""
-    loader = GlobalHydra.instance().config_loader()
     refusals: list[Exception] = []
     for job in jobs:
         try:
-            cell = loader.load_sweep_config(config, job)
-            request = resolve(cell, Path(cell.hydra.sweep.dir))
-            request.check_overrides()
+            request = rounds.resolve_cell(config, job)
             if not has_begun:
                 check_init_from(request.config)
             return
@@ -83,8 +76,9 @@ def check_launcher(config: DictConfig) -> None:
     # SLURM starts one task per process of the trainer. The number is requested once per sweep.
     fixed = rounds.swept_keys(config) & {"trainer", "trainer.devices", "trainer.num_nodes"}
     if fixed:
-        problem = "cannot vary within a SLURM sweep; start a sweep for each value"
-        raise UserError(f"{min(fixed)}: {problem}")
+        raise UserError(
+            f"{min(fixed)}: cannot vary within a SLURM sweep; start a sweep for each value"
+        )
 
 
 def _hide_working_directory() -> None:

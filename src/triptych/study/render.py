@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,6 @@ def _section(
     return {
         "index": index,
         "comparison": comparison,
-        "places": {cell.label: place for place, cell in enumerate(comparison.all_cells)},
         "verdict": verdict,
         "headline": headline_panels(comparison, palette),
         "drawn": table_title(comparison),
@@ -169,8 +168,13 @@ def _section(
 def _relative_run_names(study: Study) -> dict[Path, str]:
     """Name each run by its directory relative to the report's; a single run by its own name."""
     base = study.roots[0].resolve()
-    names = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in study.runs}
-    return {run: base.name if name == "." else name for run, name in names.items()}
+    names = {}
+    for run in study.runs:
+        name = os.path.relpath(run.dir.resolve(), base)
+        if name == ".":
+            name = base.name
+        names[run.dir] = name
+    return names
 
 
 def is_log(directory: Path) -> bool:
@@ -303,23 +307,30 @@ def write_figures(study: Study, out: Path) -> list[Path]:
 
 
 def _write_figure(figure: Figure, stem: Path) -> list[Path]:
-    written = []
+    contents = {}
     # Omit the date, so that equal figures give equal files.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
     for ending, metadata in undated.items():
         data = io.BytesIO()
         with figure_style():
             figure.savefig(data, format=ending, dpi=300, metadata=metadata)
-        written.append(stem.with_name(f"{stem.name}.{ending}"))
-        write_atomic(written[-1], data.getvalue())
-    return written
+        contents[ending] = data.getvalue()
+    return _write_files(stem, contents)
 
 
 def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Path) -> list[Path]:
+    texts = {"csv": to_csv(columns, rows), "tex": to_latex(columns, rows)}
+    return _write_files(
+        stem, {ending: escape_control_characters(text) for ending, text in texts.items()}
+    )
+
+
+def _write_files(stem: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    """Write each content to the file of its ending; return the files' paths."""
     written = []
-    for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
+    for ending, content in contents.items():
         written.append(stem.with_name(f"{stem.name}.{ending}"))
-        write_atomic(written[-1], escape_control_characters(text))
+        write_atomic(written[-1], content)
     return written
 
 

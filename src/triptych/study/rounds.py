@@ -16,7 +16,7 @@ from triptych.config.identity import AXES, BUNDLES, grid_keys, slug
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
-from triptych.run.request import resolve
+from triptych.run.request import Request, resolve
 
 Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -46,7 +46,7 @@ def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[Job]
 def with_setting(job: Job, settings: Mapping[str, Any]) -> Job:
     """Add what a job's ``setting=NAME`` stands for, but for keys that the job sets itself."""
     chosen = [override for override in job if override.startswith("setting=")]
-    if not chosen or chosen == ["setting=null"]:
+    if chosen in ([], ["setting=null"]):
         return job
     name = chosen[0].removeprefix("setting=")
     if name not in settings:
@@ -71,6 +71,19 @@ def override_group(override: str) -> str:
 def composed_grid_jobs(config: DictConfig) -> list[Job]:
     """Return the overrides of each run of the grid that a composed configuration asks for."""
     return grid_jobs(config.hydra.sweeper, list(config.hydra.overrides.task))
+
+
+def compose_cell(config: DictConfig, job: Sequence[str]) -> DictConfig:
+    """Return the configuration of a sweep's run with these overrides."""
+    return GlobalHydra.instance().config_loader().load_sweep_config(config, [*job])
+
+
+def resolve_cell(config: DictConfig, job: Sequence[str]) -> Request:
+    """Return the request of a sweep's run, with its overrides checked; UserError: it is refused."""
+    cell = compose_cell(config, job)
+    request = resolve(cell, Path(cell.hydra.sweep.dir))
+    request.check_overrides()
+    return request
 
 
 def jobs_known_beforehand(config: DictConfig) -> list[Job]:
@@ -168,20 +181,21 @@ def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
     from triptych.study.plan import describe_cost
 
     if not jobs:
-        problem = "not possible for a search, which chooses its runs one after another"
-        raise UserError(f"plan=true: {problem}; leave it out")
+        raise UserError(
+            "plan=true: not possible for a search, which chooses its runs one after another; "
+            "leave it out"
+        )
     runs = count_runs_by_setting(jobs)
     fits = count_runs_by_setting(split_by_fit(jobs)[0])
-    loader = GlobalHydra.instance().config_loader()
     planned = []
     for setting, name in setting_names([*runs]).items():
-        cell = loader.load_sweep_config(config, [*setting])
-        request = resolve(cell, Path(cell.hydra.sweep.dir))
-        request.check_overrides()
-        planned.append((name or "all", runs[setting], fits[setting], request.config))
+        resolved = resolve_cell(config, setting).config
+        planned.append((name or "all", runs[setting], fits[setting], resolved))
     if config.get("until"):
-        most = f"up to {config.max_seeds} seeds per setting may follow"
-        print(f"until=decided: this plan counts the first seeds; {most}")
+        print(
+            "until=decided: this plan counts the first seeds; up to "
+            f"{config.max_seeds} seeds per setting may follow"
+        )
     print("\n".join(describe_cost(planned)))
 
 
@@ -209,8 +223,10 @@ def seed_rounds(first_seeds: Sequence[int], max_seeds: int) -> list[list[int]]:
     UserError: fewer than two seeds to begin with, or more than ``max_seeds``.
     """
     if not 2 <= len(first_seeds) <= max_seeds:
-        problem = f"until=decided cannot start with {len(first_seeds)} of them"
-        raise UserError(f"max_seeds={max_seeds}: {problem}; pass 2 to {max_seeds} seeds")
+        raise UserError(
+            f"max_seeds={max_seeds}: until=decided cannot start with {len(first_seeds)} of them; "
+            f"pass 2 to {max_seeds} seeds"
+        )
     fresh = range(max(first_seeds) + 1, max(first_seeds) + 1 + max_seeds - len(first_seeds))
     seeds = [*first_seeds, *fresh]
     return [seeds[:n] for n in round_sizes(len(first_seeds), max_seeds)]
@@ -247,8 +263,9 @@ def _lowest_point(bounds: Mapping[Point, float], name: str) -> Point:
     """Return the point of the lowest bound; UserError: none is finite."""
     point = min(bounds, key=lambda point: bounds[point])
     if math.isinf(bounds[point]):
-        problem = "has no value with a finite validation bound for every seed"
-        raise UserError(f"tuning: {name} {problem}")
+        raise UserError(
+            f"tuning: {name} has no value with a finite validation bound for every seed"
+        )
     return point
 
 

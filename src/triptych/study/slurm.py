@@ -78,7 +78,7 @@ class QueueWatcher(SlurmInfoWatcher):
     def _final_state(self, job: str) -> str:
         """Return the state of a job that is not in the queue: its last one, if that was an end."""
         last = self._state.get(job, UNSEEN)
-        if last in ENDED or last == UNSEEN:
+        if last in (*ENDED, UNSEEN):
             return last
         return GONE
 
@@ -90,9 +90,9 @@ class QueueWatcher(SlurmInfoWatcher):
         for job in waiting - without:
             self._mark_ended(job)
         self._last_status_check = time.time()
-        queue = None
-        if without:
-            queue = query_queue()
+        if not without:
+            return
+        queue = query_queue()
         if queue is None:
             return
         for job, state in self.ended(without, queue, time.monotonic()).items():

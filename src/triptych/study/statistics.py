@@ -160,7 +160,7 @@ class Paired:
         return half if distance > 0 else 1 - half
 
 
-def spread(values: Sequence[float]) -> Estimate:
+def spread(values: Collection[float]) -> Estimate:
     """Compute mean and standard error sd / sqrt(n) of values, one per seed; NaN below two."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
@@ -207,7 +207,7 @@ def outlying_labels(values: Mapping[str, Collection[float]], sign: int = 1) -> s
     ordered.sort()
     for k in range(max(2, (len(ordered) + 1) // 2), len(ordered)):
         low = ordered[0][0]
-        span = max(high for _, high, _ in ordered[:k]) - ordered[0][0]
+        span = max(high for _, high, _ in ordered[:k]) - low
         if ordered[k][0] - low > REACH * span > 0:
             return {label for *_, label in ordered[k:]}
     return set()

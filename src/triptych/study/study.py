@@ -33,13 +33,8 @@ class NextStep:
     reason: str
     command: str
 
-    @property
-    def sentence(self) -> str:
-        """What the command does, to be read before it."""
-        return f"{self.reason}:"
-
     def __str__(self) -> str:
-        return f"{self.sentence} {self.command}"
+        return f"{self.reason}: {self.command}"
 
 
 @dataclass(frozen=True)
@@ -165,16 +160,18 @@ class Study:
         return answers
 
     def _verdict_sentences(self) -> list[str]:
-        if len(self.verdicts) == 1:
-            return [*self.verdicts[0].sentences, *self._data_without_bound()]
         if self.verdicts:
             pairs = zip(self.comparisons, self.verdicts, strict=True)
             answers = [f"{comparison.heading}: {verdict.headline}" for comparison, verdict in pairs]
+            if len(answers) == 1:  # the only comparison needs no heading
+                answers = list(self.verdicts[0].sentences)
             return answers + self._data_without_bound()
         for status in ("diverged", "failed"):
             if self.counts[status]:
-                lost = f"{self.counts[status]} of {count_noun(self.expected, 'run')} {status}"
-                return [f"{lost}; no run has reported a test bound."]
+                return [
+                    f"{self.counts[status]} of {count_noun(self.expected, 'run')} {status}; "
+                    "no run has reported a test bound."
+                ]
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
 
     def _data_without_bound(self) -> list[str]:
@@ -205,9 +202,9 @@ class Study:
         words = [word for word in words if word not in (RETRY, "force=true")]
         failed = self.counts["failed"]
         if failed and not self.has_open_runs:
-            reason = f"{count_noun(failed, 'run')} failed; mend the cause first"
             kept = KEPT if self.counts["finished"] else ""
-            return NextStep(f"{reason}{kept}", shlex.join([*words, RETRY]))
+            reason = f"{count_noun(failed, 'run')} failed; mend the cause first{kept}"
+            return NextStep(reason, shlex.join([*words, RETRY]))
         if self.published or self.tuned or not self.complete:
             return None  # published claims have fixed seeds, and tuned sweeps no later looks
         return self._more_seeds(words)

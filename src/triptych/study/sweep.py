@@ -126,8 +126,9 @@ class SweepHook(Callback):
             rounds.seed_rounds(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
         self.cells = list(map(self.cell_directory_name, self.jobs))  # a sweeper may add more later
         if len({*self.cells}) < len(self.cells):
-            problem = "two runs would have the same directory"
-            raise UserError(f"-m: {problem}; list each value once, and one name")
+            raise UserError(
+                "-m: two runs would have the same directory; list each value once, and one name"
+            )
         self.before = SweepRecord.read(self.root)
         Looks.read(self.root)  # raises if unreadable, as earlier looks limit later claims
         if not config.hydra.sweeper.get("tune"):
@@ -158,9 +159,8 @@ class SweepHook(Callback):
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)
         at_once = self.config.hydra.launcher.get("n_jobs") or 1
-        threads = 1
-        if at_once > 0:
-            threads = max(1, self.config.cores // at_once)
+        # A negative n_jobs, by which joblib uses all cores, gives each run one thread.
+        threads = max(1, self.config.cores // at_once)
         os.environ["TRIPTYCH_THREADS"] = str(threads)
         os.environ[processes.SWEEP] = str(os.getpid())
         if uses_slurm(self.config):
@@ -279,9 +279,11 @@ class SweepHook(Callback):
         """Print that a SLURM job ended without a result (e.g. scancel); return the run's metric."""
         run = self.run_of(overrides)
         if run.status not in ENDED:
-            problem = f"its SLURM job {job} ended without a result ({state})"
-            fix = "repeat the same command to resume it"
-            print(f"{run.path.name}: {problem}; {fix}", file=sys.stderr, flush=True)
+            message = (
+                f"{run.path.name}: its SLURM job {job} ended without a result ({state}); "
+                "repeat the same command to resume it"
+            )
+            print(message, file=sys.stderr, flush=True)
         return run.figure(self.config.optimized_metric)
 
     def __getstate__(self) -> dict[str, Any]:

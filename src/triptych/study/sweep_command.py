@@ -18,30 +18,39 @@ from triptych.study import rounds
 def check_command(config: DictConfig) -> None:
     """Refuse what concerns a sweep as a whole; UserError."""
     if processes.launch_id():
-        fix = "use trainer=ddp without torchrun or srun"
-        raise UserError(f"-m: a sweep starts its processes itself; {fix}")
+        raise UserError(
+            "-m: a sweep starts its processes itself; use trainer=ddp without torchrun or srun"
+        )
     sweeper = config.hydra.sweeper
     typed_for_hydra = config.hydra.overrides.hydra
     if not config.hydra.sweep.dir:
         raise UserError("hydra.sweep.dir=: a directory is needed; leave it out")
     if any(override.startswith("hydra.sweep.subdir=") for override in typed_for_hydra):
-        problem = "a run's directory follows from its overrides"
-        raise UserError(f"hydra.sweep.subdir: {problem}; leave it out")
+        raise UserError(
+            "hydra.sweep.subdir: a run's directory follows from its overrides; leave it out"
+        )
     check_keys(config, config.hydra)
     check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
     rounds.check_rounds(config, grid=rounds.is_grid(config))
-    tuned = set(sweeper.get("tune") or {})
-    if tuned and config.get("until"):
-        raise UserError("until=decided: not supported together with tuning; use until=null")
-    typed = set(map(rounds.override_key, config.hydra.overrides.task))
-    typed_and_tuned = typed & {*tuned, "test"}
-    if tuned and typed_and_tuned:
-        fix = "leave it out, or add hydra.sweeper.tune=null"
-        raise UserError(f"{min(typed_and_tuned)}: this sweep tunes it; {fix}")
+    if sweeper.get("tune"):
+        _check_tuning_overrides(config)
     if rounds.is_search(config):
         check_optimized_metric(config)
         if find_spec("optuna") is None:
             raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
+
+
+def _check_tuning_overrides(config: DictConfig) -> None:
+    """Refuse overrides of a sweep that tunes which contradict it; UserError."""
+    if config.get("until"):
+        raise UserError("until=decided: not supported together with tuning; use until=null")
+    typed = set(map(rounds.override_key, config.hydra.overrides.task))
+    typed_and_tuned = typed & {*config.hydra.sweeper.tune, "test"}
+    if typed_and_tuned:
+        raise UserError(
+            f"{min(typed_and_tuned)}: this sweep tunes it; leave it out, or add "
+            "hydra.sweeper.tune=null"
+        )
 
 
 def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from triptych.config.identity import Changes, describe_differences, differences
@@ -30,7 +29,7 @@ from triptych.run.prepare import (
 from triptych.run.provenance_file import Entries
 from triptych.run.request import resolve
 from triptych.run.sweep_record import SWEEP, Tuning
-from triptych.study.rounds import is_grid, override_key
+from triptych.study.rounds import compose_cell, is_grid, override_key
 
 COMMANDS = ".commands"  # folder in which each running command lists its cells
 CELLS = "cells.json"
@@ -46,8 +45,9 @@ def check_own_files(root: Path) -> None:
     """Refuse a link, or a directory in a file's place, where this sweep will write; UserError."""
     for path in map(root.joinpath, (COMMANDS, *FILES)):
         if path.is_symlink() or (path.is_dir() and path.name != COMMANDS):
-            problem = "symbolic link or directory where the sweep writes a file"
-            raise UserError(f"{path}: {problem}; move it away")
+            raise UserError(
+                f"{path}: symbolic link or directory where the sweep writes a file; move it away"
+            )
 
 
 class RecordBackup:
@@ -87,15 +87,16 @@ def _directory_times(root: Path) -> dict[str, int]:
 
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
     """Plan the cells whose directories already hold a run; the others simply start."""
-    loader = GlobalHydra.instance().config_loader()
     plans = {}
     for name, job in cells.items():
         run = RunDirectory(root / name)
         if run.path.is_symlink() or run.path.is_file():
-            problem = "symbolic link or file where the sweep needs a run's directory"
-            raise UserError(f"{run.path}: {problem}; move it away")
+            raise UserError(
+                f"{run.path}: symbolic link or file where the sweep needs a run's directory; "
+                "move it away"
+            )
         if contains_run(run) and not config.force:
-            plans[name] = plan_run(resolve(loader.load_sweep_config(config, [*job]), run.path))
+            plans[name] = plan_run(resolve(compose_cell(config, job), run.path))
     refuse_differences(
         root,
         [plan.conflicts for plan in plans.values()],

@@ -127,9 +127,12 @@ def _difference_columns(table: MeasureTable, value_index: int) -> list[Column]:
     if not table.key:
         return [DIFFERENCE, P_VALUE]
     value = f"{table.values[value_index]:g}"
-    heading = f"paired difference to best at {value} [interval]"
-    short = f"to best at {value} [interval]"
-    return [replace(DIFFERENCE, heading=heading, short=short), P_VALUE]
+    difference = replace(
+        DIFFERENCE,
+        heading=f"paired difference to best at {value} [interval]",
+        short=f"to best at {value} [interval]",
+    )
+    return [difference, P_VALUE]
 
 
 def _has_figures(comparison: Comparison, column: Column) -> bool:

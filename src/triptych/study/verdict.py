@@ -1,7 +1,7 @@
 """State a comparison's verdict in sentences, as far as the corrected tests allow (`claims`)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Self
@@ -52,7 +52,7 @@ class Weakness(NamedTuple):
     of_all: bool = False
 
 
-def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
+def find_weakness(runs_by_label: Mapping[str, Collection[Run]]) -> Weakness:
     """Compare each setting's mean test bound with the best recorded trivial baseline."""
     bounds: dict[str, float] = {}
     for run in chain.from_iterable(runs_by_label.values()):
@@ -79,7 +79,7 @@ def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
 
 def describe_verdict(comparison: Comparison) -> Verdict:
     """Describe the result of these runs, including diverged and untrained settings."""
-    weakness = find_weakness({cell.label: [*cell.runs.values()] for cell in comparison.cells})
+    weakness = find_weakness({cell.label: cell.runs.values() for cell in comparison.cells})
     sentences = _verdict_sentences(comparison, weakness.of_all)
     sentences.insert(0 if weakness.of_all else len(sentences), weakness.text)
     sentences.append(lost_seeds_sentence(comparison))
@@ -91,8 +91,10 @@ def describe_verdict(comparison: Comparison) -> Verdict:
 
 def _verdict_sentences(comparison: Comparison, any_untrained: bool) -> list[str]:
     if comparison.is_unmeasured:
-        unmeasured = "These settings share one model and its bound"
-        return [f"{unmeasured}; to compare their samples, set measures.n=1000."]
+        return [
+            "These settings share one model and its bound; to compare their samples, set "
+            "measures.n=1000."
+        ]
     if not comparison.cells:
         return ["No run has reported a finite test bound yet."]
     if comparison.deciding:
@@ -109,8 +111,10 @@ def _neglected_bound_sentence(comparison: Comparison) -> str:
         return ""
     titles = [table.metric.title for table in comparison.measures.values() if table.metric.better]
     by = f"by {_names_or_count(titles, 'measure')}" if titles else "with measures.n=1000"
-    levels = f"noise levels that the loss of {_names_or_count(labels)} hardly trains"
-    return f"The bound judges {levels}: compare samples {by}."
+    return (
+        f"The bound judges noise levels that the loss of {_names_or_count(labels)} hardly trains: "
+        f"compare samples {by}."
+    )
 
 
 def best_untested(runs: Sequence[Run]) -> str:
@@ -128,9 +132,9 @@ def best_untested(runs: Sequence[Run]) -> str:
         return ""
     best = max if any(run.higher_is_better(metric) for run in runs) else min
     name = best(known, key=lambda run: known[run])
-    lead = f"{name}, {metric} {format_number(known[name])}"
     return escape_control_characters(
-        f"Best of {count_noun(len(known), 'run')} without a test: {lead}."
+        f"Best of {count_noun(len(known), 'run')} without a test: {name}, {metric} "
+        f"{format_number(known[name])}."
     )
 
 
@@ -164,8 +168,10 @@ def _single_setting(comparison: Comparison) -> list[str]:
         # For a single run, use the error over its test items.
         figure = comparison.runs[0].test[comparison.measure]
         items = f" ({count_noun(figure.n, 'item')})"
-    seeds = count_noun(len(cell.runs), "seed")
-    answer = f"{cell.label}: {plus_minus(figure)} {comparison.unit}{items}, {seeds}."
+    answer = (
+        f"{cell.label}: {plus_minus(figure)} {comparison.unit}{items}, "
+        f"{count_noun(len(cell.runs), 'seed')}."
+    )
     return [answer, "No other setting has a result on these data."]
 
 
@@ -226,7 +232,7 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
         return sentences
     if comparison.rule.interim:
         return [*sentences, "Runs are still to come: nothing is settled before they end."]
-    not_settled = f"Not settled against {_names_or_count([*relations.open])}"
+    not_settled = f"Not settled against {_names_or_count(relations.open)}"
     if any_untrained or comparison.rule.looks > 1:
         return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
@@ -243,9 +249,9 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
             labels_by_text.setdefault(_range_text(seeds), []).append(label)
     if not labels_by_text:
         return ""
-    if len(labels_by_text) == 1:
-        return f": that may take {join_names([*labels_by_text])}"
-    parts = [f"{text} for {join_names(labels)}" for text, labels in labels_by_text.items()]
+    parts = [*labels_by_text]
+    if len(parts) > 1:
+        parts = [f"{text} for {join_names(labels)}" for text, labels in labels_by_text.items()]
     return f": that may take {join_names(parts)}"
 
 
@@ -267,8 +273,9 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     parts = []
     noisy = [label for label, spreads in table.spreads.items() if _is_noise(table, spreads[-1])]
     if noisy:
-        noise = f"pure noise ({format_number(table.noise)})"
-        parts.append(f"no better than {noise}: {join_names(noisy)}")
+        parts.append(
+            f"no better than pure noise ({format_number(table.noise)}): {join_names(noisy)}"
+        )
     if len(table.cells) > 1:
         parts += _rankings_by_value(comparison, table)
         if table is comparison.deciding:
@@ -330,8 +337,8 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
     return f"{table.ranked_labels(value_index)[0]} is {', '.join(parts)}"
 
 
-def _names_or_count(labels: Sequence[str], noun: str = "setting") -> str:
+def _names_or_count(labels: Collection[str], noun: str = "setting") -> str:
     """Name settings, or count them where they are many: "6 settings"."""
     if len(labels) <= NAMED:
-        return join_names([*labels])
+        return join_names(labels)
     return count_noun(len(labels), noun)

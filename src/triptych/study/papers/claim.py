@@ -138,8 +138,9 @@ def read_claim(name: str, node: Node, axes: Axes) -> Claim:
     builder = ContrastBuilder(path, node, axes, statistic)
     contrasts = tuple(getattr(builder, statistic)())
     if not contrasts:
-        problem = "nothing to compare; list more settings"
-        raise UserError(f"{path}.{statistic}={node[statistic]!r}: {problem}")
+        raise UserError(
+            f"{path}.{statistic}={node[statistic]!r}: nothing to compare; list more settings"
+        )
     metric = builder.metric
     if builder.axis == METRIC:
         metric = ""
@@ -161,14 +162,16 @@ def _read_statistic(path: str, node: Node) -> str:
     """Return a claim's statistic; UserError unless it has exactly one, with its own tolerance."""
     names = [name for name in STATISTICS if name in node]
     if len(names) != 1:
-        problem = f"has {len(names)} statistics"
-        raise UserError(f"{path}: {problem}; use exactly one of {', '.join(STATISTICS)}")
+        raise UserError(
+            f"{path}: has {len(names)} statistics; use exactly one of {', '.join(STATISTICS)}"
+        )
     [name] = names
     accepted, required = STATISTICS[name]
     given = [key for key in TOLERANCES if key in node]
     if len(given) > 1 or not {*given} <= {*accepted}:
-        problem = f"{name} cannot use {' and '.join(given)}"
-        raise UserError(f"{path}: {problem}; use one of {', '.join(accepted)}")
+        raise UserError(
+            f"{path}: {name} cannot use {' and '.join(given)}; use one of {', '.join(accepted)}"
+        )
     if required and not given:
         raise UserError(f"{path}: {name} needs a tolerance; use one of {', '.join(accepted)}")
     return name
@@ -291,14 +294,17 @@ class ContrastBuilder:
         if axis == METRIC:
             return str(value)
         if axis not in self.axes:
-            fix = suggest_name(axis, [*self.axes])
-            raise UserError(f"{self.path}.{key}: not an axis of the sweep; {fix}")
+            raise UserError(
+                f"{self.path}.{key}: not an axis of the sweep; {suggest_name(axis, [*self.axes])}"
+            )
         for text in self.axes[axis]:
             # The same text, or an equal number: 1e-3 is 0.001.
             if text == format_value(value) or to_float(text) == to_float(value):
                 return text
-        known = f"use {axis} of {', '.join(self.axes[axis])}"
-        raise UserError(f"{self.path}.{key}={format_value(value)}: not in the sweep; {known}")
+        raise UserError(
+            f"{self.path}.{key}={format_value(value)}: not in the sweep; use {axis} of "
+            f"{', '.join(self.axes[axis])}"
+        )
 
 
 def _source_text(kind: str, number: str) -> str:

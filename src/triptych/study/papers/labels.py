@@ -24,8 +24,8 @@ def claim_labels(claims: Node, scale: str) -> dict[str, dict[str, Any]]:
     labels = {}
     for name, claim in claims.items():
         words = {key: str(claim.get(key, "")) for key in LABELS}
-        words |= {"counts_as": counts_as(claim), "untestable": untestable.get(name, "")}
-        labels[name] = words
+        verdict = {"counts_as": counts_as(claim), "untestable": untestable.get(name, "")}
+        labels[name] = words | verdict
     return labels
 
 
@@ -66,11 +66,7 @@ def _judge_the_same_networks(claim: Node, other: Node) -> bool:
     networks = _trained_networks(claim)
     if not networks or networks != _trained_networks(other):
         return False
-    return _is_of_bits(claim) != _is_of_bits(other)
-
-
-def _is_of_bits(claim: Node) -> bool:
-    return "metric" not in claim
+    return ("metric" in claim) != ("metric" in other)  # a claim without a metric is of the bits
 
 
 def _is_tie_of_networks(claim: Node) -> bool:

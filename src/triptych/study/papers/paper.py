@@ -123,9 +123,10 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Node, axes: Axes) -> 
         known += SAMPLE_METRICS
     for claim in claims:
         for metric in {point.metric for point in claim.points} - {*known}:
-            path = f"paper.claims.{claim.name}.metric={metric}"
-            fix = f"{suggest_name(metric, known)} (sample metrics need measures.n=1000)"
-            raise UserError(f"{path}: no run of this sweep records it; {fix}")
+            raise UserError(
+                f"paper.claims.{claim.name}.metric={metric}: no run of this sweep records it; "
+                f"{suggest_name(metric, known)} (sample metrics need measures.n=1000)"
+            )
 
 
 def scale_values(config: DictConfig) -> dict[str, Any]:
@@ -186,8 +187,10 @@ def claim_entries(
     if not config.get("paper"):
         return {}
     if config.get("until") or config.hydra.sweeper.get("tune"):
-        fix = "do not pass until or hydra.sweeper.tune"
-        raise UserError(f"paper: the settings and seeds of a paper are fixed; {fix}")
+        raise UserError(
+            "paper: the settings and seeds of a paper are fixed; do not pass until or "
+            "hydra.sweeper.tune"
+        )
     node = to_plain(config.paper)
     scale = str(config.get("scale", "small"))
     axes = _swept_axes(config, jobs)
