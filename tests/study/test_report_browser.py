@@ -206,12 +206,19 @@ def test_links_to_runs_of_a_paper_fit_a_phone(chrome, tmp_path):
     make_run(tmp_path, "x0", 1, 2.1)
     claim = {"says": "v is lower.", "kind": "trained", "order": ["v", "x0"]}
     axes = {"objective": ["v", "x0"], "seed": ["1"]}
-    node = {"cite": "A", "where": "b", "minutes": 1, "claims": {"lower": claim}}
+    untestable = {"says": "x0 is lower.", "kind": "trained", "order": ["x0", "v"]}
+    untestable["untestable"] = "One seed cannot tell."
+    claims = {"lower": claim, "higher": untestable}
+    node = {"cite": "A", "where": "b", "minutes": 1, "claims": claims}
     edit(tmp_path / "sweep.json", schema=1, paper=node, paper_axes=axes, scale="small")
     report = write_report(tmp_path)
     chrome.open(report.html, width=390)
     chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert chrome.run("document.querySelectorAll('.published p a').length") == 2
+    assert chrome.run("document.querySelectorAll('.published p a').length") == 4
+    said = "[...document.querySelectorAll('.published .why')].map(e => e.textContent)"
+    first, second = chrome.run(said)
+    assert "by its figures" not in first
+    assert second.startswith("not testable hereby its figures: neither")
     assert chrome.run("document.documentElement.scrollWidth") <= 390
     assert chrome.run(CROWDED) == []
 
