@@ -200,6 +200,15 @@ def test_names_of_rows_leave_room_for_each_other_column_on_a_phone(chrome, tmp_p
     assert chrome.run(CROWDED) == []
 
 
+def test_links_to_runs_of_a_setting_are_in_the_order_of_seeds(chrome, tmp_path):
+    """That of a run that diverged stands among the others."""
+    make_runs(tmp_path, {"v": {2: 2.0, 10: 2.1}, "x0": {1: 2.2, 2: 2.3, 10: 2.4}})
+    fake_runs.diverged(tmp_path, "v", 1)
+    chrome.open(write_report(tmp_path).html)
+    seeds = "[...document.querySelectorAll('td[data-seeds] small')].map(e => e.textContent)"
+    assert chrome.run(seeds) == ["1 2 10", "1 2 10"]
+
+
 def test_links_to_runs_of_a_paper_fit_a_phone(chrome, tmp_path):
     """Their names are long and have no space at which they could be broken."""
     make_run(tmp_path, "v", 1, 2.0, overrides=["objective=v", "seed=1", f"note={'x' * 50}"])
