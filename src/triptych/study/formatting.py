@@ -79,7 +79,7 @@ def p_value(p: float) -> str:
     if p >= 0.995:
         return "1"
     digits = 2
-    while p > ALPHA and float(f"{p:.{digits}g}") <= ALPHA:
+    while float(f"{p:.{digits}g}") <= ALPHA < p:
         digits += 1
     return f"{p:.{digits}g}"
 
