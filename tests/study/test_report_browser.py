@@ -173,19 +173,63 @@ def brightness_at_right_edge(chrome):
     return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("L").getpixel((2, 1))
 
 
+# Scroll each table to its end; its columns that have no room beside the first one, and its caption if cut.
+CROWDED = """[...document.querySelectorAll(".table")].flatMap(t => { t.scrollLeft = 1e6;
+  const box = t.getBoundingClientRect(), cells = [...t.querySelector("thead tr").cells];
+  const room = box.right - cells[0].getBoundingClientRect().right + 1;
+  const caption = t.querySelector("caption"), at = caption.getBoundingClientRect();
+  const cut = at.height > 1 && getComputedStyle(caption).position === "sticky"
+    && (at.left < box.left - 1 || at.right > box.right + 1);
+  return [...cells.slice(1).filter(c => c.getBoundingClientRect().width > room), ...(cut ? [caption] : [])]
+    .map(e => e.textContent); })"""
+
+
+def test_names_of_rows_leave_room_for_each_other_column_on_a_phone(chrome, tmp_path):
+    """The names of settings and runs stay in sight, and would cover all else if as wide as it."""
+    name = "a_name_as_wide_as_the_screen_of_a_phone / with_a_second_part"
+    table = {name: {1: 2.0, 2: 2.1, 3: 2.2}, "v": {1: 2.2, 2: 2.21, 3: 2.3}}
+    for setting, row in table.items():
+        for seed, bound in row.items():
+            own = {"overrides": [f"objective={setting}", f"seed={seed}", "note=long_and_unbroken"]}
+            make_run(tmp_path, setting, seed, bound, **own)
+    failed(tmp_path, "x0", 1, f"ValueError: {'x' * 80}")
+    chrome.open(write_report(tmp_path).html, width=390)
+    chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert chrome.run("document.querySelectorAll('.table').length") >= 2
+    assert chrome.run("document.documentElement.scrollWidth") <= 390
+    assert chrome.run(CROWDED) == []
+
+
+def test_links_to_runs_of_a_setting_are_in_the_order_of_seeds(chrome, tmp_path):
+    """That of a run that diverged stands among the others."""
+    make_runs(tmp_path, {"v": {2: 2.0, 10: 2.1}, "x0": {1: 2.2, 2: 2.3, 10: 2.4}})
+    fake_runs.diverged(tmp_path, "v", 1)
+    chrome.open(write_report(tmp_path).html)
+    seeds = "[...document.querySelectorAll('td[data-seeds] small')].map(e => e.textContent)"
+    assert chrome.run(seeds) == ["1 2 10", "1 2 10"]
+
+
 def test_links_to_runs_of_a_paper_fit_a_phone(chrome, tmp_path):
     """Their names are long and have no space at which they could be broken."""
     make_run(tmp_path, "v", 1, 2.0, overrides=["objective=v", "seed=1", f"note={'x' * 50}"])
     make_run(tmp_path, "x0", 1, 2.1)
     claim = {"says": "v is lower.", "kind": "trained", "order": ["v", "x0"]}
     axes = {"objective": ["v", "x0"], "seed": ["1"]}
-    node = {"cite": "A", "where": "b", "minutes": 1, "claims": {"lower": claim}}
+    untestable = {"says": "x0 is lower.", "kind": "trained", "order": ["x0", "v"]}
+    untestable["untestable"] = "One seed cannot tell."
+    claims = {"lower": claim, "higher": untestable}
+    node = {"cite": "A", "where": "b", "minutes": 1, "claims": claims}
     edit(tmp_path / "sweep.json", schema=1, paper=node, paper_axes=axes, scale="small")
     report = write_report(tmp_path)
     chrome.open(report.html, width=390)
     chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert chrome.run("document.querySelectorAll('.published p a').length") == 2
+    assert chrome.run("document.querySelectorAll('.published p a').length") == 4
+    said = "[...document.querySelectorAll('.published .why')].map(e => e.textContent)"
+    first, second = chrome.run(said)
+    assert "by its figures" not in first
+    assert second.startswith("not testable hereby its figures: neither")
     assert chrome.run("document.documentElement.scrollWidth") <= 390
+    assert chrome.run(CROWDED) == []
 
 
 def test_report_table_matches_summaries(page, small):

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from triptych.run.parsing import Estimate
-from triptych.study.formatting import duration, plus_minus, three_digits, with_interval
+from triptych.study.formatting import (
+    duration,
+    p_value,
+    plus_minus,
+    three_digits,
+    with_interval,
+)
 from triptych.study.statistics import holm, outlying_labels, paired, spread
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
@@ -167,3 +173,14 @@ def test_duration_has_readable_units():
     }
     assert {seconds: duration(seconds) for seconds in shown} == shown
     assert duration(math.nan) == "–"
+
+
+@pytest.mark.parametrize(
+    "p, text",
+    [
+        (math.nan, "–"), (0.00009, "<0.0001"), (0.0312, "0.031"), (0.0496, "0.05"), (0.05, "0.05"),
+        (0.050116, "0.0501"), (0.0500004, "0.0500004"), (0.0507, "0.051"), (0.996, "1"),
+    ],
+)  # fmt: skip
+def test_printed_p_is_on_its_side_of_the_level(p, text):
+    assert p_value(p) == text

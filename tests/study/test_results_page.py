@@ -234,7 +234,9 @@ def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(
     page(tmp_path, tmp_path)
     text = (tmp_path / "results" / "it.md").read_text()
     assert re.search(
-        rf"testable here\*\*\. {why}\. x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|", text
+        rf"testable here\*\*, by its figures: as claimed\. {why}\. "
+        r"x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|",
+        text,
     )
 
 

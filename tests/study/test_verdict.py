@@ -139,6 +139,21 @@ def test_no_seeds_are_advised_for_samples_at_floor_of_true_data(tmp_path):
         assert ("raise measures.n rather than the number of seeds" in story.answer) is not advised
 
 
+def test_verdict_says_which_settings_more_seeds_can_settle_beside_those_at_floor(tmp_path):
+    """Heun lies at the floor as DDIM does; the ancestral sampler is open and beyond it."""
+    floor = {"sliced_wasserstein": {"median": 0.04, "low": 0.03, "high": 0.2}}
+    for sampler, worse in (("ddim", 0.0), ("heun", 0.015), ("ancestral", 0.1)):
+        for seed in (1, 2, 3):
+            figures = measured({"sliced_wasserstein": 0.1 + worse * seed}, floor=floor)
+            own = {"overrides": [f"sampler={sampler}", f"seed={seed}"]}
+            own["choices"] = {"sampler": sampler}
+            make_run(tmp_path, "v", seed, 2.0 + seed / 100, **figures, **own)
+    story = recorded(tmp_path)
+    assert "ddim and heun are as near as true data: raise measures.n" in story.answer
+    assert "number of seeds; more seeds can settle only ancestral." in story.answer
+    assert story.next_step is not None
+
+
 def test_verdict_of_many_open_settings_counts_them(tmp_path):
     table = {
         f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k**2 / 6000 for s in (1, 2, 3)}

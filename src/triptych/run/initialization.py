@@ -153,7 +153,7 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
         raise UserError(
             f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match, not "
             f"{abbreviate_list(left)}; choose a run with the same network, or pass "
-            "init_partial=true to copy the matching"
+            "init_partial=true to copy the matching tensors"
         )
     with torch.no_grad():
         for name in taken:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterable
 
 from triptych.run.parsing import Estimate
+from triptych.study.statistics import ALPHA
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
@@ -67,12 +68,20 @@ def _decimals(size: float) -> int:
 
 
 def p_value(p: float) -> str:
-    """Format p with two significant digits; "<0.0001" below that, a dash for NaN."""
+    """Format p with two significant digits; "<0.0001" below that, a dash for NaN.
+
+    As many more digits as show that a p above the level of the tests is above it: "0.0501".
+    """
     if math.isnan(p):
         return "–"
     if p < 1e-4:
         return "<0.0001"
-    return f"{p:.2g}" if p < 0.995 else "1"
+    if p >= 0.995:
+        return "1"
+    digits = 2
+    while float(f"{p:.{digits}g}") <= ALPHA < p:
+        digits += 1
+    return f"{p:.{digits}g}"
 
 
 def three_digits(x: float) -> str:

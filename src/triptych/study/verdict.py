@@ -296,7 +296,11 @@ def _floor_text(comparison: Comparison, table: MeasureTable) -> list[str]:
     names = _names_or_count(labels)
     if table.key:
         names = f"at {table.values[last]:g}, {names}"
-    return [f"{names} are as near as true data: raise measures.n rather than the number of seeds"]
+    advice = [f"{names} are as near as true data: raise measures.n rather than the number of seeds"]
+    others = [label for label in open_labels if label not in labels]
+    if others:
+        advice.append(f"more seeds can settle only {_names_or_count(others)}")
+    return advice
 
 
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:

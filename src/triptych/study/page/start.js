@@ -2,6 +2,7 @@
 
 for (const cell of document.querySelectorAll("td[data-seeds]")) {
   const [section, item] = cell.dataset.seeds.split(":"), runs = data.sections[section].cells[item].runs.map(i => data.runs[i]);
+  runs.sort((a, b) => a.own.seed - b.own.seed);
   const link = run => { const made = linkTo(run); made.textContent = run.own.seed ?? "run"; made.title = ""; return made; };
   if (runs.length <= 12) cell.append(element("small", {}, ...runs.flatMap((run, i) => [i ? " " : "", link(run)])));
 }
