@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.integrate import quad
 from scipy.optimize import brentq
 
 from triptych.study import footnotes, verdict
@@ -74,6 +75,24 @@ def test_crossed_error_reduces_to_student_t(df):
         2 * stats.t.sf(x[:2], 296), rel=1e-6
     )
     assert MeanError(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
+
+
+@pytest.mark.parametrize("df", [1, 2, 4, 29])
+@pytest.mark.parametrize("items", [20, 5000])
+@pytest.mark.parametrize("distance", [1.0, 5.0, 30.0, 300.0])
+def test_crossed_p_is_the_integral_far_into_its_tail(df, items, distance):
+    """E[P(|t| > x / sqrt(A* + B))] over chi-square, by adaptive quadrature in the log of it."""
+    seeds = 0.2
+
+    def part(u):
+        density = stats.chi2.pdf(df * np.exp(u), df) * df * np.exp(u)
+        return density * 2 * stats.t.sf(distance / np.sqrt(seeds / np.exp(u) + 1), items - 1)
+
+    edges = np.linspace(2 / df * np.log(1e-32), np.log(4 + 160 / df), 40)
+    truth = sum(
+        quad(part, a, b, epsabs=0, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:], strict=False)
+    )
+    assert MeanError(seeds, df, 1.0, items).p(distance) == pytest.approx(truth, rel=2e-6)
 
 
 def test_crossed_error_of_single_item_is_paired_t_test():

@@ -23,7 +23,6 @@ from scipy.special import gammaincinv, stdtr, stdtrit
 from triptych.run.items import effective_number, group_values
 from triptych.run.parsing import Estimate
 
-NODES = 64
 ALPHA = 1 - 0.95
 REACH = 6.0
 LEAST = 1.1  # lowest effective number of groups; a t of fewer degrees of freedom overflows
@@ -42,20 +41,24 @@ class MeanError:
     of_items: Any = 0.0
     n_items: float = 0
 
-    def p(self, distance: Any, nodes: int = NODES) -> Any:
-        """Return the two-sided p of a mean at this distance from the hypothesis."""
+    def p(self, distance: Any, nodes: int | None = None) -> Any:
+        """Return the two-sided p of a mean at this distance from the hypothesis.
+
+        `nodes`: of a coarser integral, as of `chi2_nodes`.
+        """
         distance, seeds, items = np.broadcast_arrays(np.abs(distance), self.of_seeds, self.of_items)
         if not np.any(items):
             with np.errstate(divide="ignore", invalid="ignore"):
                 return 2 * stdtr(self.df, -distance / np.sqrt(seeds))
-        quantiles, weights = chi2_nodes(self.df, nodes)
+        rule = chi2_grid(self.df) if nodes is None else chi2_nodes(self.df, nodes)
+        quantiles, weights = rule
         b = items[..., None]
         # The lower limit avoids a division by zero if seeds change nothing.
         a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
         p = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
         return (weights * p).sum(-1) / weights.sum()
 
-    def critical(self, alpha: float, nodes: int = NODES) -> Any:
+    def critical(self, alpha: float, nodes: int | None = None) -> Any:
         """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
         of_seeds = np.asarray(self.of_seeds, float)
         of_items = np.asarray(self.of_items, float)
@@ -111,10 +114,24 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 @lru_cache(maxsize=64)
+def chi2_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return quantiles of chi2_df / df and weights: the trapezoidal rule in u = log(chi2_df / df).
+
+    The density, exp(df (u - e^u) / 2) up to a constant, vanishes at both ends with all derivatives,
+    so the rule converges exponentially: of up to 30 seeds, a p of 1e-20 is right to one part in
+    1e6. The first node has a probability of about 1e-32.
+    """
+    u = np.linspace(2 / df * np.log(1e-32), np.log(4 + 160 / df), 256)
+    return np.exp(u), np.exp(df / 2 * (u - np.exp(u) + 1))
+
+
+@lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, of probability v^4."""
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, of probability v^4.
+
+    A few nodes give a p above 1e-6 well, but nothing below.
+    """
     v, weights = np.polynomial.legendre.leggauss(nodes)
-    # The power v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5.
     v = (v + 1) / 2
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3
 
