@@ -4,7 +4,7 @@ Each tolerance is the binomial's: a correct promise fails here once in 10,000 se
 fixed.
 """
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -89,9 +89,7 @@ def test_crossed_p_is_the_integral_far_into_its_tail(df, items, distance):
         return density * 2 * stats.t.sf(distance / np.sqrt(seeds / np.exp(u) + 1), items - 1)
 
     edges = np.linspace(2 / df * np.log(1e-32), np.log(4 + 160 / df), 40)
-    truth = sum(
-        quad(part, a, b, epsabs=0, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:], strict=False)
-    )
+    truth = sum(quad(part, a, b, epsabs=0, epsrel=1e-10)[0] for a, b in pairwise(edges))
     assert MeanError(seeds, df, 1.0, items).p(distance) == pytest.approx(truth, rel=2e-6)
 
 
