@@ -3,9 +3,13 @@ r"""Reproducible times and noise for losses and bounds.
 Training draws follow from ``(seed, step)`` and belong to the *global* batch, of which each process
 takes its slice. Evaluation draws follow from ``(seed, the item's index, the repeat)``. A resumed
 run, another number of processes or another batch size therefore sees the same noise.
+
+A model asks its ``Draws``: ``BatchDraws`` draws with the functions of this file, on the CPU;
+``diffusion.block_draws`` draws on the device.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -80,14 +84,16 @@ def seeded_generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(hash_seed(*numbers))
 
 
-def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
+def stratified_times(
+    batch: int, generator: torch.Generator, device: torch.device | None = None
+) -> Tensor:
     """Draw evenly spaced times in random order: t = (u + i / B) mod 1 with one u (VDM I.1).
 
     The random order makes an item's time independent of its place in the batch.
     """
-    u = torch.rand((), generator=generator)
-    times = (u + torch.arange(batch) / batch) % 1
-    return times[torch.randperm(batch, generator=generator)]
+    u = torch.rand((), generator=generator, device=device)
+    times = (u + torch.arange(batch, device=device) / batch) % 1
+    return times[torch.randperm(batch, generator=generator, device=device)]
 
 
 def training_draw(
@@ -189,3 +195,113 @@ def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
         )
 
     return draw
+
+
+class StepShare(NamedTuple):
+    """One process's share of the global ``batch`` of a training step, and where it is needed."""
+
+    batch: int
+    seed: int
+    step: int
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def part(self) -> slice:
+        """The places of its items in the global batch."""
+        return slice(
+            self.rank * self.batch // self.world, (self.rank + 1) * self.batch // self.world
+        )
+
+
+class Draws(ABC):
+    """The random numbers of training and evaluation, on the device that needs them.
+
+    Those of training follow from (seed, step) and an item's place in the global batch; those of
+    evaluation from (seed, repeat) and the item's index. ``name``: value of the key ``draws``.
+    """
+
+    name: str
+
+    @abstractmethod
+    def training_draw(
+        self, shape: Sequence[int], share: StepShare, stratified: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return times (B / W,) and noise (B / W, *shape) of a training step."""
+
+    @abstractmethod
+    def ensemble_members(self, members: int, share: StepShare) -> Tensor:
+        """Return the member of a network, out of ``members``, that each item trains, (B / W,)."""
+
+    @abstractmethod
+    def condition_uniforms(self, share: StepShare, *part: int) -> Tensor:
+        """Return numbers in [0, 1), (B / W,), that decide which items lose a condition part."""
+
+    @abstractmethod
+    def training_noise(self, share: StepShare) -> Noise:
+        """Return a noise function for the latents of a training step."""
+
+    @abstractmethod
+    def evaluation_draw(
+        self,
+        shape: Sequence[int],
+        index: Tensor,
+        seed: int,
+        repeat: int,
+        repeats: int,
+        device: torch.device,
+    ) -> Draw:
+        """Return the ``repeat``-th of ``repeats`` draws for the items ``index`` (B,)."""
+
+    @abstractmethod
+    def evaluation_noise(
+        self, index: Tensor, seed: int, repeat: int, device: torch.device
+    ) -> Noise:
+        """Return a noise function for the latents of the items ``index`` (B,)."""
+
+
+class BatchDraws(Draws):
+    """Draw on the CPU: each process draws the whole global batch, and takes its share."""
+
+    name = "batch"
+
+    def training_draw(
+        self, shape: Sequence[int], share: StepShare, stratified: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        batch, seed, step, rank, world, device = share
+        t, eps = training_draw(shape, batch, seed, step, rank, world, stratified)
+        return t.to(device), eps.to(device)
+
+    def ensemble_members(self, members: int, share: StepShare) -> Tensor:
+        *place, device = share
+        return assign_ensemble_members(members, *place).to(device)
+
+    def condition_uniforms(self, share: StepShare, *part: int) -> Tensor:
+        generator = seeded_generator(share.seed, Stream.LABELS, share.step, *part)
+        return torch.rand(share.batch, generator=generator)[share.part].to(share.device)
+
+    def training_noise(self, share: StepShare) -> Noise:
+        noise = training_noise(share.seed, share.step, share.rank, share.world)
+        return lambda shape: noise(shape).to(share.device)
+
+    def evaluation_draw(
+        self,
+        shape: Sequence[int],
+        index: Tensor,
+        seed: int,
+        repeat: int,
+        repeats: int,
+        device: torch.device,
+    ) -> Draw:
+        draw = evaluation_draw(shape, index, seed, repeat, repeats)
+        return Draw(*(part.to(device) for part in draw))
+
+    def evaluation_noise(
+        self, index: Tensor, seed: int, repeat: int, device: torch.device
+    ) -> Noise:
+        noise = evaluation_noise(index, seed, repeat)
+        return lambda shape: noise(shape).to(device)
+
+
+BATCH_DRAWS = BatchDraws()
