@@ -7,14 +7,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from triptych.diffusion.block_draws import BLOCK, STREAMS, block_noise
+from triptych.diffusion.block_draws import BLOCK, STREAMS
 from triptych.diffusion.condition import Condition, drop_parts
 from triptych.diffusion.draws import StepShare, Stream, evaluation_draw, hash_seed
 
+from .steps import CPU
 from .test_draws import evenly_spread
 
 SHAPE = (2, 3)
-CPU, META = torch.device("cpu"), torch.device("meta")
+META = torch.device("meta")
 draws = STREAMS["blocks"]
 
 
@@ -36,7 +37,7 @@ def all_of_a_step(share):
     """Return everything that a process draws in a step, a tensor (B / W, ...) each."""
     of_latents = draws.training_noise(share)
     latents = of_latents((len(range(share.batch)[share.part]), 4)), of_latents((1, 1))
-    uniforms = draws.condition_uniforms(share), draws.condition_uniforms(share, 1)
+    uniforms = [draws.uniforms(share, Stream.LABELS, *part) for part in ((), (1,))]
     members = draws.ensemble_members(8, share)
     times = draws.training_draw(SHAPE, share, stratified=False)[0]
     return [*draws.training_draw(SHAPE, share), *latents, *uniforms, members, times]
@@ -73,7 +74,7 @@ def test_step_draws_are_distributed_as_they_should_be():
     assert noise.mean(0).abs().max() < 5 / math.sqrt(n)
     assert (noise.T @ noise / n - torch.eye(8)).abs().max() < 5 * math.sqrt(2 / n)
     assert abs((noise**4).mean().item() - 3) < 0.2
-    uniforms = draws.condition_uniforms(share(n))
+    uniforms = draws.uniforms(share(n), Stream.LABELS)
     assert uniforms.min() >= 0 and uniforms.max() < 1
     assert abs(uniforms.mean().item() - 0.5) < 5 / math.sqrt(12 * n)
     assert draws.ensemble_members(8, share(n)).bincount().tolist() == [n // 8] * 8
@@ -82,7 +83,7 @@ def test_step_draws_are_distributed_as_they_should_be():
 def test_condition_parts_are_dropped_by_the_streams_uniforms():
     label = torch.arange(100)
     dropped = drop_parts(Condition(label=label), 0.3, 5, 9, random=draws).parts["label"].presence()
-    assert torch.equal(~dropped, draws.condition_uniforms(share(100)) < 0.3)
+    assert torch.equal(~dropped, draws.uniforms(share(100), Stream.LABELS) < 0.3)
 
 
 def test_evaluation_on_the_cpu_has_the_same_noise_in_both_streams():
@@ -133,6 +134,7 @@ def test_a_process_draws_its_own_items_however_many_there_are(items):
 
 
 def test_no_step_draw_is_made_on_another_device():
+    index = torch.arange(3)
     with Count():
         all_of_a_step(share(30, 1, 3, device=META))
-        assert block_noise(SHAPE, share(30, device=META), Stream.TRAINING).device == META
+        draws.evaluation_noise(index, 3, 1, META)((3, *SHAPE))

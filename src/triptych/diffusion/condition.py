@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import BATCH_DRAWS, Draws, StepShare
+from .draws import BATCH_DRAWS, BatchDraws, StepShare, Stream
 
 # Name of the part that describes how a training image was augmented. Prompts never have it.
 AUGMENTATION = "augmentation"
@@ -191,7 +191,7 @@ def drop_parts(
     step: int,
     rank: int = 0,
     world: int = 1,
-    random: Draws = BATCH_DRAWS,
+    random: BatchDraws = BATCH_DRAWS,
 ) -> Condition:
     """Drop parts of ``condition`` at random, so that one network learns p(x | y) and p(x).
 
@@ -204,7 +204,7 @@ def drop_parts(
     share = StepShare(len(condition) * world, seed, step, rank, world, device)
 
     def is_dropped(probability: float, *part: int) -> Tensor:
-        return random.condition_uniforms(share, *part) < probability
+        return random.uniforms(share, Stream.LABELS, *part) < probability
 
     if not isinstance(probabilities, Mapping):
         return condition.drop(dict.fromkeys(condition.parts, is_dropped(probabilities)))
