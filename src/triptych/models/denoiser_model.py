@@ -84,8 +84,9 @@ class DenoiserModel(BoundModel):
                 BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels),
             )
         x, condition = self.training_values_and_condition(ITEMS)
+        place = self.random.place(self.device)
         self.control = Control(
-            self.bound, self.denoiser, self._reference[1], x, self.seed, condition
+            self.bound, self.denoiser, self._reference[1], x, self.seed, condition, place
         )
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
