@@ -5,13 +5,9 @@ import math
 import pytest
 import torch
 
-from triptych.diffusion.draws import (
-    assign_ensemble_members,
-    evaluation_draw,
-    hash_seed,
-    stratified_times,
-    training_draw,
-)
+from triptych.diffusion.draws import evaluation_draw, hash_seed, stratified_times
+
+from .steps import ensemble_members, training_draw
 
 SHAPE = (2, 3)
 
@@ -71,13 +67,11 @@ def test_stratified_times_are_shuffled_and_uniform():
 @pytest.mark.parametrize("batch", [8, 12, 30])
 def test_training_members_share_global_batch_equally_on_any_world_size(batch):
     for step in range(5):
-        whole = assign_ensemble_members(8, batch, 3, step)
+        whole = ensemble_members(8, batch, 3, step)
         assert {batch // 8, -(-batch // 8)} >= {*whole.bincount(minlength=8).tolist()}
         for world in (2, 3):
             if batch % world == 0:
-                parts = [
-                    assign_ensemble_members(8, batch, 3, step, rank, world) for rank in range(world)
-                ]
+                parts = [ensemble_members(8, batch, 3, step, rank, world) for rank in range(world)]
                 assert torch.cat(parts).equal(whole)
 
 
@@ -90,7 +84,7 @@ def test_training_members_cover_all_noise_levels_evenly():
         times, _ = training_draw((), batch, 0, step)
         strata = (times * 8).long()
         seen.index_put_(
-            (assign_ensemble_members(members, batch, 0, step), strata),
+            (ensemble_members(members, batch, 0, step), strata),
             torch.ones(batch),
             accumulate=True,
         )

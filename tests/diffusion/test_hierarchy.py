@@ -12,7 +12,7 @@ from torch import distributions
 from triptych.config.check import CONFIGS
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
-from triptych.diffusion.draws import Draw, evaluation_noise, plain_noise, training_noise
+from triptych.diffusion.draws import BATCH_DRAWS, Draw, plain_noise
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.normal import Normal
@@ -20,6 +20,7 @@ from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
 
 from .oracles import generator, normal, ring_mixture
+from .steps import CPU, training_noise
 
 SCRIPT = CONFIGS.parent / "docs" / "decompositions.py"
 restricted, take_apart = itemgetter("restricted", "take_apart")(run_path(str(SCRIPT)))
@@ -153,11 +154,13 @@ def test_consistency_terms_have_higher_variance_than_matching_terms():
 
 
 def test_hierarchy_noise_depends_on_item_and_global_batch():
-    whole, part = (evaluation_noise(torch.tensor(i), 3, 1) for i in ([4, 9, 2], [9]))
+    whole, part = (
+        BATCH_DRAWS.evaluation_noise(torch.tensor(i), 3, 1, CPU) for i in ([4, 9, 2], [9])
+    )
     for shape in ((2,), (5, 1)):
         drawn = whole((3, *shape))
         assert drawn.shape == (3, *shape) and torch.equal(drawn[1:2], part((1, *shape)))
-    whole, second = training_noise(3, 7), training_noise(3, 7, rank=1, world=2)
+    whole, second = training_noise(8, 3, 7), training_noise(8, 3, 7, rank=1, world=2)
     for shape in ((2,), (5, 1)):
         assert torch.equal(whole((8, *shape))[4:], second((4, *shape)))
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.diffusion.steps import ensemble_members
 from tests.refusal import refused, refused_command
 from triptych.data.batch import Batch, Split
 from triptych.data.build import build_data
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, Labels, Vectors
-from triptych.diffusion.draws import assign_ensemble_members
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
@@ -75,7 +75,7 @@ def test_ensemble_member_of_item_is_independent_of_world_size(model, conditional
     made, data, _ = model("+denoiser.network.members=3", f"model.conditional={conditional}")
     batch = data.splits["train"].batch(torch.arange(12))
     for step in range(3):
-        dealt = assign_ensemble_members(3, 12, made.seed, step)
+        dealt = ensemble_members(3, 12, made.seed, step)
         for world in (1, 2, 3):
             for rank, places in enumerate(torch.arange(12).chunk(world)):
                 part = Batch(batch.x[places], batch.condition[places], batch.index[places])

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests.diffusion.oracles import network
+from tests.diffusion.steps import training_draw
 from tests.lightning import trainer
 from triptych.data.mixture import Ring
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, Output
-from triptych.diffusion.draws import training_draw
 from triptych.diffusion.guidance import Auto, ClassifierFree
 from triptych.diffusion.guidance import Classifier as ByClassifier
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone

@@ -62,8 +62,8 @@ def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Te
     for t, w in zip(*legendre(nodes), strict=True):
         draw = Draw(t.expand(len(every.x)), eps, torch.zeros_like(eps))
         drawn = {"_draw": lambda *_, draw=draw: (draw, one)}
-        noise = patch(
-            "triptych.models.latent_diffusion.evaluation_noise", lambda *_: lambda _: of_y
+        noise = patch.object(
+            type(model.random), "evaluation_noise", lambda *_, noise=of_y: lambda _: noise
         )
         with torch.no_grad(), noise, patch.multiple(model, **drawn):
             totals = model.elbo(every, 0, 1).total

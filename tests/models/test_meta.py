@@ -10,6 +10,7 @@ from triptych.callbacks.gradients import Gradients
 from triptych.data.batch import Batch
 from triptych.data.mixture import Ring
 from triptych.diffusion import loss as losses
+from triptych.diffusion.block_draws import STREAMS
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.decoder import Categorical, GaussianDensity
@@ -134,9 +135,11 @@ def batch() -> Batch:
     return Batch(torch.zeros(N, 2, device=META), label, torch.arange(N))
 
 
+@pytest.mark.parametrize("draws", STREAMS)
 @pytest.mark.parametrize("name", MODELS)
-def test_training_and_validation_step_run_on_meta_device(name):
+def test_training_and_validation_step_run_on_meta_device(name, draws):
     model = moved(MODELS[name]())
+    model.random = STREAMS[draws]
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained:
         loss = model.train().training_step(batch(), 0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.diffusion.oracles import cubature, refused
+from tests.diffusion.steps import training_noise
 from triptych.data.batch import Batch
-from triptych.diffusion.draws import training_noise
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.models.latent import VAE, HierarchicalVAE, LatentModel
 from triptych.networks.conv_ladder import ConvLadder
@@ -61,7 +61,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     exact = -mixture.log_prob(x.double())
     items = batch(x)
     # For each path exactly, because the posterior is the true one.
-    path = model.hierarchy.path(x, training_noise(0, 0))
+    path = model.hierarchy.path(x, training_noise(len(x), 0, 0))
     assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
     # The expectation is exact, too: the bound is quadratic in the noise, so 2 q points are enough.
     paths = [
@@ -120,7 +120,7 @@ def test_hierarchical_vae_loss_is_independent_of_world_size():
     model = make(ConvLadder((1, 8, 8), 17, 2, channels=3, width=8), 17, shape=(1, 8, 8)).eval()
     whole = batch(digits_like())
     with torch.no_grad():
-        path = model.hierarchy.path(whole.x, training_noise(0, 5))
+        path = model.hierarchy.path(whole.x, training_noise(len(whole.x), 0, 5))
         loss = model.loss(whole, 5, 0, 1)
         assert torch.allclose(loss, model.hierarchy.bound(whole.x, path).total)
         halves = [

@@ -264,6 +264,7 @@ class Train(ModelKeys, DrawingKeys):
         dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]
     ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
+    draws: NotRequired[Annotated[Literal["auto", "batch", "blocks"], Role.MACHINE]]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
     callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
     metrics: NotRequired[

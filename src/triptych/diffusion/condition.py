@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import Stream, seeded_generator
+from .draws import BATCH_DRAWS, BatchDraws, StepShare, Stream
 
 # Name of the part that describes how a training image was augmented. Prompts never have it.
 AUGMENTATION = "augmentation"
@@ -191,6 +191,7 @@ def drop_parts(
     step: int,
     rank: int = 0,
     world: int = 1,
+    random: BatchDraws = BATCH_DRAWS,
 ) -> Condition:
     """Drop parts of ``condition`` at random, so that one network learns p(x | y) and p(x).
 
@@ -199,12 +200,11 @@ def drop_parts(
     own. The choice follows from (seed, step) and the item's place in the *global* batch, of which
     each process takes its slice.
     """
-    size = len(condition)
+    device = condition.tensors()[0].device
+    share = StepShare(len(condition) * world, seed, step, rank, world, device)
 
-    def is_dropped(probability: float, *numbers: int) -> Tensor:
-        generator = seeded_generator(seed, Stream.LABELS, step, *numbers)
-        uniform = torch.rand(size * world, generator=generator)
-        return uniform[rank * size : (rank + 1) * size] < probability
+    def is_dropped(probability: float, *part: int) -> Tensor:
+        return random.uniforms(share, Stream.LABELS, *part) < probability
 
     if not isinstance(probabilities, Mapping):
         return condition.drop(dict.fromkeys(condition.parts, is_dropped(probabilities)))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .bound import Bound
 from .condition import Condition
-from .draws import Stream, evaluation_draw, evaluation_times, hash_seed, seeded_generator
+from .draws import CPU, Stream, evaluation_draw, evaluation_times, hash_seed, seeded_generator
 from .protocol import AnyDenoiser
 from .reference import BaselineErrors
 from .times import Piecewise
@@ -59,6 +59,7 @@ class Control:
         x: training items (n, *event), of which the first ``ITEMS`` are used.
         seed: seed of the draws at these items.
         condition: of n items, or None.
+        place: the device that draws.
     """
 
     @torch.no_grad()
@@ -70,8 +71,9 @@ class Control:
         x: Tensor,
         seed: int,
         condition: Condition | None = None,
+        place: torch.device = CPU,
     ):
-        self.bound, self.reference = bound, reference.to(x.device)
+        self.bound, self.reference, self.place = bound, reference.to(x.device), place
         x = x[:ITEMS]
         index, device = torch.arange(len(x)), x.device
         t = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
@@ -79,9 +81,9 @@ class Control:
         rows, targets = [], []
         for repeat in range(REPEATS):
             draw = evaluation_draw(
-                tuple(x.shape[1:]), index, hash_seed(seed, Stream.CONTROL), repeat, REPEATS
+                tuple(x.shape[1:]), index, hash_seed(seed, Stream.CONTROL), repeat, REPEATS, place
             )
-            at, weight = self.times(draw.t.double())
+            at, weight = self.times(draw.t.cpu().double())
             eps = draw.eps.to(device)
             term = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
             basis = torch.cat(
@@ -138,7 +140,8 @@ class Control:
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
             many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
-            eps = torch.randn(many.shape, generator=seeded_generator(Stream.SPREAD, i)).to(x)
+            generator = seeded_generator(Stream.SPREAD, i, device=self.place)
+            eps = torch.randn(many.shape, generator=generator, device=self.place).to(x)
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
             best = error.mean.mean(1).argmin()
             spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())

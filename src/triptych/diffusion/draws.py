@@ -3,11 +3,15 @@ r"""Reproducible times and noise for losses and bounds.
 Training draws follow from ``(seed, step)`` and belong to the *global* batch, of which each process
 takes its slice. Evaluation draws follow from ``(seed, the item's index, the repeat)``. A resumed
 run, another number of processes or another batch size therefore sees the same noise.
+
+A model asks its ``BatchDraws``, which draw on the CPU, or ``BlockDraws``, which draw on the device.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import cache
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -49,6 +53,7 @@ class Stream(IntEnum):
 
 Noise = Callable[[Sequence[int]], Tensor]  # shape (B, *event) -> standard normal numbers
 BELOW_ONE = 1 - 2**-24  # the largest time in float32
+CPU = torch.device("cpu")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -75,53 +80,33 @@ def hash_seed(*numbers: int) -> int:
     return state >> 1
 
 
-def seeded_generator(*numbers: int) -> torch.Generator:
-    """Return a random number generator on the CPU with the seed ``hash_seed(*numbers)``."""
-    return torch.Generator().manual_seed(hash_seed(*numbers))
+def seeded_generator(*numbers: int, device: torch.device = CPU) -> torch.Generator:
+    """Return a random number generator of a device with the seed ``hash_seed(*numbers)``.
+
+    An accelerator has one, so draw from it before the next call.
+    """
+    return _generator(device).manual_seed(hash_seed(*numbers))
 
 
-def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
+def _generator(device: torch.device) -> torch.Generator:
+    if device.type in ("cpu", "meta"):  # "meta" has no generators and takes those of the CPU.
+        return torch.Generator()
+    return _accelerator_generator(device)
+
+
+@cache
+def _accelerator_generator(device: torch.device) -> torch.Generator:
+    return torch.Generator(device)
+
+
+def stratified_times(batch: int, generator: torch.Generator, device: torch.device = CPU) -> Tensor:
     """Draw evenly spaced times in random order: t = (u + i / B) mod 1 with one u (VDM I.1).
 
     The random order makes an item's time independent of its place in the batch.
     """
-    u = torch.rand((), generator=generator)
-    times = (u + torch.arange(batch) / batch) % 1
-    return times[torch.randperm(batch, generator=generator)]
-
-
-def training_draw(
-    shape: Sequence[int],
-    batch: int,
-    seed: int,
-    step: int,
-    rank: int = 0,
-    world: int = 1,
-    stratified: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Draw times and noise for one process's slice of a training step's global batch.
-
-    Returns t (B / W,) and eps (B / W, *shape) on the CPU, where W is the number of processes.
-    """
-    generator = seeded_generator(seed, Stream.TRAINING, step)
-    t = stratified_times(batch, generator)
-    if not stratified:
-        t = torch.rand(batch, generator=seeded_generator(seed, Stream.TIMES, step))
-    eps = torch.randn(batch, *shape, generator=generator)
-    part = slice(rank * batch // world, (rank + 1) * batch // world)
-    return t[part], eps[part]
-
-
-def assign_ensemble_members(
-    members: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1
-) -> Tensor:
-    """Assign the items of a step's global batch at random to ``members`` in equal shares.
-
-    Returns the member of each item in the process's slice, (B / W,). If ``members`` does not divide
-    the batch, the first members get one item more.
-    """
-    order = torch.randperm(batch, generator=seeded_generator(seed, Stream.MEMBERS, step))
-    return order[rank * batch // world : (rank + 1) * batch // world] % members
+    u = torch.rand((), generator=generator, device=device)
+    times = (u + torch.arange(batch, device=device) / batch) % 1
+    return times[torch.randperm(batch, generator=generator, device=device)]
 
 
 def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Tensor:
@@ -138,18 +123,28 @@ def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Ten
 
 
 def evaluation_draw(
-    shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int
+    shape: Sequence[int],
+    index: Tensor,
+    seed: int,
+    repeat: int,
+    repeats: int,
+    device: torch.device = CPU,
 ) -> Draw:
-    """Return the ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on the CPU.
+    """Return the ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on a device.
 
     Times are ``evaluation_times``; the noise of any two (item, repeat) is independent.
     """
-    t = evaluation_times(index, seed, repeat, repeats)
-    noise = torch.empty(len(index), 2, *shape)
+    t = evaluation_times(index, seed, repeat, repeats).float().clamp(max=BELOW_ONE)
+    noise = item_noise((2, *shape), index, device, seed, Stream.EVALUATION_NOISE, repeat)
+    return Draw(t.to(device), noise[:, 0], noise[:, 1])
+
+
+def item_noise(shape: Sequence[int], index: Tensor, device: torch.device, *numbers: int) -> Tensor:
+    """Return noise (B, *shape) that follows from ``(*numbers, item)`` for the items ``index``."""
+    noise = torch.empty(len(index), *shape, device=device)
     for row, item in zip(noise, index.tolist(), strict=True):
-        generator = seeded_generator(seed, Stream.EVALUATION_NOISE, repeat, item)
-        torch.randn(2, *shape, generator=generator, out=row)
-    return Draw(t.float().clamp(max=BELOW_ONE), noise[:, 0], noise[:, 1])
+        row.normal_(generator=seeded_generator(*numbers, item, device=device))
+    return noise
 
 
 def plain_noise(generator: torch.Generator | None = None) -> Noise:
@@ -158,34 +153,123 @@ def plain_noise(generator: torch.Generator | None = None) -> Noise:
     return lambda shape: torch.randn(tuple(shape), generator=generator, device=device)
 
 
-def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise:
-    """Return a noise function for one process's slice of the global batch at one step.
+class StepShare(NamedTuple):
+    """One process's share of the global ``batch`` of a training step, and where it is needed."""
 
-    The noise follows from (seed, step).
+    batch: int
+    seed: int
+    step: int
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def part(self) -> slice:
+        """The places of its items in the global batch."""
+        first, last = self.rank * self.batch, (self.rank + 1) * self.batch
+        return slice(first // self.world, last // self.world)
+
+    def generator(self, device: torch.device, stream: Stream, *numbers: int) -> torch.Generator:
+        """Return the step's generator of a stream on a device."""
+        return seeded_generator(self.seed, stream, self.step, *numbers, device=device)
+
+
+class BatchDraws:
+    """Draw on the CPU; each process draws noise of the whole global batch and takes its share.
+
+    Numbers of training follow from (seed, step) and an item's place in the global batch, those of
+    evaluation from (seed, repeat) and its index. All methods return tensors on the device that
+    needs them. ``name``: value of the key ``draws``.
     """
-    generator = seeded_generator(seed, Stream.LATENT_TRAINING, step)
 
-    def draw(shape: Sequence[int]) -> Tensor:
-        batch = shape[0]
-        return torch.randn(batch * world, *shape[1:], generator=generator)[
-            rank * batch : (rank + 1) * batch
-        ]
+    name = "batch"
 
-    return draw
+    def place(self, device: torch.device) -> torch.device:
+        """Return the device that draws numbers that are needed on ``device``."""
+        return CPU
+
+    def step_noise(
+        self,
+        shape: Sequence[int],
+        share: StepShare,
+        generator: torch.Generator,
+        stream: Stream,
+        *numbers: int,
+    ) -> Tensor:
+        """Return noise (B / W, *shape) of a step, from ``generator``."""
+        return torch.randn(share.batch, *shape, generator=generator)[share.part].to(share.device)
+
+    def uniforms(self, share: StepShare, stream: Stream, *numbers: int) -> Tensor:
+        """Return numbers in [0, 1) of a step, (B / W,)."""
+        place = self.place(share.device)
+        generator = share.generator(place, stream, *numbers)
+        uniforms = torch.rand(share.batch, generator=generator, device=place)
+        return uniforms[share.part].to(share.device)
+
+    def training_draw(
+        self, shape: Sequence[int], share: StepShare, stratified: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return times (B / W,) and noise (B / W, *shape) of a step.
+
+        Times of the global batch are evenly spaced if ``stratified``, else independent.
+        """
+        place = self.place(share.device)
+        generator = share.generator(place, Stream.TRAINING)
+        t = stratified_times(share.batch, generator, place)[share.part].to(share.device)
+        eps = self.step_noise(shape, share, generator, Stream.TRAINING)
+        if not stratified:
+            t = self.uniforms(share, Stream.TIMES)
+        return t, eps
+
+    def ensemble_members(self, members: int, share: StepShare) -> Tensor:
+        """Assign the items of a step at random to ``members`` in equal shares, (B / W,).
+
+        If ``members`` does not divide the global batch, the first members get one item more.
+        """
+        place = self.place(share.device)
+        generator = share.generator(place, Stream.MEMBERS)
+        order = torch.randperm(share.batch, generator=generator, device=place)
+        return (order[share.part] % members).to(share.device)
+
+    def training_noise(self, share: StepShare) -> Noise:
+        """Return a noise function for a step's latents; each call is of a further level."""
+        generator = share.generator(self.place(share.device), Stream.LATENT_TRAINING)
+        levels = count()
+
+        def draw(shape: Sequence[int]) -> Tensor:
+            numbers = Stream.LATENT_TRAINING, next(levels)
+            return self.step_noise(shape[1:], share, generator, *numbers)
+
+        return draw
+
+    def evaluation_draw(
+        self,
+        shape: Sequence[int],
+        index: Tensor,
+        seed: int,
+        repeat: int,
+        repeats: int,
+        device: torch.device,
+    ) -> Draw:
+        """Return ``evaluation_draw`` for the items ``index`` (B,)."""
+        draw = evaluation_draw(shape, index, seed, repeat, repeats, self.place(device))
+        return Draw(*(part.to(device) for part in draw))
+
+    def evaluation_noise(
+        self, index: Tensor, seed: int, repeat: int, device: torch.device
+    ) -> Noise:
+        """Return a noise function for latents of the items ``index`` (B,), whatever their batch.
+
+        The noise of an item follows from (seed, its index, the repeat).
+        """
+        numbers = seed, Stream.LATENT_EVALUATION, repeat
+        generators = [seeded_generator(*numbers, item) for item in index.tolist()]
+
+        def draw(shape: Sequence[int]) -> Tensor:
+            rows = [torch.randn(tuple(shape[1:]), generator=item) for item in generators]
+            return torch.stack(rows).to(device)
+
+        return draw
 
 
-def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
-    """Return a noise function for the items ``index`` (B,), whatever batch they are in.
-
-    The noise of an item follows from (seed, its index, the repeat).
-    """
-    generators = [
-        seeded_generator(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()
-    ]
-
-    def draw(shape: Sequence[int]) -> Tensor:
-        return torch.stack(
-            [torch.randn(tuple(shape[1:]), generator=generator) for generator in generators]
-        )
-
-    return draw
+BATCH_DRAWS = BatchDraws()

@@ -18,7 +18,7 @@ from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition, Kind
 from triptych.diffusion.control import DrawError
-from triptych.diffusion.draws import Stream, hash_seed
+from triptych.diffusion.draws import BATCH_DRAWS, BatchDraws, StepShare, Stream, hash_seed
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.protocol import AnyDenoiser
@@ -68,6 +68,7 @@ class BoundModel(LoggingModule):
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
         self.repeats, self.val_repeats = repeats, val_repeats
+        self.random: BatchDraws = BATCH_DRAWS  # a run sets it by its key ``draws``
         # Use a list to hide the mixture from nn.Module, as it is data and not a submodule.
         self.truth = [mixture] if mixture is not None else []
         self.dims = int(torch.Size(shape).numel())
@@ -174,6 +175,10 @@ class BoundModel(LoggingModule):
             images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # images per step
             self._log_step(mean, nats.detach(), images)
         return mean
+
+    def share(self, batch: int, step: int, rank: int, world: int) -> StepShare:
+        """Return the share of a process with ``batch`` items in the random numbers of a step."""
+        return StepShare(batch * world, self.seed, step, rank, world, self.device)
 
     def _log_step(self, mean: Tensor, nats: Tensor, images: int) -> None:
         step, then = self._clock

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from triptych.data.batch import Batch
-from triptych.diffusion.draws import evaluation_draw, training_draw
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
@@ -68,13 +67,16 @@ class Classifier(BoundModel):
         return torch.cat(features), torch.cat(logits)
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
+        share = self.share(len(batch.x), step, rank, world)
+        t, eps = self.random.training_draw(self.shape, share)
         return self._cross_entropy(batch, t, eps)[0]
 
     def _evaluate_batch(self, batch: Batch, repeats: int, *_: Any, **__: Any) -> None:
         drawn = []
         for repeat in range(repeats if self.noise else 1):
-            draw = evaluation_draw(self.shape, batch.index, self.seed, repeat, repeats)
+            draw = self.random.evaluation_draw(
+                self.shape, batch.index, self.seed, repeat, repeats, self.device
+            )
             drawn.append(torch.stack(self._cross_entropy(batch, draw.t, draw.eps)))
         self.accounting.update(torch.stack(drawn).double().mean(0))
 
@@ -82,8 +84,8 @@ class Classifier(BoundModel):
         assert batch.condition is not None  # checked earlier: the data have labels
         z, gamma = batch.x, self._clean_levels(len(batch.x))
         if self.noise:
-            gamma = self.schedule.gamma(t.to(self.device))
-            z = self.process.diffuse(batch.x, gamma, eps.to(self.device))
+            gamma = self.schedule.gamma(t)
+            z = self.process.diffuse(batch.x, gamma, eps)
         logits = self.network(z, gamma)
         label = batch.condition.label
         nats = cross_entropy(logits, label, reduction="none")

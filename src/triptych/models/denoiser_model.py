@@ -13,7 +13,7 @@ from triptych.diffusion.condition import Condition
 from triptych.diffusion.control import ITEMS, Control, DrawError, controlled_error
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times
+from triptych.diffusion.draws import Draw, evaluation_times
 from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.reference import BaselineErrors, n_fit_items
@@ -84,8 +84,9 @@ class DenoiserModel(BoundModel):
                 BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels),
             )
         x, condition = self.training_values_and_condition(ITEMS)
+        place = self.random.place(self.device)
         self.control = Control(
-            self.bound, self.denoiser, self._reference[1], x, self.seed, condition
+            self.bound, self.denoiser, self._reference[1], x, self.seed, condition, place
         )
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -149,12 +150,14 @@ class DenoiserModel(BoundModel):
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
         """Return the times and noise of one random draw, and 1 / density of the times (B,)."""
         index = batch.index
-        draw = evaluation_draw(self.event, index, self.seed, repeat, repeats)
+        draw = self.random.evaluation_draw(
+            self.event, index, self.seed, repeat, repeats, self.device
+        )
         weight = torch.ones(len(index), dtype=torch.float64)
         if self.control is not None:
             t, weight = self.control.times(evaluation_times(index, self.seed, repeat, repeats))
-            draw = draw._replace(t=t.float())
-        return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
+            draw = draw._replace(t=t.float().to(self.device))
+        return draw, weight.to(self.device)
 
     def to_picture(self, x: Tensor) -> Tensor:
         """Convert partly denoised x (..., *event) to pictures (..., *shape)."""

@@ -12,7 +12,7 @@ from triptych.declare import Share
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, drop_parts
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Stream, assign_ensemble_members, hash_seed, training_draw
+from triptych.diffusion.draws import Stream, hash_seed
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -124,26 +124,20 @@ class Diffusion(DenoiserModel):
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
-            size = len(batch.x) * world
-            _, eps_0 = training_draw(
-                self.shape, size, hash_seed(self.seed, Stream.ENDS), step, rank, world
-            )
-            prior, reconstruction = self.bound.ends(
-                self.denoiser, batch.x, eps_0.to(self.device), condition
-            )
+            share = self.share(len(batch.x), step, rank, world)
+            share = share._replace(seed=hash_seed(self.seed, Stream.ENDS))
+            _, eps_0 = self.random.training_draw(self.shape, share)
+            prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0, condition)
             nats = nats + prior + reconstruction
         return nats
 
     def _objective(
         self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int
     ) -> Tensor:
-        size = len(x) * world
-        u, eps = training_draw(
-            self.event, size, self.seed, step, rank, world, self.times.stratified
-        )
-        eps = eps.to(self.device)
+        share = self.share(len(x), step, rank, world)
+        u, eps = self.random.training_draw(self.event, share, self.times.stratified)
         with torch.no_grad():
-            t, density = self.times(u.to(self.device), self.schedule)
+            t, density = self.times(u, self.schedule)
         if isinstance(self.schedule, Monotone) and self.objective.steps is None:
             with self.schedule.variance_descent() as set_losses:
                 nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
@@ -169,14 +163,15 @@ class Diffusion(DenoiserModel):
         if condition is not None:
             condition = condition.without(AUGMENTATION)
         if condition is not None and self.label_dropout:
-            condition = drop_parts(condition, self.label_dropout, self.seed, step, rank, world)
+            condition = drop_parts(
+                condition, self.label_dropout, self.seed, step, rank, world, self.random
+            )
         if augmentation is not None:
             condition = augmentation.merge(condition)
         members = getattr(self.denoiser.network, "training_shares", 1)
         if members > 1:
-            dealt = assign_ensemble_members(
-                members, len(batch.x) * world, self.seed, step, rank, world
-            )
+            share = self.share(len(batch.x), step, rank, world)
+            dealt = self.random.ensemble_members(members, share)
             condition = Condition(**{MEMBER: dealt}).merge(condition)
         return condition
 

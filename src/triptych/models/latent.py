@@ -9,7 +9,7 @@ from triptych.data.batch import Batch
 from triptych.declare import Unit, Whole
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.denoiser import level_centres
-from triptych.diffusion.draws import Noise, evaluation_noise, plain_noise, training_noise
+from triptych.diffusion.draws import Noise, plain_noise
 from triptych.diffusion.hierarchy import Conditional, Hierarchy, importance_weighted
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
@@ -104,7 +104,8 @@ class LatentModel(BoundModel):
         return [*self.network.encoders, *self.network.decoders, self.network.head]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        path = self.hierarchy.path(batch.x, training_noise(self.seed, step, rank, world))
+        noise = self.random.training_noise(self.share(len(batch.x), step, rank, world))
+        path = self.hierarchy.path(batch.x, noise)
         reconstruction = self.hierarchy.reconstruction(batch.x, path[0])
         return reconstruction + torch.stack(self.hierarchy.ratios(batch.x, path)).sum(0)
 
@@ -143,7 +144,8 @@ class LatentModel(BoundModel):
             return self.observation.sample(raw, generator)
 
     def _path(self, batch: Batch, repeat: int) -> list[Tensor]:
-        return self.hierarchy.path(batch.x, evaluation_noise(batch.index, self.seed, repeat))
+        noise = self.random.evaluation_noise(batch.index, self.seed, repeat, self.device)
+        return self.hierarchy.path(batch.x, noise)
 
 
 class VAE(LatentModel):

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import (
-    Noise,
-    Stream,
-    evaluation_noise,
-    plain_noise,
-    seeded_generator,
-    training_noise,
-)
+from triptych.diffusion.draws import Noise, Stream, plain_noise, seeded_generator
 from triptych.diffusion.latents import clean_end_term
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -96,7 +89,8 @@ class LatentDiffusion(Diffusion):
         return [*super().networks(), *self.network.encoders, self.network.head]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        q, y = self._latents(batch.x, training_noise(self.seed, step, rank, world))
+        noise = self.random.training_noise(self.share(len(batch.x), step, rank, world))
+        q, y = self._latents(batch.x, noise)
         condition = self._training_condition(batch, step, rank, world)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         return prior + reconstruction + clean + self._objective(y, condition, step, rank, world)
@@ -131,7 +125,8 @@ class LatentDiffusion(Diffusion):
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        q, y = self._latents(batch.x, evaluation_noise(batch.index, self.seed, repeat))
+        noise = self.random.evaluation_noise(batch.index, self.seed, repeat, self.device)
+        q, y = self._latents(batch.x, noise)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         diffusion = self._diffusion(
             y, *self._draw(batch, repeat, repeats), self.condition_of(batch)

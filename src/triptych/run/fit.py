@@ -19,6 +19,7 @@ from triptych.errors import UserError
 from triptych.records import Config
 from triptych.run.checkpoints import CheckpointSaver, save_checkpoint
 from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line
+from triptych.run.draws import choose_draws
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers
@@ -74,11 +75,10 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     steps = steps_of(config, len(data.splits["train"]))
     trainer = build_trainer(config, run, callbacks, steps)
     check_processes(data, trainer.world_size)
+    model.random = choose_draws(run, config, origin.draws, trainer.strategy.root_device)
+    keep.record["draws"] = model.random.name
 
-    # The checks below and configure_optimizers read model.trainer, as they do during the fit.
-    model.trainer = trainer
-    trainer.datamodule = data  # type: ignore[attr-defined]  # as Lightning's fit does
-    item_metrics_callback(trainer).setup(trainer, model, "fit")
+    connect(trainer, experiment)
     if is_fitted(experiment, origin):
         model.configure_optimizers()  # Raises UserError for wrong keys before anything is logged.
         if origin.start is None:
@@ -94,6 +94,17 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
         start = (fit.device_name, trainer.world_size, origin.step, config, origin.facts)
         log_line(run, add_execution(run, *start))
     return fit
+
+
+def connect(trainer: pl.Trainer, experiment: Experiment) -> None:
+    """Connect trainer, model and data as Lightning's fit does, for the checks before it.
+
+    These and ``configure_optimizers`` read ``model.trainer``.
+    """
+    model = experiment.model
+    model.trainer = trainer
+    trainer.datamodule = experiment.data  # type: ignore[attr-defined]  # Lightning sets it, too
+    item_metrics_callback(trainer).setup(trainer, model, "fit")
 
 
 def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callback]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.data.build import HELD_OUT, Fingerprint, fingerprint
+from triptych.diffusion.draws import BatchDraws
 from triptych.errors import UserError
 from triptych.records import Checkpoint, Config, Entries
 from triptych.run.averaging import find_average, reported_weights
@@ -20,6 +21,7 @@ from triptych.run.directory import (
     resolve_checkpoint_path,
     write_atomic,
 )
+from triptych.run.draws import recorded_draws
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, data_record
 from triptych.run.parsing import abbreviate_list
@@ -42,6 +44,7 @@ class Origin:
     initial: Checkpoint | None  # at a first start with ``init_from``, the other run's checkpoint
     data: Entries  # the data record for checkpoints, with all items that the model is trained on
     fit: str = ""  # digest of the fit, if other runs of the sweep may copy it
+    draws: BatchDraws | None = None  # the stream of the checkpoint that is resumed or adopted
 
     @property
     def facts(self) -> Entries:
@@ -83,7 +86,8 @@ def _resume(run: RunDirectory, start: Path, fingerprint: Fingerprint, fit: str) 
     data = data_record(fingerprint, known.get("data"))
     if data["changed"]:
         fit = ""  # The fit began with other data, so it is not that of this configuration.
-    return Origin(start, checkpoint["global_step"], None, None, data, fit)
+    draws = recorded_draws(checkpoint)
+    return Origin(start, checkpoint["global_step"], None, None, data, fit, draws)
 
 
 def _start_new(config: Config, fingerprint: Fingerprint, fit: str) -> Origin:
@@ -121,9 +125,8 @@ def _adopt(
         step = read_checkpoint(start)["global_step"]
     adopted = {key: checkpoint[key] for key in ("state_dict", "callbacks", "global_step")}
     adopted["triptych"] = checkpoint["triptych"] | {"config": config}
-    return Origin(
-        start, step, adopted, None, data_record(fingerprint, checkpoint["triptych"].get("data"))
-    )
+    data = data_record(fingerprint, checkpoint["triptych"].get("data"))
+    return Origin(start, step, adopted, None, data, draws=recorded_draws(checkpoint))
 
 
 def read_other_checkpoint(

@@ -22,6 +22,7 @@ from triptych.records import Checkpoint, Config
 from triptych.run.averaging import load_weights
 from triptych.run.directory import RunDirectory, log_line, resolve_checkpoint_path
 from triptych.run.drawing import DRAWING, PROMPTED, condition_parts_read, set_key
+from triptych.run.draws import recorded_draws
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data
 from triptych.run.model import build_model, set_up_torch
@@ -110,6 +111,7 @@ def open_weights(
         model = build_model(config, data, open_model_stages(config, data))
     if checkpoint is not None:
         load_weights(model, checkpoint, weights or config["weights"], run)
+        model.random = recorded_draws(checkpoint)
     return model.eval()
 
 

@@ -83,6 +83,7 @@ def train(session: Session) -> Result:
             },
             "cost": {"memory": memory} | drawn.evaluations,
             "device": fit.device_name,
+            "draws": experiment.model.random.name,
             "world_size": trainer.world_size,
             "averaging": averaging,
             "data": origin.facts,

@@ -1,0 +1,30 @@
+"""Choose the stream of random numbers of a run: by its checkpoint, else by ``draws``."""
+
+import torch
+
+from triptych.diffusion.block_draws import STREAMS
+from triptych.diffusion.draws import BATCH_DRAWS, BatchDraws
+from triptych.records import Checkpoint, Config
+from triptych.run.directory import RunDirectory, log_line
+
+
+def recorded_draws(checkpoint: Checkpoint) -> BatchDraws:
+    """Return the stream of a checkpoint; those of earlier versions record none and have "batch"."""
+    return STREAMS[checkpoint["triptych"].get("draws", BATCH_DRAWS.name)]
+
+
+def choose_draws(
+    run: RunDirectory, config: Config, recorded: BatchDraws | None, device: torch.device
+) -> BatchDraws:
+    """Return the ``recorded`` stream of what a run starts from, else the one its key names."""
+    name = config.get("draws", "auto")
+    if recorded is not None:
+        if name not in ("auto", recorded.name):
+            problem = f"its checkpoint has noise of draws={recorded.name}, with which it goes on"
+            log_line(run, f"draws={name}: {problem}; pass force=true to start over")
+        return recorded
+    if name != "auto":
+        return STREAMS[name]
+    if device.type == "cpu":
+        return BATCH_DRAWS
+    return STREAMS["blocks"]
