@@ -178,15 +178,16 @@ class BoundModel(LoggingModule):
     def _log_step(self, mean: Tensor, nats: Tensor, images: int) -> None:
         step, then = self._clock
         now = time.perf_counter()
-        figures = {
+        # Lightning puts plain numbers on the device, where NCCL can reduce them.
+        figures: dict[str, Any] = {
             "train/loss": mean.detach(),
             "train/loss_variance": nats.div(self.dims).var(),
-            "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
         steps = self.global_step - step
         if steps > 0:  # with gradient accumulation several batches have the same step
             self._clock = (self.global_step, now)
-            figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
+            figures["train/images_per_second"] = images * steps / (now - then)
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         # Only logged steps are reduced over processes.
         self.log_model_metrics(figures, on_step=True, on_epoch=False, sync_dist=True)
