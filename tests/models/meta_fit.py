@@ -68,7 +68,8 @@ class Waits(TorchDispatchMode):
         self.count += self.watching
         packet = func.overloadpacket
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if packet in READS or (packet in INDEXED and _masked(args[1])):
+        reads = packet in READS or (packet in INDEXED and _masked(args[1]))
+        if reads and any(tensor.device == META for tensor in inputs):
             self.note(str(func))
         if packet is aten._local_scalar_dense and args[0].device == META:
             return 0.0 if args[0].is_floating_point() else NEVER

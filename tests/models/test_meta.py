@@ -172,6 +172,7 @@ def test_callbacks_run_on_meta_device():
     trainer = SimpleNamespace(**vars(model._trainer), max_steps=10)
     average.on_fit_start(trainer, model)
     average.on_train_start(trainer, model)
+    gradients.on_train_start(trainer, model)
     loss = model.training_step(batch(), 0)
     loss.backward()
     gradients.on_before_optimizer_step(trainer, model, None)
@@ -248,7 +249,7 @@ def test_no_step_between_logged_ones_waits(prepared, monkeypatch, name):
     waits = fit(prepared(*LINES[name], *FIT), monkeypatch)
     print(waits.count)
     for w in waits.waits: print(w)
-    assert waits.waits == [] and waits.count > 1000
+    assert waits.waits == [] and waits.count > 300
 
 
 def test_one_read_of_the_loss_is_noticed(prepared, monkeypatch):
