@@ -14,7 +14,7 @@ from triptych.data.batch import Batch
 from triptych.data.mixture import Ring
 from triptych.diffusion import loss as losses
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.condition import Condition, Labels
+from triptych.diffusion.condition import MEMBER, Condition, Labels, Tokens, Vectors
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
@@ -30,6 +30,7 @@ from triptych.models.oracle import OracleModel
 from triptych.networks.classifier import ClassifierNetwork
 from triptych.networks.ladder import MLPLadder
 from triptych.networks.mlp import MLP
+from triptych.networks.resnet import ResNet
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import CheckpointSaver
 from triptych.run.fit import build_callbacks
@@ -46,7 +47,7 @@ PROCESS = VariancePreserving
 
 
 def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion:
-    conditions = {"label": Labels(CLASSES)}
+    conditions = options.pop("conditions", {"label": Labels(CLASSES)})
     sizes = {"outputs": getattr(output, "per_dim", 1), "width": 4, "blocks": 1, "dropout": 0.1}
     network = MLP((2,), conditions=conditions, **sizes)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
@@ -54,12 +55,8 @@ def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion
     objective = Objective(
         output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None)
     )
-    options |= {
-        "levels": levels,
-        "discrete": levels is not None,
-        "conditional": True,
-        "label_dropout": 0.1,
-    }
+    options = {"label_dropout": 0.1, "conditional": True} | options
+    options |= {"levels": levels, "discrete": levels is not None}
     parts = (Denoiser(network, output, PROCESS()), schedule, objective, bound)
     return Diffusion(*parts, **options, **MORE)
 
@@ -247,8 +244,6 @@ LINES = {
 @pytest.mark.parametrize("name", LINES)
 def test_no_step_between_logged_ones_waits(prepared, monkeypatch, name):
     waits = fit(prepared(*LINES[name], *FIT), monkeypatch)
-    print(waits.count)
-    for w in waits.waits: print(w)
     assert waits.waits == [] and waits.count > 300
 
 
@@ -303,3 +298,42 @@ def test_no_training_step_waits(name, monkeypatch):
         waits.watching = True
         model.train().training_step(items, 0).backward()
     assert waits.waits == []
+    assert not model.may_skip_weights() and not skipped(model)
+
+
+def skipped(model) -> list[str]:
+    """Return the names of trained weights without a gradient."""
+    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize(
+    ("dropout", "skips"), [(0.1, False), (0.0, True), ({"text": 0.1}, True), ({"v": 0.1}, False)]
+)
+def test_a_vector_for_absent_parts_may_have_no_gradient(dropout, skips):
+    """It is used in each step if training drops its part, otherwise only if some items lack it."""
+    kinds = {"v": Vectors(3), "text": Tokens(2, 3)} if "text" in str(dropout) else {"v": Vectors(3)}
+    model = diffusion(Linear(-6.0, 4.0), Output("x0"), conditions=kinds, label_dropout=dropout)
+    parts = {name: torch.zeros(N, *kind.shape) for name, kind in kinds.items()}
+    items = Batch(torch.zeros(N, 2), Condition(**parts), torch.arange(N))
+    model.loss(items, 0, 0, 1).mean().backward()
+    assert model.may_skip_weights() == bool(skipped(model)) == skips
+
+
+def test_modules_of_other_packages_may_skip_weights():
+    class Mine(torch.nn.Linear):
+        pass
+
+    model = MODELS["linear"]()
+    model.denoiser.network.mine = Mine(1, 1)
+    assert model.may_skip_weights()
+
+
+def test_members_without_items_have_gradients():
+    """Shares are dealt on the CPU, and the device is not waited for."""
+    network = ResNet((1, 4, 4), width=4, blocks=1, conditioning=4, members=3, fourier=[]).to(META)
+    z, dealt = torch.zeros(4, 1, 4, 4, device=META), torch.tensor([0, 1, 1, 0])
+    with Waits() as waits:
+        waits.watching = True
+        network(z, z[:, 0, 0, 0], Condition(**{MEMBER: dealt})).sum().backward()
+    assert all("elsewhere at resnet.py" in wait for wait in waits.waits)
+    assert not skipped(network)

@@ -96,8 +96,8 @@ class ResNet(ImageNetwork):
         """Let each member read its own share of a batch, which the condition deals."""
         dealt, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
         raw, shares = [], []
-        # Members are dealt on the CPU, which reads the sizes of their shares without waiting for the
-        # device. A copy to it that is not waited for is safe but on Apple's.
+        # Members are dealt on the CPU, so that the sizes of shares are known without waiting for
+        # the device. On Apple's a copy that is not waited for may be read before it has ended.
         free = z.device.type != "mps"
         for number, member in enumerate((self.forward_member, *self.others)):
             # A process may have no item of a member. The member then reads an empty batch, so that

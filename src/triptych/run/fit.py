@@ -72,7 +72,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     shown = [progress, session.stop]
     callbacks = [*build_callbacks(run, experiment), *shown, keep]
     steps = steps_of(config, len(data.splits["train"]))
-    trainer = build_trainer(config, run, callbacks, steps)
+    trainer = build_trainer(config, run, callbacks, steps, model.may_skip_weights())
     check_processes(data, trainer.world_size)
 
     # The checks below and configure_optimizers read model.trainer, as they do during the fit.

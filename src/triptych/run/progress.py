@@ -37,6 +37,7 @@ class Progress(pl.Callback):
         self._place = (0, 0)
         self._bar: Any = None
         self._figures: dict[str, float] = {}  # metrics as they were last read
+        self._read_step = 0
         # (time in seconds, step) during the last WINDOW seconds.
         self._marks: deque[tuple[float, int]] = deque()
 
@@ -66,20 +67,23 @@ class Progress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self._bar is None:
             return
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # Lightning sets it
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        step = trainer.global_step
+        # With gradient accumulation several batches have the same step.
+        if step % every == 0 and step != self._read_step:
             self._read_metrics(trainer)
         if time.monotonic() - self._written < WRITE_INTERVAL:
             return
-        self._bar.update(trainer.global_step - self._bar.n)
+        self._bar.update(step - self._bar.n)
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in self._figures.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
         # A bound of NaN, before the first validation, is written as null.
         bound = self._figures.get(BOUND, math.nan)
-        self.write("fit", trainer.global_step, trainer.max_steps, bound)
+        self.write("fit", step, trainer.max_steps, bound)
 
     def _read_metrics(self, trainer: pl.Trainer) -> None:
         """Read the figures to show. From a GPU this waits, so it is done only at logged steps."""
-        metrics = trainer.callback_metrics
+        self._read_step, metrics = trainer.global_step, trainer.callback_metrics
         self._figures = {name: float(metrics[name]) for name in (*SHOWN, BOUND) if name in metrics}
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
