@@ -82,7 +82,7 @@ def build_trainer(
         enable_checkpointing=False,  # The callback CheckpointSaver saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
-        plugins=[AtomicCheckpointIO(), *_cluster_environments()],
+        plugins=[AtomicCheckpointIO(background=_uses_gpu(node)), *_cluster_environments()],
         default_root_dir=str(run.path) if run else None,
     )
     # Our loader applies limit_train_batches by repeating the first batches, without ending an
