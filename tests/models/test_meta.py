@@ -1,9 +1,12 @@
 """Training and validation steps on the ``meta`` device, on which a hidden ``.item()`` raises."""
 
+import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
@@ -12,7 +15,7 @@ from triptych.data.mixture import Ring
 from triptych.diffusion import loss as losses
 from triptych.diffusion.block_draws import STREAMS
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.condition import Condition, Labels
+from triptych.diffusion.condition import MEMBER, Condition, Labels, Tokens, Vectors
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
@@ -28,18 +31,24 @@ from triptych.models.oracle import OracleModel
 from triptych.networks.classifier import ClassifierNetwork
 from triptych.networks.ladder import MLPLadder
 from triptych.networks.mlp import MLP
+from triptych.networks.resnet import ResNet
+from triptych.run.build import build_experiment
+from triptych.run.checkpoints import CheckpointSaver
+from triptych.run.fit import build_callbacks
+from triptych.run.progress import Progress
 from triptych.run.stopping import Stop
+from triptych.run.trainer import build_trainer
 
+from .meta_fit import META, Enough, MetaAccelerator, Repeated, Waits, Watch
 from .options import OPTIONS
 
-META = torch.device("meta")
 N, CLASSES = 6, 4
 MORE = OPTIONS | {"shape": (2,), "seed": 1, "repeats": 2, "val_repeats": 2}
 PROCESS = VariancePreserving
 
 
 def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion:
-    conditions = {"label": Labels(CLASSES)}
+    conditions = options.pop("conditions", {"label": Labels(CLASSES)})
     sizes = {"outputs": getattr(output, "per_dim", 1), "width": 4, "blocks": 1, "dropout": 0.1}
     network = MLP((2,), conditions=conditions, **sizes)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
@@ -47,12 +56,8 @@ def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion
     objective = Objective(
         output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None)
     )
-    options |= {
-        "levels": levels,
-        "discrete": levels is not None,
-        "conditional": True,
-        "label_dropout": 0.1,
-    }
+    options = {"label_dropout": 0.1, "conditional": True} | options
+    options |= {"levels": levels, "discrete": levels is not None}
     parts = (Denoiser(network, output, PROCESS()), schedule, objective, bound)
     return Diffusion(*parts, **options, **MORE)
 
@@ -167,6 +172,7 @@ def test_callbacks_run_on_meta_device():
     trainer = SimpleNamespace(**vars(model._trainer), max_steps=10)
     average.on_fit_start(trainer, model)
     average.on_train_start(trainer, model)
+    gradients.on_train_start(trainer, model)
     loss = model.training_step(batch(), 0)
     loss.backward()
     gradients.on_before_optimizer_step(trainer, model, None)
@@ -176,3 +182,161 @@ def test_callbacks_run_on_meta_device():
     assert told == {"train/grad_norm": META, "train/clipped": META}
     assert all(p.device == META for p in average.average.values()) and average.updates == 1
     assert stop._first_bad.device == META and gradients.clipped.device == META
+
+
+def draw_training(shape, batch, *_):
+    """Draw times and noise on the device."""
+    return torch.rand(batch, device=META), torch.randn(batch, *shape, device=META)
+
+
+def drop_conditions(condition, probability, *_):
+    """Drop conditions at random on the device."""
+    dropped = torch.rand(len(condition), device=META) < probability
+    return condition.drop(dict.fromkeys(condition.parts, dropped))
+
+
+def draw_on_device(monkeypatch) -> None:
+    """Draw times, noise and dropped conditions on the device, in place of the CPU."""
+    for room in ("diffusion", "classifier"):
+        monkeypatch.setattr(f"triptych.models.{room}.training_draw", draw_training)
+    for room in ("latent", "latent_diffusion"):
+        monkeypatch.setattr(f"triptych.models.{room}.training_noise", lambda *_: draw_noise)
+    monkeypatch.setattr("triptych.models.diffusion.drop_parts", drop_conditions)
+
+
+def draw_noise(shape):
+    return torch.randn(shape, device=META)
+
+
+def fit(run, monkeypatch) -> Waits:
+    """Fit a run's model on the device, and watch steps 4 and 5, of which none is logged."""
+    draw_on_device(monkeypatch)
+    # Progress is written after each step.
+    monkeypatch.setattr("triptych.run.progress.WRITE_INTERVAL", 0)
+    strategy = SingleDeviceStrategy(META, accelerator=MetaAccelerator())
+    monkeypatch.setattr("triptych.run.trainer._strategy", lambda *_: strategy)
+    # The fused kernel of a GPU has a form for this device.
+    module = sys.modules["torch.optim.optimizer"]
+    monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    experiment, waits, stop = build_experiment(run.config(), download=False), Waits(), Stop()
+    saver = CheckpointSaver(run, None, 100, stop, {})
+    shown = [Progress(run, bar=False), stop, saver]
+    callbacks = [Watch(waits, 4, 5), *build_callbacks(run, experiment), *shown]
+    trainer = build_trainer(experiment.config, run, callbacks, 10)
+    trainer.limit_val_batches = 0
+    batch = experiment.data.train_dataloader().batch(0)
+    with waits, pytest.raises(Enough):
+        trainer.fit(experiment.model, Repeated(batch))
+    return waits
+
+
+FIT = [
+    "model.conditional=true",
+    "trainer.accelerator=auto",
+    "trainer.log_every_n_steps=3",
+    "trainer.gradient_clip_val=1",
+    "samples.n=0",
+]
+LINES = {
+    "unet": ["denoiser=unet"],
+    "unet_ddpm": ["denoiser=unet_ddpm", "denoiser.network.attention_at=[8]"],
+    "dit_b": ["denoiser=dit_b"],
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_no_step_between_logged_ones_waits(prepared, monkeypatch, name):
+    waits = fit(prepared(*LINES[name], *FIT), monkeypatch)
+    assert waits.waits == [] and waits.count > 300
+
+
+def test_one_read_of_the_loss_is_noticed(prepared, monkeypatch):
+    loss = Diffusion.loss
+
+    def reading(self, *rest):
+        nats = loss(self, *rest)
+        nats.sum().item()
+        return nats
+
+    monkeypatch.setattr(Diffusion, "loss", reading)
+    waits = fit(prepared(*FIT), monkeypatch).waits
+    assert len(waits) == 2 and all("_local_scalar_dense" in wait for wait in waits)
+
+
+WAITS = {
+    "a comparison": lambda x: bool(x.sum() > 0),
+    "a float": lambda x: float(x[0]),
+    "a list": lambda x: x.tolist(),
+    "a copy": lambda x: x.cpu(),
+    "a mask": lambda x: x[x > 0],
+    "a mask that is set": lambda x: x.__setitem__(x > 0, 1.0),
+    "places": lambda x: (x > 0).nonzero(),
+    "numbers": lambda x: x + torch.tensor([1.0], device=META),
+    "numbers of its kind": lambda x: x.new_tensor([1.0]),
+    "a tensor elsewhere": lambda x: torch.arange(3),
+    "a copy that is waited for": lambda x: torch.zeros(3).to(META),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_each_wait_is_noticed(name):
+    x = torch.zeros(3, device=META)
+    with Waits() as waits:
+        waits.watching = True
+        with suppress(NotImplementedError, TypeError):  # some have no form without numbers
+            WAITS[name](x)
+    assert waits.waits
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_training_step_waits(name, monkeypatch):
+    """The times, losses and schedules of all models are computed on the device."""
+    draw_on_device(monkeypatch)
+    model = moved(MODELS[name]())
+    if not any(p.requires_grad for p in model.parameters()):
+        return
+    model._trainer.log_every_n_steps = 100
+    items = batch()
+    with Waits() as waits:
+        waits.watching = True
+        model.train().training_step(items, 0).backward()
+    assert waits.waits == []
+    assert not model.may_skip_weights() and not skipped(model)
+
+
+def skipped(model) -> list[str]:
+    """Return the names of trained weights without a gradient."""
+    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize(
+    ("dropout", "skips"), [(0.1, False), (0.0, True), ({"text": 0.1}, True), ({"v": 0.1}, False)]
+)
+def test_a_vector_for_absent_parts_may_have_no_gradient(dropout, skips):
+    """It is used in each step if training drops its part, otherwise only if some items lack it."""
+    kinds = {"v": Vectors(3), "text": Tokens(2, 3)} if "text" in str(dropout) else {"v": Vectors(3)}
+    model = diffusion(Linear(-6.0, 4.0), Output("x0"), conditions=kinds, label_dropout=dropout)
+    parts = {name: torch.zeros(N, *kind.shape) for name, kind in kinds.items()}
+    items = Batch(torch.zeros(N, 2), Condition(**parts), torch.arange(N))
+    model.loss(items, 0, 0, 1).mean().backward()
+    assert model.may_skip_weights() == bool(skipped(model)) == skips
+
+
+def test_modules_of_other_packages_may_skip_weights():
+    class Mine(torch.nn.Linear):
+        pass
+
+    model = MODELS["linear"]()
+    model.denoiser.network.mine = Mine(1, 1)
+    assert model.may_skip_weights()
+
+
+def test_members_without_items_have_gradients():
+    """Shares are dealt on the CPU, and the device is not waited for."""
+    network = ResNet((1, 4, 4), width=4, blocks=1, conditioning=4, members=3, fourier=[]).to(META)
+    z, dealt = torch.zeros(4, 1, 4, 4, device=META), torch.tensor([0, 1, 1, 0])
+    with Waits() as waits:
+        waits.watching = True
+        network(z, z[:, 0, 0, 0], Condition(**{MEMBER: dealt})).sum().backward()
+    assert all("elsewhere at resnet.py" in wait for wait in waits.waits)
+    assert not skipped(network)

@@ -1,5 +1,6 @@
 """Keys of Lightning's trainer are obeyed or refused, but never recorded and overridden."""
 
+import inspect
 import io
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import triptych
 from tests.run.accidents import rows, stop_after
 from triptych.models import base
 from triptych.models.diffusion import Diffusion
+from triptych.run import trainer
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import Progress
@@ -175,3 +177,28 @@ def test_images_per_second_counts_all_batches_since_resume(prepared, monkeypatch
     speeds = [float(s) for row in rows(run) if (s := row["train/images_per_second"])]
     # The first interval of a start has n steps, and the batch with which the next step begins.
     assert speeds == pytest.approx([2 / 3, 1, 4 / 5, 1])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "may_skip", "searches"),
+    [("cpu", False, True), ("auto", False, True), ("gpu", True, True), ("gpu", False, False)],
+)
+def test_ddp_searches_for_unused_weights_on_cpus_or_if_there_may_be_some(
+    accelerator, may_skip, searches, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    node = {"accelerator": accelerator, "devices": 2, "num_nodes": 1, "strategy": "ddp"}
+    assert trainer._strategy(node, may_skip) == (
+        "ddp_find_unused_parameters_true" if searches else "ddp"
+    )
+    assert trainer._strategy(node | {"strategy": "auto", "devices": 1}, may_skip) == "auto"
+
+
+def test_ranks_send_no_sigterm_at_each_step(prepared):
+    """The trainer replaces a method that Lightning calls at each step."""
+    run = prepared()
+    loop = build_trainer(run.config(), run, []).fit_loop.epoch_loop
+    assert "_broadcast_sigterm_tensor" in vars(type(loop)), "Lightning has renamed the method"
+    assert "self._broadcast_sigterm_tensor()" in inspect.getsource(type(loop).advance)
+    assert loop._broadcast_sigterm_tensor() is None
+    assert loop._broadcast_sigterm_tensor.__module__ == trainer.__name__

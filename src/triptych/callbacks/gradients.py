@@ -19,6 +19,9 @@ class Gradients(pl.Callback):
         self.clip, self.by_value = clip or 0.0, by_value
         self.clipped = torch.zeros((), dtype=torch.long)
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.clipped = self.clipped.to(module.device)
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
     ) -> None:
@@ -41,7 +44,7 @@ class Gradients(pl.Callback):
         size = norm
         if self.by_value:
             size = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
-        self.clipped = self.clipped.to(norm.device) + (norm.isfinite() & (size > self.clip))
+        self.clipped = self.clipped + (norm.isfinite() & (size > self.clip))
 
     def state_dict(self) -> dict[str, Any]:
         return {"clipped": self.clipped}

@@ -68,7 +68,7 @@ class Categorical(Decoder):
     of_levels = True
 
     def __init__(self, levels: int):
-        self.centres = level_centres(levels)
+        self.levels = levels
 
     def nats(
         self,
@@ -80,14 +80,14 @@ class Categorical(Decoder):
     ) -> Tensor:
         alpha, _ = denoiser.process.alpha_sigma(expand_like(gamma, z))
         precision = torch.exp(-expand_like(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
-        rows = max(1, LOGITS // (z[0].numel() * len(self.centres)))
+        rows = max(1, LOGITS // (z[0].numel() * self.levels))
         parts = zip(*(whole.split(rows) for whole in (x, z / alpha, precision)), strict=True)
         return torch.cat([self._nats(*part) for part in parts])
 
     def _nats(self, x: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
-        centres = self.centres.to(centre)
+        centres = level_centres(self.levels, centre.device).to(centre)
         logits = -0.5 * precision.unsqueeze(-1) * (centre.unsqueeze(-1) - centres) ** 2
-        k = ((x + 1) * ((len(centres) - 1) / 2)).round().long().unsqueeze(-1)
+        k = ((x + 1) * ((self.levels - 1) / 2)).round().long().unsqueeze(-1)
         return -torch.log_softmax(logits, -1).gather(-1, k).flatten(1).sum(1)
 
 

@@ -126,9 +126,9 @@ class LevelOutput(nn.Module):
         return Prediction("x0", (probabilities * centres).sum(1), z, alpha, sigma)
 
 
-def level_centres(levels: int) -> Tensor:
+def level_centres(levels: int, device: torch.device | None = None) -> Tensor:
     """Return the K levels in data units, c_k = 2 k / (K - 1) - 1: float32 (K,)."""
-    return torch.linspace(-1.0, 1.0, levels)
+    return torch.linspace(-1.0, 1.0, levels, device=device)
 
 
 class Denoiser(nn.Module):

@@ -105,7 +105,7 @@ class Monotone(LearnedEndpoints):
         self._rescale: Callable[[Tensor], Tensor] | None = None  # a hook on gradients
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
+        ends, _ = self._network(torch.arange(2, dtype=t.dtype, device=t.device))
         rise = ends[1] - ends[0]
         h, slope = self._network(t)
         s, ds = (h - ends[0]) / rise, slope / rise

@@ -59,7 +59,8 @@ class Level(NamedTuple):
         """
         if self.steps is None or self.lower is None or isinstance(density, Stratified):
             return density.per_gamma(self.gamma.clamp(max=gamma_max), self.dgamma, self.t)
-        back = torch.linspace(1 / 32, 31 / 32, 16).to(self.gamma).view(-1, *(1,) * self.gamma.ndim)
+        back = torch.linspace(1 / 32, 31 / 32, 16, device=self.gamma.device).to(self.gamma)
+        back = back.view(-1, *(1,) * self.gamma.ndim)
         gamma, t = (
             self.gamma - back * (self.gamma - self.lower),
             (self.t - back / self.steps).clamp(min=0),

@@ -57,7 +57,8 @@ class Schedule(nn.Module, ABC):
 
     def ends(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return gamma(0) and gamma(1), (2,)."""
-        return self.gamma(torch.tensor([0.0, 1.0], device=device, dtype=dtype))
+        # torch.tensor([0.0, 1.0]) would wait for a GPU, to which it copies the numbers.
+        return self.gamma(torch.arange(2, device=device, dtype=dtype))
 
     def stops(self, steps: int) -> Tensor:
         """Return the times of a sampler with ``steps`` steps, evenly spaced from 1 down to 0.

@@ -16,7 +16,7 @@ from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
 from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
-from triptych.diffusion.condition import Condition, Kind
+from triptych.diffusion.condition import AUGMENTATION, Condition, Kind
 from triptych.diffusion.control import DrawError
 from triptych.diffusion.draws import BATCH_DRAWS, BatchDraws, StepShare, Stream, hash_seed
 from triptych.diffusion.likelihood import Likelihood
@@ -26,7 +26,10 @@ from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting, LoggingModule
+from triptych.networks.conditioning import Conditioning
 
+# Packages whose modules use all of their weights in each step, but for ``Conditioning``.
+KNOWN = ("triptych.", "torch.", "torchmetrics.")
 LEVEL_BANDS = 5  # number of noise-level bands whose error is logged at validation
 
 
@@ -140,6 +143,23 @@ class BoundModel(LoggingModule):
         """Return parameters in the optimiser's groups, each with its options."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def may_skip_weights(self) -> bool:
+        """Return whether a training step may leave a trained weight without a gradient."""
+        for module in self.modules():
+            if not type(module).__module__.startswith(KNOWN):
+                return True
+            if isinstance(module, Conditioning) and not all(map(self._drops, module.with_null)):
+                return True
+        return False
+
+    def _drops(self, part: str) -> bool:
+        """Return whether training items may lack a part of the condition."""
+        if part == AUGMENTATION:  # Items that are not augmented lack it.
+            return True
+        if isinstance(self.label_dropout, Mapping):
+            return self.label_dropout.get(part, 0.0) > 0
+        return self.label_dropout > 0
+
     def train_figures(self) -> dict[str, Tensor]:
         """Return further training metrics that a subclass logs beside its loss."""
         return {}
@@ -183,15 +203,16 @@ class BoundModel(LoggingModule):
     def _log_step(self, mean: Tensor, nats: Tensor, images: int) -> None:
         step, then = self._clock
         now = time.perf_counter()
-        figures = {
+        # Lightning puts plain numbers on the device, where NCCL can reduce them.
+        figures: dict[str, Any] = {
             "train/loss": mean.detach(),
             "train/loss_variance": nats.div(self.dims).var(),
-            "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
         steps = self.global_step - step
         if steps > 0:  # with gradient accumulation several batches have the same step
             self._clock = (self.global_step, now)
-            figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
+            figures["train/images_per_second"] = images * steps / (now - then)
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         # Only logged steps are reduced over processes.
         self.log_model_metrics(figures, on_step=True, on_epoch=False, sync_dist=True)

@@ -125,6 +125,11 @@ class Conditioning(nn.Module):
         for name, kind in conditions.items():
             self.add_module(name, EMBEDDERS[type(kind)](kind, width))
 
+    @property
+    def with_null(self) -> list[str]:
+        """The parts with a weight that only absent items use: without any it has no gradient."""
+        return [name for name in self.names if isinstance(self.get_submodule(name), _Embedder)]
+
     def forward(self, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         angle = gamma.unsqueeze(1) * self.frequency
         h = self.layers(torch.cat([angle.sin(), angle.cos()], 1))

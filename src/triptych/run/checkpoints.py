@@ -3,17 +3,21 @@
 ``CheckpointSaver`` decides when a run saves its last and its best checkpoint.
 """
 
+import copy
 import io
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import load_tensors
@@ -24,22 +28,63 @@ from triptych.run.untrusted import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
+    """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one.
+
+    In the ``background``, a thread writes a copy of the state while training goes on. One file is
+    written at a time. An error of the thread is raised by the next save or load, or at the end of
+    the fit, also of one that fails.
+    """
+
+    def __init__(self, background: bool = False):
+        self.background = background
+        self._writing: Future[None] | None = None
 
     def save_checkpoint(
         self, checkpoint: Checkpoint, path: Any, storage_options: Any = None
     ) -> None:
-        save_checkpoint(checkpoint, Path(path))
+        self.wait()
+        paths = [Path(path)]
+        if paths[0].name == BEST:  # A full copy, so that damage to one file leaves the other.
+            paths.append(paths[0].with_name(LAST))
+        if not self.background:
+            save_checkpoint(checkpoint, *paths)
+            return
+        thread = ThreadPoolExecutor(1)
+        self._writing = thread.submit(save_checkpoint, copy_to_cpu(checkpoint), *paths)
+        thread.shutdown(wait=False)  # It ends after this file.
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Checkpoint:
+        self.wait()
         return read_checkpoint(Path(path))
 
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written; raise the error of its thread."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint atomically."""
+    def teardown(self) -> None:
+        """Wait, as Lightning calls this at the end of a fit and after an exception in it."""
+        self.wait()
+
+
+def copy_to_cpu(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a deep copy of a checkpoint whose tensors are on the CPU."""
+    copies: dict[int, Any] = {}
+
+    def add_copy(tensor: Tensor) -> None:
+        copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
+
+    apply_to_collection(checkpoint, Tensor, add_copy)
+    return copy.deepcopy(checkpoint, copies)
+
+
+def save_checkpoint(checkpoint: Checkpoint, *paths: Path) -> None:
+    """Write a checkpoint atomically, to each path."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    write_atomic(path, buffer.getvalue())
+    for path in paths:
+        write_atomic(path, buffer.getvalue())
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
@@ -149,9 +194,7 @@ class CheckpointSaver(pl.Callback):
             raise Diverged("the validation bound", trainer.global_step)
         if score < self.best:
             self.best = score
-            self._save(trainer, BEST)
-            if trainer.is_global_zero:  # A full copy, so that damage to one file leaves the other.
-                write_atomic(self.folder / LAST, (self.folder / BEST).read_bytes())
+            self._save(trainer, BEST)  # This writes the last checkpoint, too.
         else:
             self._save(trainer, LAST)
         if (self.run / PRUNE).exists():  # A hyperparameter search has pruned this run.

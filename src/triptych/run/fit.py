@@ -73,7 +73,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     shown = [progress, session.stop]
     callbacks = [*build_callbacks(run, experiment), *shown, keep]
     steps = steps_of(config, len(data.splits["train"]))
-    trainer = build_trainer(config, run, callbacks, steps)
+    trainer = build_trainer(config, run, callbacks, steps, model.may_skip_weights())
     check_processes(data, trainer.world_size)
     model.random = choose_draws(run, config, origin.draws, trainer.strategy.root_device)
     keep.record["draws"] = model.random.name

@@ -17,8 +17,9 @@ from triptych.terminal import progress_bar
 
 WRITE_INTERVAL = 1.0  # minimum seconds between two writes of progress.json
 WINDOW = 60.0  # the speed is averaged over the last so many seconds, including validation
-# Metrics that the progress bar shows.
+# Metrics that the progress bar shows, and the one in progress.json.
 SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
+BOUND = "val/bound"
 
 
 class Progress(pl.Callback):
@@ -35,6 +36,8 @@ class Progress(pl.Callback):
         # Last step and number of steps of the fit, as the test uses another trainer.
         self._place = (0, 0)
         self._bar: Any = None
+        self._figures: dict[str, float] = {}  # metrics as they were last read
+        self._read_step = 0
         # (time in seconds, step) during the last WINDOW seconds.
         self._marks: deque[tuple[float, int]] = deque()
 
@@ -62,24 +65,37 @@ class Progress(pl.Callback):
             self.write("fit", step, steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self._bar is None or time.monotonic() - self._written < WRITE_INTERVAL:
+        if self._bar is None:
             return
-        self._bar.update(trainer.global_step - self._bar.n)
-        shown = {
-            k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN
-        }
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        step = trainer.global_step
+        # With gradient accumulation several batches have the same step.
+        if step % every == 0 and step != self._read_step:
+            self._read_metrics(trainer)
+        if time.monotonic() - self._written < WRITE_INTERVAL:
+            return
+        self._bar.update(step - self._bar.n)
+        shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in self._figures.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
-        bound = float(trainer.callback_metrics.get("val/bound", math.nan))
         # A bound of NaN, before the first validation, is written as null.
-        self.write("fit", trainer.global_step, trainer.max_steps, bound)
+        bound = self._figures.get(BOUND, math.nan)
+        self.write("fit", step, trainer.max_steps, bound)
+
+    def _read_metrics(self, trainer: pl.Trainer) -> None:
+        """Read the figures to show. From a GPU this waits, so it is done only at logged steps."""
+        self._read_step, metrics = trainer.global_step, trainer.callback_metrics
+        self._figures = {name: float(metrics[name]) for name in (*SHOWN, BOUND) if name in metrics}
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Log the validation bound in a line if stderr is not a terminal, which hides the bar.
 
         With ``trainer.enable_progress_bar=false`` nothing is printed.
         """
-        if self._bar is not None and self._bar.disable and not self._hidden:
-            bound = float(trainer.callback_metrics.get("val/bound", math.nan))
+        if self._bar is None:
+            return
+        self._read_metrics(trainer)
+        if self._bar.disable and not self._hidden:
+            bound = self._figures.get(BOUND, math.nan)
             log_line(
                 self.run,
                 f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}",

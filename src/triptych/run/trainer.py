@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import (
     AdvancedProfiler,
@@ -52,16 +53,21 @@ def is_sharded(config: Config) -> bool:
 
 
 def build_trainer(
-    config: Config, run: RunDirectory | None, callbacks: list[Any], steps: int = -1
+    config: Config,
+    run: RunDirectory | None,
+    callbacks: list[Any],
+    steps: int = -1,
+    may_skip_weights: bool = True,
 ) -> pl.Trainer:
     """Build Lightning's Trainer for a fit of ``steps`` steps, or for evaluation without a ``run``.
 
+    ``may_skip_weights``: whether a step may leave a trained weight without a gradient.
     Raises UserError for settings that this machine does not support.
     """
     check_sharded(config)
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
-    node["strategy"] = _strategy(node)
+    node["strategy"] = _strategy(node, may_skip_weights)
     # Lightning's val_check_interval counts batches, ours counts steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
     own: Config = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
@@ -76,13 +82,20 @@ def build_trainer(
         enable_checkpointing=False,  # The callback CheckpointSaver saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
-        plugins=[AtomicCheckpointIO(), *_cluster_environments()],
+        plugins=[AtomicCheckpointIO(background=_uses_gpu(node)), *_cluster_environments()],
         default_root_dir=str(run.path) if run else None,
     )
     # Our loader applies limit_train_batches by repeating the first batches, without ending an
     # epoch: the end of an epoch would end the accumulation of gradients early.
     trainer.limit_train_batches = 1.0
+    # With several ranks, Lightning would send a received SIGTERM to all of them at each step and
+    # wait for it; ``Stop`` handles signals. ``test_trainer_keys`` fails if the method is renamed.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_broadcast  # type: ignore[method-assign]
     return trainer
+
+
+def _no_broadcast() -> None:
+    """Send nothing."""
 
 
 def check_sharded(config: Config) -> None:
@@ -102,17 +115,26 @@ def check_sharded(config: Config) -> None:
         )
 
 
-def _strategy(node: Config) -> Any:
-    """Return Lightning's name of the strategy; for DDP one with a fixed order of summation.
+def _strategy(node: Config, may_skip_weights: bool) -> Any:
+    """Return Lightning's name of the strategy; for DDP on CPUs one with a fixed order of summation.
 
     Plain DDP rebuilds its gradient buckets after the first step of each start. This changes the
     order of summation over three or more ranks, so a resumed run would differ in the last digits.
+    On GPUs the search for unused weights, which keeps the buckets, would be waited for in each
+    step, so it is made only if there may be some.
     """
     devices = node["devices"]
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
     if node["strategy"] == "ddp" or (node["strategy"] == "auto" and several):
-        return "ddp_find_unused_parameters_true"
+        searches = may_skip_weights or not _uses_gpu(node)
+        return "ddp_find_unused_parameters_true" if searches else "ddp"
     return node["strategy"]
+
+
+def _uses_gpu(node: Config) -> bool:
+    if node["accelerator"] == "auto":
+        return torch.cuda.is_available()
+    return node["accelerator"] in ("gpu", "cuda")
 
 
 def _profiler(config: Config, run: RunDirectory | None) -> Any:
