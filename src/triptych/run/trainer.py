@@ -14,7 +14,6 @@ from pytorch_lightning.profilers import (
 )
 
 from triptych.config.build import build
-from triptych.errors import UserError
 from triptych.records import Config
 from triptych.run.checkpoints import AtomicCheckpointIO
 from triptych.run.directory import RunDirectory
@@ -54,11 +53,7 @@ def is_sharded(config: Config) -> bool:
 def build_trainer(
     config: Config, run: RunDirectory | None, callbacks: list[Any], steps: int = -1
 ) -> pl.Trainer:
-    """Build Lightning's Trainer for a fit of ``steps`` steps, or for evaluation without a ``run``.
-
-    Raises UserError for settings that this machine does not support.
-    """
-    check_sharded(config)
+    """Build Lightning's Trainer for a fit of ``steps`` steps, or to evaluate without a ``run``."""
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
     node["strategy"] = _strategy(node)
@@ -83,23 +78,6 @@ def build_trainer(
     # epoch: the end of an epoch would end the accumulation of gradients early.
     trainer.limit_train_batches = 1.0
     return trainer
-
-
-def check_sharded(config: Config) -> None:
-    """Raise UserError for settings that do not work with sharded weights."""
-    if not is_sharded(config):
-        return
-    if config["callbacks"].get("ema"):
-        raise UserError(
-            "trainer.strategy=fsdp: averages of sharded weights are not supported; pass "
-            "callbacks.ema=null weights=raw"
-        )
-    clip = config["trainer"]["gradient_clip_val"]
-    if clip:
-        raise UserError(
-            f"trainer.gradient_clip_val={clip}: clipping is not supported with sharded weights; "
-            "pass null"
-        )
 
 
 def _strategy(node: Config) -> Any:
