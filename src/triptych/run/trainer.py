@@ -2,9 +2,11 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.plugins import FSDPPrecision
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import (
     AdvancedProfiler,
@@ -12,6 +14,8 @@ from pytorch_lightning.profilers import (
     PyTorchProfiler,
     SimpleProfiler,
 )
+from torch import nn
+from torch.distributed.fsdp import MixedPrecision
 
 from triptych.config.build import build
 from triptych.records import Config
@@ -28,6 +32,22 @@ class NoProfiler(PassThroughProfiler):
     """A profiler without overhead; Lightning's own no-op creates a generator for every hook."""
 
     profile = nullcontext  # type: ignore[assignment]  # a context manager, too
+
+
+class ShardedPrecision(FSDPPrecision):
+    """FSDP's precision, but only of parameters and gradients.
+
+    Lightning's own also converts buffers and the states of metrics, among them the sums of the
+    account, which are in double precision.
+    """
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+    @property
+    def mixed_precision_config(self) -> MixedPrecision | None:
+        config = super().mixed_precision_config
+        return None if config is None else replace(config, buffer_dtype=None)
 
 
 def steps_of(config: Config, items: int) -> int:
@@ -56,7 +76,14 @@ def build_trainer(
     """Build Lightning's Trainer for a fit of ``steps`` steps, or to evaluate without a ``run``."""
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
+    sharded = is_sharded(config) and run is not None
+    if is_sharded(config) and not sharded:
+        # Models are evaluated with whole weights, which need no gradients and no optimizer.
+        node["strategy"] = "ddp"
     node["strategy"] = _strategy(node)
+    plugins: list[Any] = [AtomicCheckpointIO(), *_cluster_environments()]
+    if sharded:
+        plugins.append(ShardedPrecision(node.pop("precision") or "32-true"))
     # Lightning's val_check_interval counts batches, ours counts steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
     own: Config = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
@@ -71,7 +98,7 @@ def build_trainer(
         enable_checkpointing=False,  # The callback CheckpointSaver saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
-        plugins=[AtomicCheckpointIO(), *_cluster_environments()],
+        plugins=plugins,
         default_root_dir=str(run.path) if run else None,
     )
     # Our loader applies limit_train_batches by repeating the first batches, without ending an
