@@ -45,9 +45,8 @@ class ShardedPrecision(FSDPPrecision):
         return module
 
     @property
-    def mixed_precision_config(self) -> MixedPrecision | None:
-        config = super().mixed_precision_config
-        return None if config is None else replace(config, buffer_dtype=None)
+    def mixed_precision_config(self) -> MixedPrecision:
+        return replace(super().mixed_precision_config, buffer_dtype=None)
 
 
 def steps_of(config: Config, items: int) -> int:
