@@ -77,6 +77,9 @@ test: develop  ## the tests, without the slow ones
 test-all: develop  ## all of them
 	$(BIN)/python -m pytest
 
+test-gpu: develop  ## those that need a GPU; some need two
+	$(BIN)/python -m pytest -m gpu -s
+
 CODE := src tests examples benchmarks requirements docs/*.py
 check: develop  ## ruff, ruff-format, mypy
 	$(BIN)/ruff check $(CODE)

@@ -1,5 +1,6 @@
 """A folder of images."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.run.commands import start
 from triptych.data import folder
 from triptych.data.build import check_splits_match_declaration, fingerprint
 from triptych.data.cache import item_number
@@ -165,6 +167,36 @@ def test_failed_cache_build_leaves_no_file(plain, root):
     (plain / "07.png").write_bytes(b"nothing of an image")
     refused(lambda: image_folder(plain), "07.png")
     assert not list((root / "data").rglob("*.*"))
+
+
+COUNTED_DECODING = """
+import sys, time
+from pathlib import Path
+from tests.data.test_folder import image_folder
+from triptych.data import folder
+read = folder.read_image
+
+def counted(file, *how):
+    with open(sys.argv[2], "a") as log:
+        log.write(file.name + chr(10))
+    time.sleep(0.1)
+    return read(file, *how)
+
+folder.read_image = counted
+data = image_folder(Path(sys.argv[1]))
+print(sum(len(split) for split in data.splits.values()))
+"""
+
+
+def test_two_processes_that_start_together_decode_each_image_once(plain, root, tmp_path_factory):
+    """torchrun starts all ranks of a node at once, a sweep its jobs."""
+    log = tmp_path_factory.mktemp("decoded") / "log"
+    line = [sys.executable, "-c", COUNTED_DECODING, str(plain), str(log)]
+    both = [start(line, root, PYTHONPATH=".") for _ in range(2)]
+    counts = [process.communicate(timeout=120) for process in both]
+    assert len({out for out, _ in counts}) == 1, counts
+    decoded = log.read_text().splitlines()
+    assert len(decoded) == len({*decoded}) == int(counts[0][0])
 
 
 def test_unwritable_cache_names_triptych_cache(plain, monkeypatch, tmp_path):

@@ -30,7 +30,8 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_ddp_loss_curve_matches_one_process(root, single, devices=4):
+@pytest.mark.parametrize("devices", [2, 4])
+def test_ddp_loss_curve_matches_one_process(root, single, devices):
     end(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]

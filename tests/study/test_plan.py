@@ -25,6 +25,7 @@ def resolved(*overrides: str) -> dict:
     return resolve(compose_command("train", list(overrides)), Path()).config
 
 
+FSDP = ["trainer=fsdp", "callbacks.ema=null", "weights=raw"]
 NETWORKS = [
     ["denoiser=resnet"],
     ["denoiser=dit", "model.conditional=true"],
@@ -104,7 +105,7 @@ def test_plan_hours_follow_from_flop_and_stated_rate():
     "typed, devices, shards",
     [
         (["trainer=ddp", "trainer.devices=4"], 4, 1),
-        (["trainer=fsdp", "trainer.devices=[0,1]", "trainer.num_nodes=4"], 8, 8),
+        ([*FSDP, "trainer.devices=[0,1]", "trainer.num_nodes=4"], 8, 8),
     ],
 )
 def test_plan_memory_accounts_for_devices_and_fsdp(typed, devices, shards):
@@ -122,6 +123,11 @@ def test_large_numbers_are_written_in_full():
     )
     assert "; 100,000,000,000 batches of 64 items, 6,400,000 million items; " in lines[1]
     assert re.search(r"; \d,\d\d0 hours on one A100, \d,\d\d0 hours on one H100 in", lines[2])
+
+
+def test_plan_refuses_averages_of_sharded_weights():
+    with pytest.raises(UserError, match="averages of sharded weights are not supported"):
+        resolved("trainer=fsdp")
 
 
 def test_plan_prints_assumed_number_of_classes(root):

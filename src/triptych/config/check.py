@@ -175,9 +175,21 @@ def check_run_length(trainer: Mapping[str, Any]) -> None:
 
 
 def check_fsdp(config: dict[str, Any]) -> None:
-    """Raise UserError for FSDP with networks or losses of EDM2, which normalise whole weights."""
-    uses_edm2 = any(str(value).endswith(".EDM2") for _, value in flatten_config(config))
-    if uses_edm2 and config["trainer"].get("strategy") == "fsdp":
+    """Raise UserError for settings that do not work with the split weights of FSDP."""
+    if config["trainer"].get("strategy") != "fsdp":
+        return
+    if config["callbacks"].get("ema"):
+        raise UserError(
+            "trainer.strategy=fsdp: averages of sharded weights are not supported; pass "
+            "callbacks.ema=null weights=raw"
+        )
+    clip = config["trainer"].get("gradient_clip_val")
+    if clip:
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: clipping is not supported with sharded weights; "
+            "pass null"
+        )
+    if any(str(value).endswith(".EDM2") for _, value in flatten_config(config)):
         raise UserError(
             "trainer.strategy=fsdp: EDM2 normalizes whole weights, which FSDP splits; use "
             "trainer=ddp"

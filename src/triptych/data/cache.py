@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from triptych.config.identity import root
@@ -67,10 +68,11 @@ def cached_images(
     """Return the cached images ``name`` of ``folder``, memory-mapped (n, *shape) uint8, and hashes.
 
     The second result is a hash of each image, int64 (n,). If the file does not exist, ``images``
-    are decoded and written first. Raises StorageError if it cannot be written.
+    are decoded and written first, by one process. Raises StorageError if it cannot be written.
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
-    if not data.exists():
+
+    def write() -> None:
         with _is_written(data) as file:
             # Do not write through a memory map, where a full disk would crash the process.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
@@ -82,6 +84,8 @@ def cached_images(
             # Write this file first, so that both are complete if the images' file exists.
             with _is_written(digests) as second:
                 np.save(second, items)
+
+    _write_once(data, write)
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
 
@@ -89,15 +93,18 @@ def cached_images(
 def cached_arrays(
     folder: Path, name: str, compute: Callable[[], Sequence[np.ndarray]]
 ) -> list[np.ndarray]:
-    """Return the cached arrays ``name`` of ``folder``; call ``compute`` if there are none.
+    """Return the cached arrays ``name`` of ``folder``.
 
-    Raises StorageError if they cannot be written.
+    If there are none, one process calls ``compute``. Raises StorageError if they cannot be written.
     """
     file = folder / f"{name}.npz"
-    if not file.exists():
+
+    def write() -> None:
         arrays = compute()
         with _is_written(file) as out:
             np.savez(out, *arrays)
+
+    _write_once(file, write)
     with np.load(file, allow_pickle=False) as arrays:
         return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
@@ -106,6 +113,34 @@ def item_number(*parts: np.ndarray) -> int:
     """Hash the bytes of an image, or of an item's parts, to one number."""
     whole = b"".join(part.tobytes() for part in parts)
     return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little", signed=True)
+
+
+def _write_once(path: Path, write: Callable[[], None]) -> None:
+    """Call ``write``, which makes the file, in one process; others wait for it.
+
+    The processes are the ranks that torchrun starts on a node, or the jobs of a sweep.
+    """
+    if path.exists():
+        return
+    with _one_at_a_time(path):
+        if not path.exists():
+            write()
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock beside a file; the system releases it when a process is killed."""
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as stack:
+        # Where locks are not possible, each process writes the file, which is replaced as a whole.
+        with suppress(OSError, NotImplementedError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock))
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
 
 
 @contextmanager

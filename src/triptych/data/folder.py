@@ -13,7 +13,6 @@ from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import MappedRows, cache_folder, cache_name, cached_images
 from triptych.data.layout import Layout, group_files, read_layout, split_files
-from triptych.data.order import rank_world
 from triptych.data.source import check_pixels, require_folder
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
@@ -160,11 +159,9 @@ class ImageFolder(DataModule):
         The bar appears when the first image is requested.
         """
         channels, size, _ = self.shape
-        rank, _ = rank_world()
-        quiet = True if rank else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
-                with progress_bar(desc="images", total=len(files), disable=quiet) as bar:
+                with progress_bar(desc="images", total=len(files), disable=None) as bar:
                     # Limit the images that wait in memory.
                     for start in range(0, len(files), AHEAD):
                         some = files[start : start + AHEAD]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from triptych.declare import IsClass, Positive
 
 from .condition import AUGMENTATION, Condition, Kind
+from .pieces import Pieces
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand_like
 from .reverse_variance import ReverseVariance, step_below
@@ -151,6 +152,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.process = network, process
         self.output = output if variance is None else variance.around(output)
+        self.pieces = Pieces()
         # A clipped prediction is not the score of a density, so it has no likelihood.
         self.has_likelihood = getattr(output, "clip", None) is None
 
@@ -175,7 +177,12 @@ class Denoiser(nn.Module):
         ``condition``: of B items, or None.
         """
         alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
-        raw = self.network(z, gamma.expand(z.shape[0]), condition)
+        raw = self._call_network(z, gamma.expand(z.shape[0]), condition)
         if raw.dtype != z.dtype:  # under autocast only the network runs in low precision
             raw = raw.to(z.dtype)
         return self.output(raw, z, alpha, sigma)
+
+    def _call_network(self, z: Tensor, gamma: Tensor, condition: Condition | None) -> Tensor:
+        if z.is_cuda and not self.training and not torch.is_grad_enabled():
+            return self.pieces(self.network, z, gamma, condition)
+        return self.network(z, gamma, condition)  # type: ignore[no-any-return]  # a network's own

@@ -3,13 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
-from triptych.declare import declared
+from triptych.declare import Role, declared
 from triptych.diffusion.condition import Condition, Images, Kind
 from triptych.networks.conditioning import ConditionImages, Conditioning
 
@@ -46,12 +47,31 @@ class ImageNetwork(Network):
     """Base class of networks for images, whose first layer reads ``features``.
 
     Features are the channels of z, of its Fourier features and of the condition's images.
+
+    Args:
+        checkpointing: gradient checkpointing (Chen et al. 2016): training keeps only the inputs of
+            blocks and computes each block a second time in the backward pass. It needs less memory,
+            a third more operations, and has the same losses and gradients. A subclass calls its
+            blocks by ``run_block``.
     """
 
     shape: tuple[int, int, int]
 
-    def __init__(self, shape: tuple[int, ...], **contract: Any):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        checkpointing: Annotated[bool, Role.MACHINE] = False,
+        **contract: Any,
+    ):
         super().__init__(image_shape(shape, type(self).__name__.lower()), **contract)
+        self.checkpointing = checkpointing
+
+    def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """Return block(*inputs), whose inner values are not kept if ``checkpointing``."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            # The state of the random numbers is restored, so dropout is the same both times.
+            return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]  # torch's
+        return block(*inputs)  # type: ignore[no-any-return]  # a block's own
 
     def read(self, conditioning: int, fourier: Sequence[float], waves: int = 16) -> None:
         """Build the layers that read the inputs. A subclass calls it first in ``__init__``.

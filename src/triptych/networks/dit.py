@@ -135,7 +135,7 @@ class DiT(ImageNetwork):
 
     def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
         for block in self.blocks:
-            h = block(h, c)
+            h = self.run_block(block, h, c)
         return h
 
 

@@ -64,8 +64,7 @@ class RandomWaves(nn.Module):
 class UnitLayer(nn.Module):
     """A convolution of side ``kernel``, or a linear layer, whose rows have length 1 (eq. 47).
 
-    In training the weights themselves are kept at magnitude 1 (eq. 66). There is no bias; ``gain``
-    multiplies the output.
+    There is no bias; ``gain`` multiplies the output.
     """
 
     def __init__(self, before: int, after: int, kernel: int | None = None):
@@ -76,14 +75,18 @@ class UnitLayer(nn.Module):
         self.weight = nn.Parameter(unit(weight, self.within, eps=0.0))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        # Change .data, so that autograd allows a second forward pass before the backward pass.
-        if self.training:
-            self.weight.data.copy_(unit(self.weight.data, self.within, eps=0.0))
         weight = unit(self.weight, self.within)
         weight = (weight * (gain / math.sqrt(weight[0].numel()))).to(x.dtype)
         if weight.ndim == 2:
             return x @ weight.T
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+    def normalize(self) -> None:
+        """Bring the stored weights to magnitude 1, to which optimizer steps are relative (eq. 66).
+
+        This changes .data, so that autograd allows a second forward pass before the backward pass.
+        """
+        self.weight.data.copy_(unit(self.weight.data, self.within, eps=0.0))
 
 
 class EDM2Block(nn.Module):
@@ -203,6 +206,8 @@ class EDM2(ImageNetwork):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        if self.training:
+            self.normalize()
         c = self.level(self.cosines(gamma / 8))
         for name, kind in self.labels.items():
             part = find_part(condition, name)
@@ -215,15 +220,24 @@ class EDM2(ImageNetwork):
         h = self.first(h.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for layer in self.down:
-            h = layer(h, c)
+            h = self.run_block(layer, h, c)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, c)
+            h = self.run_block(layer, h, c)
         for layer in self.up:
             if layer.scale != 2:  # a layer that doubles the size has no skip connection
                 h = mp_cat(h, skips.pop())
-            h = layer(h, c)
+            h = self.run_block(layer, h, c)
         return self.per_dim(self.last(h, self.gain))
+
+    def normalize(self) -> None:
+        """Normalize the weights of all layers.
+
+        It is done once before the layers are called, as gradient checkpointing calls them twice.
+        """
+        for layer in self.modules():
+            if isinstance(layer, UnitLayer):
+                layer.normalize()
 
 
 def check_reads(conditions: Mapping[str, Kind]) -> None:

@@ -141,7 +141,7 @@ class JiT(DiT):
                     torch.cat([still, self.cos]),
                     torch.cat([torch.zeros_like(still), self.sin]),
                 )
-            h = block(h, c, places)
+            h = self.run_block(block, h, c, places)
         if self.context is None:
             return h
         return h[:, len(self.context) :]

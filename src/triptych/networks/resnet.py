@@ -117,6 +117,6 @@ class ResNet(ImageNetwork):
         x = x.contiguous(memory_format=torch.channels_last)
         h = self.first(x) + self.position
         for layer in self.layers:
-            h = layer(h, c)
+            h = self.run_block(layer, h, c)
         h = torch.cat([silu(self.last_norm(h)), x], dim=1)
         return self.per_dim(self.last(h * self.gains(c)[:, :, None, None].exp()))

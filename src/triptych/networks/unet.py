@@ -278,13 +278,15 @@ class UNet(ImageNetwork):
         text = None if self.text is None else self.text(condition, len(z))
         skips = [h]
         for layer in self.down:
-            h = layer(h, c, text)
+            h = self.run_block(layer, h, c, text)
             skips.append(h)
-        h = self.middle[1](self.attention(self.middle[0](h, c, text)), c)
+        h = self.run_block(self.middle[0], h, c, text)
+        h = self.run_block(self.attention, h)
+        h = self.run_block(self.middle[1], h, c)
         for layer in self.up:
             if layer.joins:
                 h = torch.cat([h, skips.pop()], 1)
-            h = layer(h, c, text)
+            h = self.run_block(layer, h, c, text)
         raw = self.per_dim(self.last(silu(self.last_norm(h))))
         return raw + z if self.add_z else raw
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from triptych.declare import Count, MinLen, Positive, Share, Whole
+from triptych.declare import Count, MinLen, Positive, Role, Share, Whole
 from triptych.diffusion.betas import Betas
 from triptych.errors import UserError
 from triptych.networks.adapter import Adapter
@@ -21,7 +21,8 @@ Up = Sequence[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]]
 class UNet2D(Adapter):
     """diffusers' ``UNet2DModel``, with its keys and defaults.
 
-    Keys that follow from ``shape`` and ``outputs`` are left out.
+    Keys that follow from ``shape`` and ``outputs`` are left out. ``checkpointing``: see
+    ``ImageNetwork``.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class UNet2D(Adapter):
         norm_eps: Positive = 1e-5,
         resnet_time_scale_shift: Literal["default", "scale_shift"] = "default",
         add_attention: bool = True,
+        checkpointing: Annotated[bool, Role.MACHINE] = False,
         **contract: Any,
     ):
         sizes = dict(locals())
-        for name in ("self", "shape", "schedule", "outputs", "contract", "__class__"):
+        ours = ("self", "shape", "schedule", "outputs", "checkpointing", "contract", "__class__")
+        for name in ours:
             sizes.pop(name, None)
         try:
             from diffusers.models.unets.unet_2d import UNet2DModel
@@ -72,7 +75,10 @@ class UNet2D(Adapter):
             raise ValueError("denoiser=unet2d: needs schedule=betas and model.conditional=false")
         check_halves(image, block_out_channels, "block_out_channels")
         sizes |= {"sample_size": size, "in_channels": channels, "out_channels": channels * outputs}
-        super().__init__(UNet2DModel(**sizes), shape, outputs=outputs, **contract)
+        network = UNet2DModel(**sizes)
+        if checkpointing:
+            network.enable_gradient_checkpointing()
+        super().__init__(network, shape, outputs=outputs, **contract)
         self._place = schedule.timestep
 
     def timestep(self, gamma: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from triptych.config.own_code import is_trusted
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
+from triptych.diffusion.pieces import GPU_MEMORY
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
 from triptych.models.accounting import Account
@@ -249,6 +250,6 @@ def _value_chunks(split: Split) -> Iterator[Tensor]:
 def peak_memory(device: torch.device) -> float:
     """Return this process's peak memory in bytes: allocated on the GPU, else resident memory."""
     if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
+        return float(GPU_MEMORY.peak(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(most if sys.platform == "darwin" else 1024 * most)  # Linux reports kilobytes.

@@ -1,8 +1,8 @@
 """Compute features of sets of items in chunks, split over processes and stored on disk.
 
-Finished chunks survive a kill. A chunk holds about a million numbers and has its own random
-generator, so a set is the same for any number of processes. Only the features of the items are
-stored; the first process computes metrics from these files.
+Finished chunks survive a kill. A chunk holds about a million numbers, on a GPU four million, and
+has its own random generator, so a set is the same for any number of processes. Only the features of
+the items are stored; the first process computes metrics from these files.
 """
 
 import hashlib
@@ -74,9 +74,14 @@ class Chunks:
     """
 
     def __init__(
-        self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]
+        self,
+        folder: Path,
+        shape: Sequence[int],
+        read: Callable[[Tensor], dict[str, Tensor]],
+        device: torch.device | str = "cpu",
     ):
-        self.folder, self.size, self.read, self.finite = folder, chunk_size(shape), read, True
+        self.folder, self.read, self.finite = folder, read, True
+        self.size = chunk_size(shape, device)
         # Number of chunks of all sets so far, so that sets of one chunk are spread over processes.
         self._turn = 0
         self._rank, self._world = rank_world()

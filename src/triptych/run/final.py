@@ -1,6 +1,6 @@
 """Draw final samples from a run's reported checkpoint, compute their metrics and save pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,13 @@ from triptych.run.build import build_drawings
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
-from triptych.run.measure import draw_sets, measure_drawn_sets, measure_posterior_mean
+from triptych.run.measure import (
+    MeasuredValue,
+    draw_sets,
+    measure_drawn_sets,
+    measure_posterior_mean,
+)
+from triptych.run.model import compile_networks
 from triptych.run.new_process import call_in_new_process
 from triptych.run.pictures import save_picture, save_prompts, save_real_images, save_trajectory
 from triptych.run.processes import rank
@@ -64,7 +70,10 @@ def _draw_final_samples(
     if rank() == 0:
         for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
-    sets = draw_sets(experiment, run, strategy, step) if checkpoint.evaluates_test else []
+    sets: Sequence[MeasuredValue] = ()
+    if checkpoint.evaluates_test:
+        with compile_networks(model, checkpoint.config):
+            sets = draw_sets(experiment, run, strategy, step)
     release()
     if rank() != 0:
         return FinalSamples()

@@ -123,7 +123,8 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
         if node:
             callbacks.append(build(node, f"callbacks.{name}"))
     callbacks += build_metrics_callback(config)
-    if drawing is not None:
+    # Rank 0 alone draws the pictures of a validation, and it has only its shard of the weights.
+    if drawing is not None and not is_sharded(config):
         samples = config["samples"]
         callbacks.append(SampleGrid(drawing, run / "samples", samples["n"], samples["pictures"]))
     averagers = [callback for callback in callbacks if isinstance(callback, EMA)]

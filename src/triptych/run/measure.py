@@ -63,9 +63,10 @@ def draw_sets(
     if experiment.reference is None:
         return []
     folder = open_chunk_folder(run.path, strategy.broadcast(_cache_key(experiment, run)))
-    chunks = Chunks(folder, experiment.data.shape, experiment.reference.read)
-    experiment.model.to(strategy.root_device)  # Lightning has moved it to the CPU
-    experiment.reference.fill(chunks, strategy.root_device)
+    reference, device = experiment.reference, strategy.root_device
+    chunks = Chunks(folder, experiment.data.shape, reference.read, device)
+    experiment.model.to(device)  # Lightning has moved it to the CPU
+    reference.fill(chunks, device)
     measured = []
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()

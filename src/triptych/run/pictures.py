@@ -121,7 +121,7 @@ def sample_trajectory(
     gammas = sampler.gammas(model.schedule, generator.device)
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
-    chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
+    chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event, generator.device))
     shown = [chunk for chunk in chunks if chunk[0] < max_shown]
     x = _draw_frames(drawing, sampler, gammas, moments, condition, n, shown, generator)
     return x[:, :max_shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()

@@ -2,10 +2,12 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import FSDPPrecision
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import (
     AdvancedProfiler,
@@ -13,9 +15,10 @@ from pytorch_lightning.profilers import (
     PyTorchProfiler,
     SimpleProfiler,
 )
+from torch import nn
+from torch.distributed.fsdp import MixedPrecision
 
 from triptych.config.build import build
-from triptych.errors import UserError
 from triptych.records import Config
 from triptych.run.checkpoints import AtomicCheckpointIO
 from triptych.run.directory import RunDirectory
@@ -30,6 +33,21 @@ class NoProfiler(PassThroughProfiler):
     """A profiler without overhead; Lightning's own no-op creates a generator for every hook."""
 
     profile = nullcontext  # type: ignore[assignment]  # a context manager, too
+
+
+class ShardedPrecision(FSDPPrecision):
+    """FSDP's precision, but only of parameters and gradients.
+
+    Lightning's own also converts buffers and the states of metrics, among them the sums of the
+    account, which are in double precision.
+    """
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+    @property
+    def mixed_precision_config(self) -> MixedPrecision:
+        return replace(super().mixed_precision_config, buffer_dtype=None)
 
 
 def steps_of(config: Config, items: int) -> int:
@@ -59,15 +77,20 @@ def build_trainer(
     steps: int = -1,
     may_skip_weights: bool = True,
 ) -> pl.Trainer:
-    """Build Lightning's Trainer for a fit of ``steps`` steps, or for evaluation without a ``run``.
+    """Build Lightning's Trainer for a fit of ``steps`` steps, or to evaluate without a ``run``.
 
     ``may_skip_weights``: whether a step may leave a trained weight without a gradient.
-    Raises UserError for settings that this machine does not support.
     """
-    check_sharded(config)
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
+    sharded = is_sharded(config) and run is not None
+    if is_sharded(config) and not sharded:
+        # Models are evaluated with whole weights, which need no gradients and no optimizer.
+        node["strategy"] = "ddp"
     node["strategy"] = _strategy(node, may_skip_weights)
+    plugins: list[Any] = [AtomicCheckpointIO(background=_uses_gpu(node)), *_cluster_environments()]
+    if sharded:
+        plugins.append(ShardedPrecision(node.pop("precision") or "32-true"))
     # Lightning's val_check_interval counts batches, ours counts steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
     own: Config = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
@@ -82,7 +105,7 @@ def build_trainer(
         enable_checkpointing=False,  # The callback CheckpointSaver saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
-        plugins=[AtomicCheckpointIO(background=_uses_gpu(node)), *_cluster_environments()],
+        plugins=plugins,
         default_root_dir=str(run.path) if run else None,
     )
     # Our loader applies limit_train_batches by repeating the first batches, without ending an
@@ -96,23 +119,6 @@ def build_trainer(
 
 def _no_broadcast() -> None:
     """Send nothing."""
-
-
-def check_sharded(config: Config) -> None:
-    """Raise UserError for settings that do not work with sharded weights."""
-    if not is_sharded(config):
-        return
-    if config["callbacks"].get("ema"):
-        raise UserError(
-            "trainer.strategy=fsdp: averages of sharded weights are not supported; pass "
-            "callbacks.ema=null weights=raw"
-        )
-    clip = config["trainer"]["gradient_clip_val"]
-    if clip:
-        raise UserError(
-            f"trainer.gradient_clip_val={clip}: clipping is not supported with sharded weights; "
-            "pass null"
-        )
 
 
 def _strategy(node: Config, may_skip_weights: bool) -> Any:
