@@ -45,12 +45,19 @@ def all_of_a_step(share):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch", [3, 24, 30, 100])
-def test_any_share_equals_that_part_of_the_whole(world, batch):
-    whole = all_of_a_step(share(batch))
-    shares = [all_of_a_step(share(batch, rank, world)) for rank in range(world)]
+def test_any_share_equals_that_part_of_the_whole(world, batch, device=CPU):
+    whole = all_of_a_step(share(batch, device=device))
+    shares = [all_of_a_step(share(batch, rank, world, device=device)) for rank in range(world)]
     for drawn, parts in zip(whole, zip(*shares, strict=True), strict=True):
         assert len(drawn) == batch
         assert torch.equal(torch.cat(parts), drawn)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_shares_on_a_gpu_equal_the_whole():
+    for world in (1, 2, 3, 4):
+        test_any_share_equals_that_part_of_the_whole(world, 100, torch.device("cuda", 0))
 
 
 def test_step_draws_differ_by_seed_step_use_and_level():
