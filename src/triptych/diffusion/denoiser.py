@@ -183,6 +183,6 @@ class Denoiser(nn.Module):
         return self.output(raw, z, alpha, sigma)
 
     def _call_network(self, z: Tensor, gamma: Tensor, condition: Condition | None) -> Tensor:
-        if z.is_cuda and not self.training and not torch.is_grad_enabled():
+        if z.is_cuda and not torch.is_grad_enabled():
             return self.pieces(self.network, z, gamma, condition)
         return self.network(z, gamma, condition)  # type: ignore[no-any-return]  # a network's own

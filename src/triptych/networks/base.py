@@ -68,7 +68,7 @@ class ImageNetwork(Network):
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """Return block(*inputs), whose inner values are not kept if ``checkpointing``."""
-        if self.checkpointing and self.training and torch.is_grad_enabled():
+        if self.checkpointing and self.training:
             # The state of the random numbers is restored, so dropout is the same both times.
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]  # torch's
         return block(*inputs)  # type: ignore[no-any-return]  # a block's own

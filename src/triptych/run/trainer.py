@@ -28,6 +28,9 @@ PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": 
 # Keys of ``trainer`` that are not passed to Lightning, as this module handles them itself.
 OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler")
 
+# Lightning's other names of single precision, which its plugins do not know.
+FULL_PRECISION: dict[Any, Any] = {None: "32-true", 32: "32-true"}
+
 
 class NoProfiler(PassThroughProfiler):
     """A profiler without overhead; Lightning's own no-op creates a generator for every hook."""
@@ -83,14 +86,15 @@ def build_trainer(
     """
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
-    sharded = is_sharded(config) and run is not None
-    if is_sharded(config) and not sharded:
+    background = _uses_gpu(node)
+    plugins: list[Any] = [AtomicCheckpointIO(background), *_cluster_environments()]
+    if is_sharded(config) and run is None:
         # Models are evaluated with whole weights, which need no gradients and no optimizer.
         node["strategy"] = "ddp"
+    elif is_sharded(config):
+        precision = node.pop("precision")
+        plugins.append(ShardedPrecision(FULL_PRECISION.get(precision, precision)))
     node["strategy"] = _strategy(node, may_skip_weights)
-    plugins: list[Any] = [AtomicCheckpointIO(background=_uses_gpu(node)), *_cluster_environments()]
-    if sharded:
-        plugins.append(ShardedPrecision(node.pop("precision") or "32-true"))
     # Lightning's val_check_interval counts batches, ours counts steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
     own: Config = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
