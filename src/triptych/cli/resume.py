@@ -13,7 +13,6 @@ from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.provenance import changed_code_warning
-from triptych.run.read import read_run, reconstruction_notes
 from triptych.run.result import result_line
 from triptych.run.untrusted import check_is_reported, check_run, find_checkpoint
 
@@ -63,6 +62,8 @@ def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
 
 def print_result(run: RunDirectory) -> None:
     """Print a run's result in one line, a note on its bound if there is one, and its directory."""
+    from triptych.run.read import read_run, reconstruction_notes
+
     notes = reconstruction_notes([read_run(run.path)])
     print(result_line(run.summary()), *notes, f"run: {run.path}", sep="\n")
 
