@@ -6,6 +6,9 @@ autograd saves. Hours are operations over a card's peak rate times a utilisation
 validation, the account and samples.
 """
 
+import json
+import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -33,6 +36,9 @@ DIFFUSION = "triptych.models.diffusion.Diffusion"
 PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")
 FLOAT = 4  # bytes per number
 WHOLE = 2  # number of checkpoints that a run keeps: last and best
+# Assumed of a GPU, not measured: bytes of CUDA's context and its libraries in each process, and
+# what the allocator reserves for each byte of tensors.
+CONTEXT, RESERVED = 2**30, 1.25
 
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
@@ -80,6 +86,11 @@ def check_countable(config: Config) -> None:
 def network_cost(config: Config) -> Cost:
     """Return the cost of a model's network; UserError: none to count."""
     check_countable(config)
+    return count_network(config)
+
+
+def count_network(config: Config) -> Cost:
+    """Return the cost of the network of a configuration with a denoiser."""
     try:
         return _cost(config, "meta")
     except Exception:  # user-supplied code may read values, which meta tensors lack
@@ -170,15 +181,11 @@ def count_averages(config: Config) -> int:
 
 def network_line(config: Config, cost: Cost, batches: int) -> str:
     """Describe a network and its training: parameters, operations, batches, memory of a device."""
-    trainer = config["trainer"]
     batch = config["data"]["batch_size"]
     name = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
-    devices = _count_devices(trainer["devices"]) * trainer["num_nodes"]
-    states = FLOAT * cost.parameters * 4  # weights, gradients and AdamW's two moments
-    if trainer["strategy"] == "fsdp":
-        states /= devices
+    devices = count_devices(config)
     millions = three_digits(batches * batch / 1e6)
-    memory = states + cost.activations * batch / devices
+    memory = fit_memory(config, cost)
     line = (
         f"{name}: {cost.parameters / 1e6:.1f} million parameters, "
         f"{three_digits(cost.operations / 1e9)} GFLOP per item, forward and backward; "
@@ -190,10 +197,42 @@ def network_line(config: Config, cost: Cost, batches: int) -> str:
     return line
 
 
-def _count_devices(devices: Any) -> int:
-    """Count the devices of ``trainer.devices``; one where the machine decides."""
+def fit_memory(config: Config, cost: Cost) -> float:
+    """Return the bytes of weights, gradients, AdamW's moments and activations on each device."""
+    devices = count_devices(config)
+    states = 4.0 * FLOAT * cost.parameters
+    if config["trainer"]["strategy"] == "fsdp":
+        states /= devices
+    return states + cost.activations * config["data"]["batch_size"] / devices
+
+
+def run_memory(config: Config) -> float:
+    """Return the bytes that a run's process needs on a GPU; infinity where they are not known."""
+    if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
+        return math.inf
+    try:
+        cost = count_network(config)
+    except Exception:  # user-supplied code, or conditions that cannot be made up
+        return math.inf
+    averages = FLOAT * cost.parameters * count_averages(config)
+    return CONTEXT + RESERVED * (fit_memory(config, cost) + averages)
+
+
+def answer() -> None:
+    """Print the memory of the largest run of those on standard input, null if no GPU is usable."""
+    configs: list[Config] = json.load(sys.stdin)
+    memory = None
+    if torch.cuda.is_available():
+        memory = max(map(run_memory, configs), default=math.inf)
+    print(json.dumps(memory))
+
+
+def count_devices(config: Config) -> int:
+    """Return the number of devices of a run; one a node where the machine decides."""
+    devices = config["trainer"]["devices"]
+    number = 1
     if isinstance(devices, list):
-        return len(devices)
-    if str(devices).isdigit():
-        return int(devices)
-    return 1
+        number = len(devices)
+    elif str(devices).isdigit():
+        number = int(devices)
+    return number * int(config["trainer"]["num_nodes"])

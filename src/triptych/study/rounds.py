@@ -16,7 +16,7 @@ from triptych.config.identity import AXES, BUNDLES, grid_keys, slug
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
-from triptych.run.request import resolve
+from triptych.run.request import Request, resolve
 
 Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -172,17 +172,21 @@ def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
         raise UserError(f"plan=true: {problem}; leave it out")
     runs = count_runs_by_setting(jobs)
     fits = count_runs_by_setting(split_by_fit(jobs)[0])
-    loader = GlobalHydra.instance().config_loader()
     planned = []
     for setting, name in setting_names([*runs]).items():
-        cell = loader.load_sweep_config(config, [*setting])
-        request = resolve(cell, Path(cell.hydra.sweep.dir))
+        request = resolve_setting(config, setting)
         request.check_overrides()
         planned.append((name or "all", runs[setting], fits[setting], request.config))
     if config.get("until"):
         most = f"up to {config.max_seeds} seeds per setting may follow"
         print(f"until=decided: this plan counts the first seeds; {most}")
     print("\n".join(describe_cost(planned)))
+
+
+def resolve_setting(config: DictConfig, setting: Setting) -> Request:
+    """Resolve the configuration of a setting of a sweep; UserError for a wrong value."""
+    cell = GlobalHydra.instance().config_loader().load_sweep_config(config, [*setting])
+    return resolve(cell, Path(cell.hydra.sweep.dir))
 
 
 def setting_names(settings: Sequence[Setting]) -> dict[Setting, str]:

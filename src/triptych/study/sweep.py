@@ -30,6 +30,7 @@ from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
 from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
+from triptych.study.concurrency import set_runs_at_once
 from triptych.study.formatting import count_noun
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import claim_entries, set_scale
@@ -114,6 +115,8 @@ class SweepHook(Callback):
             size = f"{count_noun(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         log_line(None, warning)
+        if new or not self.cells:
+            log_line(None, set_runs_at_once(config, self.jobs or probe_jobs(config)))
         self._start_monitor()
 
     def _open(self, config: DictConfig) -> None:
