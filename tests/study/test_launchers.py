@@ -73,7 +73,6 @@ def test_as_many_runs_at_a_time_as_a_gpu_holds_and_at_most_the_cores(memory, mos
     "card, memory, typed, runs, line",
     [
         (None, None, [], 6, "on the CPU: 6 runs at a time, a core each"),
-        (None, None, ["threads=2"], 6, "on the CPU: 6 runs at a time, 2 cores each"),
         (H100, 20 * GIB, [], 3, "on one NVIDIA H100 80GB HBM3: 3 runs at a time"),
         (H100, GIB, [], 6, "on one NVIDIA H100 80GB HBM3: 6 runs at a time"),
         (H100, 20 * GIB, ["trainer=cpu"], 6, "on the CPU: 6 runs at a time, a core each"),
@@ -102,7 +101,7 @@ def test_sweep_starts_as_many_runs_as_its_first_line_says(
 
 
 SMI = """#!/bin/sh
-[ "$1" = "--id=0" ] || { echo "No devices were found"; exit 6; }
+[ "$3" = "--id=0" ] || { echo "No devices were found"; exit 6; }
 echo "NVIDIA H100 80GB HBM3, 80456"
 """
 

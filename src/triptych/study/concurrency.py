@@ -5,11 +5,12 @@ runs' networks need.
 """
 
 import json
+import math
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
@@ -20,8 +21,9 @@ from triptych.errors import UserError
 from triptych.study import rounds
 from triptych.study.formatting import count_noun
 
-N_JOBS = "hydra.launcher.n_jobs"
 PATIENCE = 120.0  # seconds for nvidia-smi, and for counting the memory of runs
+NO_ANSWER = (OSError, subprocess.SubprocessError)
+QUERY = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
 # -P: modules in the current folder must not shadow installed ones.
 COUNT = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
 
@@ -35,71 +37,55 @@ class Card(NamedTuple):
 
 def find_card() -> Card | None:
     """Return the NVIDIA GPU on which a run of one device trains; None without one."""
-    program = shutil.which("nvidia-smi")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    if program is None or not visible:
-        return None
-    query = ["--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
-    first = visible.split(",")[0]
-    try:
-        done = subprocess.run(
-            [program, f"--id={first}", *query],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    name, _, mebibytes = done.stdout.strip().rpartition(", ")
-    if not mebibytes.isdecimal():  # "[N/A]" where GPU and CPU share their memory
-        return Card(name or "NVIDIA GPU", 0)
-    return Card(name, int(mebibytes) * 2**20)
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
+    with suppress(*NO_ANSWER):
+        name, _, mebibytes = _output([*QUERY, f"--id={first}"], "").rpartition(", ")
+        # "[N/A]" where a GPU shares the memory of its CPU.
+        return Card(name, int(mebibytes.strip("[N/A]") or 0) * 2**20)
+    return None
 
 
 def count_memory(configs: Sequence[Any]) -> float | None:
     """Return the bytes that the largest of some runs needs on a GPU, counted in a new process.
 
-    None: torch has no use for the GPU. Infinity: the memory of a run is not known.
+    None: torch cannot use the GPU. Infinity: the memory of a run is not known.
     """
-    try:
-        done = subprocess.run(
-            COUNT,
-            input=json.dumps(configs, default=str),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return float("inf")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return None if answer is None else float(answer)
+    with suppress(*NO_ANSWER):
+        memory: float | None = json.loads(_output(COUNT, json.dumps(configs)))
+        return memory
+    return math.inf
 
 
-def set_runs_at_once(config: DictConfig, jobs: Iterable[rounds.Job]) -> str:
-    """Set how many runs a local sweep has at a time; return a line that says so, or "".
+def _output(command: list[str], text: str) -> str:
+    """Return the last line that a command prints, given a text on its standard input."""
+    printed = subprocess.check_output(
+        command, input=text, text=True, stderr=subprocess.DEVNULL, timeout=PATIENCE
+    )
+    return printed.strip().rpartition("\n")[2]
 
-    On a GPU as many as its memory takes and at most ``cores``; a typed number stays.
+
+def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
+    """Set how many runs a local sweep has at a time, and return a line that says so.
+
+    On a GPU as many as its memory takes, at most ``cores``. Of another launcher, or where the
+    number was typed, nothing is set: "".
     """
     launcher = config.hydra.launcher
-    if "n_jobs" not in launcher:
+    if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
         return ""
-    at_once = int(launcher.n_jobs)
-    card = None
-    typed = not OmegaConf.is_interpolation(launcher, "n_jobs")
-    if not typed and config.trainer.accelerator != "cpu":
-        card = find_card()
+    on_cores = f"on the CPU: {count_noun(launcher.n_jobs, 'run')} at a time, a core each"
+    if config.trainer.accelerator == "cpu":
+        return on_cores
+    card = find_card()
     if card is None:
-        return _line(config, at_once) if not typed else ""
-    memory = count_memory(_gpu_configs(config, jobs))
+        return on_cores
+    memory = count_memory(_configs(config, jobs))
     if memory is None:
-        return _line(config, at_once)
-    launcher.n_jobs = fitting_runs(card, memory, at_once)
+        return on_cores
+    launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
     line = f"on one {card.name}: {count_noun(launcher.n_jobs, 'run')} at a time"
-    if memory == float("inf"):
-        line += f", as the memory of a run is not known; {N_JOBS}=N sets more"
+    if math.isinf(memory):
+        line += ", as the memory of a run is not known; hydra.launcher.n_jobs=N sets more"
     return line
 
 
@@ -108,23 +94,10 @@ def fitting_runs(card: Card, memory: float, most: int) -> int:
     return max(1, min(most, int(card.free / memory)))
 
 
-def _line(config: DictConfig, at_once: int) -> str:
-    """Describe a sweep on cores; "" if the trainer itself may choose another device of a Mac."""
-    if sys.platform == "darwin" and config.trainer.accelerator != "cpu":
-        return ""
-    threads = max(1, config.cores // max(1, at_once))
-    if not OmegaConf.is_interpolation(config, "threads"):
-        threads = config.threads
-    each = "a core" if threads == 1 else count_noun(threads, "core")
-    return f"on the CPU: {count_noun(at_once, 'run')} at a time, {each} each"
-
-
-def _gpu_configs(config: DictConfig, jobs: Iterable[rounds.Job]) -> list[Any]:
+def _configs(config: DictConfig, jobs: Sequence[rounds.Job]) -> list[Any]:
     """Return each setting's resolved configuration; a refused one fails when its run starts."""
     configs = []
-    for setting in rounds.count_runs_by_setting(list(jobs)):
-        try:
+    for setting in rounds.count_runs_by_setting(jobs):
+        with suppress(UserError, HydraException, OmegaConfBaseException):
             configs.append(rounds.resolve_setting(config, setting).config)
-        except (UserError, HydraException, OmegaConfBaseException):
-            continue
     return configs

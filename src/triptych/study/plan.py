@@ -208,7 +208,7 @@ def fit_memory(config: Config, cost: Cost) -> float:
 
 def run_memory(config: Config) -> float:
     """Return the bytes that a run's process needs on a GPU; infinity where they are not known."""
-    if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
+    if config["model"]["_target_"] != DIFFUSION:
         return math.inf
     try:
         cost = count_network(config)

@@ -93,7 +93,7 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
-        warning = ""
+        warning = place = ""
         with exit_on_hook_error("train"):
             with open_dict(config):
                 check_command(config)
@@ -106,7 +106,9 @@ class SweepHook(Callback):
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if new or not self.cells:
-                warning = check_cells(config, self.jobs or probe_jobs(config), self._has_begun())
+                jobs = self.jobs or probe_jobs(config)
+                warning = check_cells(config, jobs, self._has_begun())
+                place = set_runs_at_once(config, jobs)
             if not rounds.is_adaptive(config):
                 self.reserve(new)
                 self.record(expected=self._count_expected_runs())
@@ -114,9 +116,8 @@ class SweepHook(Callback):
         if self.cells:
             size = f"{count_noun(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
+        log_line(None, place)
         log_line(None, warning)
-        if new or not self.cells:
-            log_line(None, set_runs_at_once(config, self.jobs or probe_jobs(config)))
         self._start_monitor()
 
     def _open(self, config: DictConfig) -> None:
