@@ -22,7 +22,7 @@ from triptych.run.processes import launch_id
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 # Keys of ``trainer`` that are not passed to Lightning, as this module handles them itself.
-OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler")
+OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler", "tf32")
 
 
 class NoProfiler(PassThroughProfiler):
