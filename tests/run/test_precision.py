@@ -9,9 +9,11 @@ import torch
 from tests.models.test_meta import MODELS
 from tests.run.accidents import rows, stop_after
 from triptych.models.diffusion import Diffusion
+from triptych.run.drawing import Drawing
 from triptych.run.evaluate import evaluate_split
 from triptych.run.execute import execute
 from triptych.run.model import set_up_torch
+from triptych.run.progress import SampleGrid
 from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 from triptych.run.untrusted import read_checkpoint
@@ -53,6 +55,82 @@ def test_single_precision_is_not_tf32():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     set_up_torch(torch.get_num_threads())
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+SMALL_UNET = ("denoiser=unet", "denoiser.network.widths=[16,32]", "denoiser.network.blocks=1")
+
+
+@pytest.mark.slow
+def test_bf16_mixed_has_the_losses_of_full_precision_over_200_steps(prepared):
+    """Both see the same batches, times and noise, so their losses differ by rounding alone."""
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        run = prepared(
+            *SMALL_UNET,
+            f"trainer.precision={precision}",
+            "data.batch_size=32",
+            "trainer.max_steps=200",
+            "trainer.val_check_interval=200",
+            "trainer.log_every_n_steps=1",
+            "samples.n=0",
+            "bound.repeats=1",
+            path=precision,
+        )
+        assert execute(run)["status"] == "finished"
+        logged = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
+        losses[precision] = torch.tensor(logged).view(4, 50).mean(1)
+    print({name: means.tolist() for name, means in losses.items()})
+    torch.testing.assert_close(losses["bf16-mixed"], losses["32-true"], rtol=0.02, atol=0.0)
+    assert losses["32-true"][-1] < 0.7 * losses["32-true"][0], "it trains"
+
+
+def tf32_flags() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_allowed_in_training_steps_alone(prepared, monkeypatch, allowed):
+    seen: dict[str, set[tuple[bool, bool]]] = {}
+
+    def watch(owner, name):
+        method = getattr(owner, name)
+
+        def watched(self, *arguments, **keys):
+            seen.setdefault(name, set()).add(tf32_flags())
+            return method(self, *arguments, **keys)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for name in ("training_step", "backward", "validation_step", "test_step"):
+        watch(Diffusion, name)
+    watch(SampleGrid, "on_train_batch_end")
+    watch(Drawing, "draw")
+    run = prepared(
+        f"trainer.tf32={str(allowed).lower()}",
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=2",
+        "samples.n=4",
+        "samples.pictures=2",
+        "bound.repeats=1",
+    )
+    assert execute(run)["status"] == "finished"
+    full = {(False, False)}
+    assert seen.pop("training_step") == seen.pop("backward") == {(allowed, allowed)}
+    assert seen == dict.fromkeys(
+        ("validation_step", "test_step", "on_train_batch_end", "draw"), full
+    )
+    assert tf32_flags() == (False, False)
+
+
+def test_a_failed_step_leaves_tf32_off(prepared, monkeypatch):
+    def fail(*_):
+        assert tf32_flags() == (True, True)
+        raise RuntimeError("no step")
+
+    monkeypatch.setattr(Diffusion, "training_step", fail)
+    with pytest.raises(RuntimeError, match="no step"):
+        execute(prepared("trainer.tf32=true", *FEW))
+    assert tf32_flags() == (False, False)
 
 
 @pytest.mark.parametrize(

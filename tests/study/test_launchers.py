@@ -2,9 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 import joblib
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -13,6 +15,10 @@ from tests.run.commands import command, end
 from triptych.config.compose import compose_command
 from triptych.config.identity import cores
 from triptych.errors import UserError
+from triptych.run.request import resolve
+from triptych.study import concurrency
+from triptych.study.concurrency import Card, count_memory, find_card, fitting_runs
+from triptych.study.plan import CONTEXT, count_network, run_memory
 from triptych.study.prerequisites import check_launcher
 
 
@@ -31,6 +37,99 @@ def test_local_launcher_runs_one_job_per_core_with_one_thread(inside, monkeypatc
     assert (
         launched and launcher("cores=6")[0].threads == 1
     )  # by what the launcher's jobs are handed
+
+
+GIB = 2**30
+H100 = Card("NVIDIA H100 80GB HBM3", 79 * GIB)
+SWEEP = ["-m", "hydra/launcher=local", "cores=6", "name=s", "seed=1,2"]
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Return a function that plants a GPU and the memory of a run, and lists what joblib starts."""
+
+    def plant(card, memory):
+        launched = []
+        monkeypatch.setattr(concurrency, "find_card", lambda: card)
+        monkeypatch.setattr(concurrency, "count_memory", lambda configs: memory)
+        monkeypatch.setattr(
+            joblib.Parallel, "__call__", lambda self, jobs: launched.append(self.n_jobs) or []
+        )
+        return launched
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    "memory, most, runs",
+    [(10 * GIB, 16, 7), (10 * GIB, 4, 4), (100 * GIB, 4, 1), (float("inf"), 4, 1)],
+)
+def test_as_many_runs_at_a_time_as_a_gpu_holds_and_at_most_the_cores(memory, most, runs):
+    assert fitting_runs(H100, memory, most) == runs
+    assert fitting_runs(Card("GB10", 0), memory, most) == 1, "its free memory is not known"
+
+
+@pytest.mark.parametrize(
+    "card, memory, typed, runs, line",
+    [
+        (None, None, [], 6, "on the CPU: 6 runs at a time, a core each"),
+        (H100, 20 * GIB, [], 3, "on one NVIDIA H100 80GB HBM3: 3 runs at a time"),
+        (H100, GIB, [], 6, "on one NVIDIA H100 80GB HBM3: 6 runs at a time"),
+        (H100, 20 * GIB, ["trainer=cpu"], 6, "on the CPU: 6 runs at a time, a core each"),
+        (H100, None, [], 6, "on the CPU: 6 runs at a time, a core each"),
+        (H100, 20 * GIB, ["hydra.launcher.n_jobs=5"], 5, ""),
+        (
+            H100,
+            float("inf"),
+            [],
+            1,
+            "on one NVIDIA H100 80GB HBM3: 1 run at a time, as the memory of a run is not known; "
+            "hydra.launcher.n_jobs=N sets more",
+        ),
+    ],
+)
+def test_sweep_starts_as_many_runs_as_its_first_line_says(
+    inside, planted, card, memory, typed, runs, line
+):
+    launched = planted(card, memory)
+    done = inside("triptych.cli.train", *SWEEP, *typed)
+    GlobalHydra.instance().clear()
+    assert launched == [runs]
+    assert [text for text in done.stderr.splitlines() if text.startswith("on ")] == [line] * bool(
+        line
+    )
+
+
+SMI = """#!/bin/sh
+[ "$3" = "--id=0" ] || { echo "No devices were found"; exit 6; }
+echo "NVIDIA H100 80GB HBM3, 80456"
+"""
+
+
+def test_card_is_looked_up_by_its_driver_unless_it_is_hidden(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_card() is None, "no driver"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(SMI)
+    program.chmod(0o755)
+    assert find_card() == Card("NVIDIA H100 80GB HBM3", 80456 * 2**20)
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert find_card() is None
+
+
+def test_run_needs_weights_averages_activations_and_the_context_of_its_process():
+    config = resolve(compose_command("train", ["callbacks.ema.others=[]"]), Path()).config
+    cost = count_network(config)
+    tensors = 5 * 4 * cost.parameters + config["data"]["batch_size"] * cost.activations
+    assert run_memory(config) == pytest.approx(CONTEXT + 1.25 * tensors)
+    assert run_memory(config | {"denoiser": None}) == float("inf")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
+def test_memory_is_counted_in_a_process_that_may_lack_a_gpu():
+    assert count_memory([{"model": {"_target_": "own.Model"}}]) is None
 
 
 def test_slurm_launcher_requests_task_per_trainer_process():

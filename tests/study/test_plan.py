@@ -17,7 +17,12 @@ from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.request import resolve
-from triptych.study.plan import describe_cost, network_cost
+from triptych.study.plan import (
+    count_averages,
+    describe_cost,
+    memory_problem,
+    network_cost,
+)
 
 
 @functools.cache
@@ -89,16 +94,56 @@ def test_network_cost_supports_user_network_that_reads_values(trusting):
     assert (cost.parameters, cost.operations) == (64 * 65, 3 * 2 * 64 * 64) and cost.activations > 0
 
 
-def test_plan_hours_follow_from_flop_and_stated_rate():
-    config = resolved("trainer.max_steps=1000", "data.batch_size=64")
+A100 = {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12}
+
+
+@pytest.mark.parametrize(
+    "typed, precision",
+    [
+        ([], "float32"),
+        (["trainer.tf32=true"], "TF32"),
+        (["trainer.precision=bf16-mixed"], "16 bits"),
+        (["trainer.precision=16-mixed", "trainer.tf32=true"], "16 bits"),
+    ],
+)
+def test_plan_hours_follow_from_flop_and_precision(typed, precision):
+    steps = ["trainer.max_steps=1000", "trainer.val_check_interval=100", "sampler.steps=250"]
+    config = resolved(*steps, *typed)
     cost = network_cost(config)
     lines = describe_cost([("a", 3, 3, config), ("b", 2, 1, config)])
-    assert lines[0] == "5 runs, not started" and len(lines) == 7, "one line for one network"
-    total = 4 * 1000 * 64 * cost.operations
-    assert (
-        f"4 fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100"
-        in lines[2]
+    assert lines[0] == "5 runs, not started" and len(lines) == 8, "one line for one network"
+    training = 4 * 1000 * 64 * cost.operations
+    assert lines[2] == f"4 fits: {training:.3g} FLOP in {precision}"
+    hours = training / A100[precision] / 0.35 / 3600
+    assert lines[3].startswith(f"{hours:.3g} hours on one A100, ")
+
+
+LARGE = ["data=cifar10", "denoiser=unet", "denoiser.network.widths=[256,512,512]"]
+
+
+def problem(*typed: str) -> str:
+    config = resolved(*LARGE, *typed)
+    return memory_problem(config, network_cost(config))
+
+
+def test_plan_refuses_hours_for_what_no_card_holds_and_says_what_fits():
+    lines = describe_cost([("a", 1, 1, resolved(*LARGE, "data.batch_size=4096"))])
+    assert not any("hours on one" in line for line in lines)
+    parts = int(re.search(r"trainer=ddp with (\d+) times", lines[1])[1])
+    assert "too large for the 80 GiB of an A100 or H100, so no hours" in lines[1]
+    assert not problem(
+        f"data.batch_size={4096 // parts}", f"trainer.accumulate_grad_batches={parts}"
     )
+    assert not problem("data.batch_size=4096", "trainer=ddp", f"trainer.devices={parts}")
+    assert problem("data.batch_size=4096", "trainer=ddp", f"trainer.devices={parts - 1}")
+
+
+def test_plan_refuses_hours_for_weights_that_no_card_holds():
+    config = resolved(*LARGE)
+    cost = network_cost(config)._replace(parameters=10_000_000_000)
+    assert "trainer=fsdp callbacks.ema=null weights=raw" in memory_problem(config, cost)
+    config = resolved(*LARGE, "trainer=fsdp", "trainer.devices=8")
+    assert not memory_problem(config, cost)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +156,8 @@ def test_plan_hours_follow_from_flop_and_stated_rate():
 def test_plan_memory_accounts_for_devices_and_fsdp(typed, devices, shards):
     config = resolved("trainer.max_steps=1000", "data.batch_size=64", *typed)
     cost = network_cost(config)
-    memory = 16 * cost.parameters / shards + 64 / devices * cost.activations
+    states = 4 * cost.parameters * (4 + count_averages(config))
+    memory = states / shards + 64 / devices * cost.activations
     line = describe_cost([("a", 1, 1, config)])[1]
     assert f"activations {memory / 2**30:.3g} GiB" in line and "devices" in line
 
@@ -122,7 +168,8 @@ def test_large_numbers_are_written_in_full():
         [("a", 9, 9, resolved("trainer.max_steps=100_000_000_000", "data.batch_size=64"))]
     )
     assert "; 100,000,000,000 batches of 64 items, 6,400,000 million items; " in lines[1]
-    assert re.search(r"; \d,\d\d0 hours on one A100, \d,\d\d0 hours on one H100 in", lines[2])
+    hours = r"\d+,\d\d0 hours on one A100, \d+,\d\d0 hours on one H100 at 35% of the peak"
+    assert re.fullmatch(hours, lines[3])
 
 
 def test_plan_refuses_averages_of_sharded_weights():

@@ -65,6 +65,7 @@ HABITS = (
           commands=OPENING),
     Habit("amp fp16 mixed_precision mixed_precision=fp16", "fp16=true", "trainer.precision=16-mixed"),
     Habit("bf16 mixed_precision=bf16", "bf16=true", "trainer.precision=bf16-mixed"),
+    Habit("tf32 allow_tf32", "tf32=true", "trainer.tf32=VALUE"),
     Habit("dataset datamodule", "datamodule=shapes", "data=VALUE"),
     Habit("batch_size bs train_batch_size trainer.batch_size datamodule.batch_size", "batch_size=50",
           "data.batch_size=VALUE"),

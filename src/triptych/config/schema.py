@@ -131,6 +131,7 @@ class Trainer(TypedDict):
         Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE
     ]
     precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
+    tf32: bool
     gradient_clip_val: Positive | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
     accumulate_grad_batches: Annotated[Count, Unit("batches")]

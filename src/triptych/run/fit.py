@@ -12,6 +12,7 @@ import torch
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics_callback, item_metrics_callback
+from triptych.callbacks.tf32 import TF32
 from triptych.config.build import build
 from triptych.config.check import warm_up_warning
 from triptych.data.base import DataModule
@@ -115,6 +116,8 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
     """
     config, drawing = experiment.config, experiment.drawing
     callbacks: list[pl.Callback] = []
+    if config["trainer"].get("tf32"):
+        callbacks.append(TF32())
     if not is_sharded(config):
         node = config["trainer"]
         by_value = node.get("gradient_clip_algorithm") == "value"

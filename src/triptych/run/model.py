@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from triptych.callbacks.tf32 import allow_tf32
 from triptych.config.build import Dependencies, build
 from triptych.config.trust import import_class
 from triptych.data.augment import count_condition_numbers
@@ -47,7 +48,7 @@ def set_up_torch(threads: int) -> None:
     # A fixed number: it determines the order of summation and thereby the last digits of results.
     torch.set_num_threads(threads)
     # cuDNN's default is TF32, whose ten bits would reach a bound that is called single precision.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    allow_tf32(False)
     torch.set_flush_denormal(True)  # Arithmetic on denormal numbers (below 1e-38) is very slow.
     if sys.platform == "linux":
         _keep_freed_memory()

@@ -26,7 +26,7 @@ from triptych.run.processes import launch_id
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 # Keys of ``trainer`` that are not passed to Lightning, as this module handles them itself.
-OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler")
+OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler", "tf32")
 
 # Lightning's other names of single precision, which its plugins do not know.
 FULL_PRECISION: dict[Any, Any] = {None: "32-true", 32: "32-true"}

@@ -2,10 +2,14 @@
 
 Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are
 those of one item forward, by torch's formulas, and twice as many backward; activations are what
-autograd saves. Hours are operations over a card's peak rate times a utilisation, so without
-validation, the account and samples.
+autograd saves. Hours are operations over a card's peak rate in the command's precision times a
+utilisation, so without validation, the account and samples.
 """
 
+import json
+import math
+import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -23,8 +27,14 @@ from triptych.study.formatting import count_noun, duration, three_digits
 
 Config = Mapping[str, Any]  # a run's resolved configuration
 UTILISATION = 0.35
-# Operations per second: dense bfloat16 from the data sheets, times the utilisation.
-SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
+# {card: dense operations per second}, from the data sheets of A100 SXM 80GB and H100 SXM.
+PEAKS = {
+    "A100": {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12},
+    "H100": {"float32": 67e12, "TF32": 494.5e12, "16 bits": 989e12},
+}
+CARD = 80 << 30  # bytes of either
+# Share of the activations of float32 that is saved in any case: autocast halves most of them.
+SAVED = {"float32": 1.0, "TF32": 1.0, "16 bits": 0.5}
 # Single-precision operations per second on one CPU core, from benchmarks/training_step.py.
 CORE = 50e9
 CLASSES = 1000  # assumed number of classes of a folder, whose images are not read
@@ -33,6 +43,10 @@ DIFFUSION = "triptych.models.diffusion.Diffusion"
 PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")
 FLOAT = 4  # bytes per number
 WHOLE = 2  # number of checkpoints that a run keeps: last and best
+# Assumed of a GPU, not measured: bytes of CUDA's context and its libraries in each process, and
+# what the allocator reserves for each byte of tensors.
+CONTEXT, RESERVED = 2**30, 1.25
+TOO_LARGE = "; too large for the 80 GiB of an A100 or H100, so no hours"
 
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
@@ -80,6 +94,11 @@ def check_countable(config: Config) -> None:
 def network_cost(config: Config) -> Cost:
     """Return the cost of a model's network; UserError: none to count."""
     check_countable(config)
+    return count_network(config)
+
+
+def count_network(config: Config) -> Cost:
+    """Return the cost of the network of a configuration with a denoiser."""
     try:
         return _cost(config, "meta")
     except Exception:  # user-supplied code may read values, which meta tensors lack
@@ -130,8 +149,10 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
     """Describe settings, each given by its name, number of runs, number of fits, configuration."""
     costs: dict[str, Cost] = {}
     lines: dict[str, None] = {}
-    operations = disk = 0.0
+    work = defaultdict[str, float](float)  # {precision: operations}
+    disk = 0.0
     n_runs = n_fits = 0
+    problems = ""
     for _, runs, fits, config in settings:
         n_runs += runs
         n_fits += fits
@@ -140,23 +161,61 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
             costs[network] = network_cost(config)
         cost = costs[network]
         batches = count_batches(config)
-        lines[network_line(config, cost, batches)] = None
-        operations += fits * cost.operations * batches * config["data"]["batch_size"]
+        problem = memory_problem(config, cost)
+        problems += problem
+        lines[network_line(config, cost, batches) + problem] = None
+        trained = fits * batches * config["data"]["batch_size"]
+        work[training_precision(config)] += trained * cost.operations
         disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
     hours = []
-    for card, speed in SPEEDS.items():
-        hours.append(f"{three_digits(operations / speed / 3600)} hours on one {card}")
+    if not problems:
+        hours = [hours_line(work)]
+    amounts = [f"{operations:.3g} FLOP in {name}" for name, operations in work.items()]
     return [
         f"{count_noun(n_runs, 'run')}, not started",
         *lines,
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
-        f"{count_noun(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
-        f"in bfloat16 at {UTILISATION:.0%} of the peak",
-        f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second "
-        "in float32",
+        f"{count_noun(n_fits, 'fit')}: {', '.join(amounts)}",
+        *hours,
+        f"on a CPU: {duration(sum(work.values()) / CORE)} of one core, at {CORE / 1e9:g} GFLOP a "
+        "second in float32",
         f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
         *(f"{count_noun(runs, 'run')}: {name}" for name, runs, _, _ in settings),
     ]
+
+
+def hours_line(work: Mapping[str, float]) -> str:
+    """Describe how long one card of each kind computes these operations, by precision."""
+    hours = []
+    for card, peaks in PEAKS.items():
+        seconds = sum(work[name] / peaks[name] for name in work) / UTILISATION
+        hours.append(f"{three_digits(seconds / 3600)} hours on one {card}")
+    return f"{', '.join(hours)} at {UTILISATION:.0%} of the peak"
+
+
+def training_precision(config: Config) -> str:
+    """Return in which numbers a GPU multiplies in training: a key of ``PEAKS``."""
+    if str(config["trainer"]["precision"]).endswith("mixed"):
+        return "16 bits"
+    if config["trainer"].get("tf32"):
+        return "TF32"
+    return "float32"
+
+
+def memory_problem(config: Config, cost: Cost) -> str:
+    """Return that a run cannot fit in a card's memory, and what makes it fit; "" if it may fit."""
+    states, activations = device_memory(config, cost)
+    free = CARD - CONTEXT - states
+    needed = activations * SAVED[training_precision(config)]
+    if needed <= free:
+        return ""
+    if free <= 0:
+        return f"{TOO_LARGE}: trainer=fsdp callbacks.ema=null weights=raw on more devices"
+    parts = math.ceil(needed / free)
+    return (
+        f"{TOO_LARGE}: trainer=ddp with {parts} times the trainer.devices fits, or so many times "
+        "trainer.accumulate_grad_batches with so much smaller a data.batch_size"
+    )
 
 
 def count_batches(config: Config) -> int:
@@ -172,30 +231,57 @@ def count_averages(config: Config) -> int:
 
 def network_line(config: Config, cost: Cost, batches: int) -> str:
     """Describe a network and its training: parameters, operations, batches, memory of a device."""
-    trainer = config["trainer"]
     batch = config["data"]["batch_size"]
     name = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
-    devices = _count_devices(trainer["devices"]) * trainer["num_nodes"]
-    states = FLOAT * cost.parameters * 4  # weights, gradients and AdamW's two moments
-    if trainer["strategy"] == "fsdp":
-        states /= devices
+    devices = count_devices(config)
     millions = three_digits(batches * batch / 1e6)
-    memory = states + cost.activations * batch / devices
+    memory = sum(device_memory(config, cost))
     line = (
         f"{name}: {cost.parameters / 1e6:.1f} million parameters, "
         f"{three_digits(cost.operations / 1e9)} GFLOP per item, forward and backward; "
         f"{batches:,} batches of {batch:,} items, {millions} million items; "
-        f"weights, gradients, AdamW and activations {three_digits(memory / 2**30)} GiB in float32"
+        "weights, averages, gradients, AdamW and activations "
+        f"{three_digits(memory / 2**30)} GiB in float32"
     )
     if devices > 1:
         line += f" on each of {devices} devices"
     return line
 
 
-def _count_devices(devices: Any) -> int:
-    """Count the devices of ``trainer.devices``; one where the machine decides."""
+def device_memory(config: Config, cost: Cost) -> tuple[float, float]:
+    """Return the bytes of a device's weights, averages, gradients, moments; of its activations."""
+    devices = count_devices(config)
+    states = FLOAT * cost.parameters * (4.0 + count_averages(config))
+    if config["trainer"]["strategy"] == "fsdp":
+        states /= devices
+    return states, cost.activations * config["data"]["batch_size"] / devices
+
+
+def run_memory(config: Config) -> float:
+    """Return the bytes that a run's process needs on a GPU; infinity where they are not known."""
+    if config["model"]["_target_"] != DIFFUSION:
+        return math.inf
+    try:
+        cost = count_network(config)
+    except Exception:  # user-supplied code, or conditions that cannot be made up
+        return math.inf
+    return CONTEXT + RESERVED * sum(device_memory(config, cost))
+
+
+def answer() -> None:
+    """Print the memory of the largest run of those on standard input, null if no GPU is usable."""
+    memory = None
+    if torch.cuda.is_available():
+        memory = max(map(run_memory, json.load(sys.stdin)), default=math.inf)
+    print(json.dumps(memory))
+
+
+def count_devices(config: Config) -> int:
+    """Return the number of devices of a run; one a node where the machine decides."""
+    devices = config["trainer"]["devices"]
+    number = 1
     if isinstance(devices, list):
-        return len(devices)
-    if str(devices).isdigit():
-        return int(devices)
-    return 1
+        number = len(devices)
+    elif str(devices).isdigit():
+        number = int(devices)
+    return number * int(config["trainer"]["num_nodes"])

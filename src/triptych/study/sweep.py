@@ -30,6 +30,7 @@ from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
 from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
+from triptych.study.concurrency import set_runs_at_once
 from triptych.study.formatting import count_noun
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import claim_entries, set_scale
@@ -92,7 +93,7 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
-        warning = ""
+        warning = place = ""
         with exit_on_hook_error("train"):
             with open_dict(config):
                 check_command(config)
@@ -105,7 +106,9 @@ class SweepHook(Callback):
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if new or not self.cells:
-                warning = check_cells(config, self.jobs or probe_jobs(config), self._has_begun())
+                jobs = self.jobs or probe_jobs(config)
+                warning = check_cells(config, jobs, self._has_begun())
+                place = set_runs_at_once(config, jobs)
             if not rounds.is_adaptive(config):
                 self.reserve(new)
                 self.record(expected=self._count_expected_runs())
@@ -113,6 +116,7 @@ class SweepHook(Callback):
         if self.cells:
             size = f"{count_noun(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
+        log_line(None, place)
         log_line(None, warning)
         self._start_monitor()
 

@@ -77,6 +77,7 @@ AVERAGE, FLIP = "callbacks.ema.half_life", "augmentation.flip.p"
 MIN, MAX, WARMUP = "schedule.gamma_min", "schedule.gamma_max", "lr_schedule.warmup_steps"
 LR, DECAY, BATCH = "optimizer.lr", "optimizer.weight_decay", "data.batch_size"
 BETAS, DROPOUT = "optimizer.betas", "denoiser.network.dropout"
+TF32 = "trainer.tf32"
 STEPS, CLIP, WIDTHS = "trainer.max_steps", "trainer.gradient_clip_val", "denoiser.network.widths"
 
 DDPM = [
@@ -120,6 +121,7 @@ VDM = [
     (AVERAGE, half_life(0.9999), "vdm configs/cifar10.py:79"),
 ]
 SIT = [
+    (TF32, True, "sit train.py:9"),
     (AVERAGE, half_life(0.9999), "sit train.py:40"),
     (LR, 1e-4, "sit train.py:181"),
     (DECAY, 0.0, "sit train.py:181"),
@@ -131,6 +133,7 @@ SIT = [
     (STEPS, 400_000, "PAPER section 3"),
 ]
 EDM = [
+    (TF32, False, "edm training/training_loop.py:55"),
     ("lr_schedule.warmup_steps", images(10, 512), "edm training/training_loop.py:39"),
     (STEPS, images(200, 512), "edm train.py:51"),
     (BATCH, 512, "edm train.py:52"),
@@ -245,6 +248,7 @@ OFFICIAL = {
         ),
     ],
     "edm2_averaging": [
+        (TF32, False, "edm2 training/training_loop.py:87"),
         (STEPS, (1024 << 20) / 2048, "edm2 train_edm2.py:34"),
         (BATCH, 2048, "edm2 train_edm2.py:34"),
         (LR, 0.01, "edm2 train_edm2.py:34"),
@@ -299,6 +303,7 @@ OFFICIAL = {
         (MAX, 12.0, "PAPER figure 2: t has no ends"),
     ],
     "kingma_gao_fid": [
+        (TF32, False, "edm training/training_loop.py:55"),
         (MIN, sigma_gamma(0.002), "edm generate.py:27"),
         (MAX, sigma_gamma(80), "edm generate.py:27"),
         (LR, 1e-4, "edm README.md:212"),

@@ -1,0 +1,27 @@
+"""Allow TF32, float32 numbers of ten bits, in training steps alone."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Set whether a GPU may round the factors of convolutions and matrix products to TF32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+class TF32(pl.Callback):
+    """Allow TF32 in each training step; ``set_up_torch`` forbids it everywhere else.
+
+    It comes before all other callbacks, so that what they compute after a step has all bits.
+    """
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        allow_tf32(True)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        allow_tf32(False)
+
+    def on_exception(self, *_: Any) -> None:
+        allow_tf32(False)

@@ -1,0 +1,102 @@
+"""How many runs of a sweep the local launcher starts at a time: by cores, or a GPU's memory.
+
+The command itself does not import torch. Where there is a GPU, another process counts what the
+runs' networks need.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from triptych.errors import UserError
+from triptych.study import rounds
+from triptych.study.formatting import count_noun
+
+PATIENCE = 120.0  # seconds for nvidia-smi, and for counting the memory of runs
+NO_ANSWER = (OSError, subprocess.SubprocessError)
+QUERY = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+# -P: modules in the current folder must not shadow installed ones.
+COUNT = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
+
+
+class Card(NamedTuple):
+    """A GPU of this machine."""
+
+    name: str
+    free: int  # bytes
+
+
+def find_card() -> Card | None:
+    """Return the NVIDIA GPU on which a run of one device trains; None without one."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
+    with suppress(*NO_ANSWER):
+        name, _, mebibytes = _output([*QUERY, f"--id={first}"], "").rpartition(", ")
+        # "[N/A]" where a GPU shares the memory of its CPU.
+        return Card(name, int(mebibytes.strip("[N/A]") or 0) * 2**20)
+    return None
+
+
+def count_memory(configs: Sequence[Any]) -> float | None:
+    """Return the bytes that the largest of some runs needs on a GPU, counted in a new process.
+
+    None: torch cannot use the GPU. Infinity: the memory of a run is not known.
+    """
+    with suppress(*NO_ANSWER):
+        return json.loads(_output(COUNT, json.dumps(configs)))  # type: ignore[no-any-return]  # a number or null
+    return math.inf
+
+
+def _output(command: list[str], text: str) -> str:
+    """Return the last line that a command prints, given a text on its standard input."""
+    printed = subprocess.check_output(
+        command, input=text, text=True, stderr=subprocess.DEVNULL, timeout=PATIENCE
+    )
+    return printed.strip().rpartition("\n")[2]
+
+
+def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
+    """Set how many runs a local sweep has at a time, and return a line that says so.
+
+    On a GPU as many as its memory takes, at most ``cores``. Of another launcher, or where the
+    number was typed, nothing is set: "".
+    """
+    launcher = config.hydra.launcher
+    if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
+        return ""
+    on_cores = f"on the CPU: {count_noun(launcher.n_jobs, 'run')} at a time, a core each"
+    if config.trainer.accelerator == "cpu":
+        return on_cores
+    card = find_card()
+    if card is None:
+        return on_cores
+    memory = count_memory(_configs(config, jobs))
+    if memory is None:
+        return on_cores
+    launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
+    line = f"on one {card.name}: {count_noun(launcher.n_jobs, 'run')} at a time"
+    if math.isinf(memory):
+        line += ", as the memory of a run is not known; hydra.launcher.n_jobs=N sets more"
+    return line
+
+
+def fitting_runs(card: Card, memory: float, most: int) -> int:
+    """Return how many runs of ``memory`` bytes fit into a GPU's free memory, 1 to ``most``."""
+    return max(1, min(most, int(card.free / memory)))
+
+
+def _configs(config: DictConfig, jobs: Sequence[rounds.Job]) -> list[Any]:
+    """Return each setting's resolved configuration; a refused one fails when its run starts."""
+    configs = []
+    for setting in rounds.count_runs_by_setting(jobs):
+        with suppress(UserError, HydraException, OmegaConfBaseException):
+            configs.append(rounds.resolve_cell(config, setting).config)
+    return configs
