@@ -22,8 +22,8 @@ from scipy.special import gammaincinv, stdtr, stdtrit
 
 from triptych.run.items import effective_number, group_values
 from triptych.run.parsing import Estimate
+from triptych.study.formatting import ALPHA as ALPHA
 
-ALPHA = 1 - 0.95
 REACH = 6.0
 LEAST = 1.1  # lowest effective number of groups; a t of fewer degrees of freedom overflows
 
