@@ -17,9 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+import hypothesis
 import pytest
 
 from tests import forked, references
+
+# An example may take long on a busy machine: its time says nothing of what it tests.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 if references.FOLDER not in os.environ:  # the workers of one session share it
     os.environ[references.FOLDER] = tempfile.mkdtemp()

@@ -88,9 +88,10 @@ def test_crossed_p_is_the_integral_far_into_its_tail(df, items, distance):
         density = stats.chi2.pdf(df * np.exp(u), df) * df * np.exp(u)
         return density * 2 * stats.t.sf(distance / np.sqrt(seeds / np.exp(u) + 1), items - 1)
 
-    edges = np.linspace(2 / df * np.log(1e-32), np.log(4 + 160 / df), 40)
+    # Wider than the nodes: exp(-100) of a quantile at the one end, a density of 0 at the other.
+    edges = np.linspace(-200 / df, np.log(10 + 800 / df), 60)
     truth = sum(quad(part, a, b, epsabs=0, epsrel=1e-10)[0] for a, b in pairwise(edges))
-    assert MeanError(seeds, df, 1.0, items).p(distance) == pytest.approx(truth, rel=2e-6)
+    assert MeanError(seeds, df, 1.0, items).p(distance) == pytest.approx(truth, rel=2e-6, abs=1e-25)
 
 
 def test_crossed_error_of_single_item_is_paired_t_test():

@@ -90,8 +90,7 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     study = read_study([root, *others], equal_within)
     palette = assign_colours(study.hues)
-    joint = "joint_" if others else ""  # do not replace the root's own report
-    report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
+    report = Report(root / f"{study.prefix}report.html", root / f"{study.prefix}results.csv", study)
     table = results_csv(study.runs, root)
     page = render_page(study, palette)
     write_atomic(report.csv, escape_control_characters(table))

@@ -57,16 +57,21 @@ class Study:
     @property
     def record(self) -> SweepRecord:
         """What the sweep recorded of itself; nothing for a report over several directories."""
-        return self.sweeps[0].record if len(self.roots) == 1 else SweepRecord()
+        return SweepRecord() if self.prefix else self.sweeps[0].record
 
     @property
     def title(self) -> str:
         return self.record.title or " + ".join(root.resolve().name for root in self.roots)
 
     @property
+    def prefix(self) -> str:
+        """The start of a joint report's file names, which replace no directory's own; else ""."""
+        return "joint_" if len(self.roots) > 1 else ""
+
+    @property
     def command(self) -> str:
         """The command that makes these runs; "" if no record of it can be read."""
-        if len(self.roots) > 1:
+        if self.prefix:
             return ""
         command = self.record.command or next((run.command for run in self.runs if run.command), ())
         if not isinstance(command, str):
