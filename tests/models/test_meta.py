@@ -18,6 +18,7 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import MEMBER, Condition, Labels, Tokens, Vectors
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output
+from triptych.diffusion.draws import StepShare
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
@@ -184,33 +185,8 @@ def test_callbacks_run_on_meta_device():
     assert stop._first_bad.device == META and gradients.clipped.device == META
 
 
-def draw_training(shape, batch, *_):
-    """Draw times and noise on the device."""
-    return torch.rand(batch, device=META), torch.randn(batch, *shape, device=META)
-
-
-def drop_conditions(condition, probability, *_):
-    """Drop conditions at random on the device."""
-    dropped = torch.rand(len(condition), device=META) < probability
-    return condition.drop(dict.fromkeys(condition.parts, dropped))
-
-
-def draw_on_device(monkeypatch) -> None:
-    """Draw times, noise and dropped conditions on the device, in place of the CPU."""
-    for room in ("diffusion", "classifier"):
-        monkeypatch.setattr(f"triptych.models.{room}.training_draw", draw_training)
-    for room in ("latent", "latent_diffusion"):
-        monkeypatch.setattr(f"triptych.models.{room}.training_noise", lambda *_: draw_noise)
-    monkeypatch.setattr("triptych.models.diffusion.drop_parts", drop_conditions)
-
-
-def draw_noise(shape):
-    return torch.randn(shape, device=META)
-
-
 def fit(run, monkeypatch) -> Waits:
     """Fit a run's model on the device, and watch steps 4 and 5, of which none is logged."""
-    draw_on_device(monkeypatch)
     # Progress is written after each step.
     monkeypatch.setattr("triptych.run.progress.WRITE_INTERVAL", 0)
     strategy = SingleDeviceStrategy(META, accelerator=MetaAccelerator())
@@ -219,6 +195,7 @@ def fit(run, monkeypatch) -> Waits:
     module = sys.modules["torch.optim.optimizer"]
     monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"])
     experiment, waits, stop = build_experiment(run.config(), download=False), Waits(), Stop()
+    experiment.model.random = STREAMS["blocks"]
     saver = CheckpointSaver(run, None, 100, stop, {})
     shown = [Progress(run, bar=False), stop, saver]
     callbacks = [Watch(waits, 4, 5), *build_callbacks(run, experiment), *shown]
@@ -289,10 +266,10 @@ def test_each_wait_is_noticed(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_training_step_waits(name, monkeypatch):
+def test_no_training_step_waits(name):
     """The times, losses and schedules of all models are computed on the device."""
-    draw_on_device(monkeypatch)
     model = moved(MODELS[name]())
+    model.random = STREAMS["blocks"]
     if not any(p.requires_grad for p in model.parameters()):
         return
     model._trainer.log_every_n_steps = 100
@@ -334,7 +311,8 @@ def test_modules_of_other_packages_may_skip_weights():
 def test_members_without_items_have_gradients():
     """Shares are dealt on the CPU, and the device is not waited for."""
     network = ResNet((1, 4, 4), width=4, blocks=1, conditioning=4, members=3, fourier=[]).to(META)
-    z, dealt = torch.zeros(4, 1, 4, 4, device=META), torch.tensor([0, 1, 1, 0])
+    dealt = STREAMS["blocks"].ensemble_members(3, StepShare(4, 0, 0, 0, 2, META))
+    z = torch.zeros(2, 1, 4, 4, device=META)
     with Waits() as waits:
         waits.watching = True
         network(z, z[:, 0, 0, 0], Condition(**{MEMBER: dealt})).sum().backward()

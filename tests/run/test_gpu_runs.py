@@ -18,7 +18,7 @@ from triptych.diffusion.pieces import GPU_MEMORY, PROBE, Pieces
 from triptych.diffusion.sampler import DDIM
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
-from triptych.study.plan import CORE, SPEEDS, UTILISATION
+from triptych.study.plan import CORE, PEAKS, UTILISATION
 
 LOSS = "train/loss"
 OBJECTIVES = ["epsilon", "score", "v", "x0", "levels"]  # the main job's
@@ -148,7 +148,7 @@ def test_a_step_at_the_size_of_cifar_uses_the_card(accelerator):
     peak = CORE / UTILISATION
     if accelerator == "gpu":
         batch, card = 256, torch.cuda.get_device_name()
-        peaks = [speed / UTILISATION for name, speed in SPEEDS.items() if name in card]
+        peaks = [peak["16 bits"] for name, peak in PEAKS.items() if name in card]
         if not peaks:
             pytest.skip(f"no data sheet of {card}")
         (peak,) = peaks

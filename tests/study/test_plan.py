@@ -142,7 +142,7 @@ def test_plan_refuses_hours_for_weights_that_no_card_holds():
     config = resolved(*LARGE)
     cost = network_cost(config)._replace(parameters=10_000_000_000)
     assert "trainer=fsdp callbacks.ema=null weights=raw" in memory_problem(config, cost)
-    config = resolved(*LARGE, "trainer=fsdp", "trainer.devices=8")
+    config = resolved(*LARGE, *FSDP, "trainer.devices=8")
     assert not memory_problem(config, cost)
 
 

@@ -178,8 +178,8 @@ class BatchDraws:
     """Draw on the CPU; each process draws noise of the whole global batch and takes its share.
 
     Numbers of training follow from (seed, step) and an item's place in the global batch, those of
-    evaluation from (seed, repeat) and its index. All methods return tensors on the device that
-    needs them. ``name``: value of the key ``draws``.
+    evaluation from (seed, repeat) and its index. Methods return tensors on the device that needs
+    them. ``name``: value of the key ``draws``.
     """
 
     name = "batch"
@@ -222,14 +222,12 @@ class BatchDraws:
         return t, eps
 
     def ensemble_members(self, members: int, share: StepShare) -> Tensor:
-        """Assign the items of a step at random to ``members`` in equal shares, (B / W,).
+        """Assign the items of a step at random to ``members`` in equal shares, (B / W,) on the CPU.
 
         If ``members`` does not divide the global batch, the first members get one item more.
         """
-        place = self.place(share.device)
-        generator = share.generator(place, Stream.MEMBERS)
-        order = torch.randperm(share.batch, generator=generator, device=place)
-        return (order[share.part] % members).to(share.device)
+        order = torch.randperm(share.batch, generator=share.generator(CPU, Stream.MEMBERS))
+        return order[share.part] % members
 
     def training_noise(self, share: StepShare) -> Noise:
         """Return a noise function for a step's latents; each call is of a further level."""
