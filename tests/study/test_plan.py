@@ -19,6 +19,7 @@ from triptych.run.build import build_experiment
 from triptych.run.request import resolve
 from triptych.study.plan import (
     count_averages,
+    count_evaluations,
     describe_cost,
     memory_problem,
     network_cost,
@@ -93,6 +94,7 @@ def test_network_cost_supports_user_network_that_reads_values(trusting):
     assert (cost.parameters, cost.operations) == (64 * 65, 3 * 2 * 64 * 64) and cost.activations > 0
 
 
+EVALUATED = (10 * 150 * 4 + (150 + 297) * 16 + 250 * 64) / 3  # passes of a run, as trained items
 A100 = {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12}
 
 
@@ -106,15 +108,34 @@ A100 = {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12}
     ],
 )
 def test_plan_hours_follow_from_flop_and_precision(typed, precision):
+    """Training has the precision of the command; validation, bounds and samples have float32."""
     steps = ["trainer.max_steps=1000", "trainer.val_check_interval=100", "sampler.steps=250"]
     config = resolved(*steps, *typed)
     cost = network_cost(config)
     lines = describe_cost([("a", 3, 3, config), ("b", 2, 1, config)])
     assert lines[0] == "5 runs, not started" and len(lines) == 8, "one line for one network"
     training = 4 * 1000 * 64 * cost.operations
-    assert lines[2] == f"4 fits: {training:.3g} FLOP in {precision}"
-    hours = training / A100[precision] / 0.35 / 3600
-    assert lines[3].startswith(f"{hours:.3g} hours on one A100, ")
+    evaluation = 5 * EVALUATED * cost.operations
+    amounts = {precision: training}
+    amounts["float32"] = amounts.get("float32", 0) + evaluation
+    counted = ", ".join(f"{flop:.3g} FLOP in {name}" for name, flop in amounts.items())
+    assert lines[2] == f"4 fits, validation, bounds and samples: {counted}"
+    seconds = (training / A100[precision] + evaluation / A100["float32"]) / 0.35
+    assert lines[3].startswith(f"{seconds / 3600:.3g} hours on one A100, ")
+
+
+def test_plan_counts_each_call_of_sampler_and_guidance():
+    plain = resolved("samples.n=10", "sampler.steps=20")
+    heun = resolved("samples.n=10", "sampler=heun", "sampler.steps=20")
+    guided = resolved(
+        "samples.n=10", "sampler.steps=20", "guidance=classifier_free", "model.conditional=true"
+    )
+    measured = resolved(
+        *("samples.n=10", "sampler.steps=20", "measures.n=100", "measures.repeats=2"),
+        "measures.classifier=x.ckpt",
+    )
+    most = [count_evaluations(config) for config in (plain, heun, guided, measured)]
+    assert [n - most[0] for n in most] == [0, 200, 200, 20 * 200]
 
 
 LARGE = ["data=cifar10", "denoiser=unet", "denoiser.network.widths=[256,512,512]"]

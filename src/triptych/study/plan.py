@@ -2,8 +2,8 @@
 
 Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are
 those of one item forward, by torch's formulas, and twice as many backward; activations are what
-autograd saves. Hours are operations over a card's peak rate in the command's precision times a
-utilisation, so without validation, the account and samples.
+autograd saves. Hours are operations over a card's peak rate times a utilisation: training in the
+command's precision, validation, bounds and samples forward and in float32.
 """
 
 import json
@@ -35,6 +35,9 @@ PEAKS = {
 CARD = 80 << 30  # bytes of either
 # Share of the activations of float32 that is saved in any case: autocast halves most of them.
 SAVED = {"float32": 1.0, "TF32": 1.0, "16 bits": 0.5}
+# Validation and test items where the configuration has no number; CIFAR-10 and MNIST have so many.
+VAL_ITEMS, TEST_ITEMS = 5000, 10_000
+DIGITS = {"triptych.data.digits.Digits": 297}  # test items
 # Single-precision operations per second on one CPU core, from benchmarks/training_step.py.
 CORE = 50e9
 CLASSES = 1000  # assumed number of classes of a folder, whose images are not read
@@ -164,6 +167,7 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
         lines[network_line(config, cost, batches) + problem] = None
         trained = fits * batches * config["data"]["batch_size"]
         work[training_precision(config)] += trained * cost.operations
+        work["float32"] += runs * count_evaluations(config) * cost.operations / 3
         disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
     hours = []
     if not problems:
@@ -173,7 +177,7 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
         f"{count_noun(n_runs, 'run')}, not started",
         *lines,
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
-        f"{count_noun(n_fits, 'fit')}: {', '.join(amounts)}",
+        f"{count_noun(n_fits, 'fit')}, validation, bounds and samples: {', '.join(amounts)}",
         *hours,
         f"on a CPU: {duration(sum(work.values()) / CORE)} of one core, at {CORE / 1e9:g} GFLOP a "
         "second in float32",
@@ -198,6 +202,24 @@ def training_precision(config: Config) -> str:
     if config["trainer"].get("tf32"):
         return "TF32"
     return "float32"
+
+
+def count_evaluations(config: Config) -> int:
+    """Count the items that validation, bounds and samples pass through the network.
+
+    Samples that ``measures.over`` varies count with the steps of the sampler.
+    """
+    bound, measures = config["bound"], config["measures"]
+    val = config["data"].get("val_size", VAL_ITEMS)
+    fixed = DIGITS.get(config["data"]["_target_"], TEST_ITEMS)
+    test = config["data"].get("test_size", fixed)
+    validations = config["trainer"]["max_steps"] // config["trainer"]["val_check_interval"]
+    bounds = (val + test) * bound["repeats"] + validations * val * bound["val_repeats"]
+    drawn = measures["n"] * measures["repeats"] * max(1, len(measures["values"]))
+    calls = build(config["sampler"], "sampler").evaluations
+    if config["guidance"]:
+        calls *= 2
+    return int(bounds + calls * (config["samples"]["n"] + drawn))
 
 
 def memory_problem(config: Config, cost: Cost) -> str:
