@@ -19,6 +19,7 @@ from triptych.run.build import build_experiment
 from triptych.run.request import resolve
 from triptych.study.plan import (
     count_averages,
+    count_evaluations,
     describe_cost,
     memory_problem,
     network_cost,
@@ -91,9 +92,11 @@ def test_network_cost_supports_user_network_that_reads_values(trusting):
     config = copy.deepcopy(resolved())
     config["denoiser"]["network"] = {"_target_": "own_flat.Flat"}
     cost = network_cost(config)
-    assert (cost.parameters, cost.operations) == (64 * 65, 3 * 2 * 64 * 64) and cost.activations > 0
+    assert (cost.parameters, cost.forward) == (64 * 65, 2 * 64 * 64)
+    assert cost.operations == 3 * cost.forward and cost.activations > 0
 
 
+EVALUATED = 10 * 150 * 4 + (150 + 297) * 16 + 250 * 64  # passes of a run
 A100 = {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12}
 
 
@@ -107,15 +110,42 @@ A100 = {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12}
     ],
 )
 def test_plan_hours_follow_from_flop_and_precision(typed, precision):
+    """Training has the precision of the command; validation, bounds and samples have float32."""
     steps = ["trainer.max_steps=1000", "trainer.val_check_interval=100", "sampler.steps=250"]
     config = resolved(*steps, *typed)
     cost = network_cost(config)
     lines = describe_cost([("a", 3, 3, config), ("b", 2, 1, config)])
     assert lines[0] == "5 runs, not started" and len(lines) == 8, "one line for one network"
     training = 4 * 1000 * 64 * cost.operations
-    assert lines[2] == f"4 fits: {training:.3g} FLOP in {precision}"
-    hours = training / A100[precision] / 0.35 / 3600
-    assert lines[3].startswith(f"{hours:.3g} hours on one A100, ")
+    evaluation = 5 * EVALUATED * cost.forward
+    amounts = {precision: training}
+    amounts["float32"] = amounts.get("float32", 0) + evaluation
+    counted = ", ".join(f"{flop:.3g} FLOP in {name}" for name, flop in amounts.items())
+    assert lines[2] == f"4 fits, validation, bounds and samples: {counted}"
+    seconds = (training / A100[precision] + evaluation / A100["float32"]) / 0.35
+    assert lines[3].startswith(f"{seconds / 3600:.3g} hours on one A100, ")
+
+
+def test_plan_counts_blocks_twice_under_gradient_checkpointing():
+    config = resolved("denoiser=unet", "denoiser.network.checkpointing=true")
+    plain = network_cost(resolved("denoiser=unet"))
+    cost = network_cost(config)
+    assert cost.forward == plain.forward and cost.activations < plain.activations
+    assert cost.operations == 4 * plain.forward
+
+
+def test_plan_counts_each_call_of_sampler_and_guidance():
+    plain = resolved("samples.n=10", "sampler.steps=20")
+    heun = resolved("samples.n=10", "sampler=heun", "sampler.steps=20")
+    guided = resolved(
+        "samples.n=10", "sampler.steps=20", "guidance=classifier_free", "model.conditional=true"
+    )
+    measured = resolved(
+        *("samples.n=10", "sampler.steps=20", "measures.n=100", "measures.repeats=2"),
+        "measures.classifier=x.ckpt",
+    )
+    most = [count_evaluations(config) for config in (plain, heun, guided, measured)]
+    assert [n - most[0] for n in most] == [0, 200, 200, 20 * 200]
 
 
 LARGE = ["data=cifar10", "denoiser=unet", "denoiser.network.widths=[256,512,512]"]
@@ -177,14 +207,17 @@ def test_plan_refuses_averages_of_sharded_weights():
         resolved("trainer=fsdp")
 
 
-def test_plan_prints_assumed_number_of_classes(root):
+def test_plan_prints_assumed_numbers_of_classes_and_items(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
     assumed = [
         line
         for line in describe_cost([("a", 1, 1, labelled), ("b", 1, 1, labelled)])
         if "assumed" in line
     ]
-    assert assumed == ["assumed: 1,000 classes, as data=folder is not read"]
+    assert assumed == [
+        "assumed: 1,000 classes, as data=folder is not read",
+        "assumed: 5,000 validation and test items each, as the data are not read",
+    ]
     assert not any("assumed" in line for line in describe_cost([("a", 1, 1, resolved())]))
 
 

@@ -1,9 +1,10 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
 Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are
-those of one item forward, by torch's formulas, and twice as many backward; activations are what
-autograd saves. Hours are operations over a card's peak rate in the command's precision times a
-utilisation, so without validation, the account and samples.
+those of one item forward, by torch's formulas, and twice as many backward; gradient checkpointing
+adds a pass forward. Activations are what autograd saves. Hours are operations over a card's peak
+rate times a utilisation: training in the command's precision, validation, bounds and samples
+forward and in float32.
 """
 
 import json
@@ -20,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.config.build import build
+from triptych.data.digits import N_TEST
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import injection_table
@@ -35,6 +37,14 @@ PEAKS = {
 CARD = 80 << 30  # bytes of either
 # Share of the activations of float32 that is saved in any case: autocast halves most of them.
 SAVED = {"float32": 1.0, "TF32": 1.0, "16 bits": 0.5}
+# {data: test items} where no key has their number.
+TEST_ITEMS = {
+    "triptych.data.digits.Digits": N_TEST,
+    "triptych.data.cifar10.Cifar10": 10_000,
+    "triptych.data.mnist.Mnist": 10_000,
+    "triptych.data.mnist.FashionMnist": 10_000,
+}
+ITEMS = 5000  # assumed number of validation items and of test items of other data
 # Single-precision operations per second on one CPU core, from benchmarks/training_step.py.
 CORE = 50e9
 CLASSES = 1000  # assumed number of classes of a folder, whose images are not read
@@ -73,7 +83,8 @@ class Cost(NamedTuple):
     """The cost of one network, of a training item, and what had to be assumed to count it."""
 
     parameters: int
-    operations: float
+    forward: float  # operations of a pass forward
+    operations: float  # of training: forward and backward
     activations: float  # bytes that autograd saves
     assumed: str = ""
 
@@ -127,8 +138,11 @@ def _cost(config: Config, device: str) -> Cost:
             network(*item)
     parameters = list(network.parameters())
     size = sum(parameter.numel() for parameter in parameters)
-    operations = 3.0 * counter.get_total_flops()
-    return Cost(size, operations, float(saved.bytes_excluding(parameters)), assumed)
+    forward = float(counter.get_total_flops())
+    operations = 3 * forward
+    if config["denoiser"]["network"].get("checkpointing"):
+        operations += forward
+    return Cost(size, forward, operations, float(saved.bytes_excluding(parameters)), assumed)
 
 
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
@@ -166,16 +180,19 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
         lines[network_line(config, cost, batches) + problem] = None
         trained = fits * batches * config["data"]["batch_size"]
         work[training_precision(config)] += trained * cost.operations
+        work["float32"] += runs * count_evaluations(config) * cost.forward
         disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
     hours = []
     if not problems:
         hours = [hours_line(work)]
+    assumed = [cost.assumed for cost in costs.values()]
+    assumed += [assumed_items(config) for *_, config in settings]
     amounts = [f"{operations:.3g} FLOP in {name}" for name, operations in work.items()]
     return [
         f"{count_noun(n_runs, 'run')}, not started",
         *lines,
-        *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
-        f"{count_noun(n_fits, 'fit')}: {', '.join(amounts)}",
+        *dict.fromkeys(filter(None, assumed)),
+        f"{count_noun(n_fits, 'fit')}, validation, bounds and samples: {', '.join(amounts)}",
         *hours,
         f"on a CPU: {duration(sum(work.values()) / CORE)} of one core, at {CORE / 1e9:g} GFLOP a "
         "second in float32",
@@ -200,6 +217,31 @@ def training_precision(config: Config) -> str:
     if config["trainer"].get("tf32"):
         return "TF32"
     return "float32"
+
+
+def count_evaluations(config: Config) -> int:
+    """Count the items that validation, bounds and samples pass through the network.
+
+    Samples that ``measures.over`` varies count with the steps of the sampler.
+    """
+    bound, measures, data = config["bound"], config["measures"], config["data"]
+    val = data.get("val_size", ITEMS)
+    test = data.get("test_size", TEST_ITEMS.get(data["_target_"], ITEMS))
+    validations = config["trainer"]["max_steps"] // config["trainer"]["val_check_interval"]
+    bounds = (val + test) * bound["repeats"] + validations * val * bound["val_repeats"]
+    drawn = measures["n"] * measures["repeats"] * max(1, len(measures["values"]))
+    calls = build(config["sampler"], "sampler").evaluations
+    if config["guidance"]:
+        calls *= 2
+    return int(bounds + calls * (config["samples"]["n"] + drawn))
+
+
+def assumed_items(config: Config) -> str:
+    """Return a line on the numbers of items that are assumed; "" if all are known."""
+    data = config["data"]
+    if "test_size" in data or data["_target_"] in TEST_ITEMS:
+        return ""
+    return f"assumed: {ITEMS:,} validation and test items each, as the data are not read"
 
 
 def memory_problem(config: Config, cost: Cost) -> str:
