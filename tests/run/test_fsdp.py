@@ -37,7 +37,30 @@ class OnCpus(FSDPStrategy):
         return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **sizes)
 
 by_name = trainer._strategy
-trainer._strategy = lambda node: OnCpus() if node["strategy"] == "fsdp" else by_name(node)
+
+def strategy(node, *others):
+    return OnCpus() if node["strategy"] == "fsdp" else by_name(node, *others)
+
+trainer._strategy = strategy
+"""
+# Lightning's autocast is a GPU's, and both processes end in the 15th step.
+MIXED_ON_CPUS = """
+from triptych.run.trainer import ShardedPrecision
+
+ShardedPrecision.forward_context = lambda self: torch.autocast("cpu", torch.bfloat16)
+"""
+KILLED = """
+import os
+from triptych.models.diffusion import Diffusion
+
+loss = Diffusion.loss
+
+def killed(self, batch, step, rank, world):
+    if step == 14:
+        os._exit(9)
+    return loss(self, batch, step, rank, world)
+
+Diffusion.loss = killed
 """
 
 
@@ -56,3 +79,29 @@ def test_fsdp_on_several_processes_matches_one(root, processes):
     assert second["world_size"] == processes
     assert second["test"]["bpd"]["n"] == first["test"]["bpd"]["n"]
     assert second["test"]["bpd"]["mean"] == pytest.approx(first["test"]["bpd"]["mean"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_fsdp_in_bf16_trains_resumes_and_evaluates_as_one_process(root):
+    unet = ["denoiser=unet", "denoiser.network.widths=[8,8]", "denoiser.network.heads=2"]
+    alone = command("name=one", "trainer.precision=bf16-mixed", *unet, *RAW)
+    alone.remove("denoiser.network.width=8")
+    two_processes = ["name=many", "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    sharded = [*alone, *two_processes]
+    sharded.remove("name=one")
+    end(alone, root)
+    mixed = ON_CPUS + MIXED_ON_CPUS
+    end(sharded, root, code=None, **hook(root, mixed + KILLED))
+    many = root / "logs" / "runs" / "many"
+    assert not (many / "summary.json").exists()
+    done = end(sharded, root, **hook(root, mixed))
+    assert "resumed at step 10" in done.stderr
+    first, second = (column(many.parent / name, LOSS) for name in ("one", "many"))
+    worst = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
+    one, two = (
+        json.loads((many.parent / name / "summary.json").read_text())["test"]["bpd"]["mean"]
+        for name in ("one", "many")
+    )
+    print(f"loss {worst:.1e}, bound {one} and {two}", file=sys.stderr)
+    assert len(first) == 20 and worst < 0.02
+    assert two == pytest.approx(one, rel=1e-3)

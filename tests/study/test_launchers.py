@@ -151,6 +151,16 @@ def test_ray_launcher_requests_gpus_and_sets_threads():
     assert int(launcher_.ray.remote.runtime_env.env_vars.TRIPTYCH_THREADS) == 4
 
 
+@pytest.mark.parametrize("name", ["slurm", "ray_tasks"])
+def test_jobs_of_a_cluster_need_to_know_whether_they_request_gpus(name):
+    chosen = f"hydra/launcher={name}"
+    for typed in ([], ["trainer=ddp", "trainer.devices=8"], ["trainer.accelerator=auto"]):
+        with pytest.raises(UserError, match="^trainer.accelerator=auto: .* pass trainer.accel"):
+            check_launcher(compose_command("train", [chosen, *typed]))
+    for typed in ("trainer=cpu", "trainer=ddp_sim", "trainer.accelerator=gpu"):
+        check_launcher(compose_command("train", [chosen, typed]))
+
+
 WITHOUT = """
 import sys
 from triptych.cli.train import main

@@ -282,7 +282,7 @@ def threads(cores: int) -> int:
 
 
 def gpus(accelerator: str, devices: int) -> int | None:
-    """Return the number of GPUs per node that a SLURM job requests, or None."""
+    """Return the number of GPUs that a job of SLURM (per node) or Ray requests, or None."""
     return devices if accelerator in ("gpu", "cuda") else None
 
 

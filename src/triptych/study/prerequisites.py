@@ -67,9 +67,10 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Raise UserError for what SLURM would refuse, or wait for, much later."""
+    """Raise UserError for what SLURM or Ray would refuse, or wait for, much later."""
     if str(config.hydra.launcher._target_).endswith("RayLauncher"):
         _hide_working_directory()
+        _check_accelerator(config)
     if not uses_slurm(config):
         check_cores(config, "cores", "threads")
         return
@@ -78,6 +79,16 @@ def check_launcher(config: DictConfig) -> None:
     if fixed:
         raise UserError(
             f"{min(fixed)}: cannot vary within a SLURM sweep; start a sweep for each value"
+        )
+    _check_accelerator(config)
+
+
+def _check_accelerator(config: DictConfig) -> None:
+    """Raise UserError if it is open whether jobs request GPUs: this machine may not be theirs."""
+    if config.trainer.accelerator == "auto":
+        raise UserError(
+            "trainer.accelerator=auto: does not say whether the jobs request GPUs; "
+            "pass trainer.accelerator=gpu or trainer.accelerator=cpu"
         )
 
 
