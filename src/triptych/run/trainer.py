@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -39,10 +38,11 @@ class NoProfiler(PassThroughProfiler):
 
 
 class ShardedPrecision(FSDPPrecision):
-    """FSDP's precision, but only of parameters and gradients.
+    """FSDP's precision, by autocast alone, as on one device.
 
-    Lightning's own also converts buffers and the states of metrics, among them the sums of the
-    account, which are in double precision.
+    Lightning's own also converts parameters, inputs and buffers, so that validation would read
+    rounded weights, and the states of metrics, among them the sums of the account, which are in
+    double precision.
     """
 
     def convert_module(self, module: nn.Module) -> nn.Module:
@@ -50,7 +50,7 @@ class ShardedPrecision(FSDPPrecision):
 
     @property
     def mixed_precision_config(self) -> MixedPrecision:
-        return replace(super().mixed_precision_config, buffer_dtype=None)
+        return MixedPrecision()
 
 
 def steps_of(config: Config, items: int) -> int:
