@@ -41,10 +41,10 @@ def draw_idle(path: str | Path) -> None:
             step = f" step of an H100, expected: {row['expected step']:.0f} ms"
             axes.text(end, place, step, va="center", fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(left))
+    axes.set_xlim(0, 1.3 * max(left))
     axes.set_xlabel("milliseconds of the main thread a step, on a CPU", fontsize=8)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7, ncols=1, loc="lower right")
+    figure.legend(fontsize=7, loc="outside center right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 
