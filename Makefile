@@ -91,7 +91,7 @@ format: develop  ## put the code into shape
 	$(BIN)/ruff format $(CODE)
 
 bench: develop  ## ratios to other packages and hand-written loops, beside the recorded ones; half an hour alone
-	for b in estimator training_step unet_step sampler_overhead "sampler_overhead --steps 1000 --repeats 5" sampler_quality growth; do \
+	for b in estimator training_step unet_step sampler_overhead "sampler_overhead --steps 1000 --repeats 5" sampler_quality growth idle; do \
 		set -- $$b; script=$$1; shift; PYTHONPATH=. $(BIN)/python benchmarks/$$script.py $$@ || exit; done
 	$(BIN)/python docs/performance.py
 

@@ -77,6 +77,8 @@ def test_levels_round_trip(levels, data):
     assert to_unit(torch.tensor([0, levels - 1]), levels).tolist() == [-1, 1]
     assert torch.allclose(x.double(), 2 * k.double() / (levels - 1) - 1, atol=1e-6)
     assert to_level(x, levels).equal(k)
+    number = k.float()
+    assert to_unit(number, levels).equal(x) and number.equal(k.float()), "the input stays as it is"
 
 
 @given(st.integers(2, 256), st.floats(-1.5, 1.5, width=32))

@@ -95,6 +95,50 @@ def growth() -> dict:
     return record("benchmarks/results/growth.json")["figures"]
 
 
+IDLE = "benchmarks/results/idle.json"
+
+
+def idle_rows() -> list[str]:
+    return [name for name in record(IDLE)["figures"] if not name.endswith("processes")]
+
+
+@pytest.mark.parametrize("name", idle_rows())
+def test_table_of_the_main_thread_is_the_recorded_benchmark(name):
+    recorded = record(IDLE)
+    figures, ratios = recorded["figures"][name], recorded["ratios"]
+    parts = figures["milliseconds"]
+    rest = parts["copies"] + parts["loss"] + parts["loop"]
+    shown = [parts[part] for part in ("draws", "data", "EMA", "clipping", "logging")]
+    cells = [f"{number:.2f}" for number in (*shown, rest, parts["AdamW"])]
+    shares = ["", "", ""]
+    if figures["expected step"] > 1:
+        draws, others = ratios[f"{name}: draws"], ratios[f"{name}: all else"]
+        assert draws <= 0.03 and others <= 0.05
+        shares = [f"{figures['expected step']:.0f}", f"{draws:.1%}", f"{others:.1%}"]
+    assert row(page("performance.md"), name) == cells + shares
+
+
+def test_share_above_the_aim_is_named():
+    recorded, name = record(IDLE), "CIFAR-10, 512, 1 GPU"
+    figures, others = recorded["figures"][name], recorded["ratios"][f"{name}: all else"]
+    step, launches = figures["expected step"], 0.005 * figures["operators"]["AdamW"]
+    more = others + figures["a batch in one thread"] / step
+    optimiser = (figures["milliseconds"]["AdamW"] + launches) / step
+    text = " ".join(page("performance.md").split())
+    assert f"{more:.1%} of the step in place of {others:.1%}, above the aim" in text
+    assert f"AdamW is a further {optimiser:.1%}." in text
+
+
+def test_draws_of_a_share_do_not_grow_with_processes():
+    figures = record(IDLE)["figures"]
+    growth = [row for name, row in figures.items() if name.endswith("processes")]
+    times = [row["milliseconds"]["draws"] for row in growth]
+    operators = [row["operators"]["draws"] for row in growth]
+    assert len(growth) == 3 and len({*operators}) == 1
+    words = "draws {:.2f}, {:.2f} and {:.2f} ms in {}, {} and {} operators"
+    assert words.format(*times, *operators) in page("performance.md")
+
+
 def test_cascade_ratios_follow_from_their_table():
     text = page("imagen.md").split("## Is the second stage worth it?")[1]
 

@@ -21,6 +21,8 @@ class Gradients(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.clipped = self.clipped.to(module.device)
+        # Listing the module's parameters takes as long as their norms, so do it once.
+        self._weights = list(module.parameters())
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
@@ -30,7 +32,7 @@ class Gradients(pl.Callback):
         logged = steps % every == 0
         if not logged and not self.clip:
             return
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         # Equal to torch's get_total_norm, which is slow on a CPU with many tensors.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:

@@ -57,8 +57,9 @@ def to_unit(k: Tensor, levels: int) -> Tensor:
     The result is float32, of any shape.
     """
     # Divide only once, and last, so that the result is correctly rounded: the ends are exactly -1
-    # and 1.
-    return (2 * k.float() - (levels - 1)) / (levels - 1)
+    # and 1. Work in place, as new memory for each result takes most of the time of large batches.
+    x = k.to(torch.float32, copy=True)
+    return x.mul_(2).sub_(levels - 1).div_(levels - 1)
 
 
 def to_level(x: Tensor, levels: int) -> Tensor:
