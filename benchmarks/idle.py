@@ -70,7 +70,7 @@ PARTS = ("data", "draws", "copies", "loss", "EMA", "clipping", "AdamW", "logging
 OTHERS = [part for part in PARTS if part not in ("draws", "AdamW")]  # AdamW is torch's own
 STORED = 2048  # images in memory, which the items of a data set share
 SETTINGS = ["threads=1", "logger=csv", "trainer.gradient_clip_val=1", "samples.n=0"]
-CIFAR = ["data=cifar10", "data.root=.", "data.num_workers=2", "denoiser=unet_ddpm"]
+CIFAR = ["data=cifar10", "data.root=.", "denoiser=unet_ddpm"]
 FOLDER = ["data=folder", "data.root=.", "model.conditional=true", "model.label_dropout=0.1"]
 ADM = [  # its network, from configs/ablation/base/adm_imagenet64.yaml
     "denoiser=unet_iddpm",
