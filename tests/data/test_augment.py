@@ -1,9 +1,11 @@
 """Augmentations of training images."""
 
+import pytest
 import torch
 
 from tests.refusal import refused
 from triptych.data.augment import (
+    Augmentation,
     ConditioningNoise,
     Crop,
     Flip,
@@ -15,7 +17,9 @@ from triptych.data.augment import (
 from triptych.data.batch import Batch, Split
 from triptych.data.build import build_data
 from triptych.data.order import TrainLoader, TrainOrder
+from triptych.diffusion.block_draws import STREAMS
 from triptych.diffusion.condition import AUGMENTATION, Condition
+from triptych.diffusion.draws import Stream, hash_seed
 
 X = torch.rand(12, 3, 6, 8, generator=torch.Generator().manual_seed(0))
 
@@ -35,25 +39,53 @@ def test_crop_offsets_are_uniform():
     assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 9000) ** 0.5
 
 
-def test_augmentation_is_independent_of_number_of_processes(world=3):
+class Collect(Augmentation):
+    """Keep what is drawn: numbers (B,), then images."""
+
+    def apply(self, x, uniform):
+        self.drawn = uniform(), uniform(*x.shape[1:])
+        return x, x.new_zeros(len(x), 0)
+
+
+def test_stream_batch_draws_global_batch_from_one_generator():
+    """All augmentations of an item draw in turn; so runs of earlier versions drew."""
+    steps = [Collect(), Collect()]
+    augment(X[4:8], steps, seed=5, step=7, rank=1, world=3)
+    generator = torch.Generator().manual_seed(hash_seed(5, Stream.AUGMENTATION, 7))
+    for step in steps:
+        for drawn in step.drawn:
+            assert drawn.equal(torch.rand(12, *drawn.shape[1:], generator=generator)[4:8])
+
+
+by_stream = pytest.mark.parametrize("random", STREAMS.values(), ids=STREAMS)
+
+
+@by_stream
+def test_augmentation_is_independent_of_number_of_processes(random, world=3):
     steps, share = [Flip(0.3, told=True), Crop(3, p=0.5, told=True)], len(X) // world
-    whole, done = augment(X, steps, seed=5, step=7)
+    whole, done = augment(X, steps, seed=5, step=7, random=random)
     for r in range(world):
         own = slice(r * share, (r + 1) * share)
-        part, told = augment(X[own], steps, seed=5, step=7, rank=r, world=world)
+        part, told = augment(X[own], steps, 5, 7, r, world, random)
         assert part.equal(whole[own])
         assert told.equal(done[own])
-    assert not whole.equal(augment(X, steps, seed=5, step=8)[0])
+    assert not whole.equal(augment(X, steps, seed=5, step=8, random=random)[0])
 
 
-def test_resumed_loader_repeats_same_augmentations():
-    split = Split((X * 255).byte(), None, 256)
-    loader = lambda first: iter(  # noqa: E731
-        TrainLoader(split, TrainOrder(12, 4, 3), lambda: first, changes=[Flip(), Crop(2)])
-    )
-    through = loader(0)
-    batches = [next(through) for _ in range(6)]
-    assert all(next(loader(step)).x.equal(batches[step].x) for step in (2, 5))
+@by_stream
+def test_resumed_loader_repeats_same_augmentations(random):
+    split, changes = Split((X * 255).byte(), None, 256), [Flip(), Crop(2)]
+
+    def loader(first, **options):
+        order = TrainOrder(12, 4, 3)
+        return iter(TrainLoader(split, order, lambda: first, changes=changes, **options))
+
+    through = loader(0, random=random)
+    batches = [next(through).x for _ in range(6)]
+    for step in (2, 5):
+        assert next(loader(step, random=random, ahead=2)).x.equal(batches[step])
+        other = next(loader(step)).x  # of the stream ``batch``
+        assert other.equal(batches[step]) == (random.name == "batch")
 
 
 def test_told_augmentation_returns_parameters_of_each_item():
@@ -119,13 +151,12 @@ def test_conditioning_noise_matches_reported_level():
     assert abs((eps.abs() < 1).double().mean() - 0.6827) < 4 * (0.2166 / n) ** 0.5
 
 
-def test_conditioning_noise_is_independent_of_number_of_processes():
+@by_stream
+def test_conditioning_noise_is_independent_of_number_of_processes(random):
     steps, batch = [Flip(0.5, told=True), ConditioningNoise()], low_batch(12)
-    whole = augment_batch(batch, steps, seed=1, step=2)
+    whole = augment_batch(batch, steps, seed=1, step=2, random=random)
     parts = [Batch(*(part[s] for part in batch)) for s in (slice(6), slice(6, 12))]
-    halves = [
-        augment_batch(part, steps, seed=1, step=2, rank=r, world=2) for r, part in enumerate(parts)
-    ]
+    halves = [augment_batch(part, steps, 1, 2, r, 2, random) for r, part in enumerate(parts)]
     for name in (AUGMENTATION, "low", "label"):
         parts = [half.condition.parts[name].value for half in halves]
         assert torch.cat(parts).equal(whole.condition.parts[name].value)
@@ -133,7 +164,7 @@ def test_conditioning_noise_is_independent_of_number_of_processes():
         12,
         count_condition_numbers(steps) == 2 and 2,
     )
-    alone = augment(batch.x, steps[:1], seed=1, step=2)[1]
+    alone = augment(batch.x, steps[:1], seed=1, step=2, random=random)[1]
     assert alone[:, 0].equal(whole.condition.parts[AUGMENTATION].value[:, 0])
 
 

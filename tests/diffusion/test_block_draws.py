@@ -33,6 +33,18 @@ def test_training_noise_is_that_of_its_blocks():
         assert torch.equal(rows, whole[: len(rows)])
 
 
+def test_augmentations_draw_their_blocks_in_turn():
+    """A block of a call follows from (seed, stream, step, call, block) alone."""
+    draw = draws.augmentation_uniforms(share(40))
+    for call, shape in enumerate([(), SHAPE]):
+        numbers = draw(*shape)
+        assert numbers.shape == (40, *shape)
+        for block, rows in enumerate(numbers.split(BLOCK)):
+            seed = hash_seed(5, Stream.AUGMENTATION, 9, call, block)
+            whole = torch.rand(BLOCK, *shape, generator=torch.Generator().manual_seed(seed))
+            assert torch.equal(rows, whole[: len(rows)])
+
+
 def all_of_a_step(share):
     """Return everything that a process draws in a step, a tensor (B / W, ...) each."""
     return [*draws_on_device(share), draws.ensemble_members(8, share)]
@@ -44,7 +56,9 @@ def draws_on_device(share):
     latents = of_latents((len(range(share.batch)[share.part]), 4)), of_latents((1, 1))
     uniforms = [draws.uniforms(share, Stream.LABELS, *part) for part in ((), (1,))]
     times = draws.training_draw(SHAPE, share, stratified=False)[0]
-    return [*draws.training_draw(SHAPE, share), *latents, *uniforms, times]
+    of_augmentations = draws.augmentation_uniforms(share)
+    augmented = of_augmentations(), of_augmentations(*SHAPE)
+    return [*draws.training_draw(SHAPE, share), *latents, *uniforms, times, *augmented]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -131,17 +145,20 @@ class Count(TorchDispatchMode):
 
 @pytest.mark.parametrize("items", [4, 40, 64])
 def test_a_process_draws_its_own_items_however_many_there_are(items):
-    """At a fixed share, noise does not grow with the processes; the rest is a number an item."""
-    counts = []
+    """At a fixed share, noise and augmentations do not grow with the processes; the rest is a number an item."""
+    counts = {"normal_": [], "uniform_": []}
     for world in (1, 2, 8, 64):
+        of_this_process = share(items * world, world // 2, world, device=META)
         with Count() as count:
-            draws.training_draw((3, 8, 8), share(items * world, world // 2, world, device=META))
-        counts.append(count.numbers["normal_"] // (3 * 8 * 8))
-        others = sum(n for name, n in count.numbers.items() if name != "normal_")
-        assert others <= 2 * items * world + 1
+            draws.training_draw((3, 8, 8), of_this_process)
+            draws.augmentation_uniforms(of_this_process)(3, 8, 8)
+        for name, drawn in counts.items():
+            drawn.append(count.numbers.pop(name) // (3 * 8 * 8))
+        assert sum(count.numbers.values()) <= 2 * items * world + 1
     blocks = -(-items // BLOCK)
-    assert max(counts) <= BLOCK * (blocks + 1)  # a share may begin and end within a block
-    assert items % BLOCK or {*counts} == {items}
+    for drawn in counts.values():
+        assert max(drawn) <= BLOCK * (blocks + 1)  # a share may begin and end within a block
+        assert items % BLOCK or {*drawn} == {items}
 
 
 def test_no_step_draw_is_made_on_another_device():

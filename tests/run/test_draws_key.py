@@ -7,6 +7,7 @@ import torch
 
 from tests.run.accidents import Accident, at_call, column, stumble, table
 from tests.run.commands import command, end, evaluated
+from triptych.data import order
 from triptych.diffusion.block_draws import STREAMS
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.draws import choose_draws
@@ -15,6 +16,7 @@ from triptych.run.untrusted import read_checkpoint
 
 LOSS = "train/loss"
 BLOCKS = "draws=blocks"
+FLIP = "augmentation=flip"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 # Evaluation of latents differs between the streams on the CPU, too.
 LATENTS = ("model=vae", "model.network.width=8")
@@ -65,24 +67,38 @@ def test_evaluation_of_a_run_has_the_stream_of_its_training(prepared):
 
 def test_a_killed_run_goes_on_with_its_stream(prepared, monkeypatch):
     """On the CPU ``auto`` would choose the other stream."""
-    whole, broken = prepared(BLOCKS, path="whole"), prepared(BLOCKS, path="broken")
+    drawn = record_flips(monkeypatch)
+    whole, broken = (prepared(BLOCKS, FLIP, path=path) for path in ("whole", "broken"))
     execute(whole)
     with monkeypatch.context() as patch:
         at_call(patch, "training_step", 6, stumble)
         with pytest.raises(Accident):
             execute(broken)
     assert last(broken)["global_step"] == 3
-    resumed = prepared("draws=batch", "retry=true", path="broken")
+    resumed = prepared("draws=batch", "retry=true", FLIP, path="broken")
     assert execute(resumed)["draws"] == "blocks"
     assert table(resumed) == table(whole)
     assert "its checkpoint has noise of draws=blocks" in (resumed / "train.log").read_text()
     states = [last(run)["state_dict"] for run in (whole, resumed)]
     torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert {*drawn} == {"blocks"}
+
+
+def record_flips(patch):
+    """Return a list that gets the name of the stream of each augmented batch."""
+    augment, names = order.augment_batch, []
+
+    def recorded(*arguments):
+        names.append(arguments[-1].name)
+        return augment(*arguments)
+
+    patch.setattr(order, "augment_batch", recorded)
+    return names
 
 
 def run_on(devices: int, root):
     """Train with draws in blocks, 24 items a step, on so many processes."""
-    line = command(f"name=on{devices}", BLOCKS, "data.batch_size=24")
+    line = command(f"name=on{devices}", BLOCKS, FLIP, "data.batch_size=24")
     if devices > 1:
         line += ["trainer=ddp_sim", f"trainer.devices={devices}"]
     end(line, root)

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from triptych.data.batch import Batch
 from triptych.declare import Count, Gt, Le, Share, Unit, declared
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part, find_part
-from triptych.diffusion.draws import Stream, hash_seed, seeded_generator
+from triptych.diffusion.draws import BATCH_DRAWS, CPU, BatchDraws, StepShare, Stream, hash_seed
 from triptych.errors import UserError
 
 Uniform = Callable[..., Tensor]  # shape of one item -> uniform random numbers (B, *shape)
@@ -134,17 +134,24 @@ class ConditioningNoise(Augmentation):
 
 
 def augment_batch(
-    batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
+    batch: Batch,
+    steps: Sequence[Augmentation],
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    random: BatchDraws = BATCH_DRAWS,
 ) -> Batch:
     """Apply the augmentations ``steps`` in turn to a training batch and its condition.
 
     Those that are ``told`` add their description of each item to the condition.
     """
     part_seed = hash_seed(seed, Stream.PART_AUGMENTATION)
+    place = step, rank, world, random
     all_numbers = []
     for name, changes in group_by_part(steps).items():
         if name is None:
-            x, numbers = augment(batch.x, changes, seed, step, rank, world)
+            x, numbers = augment(batch.x, changes, seed, *place)
             batch = batch._replace(x=x)
         else:
             part = find_part(batch.condition, name)
@@ -152,7 +159,7 @@ def augment_batch(
                 raise UserError(
                     f"augmentation: the condition has no part {name!r}; set augmentation=none"
                 )
-            value, numbers = augment(part.value, changes, part_seed, step, rank, world)
+            value, numbers = augment(part.value, changes, part_seed, *place)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.merge(changed))
         all_numbers.append(numbers)
@@ -172,7 +179,13 @@ def group_by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmen
 
 
 def augment(
-    x: Tensor, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
+    x: Tensor,
+    steps: Sequence[Augmentation],
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    random: BatchDraws = BATCH_DRAWS,
 ) -> tuple[Tensor, Tensor]:
     """Apply the augmentations ``steps`` in turn; return images and their descriptions.
 
@@ -185,12 +198,8 @@ def augment(
             f"augmentation: needs images (C, H, W), but items are {tuple(x.shape[1:])}; set "
             "augmentation=none"
         )
-    generator = seeded_generator(seed, Stream.AUGMENTATION, step)
-    share = slice(rank * len(x), (rank + 1) * len(x))
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(len(x) * world, *shape, generator=generator)[share]
-
+    share = StepShare(len(x) * world, seed, step, rank, world, CPU)
+    uniform = random.augmentation_uniforms(share)
     done = [x.new_zeros(len(x), 0)]
     for change in steps:
         if change.told:

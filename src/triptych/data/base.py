@@ -16,7 +16,7 @@ from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
 from triptych.data.source import check_val_size, require_folder
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
-from triptych.diffusion.draws import Stream, seeded_generator
+from triptych.diffusion.draws import BATCH_DRAWS, Stream, seeded_generator
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import DataError as DataError
 
@@ -84,6 +84,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.splits: dict[str, Split] = {}
         self.numbers: dict[str, Tensor] = {}  # {split: a hash of each item}; see ``remember``
         self.augmentations: list[Augmentation] = []  # applied only to training batches
+        self.random = BATCH_DRAWS  # draws for augmentations; a run sets it
         # Splits are not padded, so a rank may have no item of a very small split.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -181,6 +182,7 @@ class DataModule(pl.LightningDataModule, ABC):
             repeat=repeat,
             changes=self.augmentations,
             ahead=self.num_workers,
+            random=self.random,
         )
 
     def _batches_seen(self) -> int:

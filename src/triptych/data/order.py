@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triptych.data.augment import Augmentation, augment_batch
 from triptych.data.batch import Batch, Split
-from triptych.diffusion.draws import Stream, seeded_generator
+from triptych.diffusion.draws import BATCH_DRAWS, BatchDraws, Stream, seeded_generator
 from triptych.errors import DataError
 
 
@@ -59,7 +59,7 @@ class TrainLoader:
 
     `first()` returns the number of the batch at which an `iter()` begins. `repeat` > 0 cycles over
     the first `repeat` batches (overfitting on purpose). With `ahead` > 0, that many threads prepare
-    that many batches in advance.
+    that many batches in advance. `random` draws what the augmentations `changes` need.
     """
 
     split: Split
@@ -71,6 +71,7 @@ class TrainLoader:
     repeat: int = 0
     changes: Sequence[Augmentation] = ()
     ahead: int = 0
+    random: BatchDraws = BATCH_DRAWS
 
     def batch(self, step: int) -> Batch:
         """Return this rank's part of the batch of `step`."""
@@ -78,7 +79,9 @@ class TrainLoader:
         share = len(indices) // self.world
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
         if self.changes:
-            batch = augment_batch(batch, self.changes, self.order.seed, step, self.rank, self.world)
+            batch = augment_batch(
+                batch, self.changes, self.order.seed, step, self.rank, self.world, self.random
+            )
         if self.pin_memory:
             return batch.pin()
         return batch

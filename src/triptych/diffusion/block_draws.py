@@ -1,12 +1,12 @@
-r"""Times and noise drawn on the device, at a cost that follows a process's own items.
+r"""Random numbers drawn where they are needed, at a cost that follows a process's own items.
 
-Noise of a training step is drawn in blocks of 16 items of the global batch. A block follows from
-``(seed, stream, step, block)``, and a process draws those that its share touches, in whole: any
-number of processes sees the same noise. Times, members and dropout of conditions are a number an
-item, which every process draws for the global batch.
+Noise of a training step and numbers for augmentations are drawn in blocks of 16 items of the global
+batch. A block follows from ``(seed, stream, step, block)``, and a process draws those that its
+share touches, in whole: any number of processes sees the same numbers. Times, members and dropout
+of conditions are a number an item, which every process draws for the global batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import torch
@@ -25,7 +25,7 @@ BLOCK = 16  # items: few calls a step, and few numbers that only other processes
 
 
 class BlockDraws(BatchDraws):
-    """Draw on the device: noise of a step in blocks, noise of evaluation item by item."""
+    """Draw on the device: a step's noise and augmentations in blocks, evaluation item by item."""
 
     name = "blocks"
 
@@ -40,13 +40,15 @@ class BlockDraws(BatchDraws):
         stream: Stream,
         *numbers: int,
     ) -> Tensor:
-        # Draw whole blocks, as a generator's numbers depend on how many are drawn at once.
-        device, first, last = share.device, share.part.start, share.part.stop
-        start, stop = first // BLOCK, -(-last // BLOCK)
-        noise = torch.empty((stop - start) * BLOCK, *shape, device=device)
-        for block, rows in enumerate(noise.split(BLOCK), start):
-            rows.normal_(generator=share.generator(device, stream, *numbers, block))
-        return noise[first - start * BLOCK : last - start * BLOCK]
+        return draw_blocks(Tensor.normal_, shape, share, stream, *numbers)
+
+    def augmentation_uniforms(self, share: StepShare) -> Callable[..., Tensor]:
+        calls = count()
+
+        def draw(*shape: int) -> Tensor:
+            return draw_blocks(Tensor.uniform_, shape, share, Stream.AUGMENTATION, next(calls))
+
+        return draw
 
     def evaluation_noise(
         self, index: Tensor, seed: int, repeat: int, device: torch.device
@@ -58,6 +60,25 @@ class BlockDraws(BatchDraws):
             return item_noise(shape[1:], index, device, *numbers)
 
         return draw
+
+
+def draw_blocks(
+    fill: Callable[..., Tensor],
+    shape: Sequence[int],
+    share: StepShare,
+    stream: Stream,
+    *numbers: int,
+) -> Tensor:
+    """Return a step's numbers (B / W, *shape), drawn on the device by ``fill(rows, generator=)``.
+
+    Whole blocks are drawn, as a generator's numbers depend on how many are drawn at once.
+    """
+    device, first, last = share.device, share.part.start, share.part.stop
+    start, stop = first // BLOCK, -(-last // BLOCK)
+    drawn = torch.empty((stop - start) * BLOCK, *shape, device=device)
+    for block, rows in enumerate(drawn.split(BLOCK), start):
+        fill(rows, generator=share.generator(device, stream, *numbers, block))
+    return drawn[first - start * BLOCK : last - start * BLOCK]
 
 
 STREAMS: dict[str, BatchDraws] = {draws.name: draws for draws in (BATCH_DRAWS, BlockDraws())}

@@ -221,6 +221,18 @@ class BatchDraws:
             t = self.uniforms(share, Stream.TIMES)
         return t, eps
 
+    def augmentation_uniforms(self, share: StepShare) -> Callable[..., Tensor]:
+        """Return a function that draws numbers in [0, 1) for a step's augmentations.
+
+        ``draw(*shape)`` returns further ones, (B / W, *shape).
+        """
+        generator = share.generator(CPU, Stream.AUGMENTATION)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(share.batch, *shape, generator=generator)[share.part].to(share.device)
+
+        return draw
+
     def ensemble_members(self, members: int, share: StepShare) -> Tensor:
         """Assign the items of a step at random to ``members`` in equal shares, (B / W,) on the CPU.
 

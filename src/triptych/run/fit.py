@@ -77,8 +77,8 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     trainer = build_trainer(config, run, callbacks, steps, model.may_skip_weights())
     check_processes(data, trainer.world_size)
     model.random = choose_draws(run, config, origin.draws, trainer.strategy.root_device)
+    data.random = model.random
     keep.record["draws"] = model.random.name
-
     connect(trainer, experiment)
     if is_fitted(experiment, origin):
         model.configure_optimizers()  # Raises UserError for wrong keys before anything is logged.
