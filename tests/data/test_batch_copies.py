@@ -4,6 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from triptych.data.batch import Batch
+from triptych.data.mixture import Ring
 from triptych.diffusion.condition import Condition
 
 
@@ -44,3 +45,17 @@ def test_a_batch_is_copied_without_a_wait_and_keeps_its_index():
 def test_a_batch_that_is_on_its_device_is_not_copied():
     there, non_blocking = moved_by_lightning("cpu")
     assert non_blocking == [] and torch.equal(there.x, batch().x)
+
+
+def test_items_are_hashed_outside_of_locked_memory(monkeypatch):
+    """Locking memory opens CUDA, and a process does not know its GPU yet."""
+    data = Ring(train_size=4, val_size=4, test_size=4, batch_size=4)
+    data.setup()
+    data.pin_memory = True
+    monkeypatch.setattr(Batch, "pin", None)
+    data.remember()
+    assert {name: len(numbers) for name, numbers in data.numbers.items()} == {
+        "train": 4,
+        "val": 4,
+        "test": 4,
+    }

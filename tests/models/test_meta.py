@@ -13,6 +13,7 @@ from triptych.callbacks.gradients import Gradients
 from triptych.data.batch import Batch
 from triptych.data.mixture import Ring
 from triptych.diffusion import loss as losses
+from triptych.diffusion.betas import Betas
 from triptych.diffusion.block_draws import STREAMS
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import MEMBER, Condition, Labels, Tokens, Vectors
@@ -25,6 +26,7 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.times import Adaptive, Importance, LogNormal
 from triptych.models.classifier import Classifier
+from triptych.models.denoiser_model import level_edges
 from triptych.models.diffusion import Diffusion
 from triptych.models.latent import VAE, HierarchicalVAE
 from triptych.models.latent_diffusion import LatentDiffusion
@@ -162,6 +164,37 @@ def test_training_and_validation_step_run_on_meta_device(name, draws):
     extra = model.extra(batch()) if name.endswith("vae") else {}
     if extra:
         model._evaluate_batch(batch(), 2, extra, report=True)
+
+
+def test_data_keep_their_mixture_on_the_cpu():
+    """They draw true points and an entropy from it after a model was evaluated on a GPU."""
+    own, schedule = mixture(), Linear(-6.0, 4.0)
+    options = {"discrete": False} | MORE | {"conditional": False}
+    model = moved(
+        OracleModel(own, schedule, PROCESS(), Bound(schedule, GaussianDensity()), **options)
+    )
+    with torch.no_grad():
+        model.validation_step(batch(), 0)
+    assert model.accounting.sums.device == META
+    assert {buffer.device.type for buffer in own.buffers()} == {"cpu"}
+    assert own.entropy(100).mean > 0
+
+
+@pytest.mark.parametrize("name", ["betas", "endpoints", "edm2"])
+def test_levels_are_computed_where_schedule_and_loss_are(name):
+    """Only the numbers themselves, which come last, are missing on this device."""
+    schedule, loss = Linear(-6.0, 4.0), losses.Elbo()
+    if name == "betas":
+        schedule = Betas(10)
+    elif name == "endpoints":
+        schedule = LearnedEndpoints(-6.0, 4.0)
+    else:
+        loss = losses.EDM2(channels=4).to(META)
+    objective = Objective("x0", loss, times=LogNormal())
+    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):
+        objective.effective_share(PROCESS(), schedule.to(META), META)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        level_edges(schedule, META)
 
 
 def test_callbacks_run_on_meta_device():

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -204,7 +205,8 @@ class DataModule(pl.LightningDataModule, ABC):
         limits["train"] = min(limits["train"], limits["test"])
         for name, limit in limits.items():
             if limit:
-                loader = self.eval_dataloader(name, limit)
+                # Page-locked memory would open each process's CUDA on the first GPU, not its own.
+                loader = replace(self.eval_dataloader(name, limit), pin_memory=False)
                 self.numbers[name] = torch.cat([batch.numbers() for batch in loader])
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:

@@ -15,6 +15,7 @@ from triptych.declare import FilePath, Positive, Steps, declared
 from .bound import Continuous, DiffusionTerm
 from .condition import MEMBER, Condition
 from .distillation import distilled
+from .draws import CPU
 from .loss import Elbo, Level, Loss, Sigmoid, Squared, Vlb
 from .prediction import Space
 from .process import Process
@@ -165,18 +166,22 @@ class Objective:
         return self.loss.weight(self._step(process, gamma, lower, t))
 
     @torch.no_grad()
-    def effective_share(self, process: Process, schedule: Schedule) -> float:
+    def effective_share(
+        self, process: Process, schedule: Schedule, device: torch.device = CPU
+    ) -> float:
         """Return the effective sample size of the loss's draws, as a share n_eff / n (Kish 1965).
 
         It is 1 if the density of the draws is not known beforehand. Draws of gamma with density q
         estimate int f dgamma by f / q, so n_eff / n = (int f)^2 / int f^2 / q. f is the loss of the
         best linear denoiser for data of unit variance, w(gamma) / (1 + e^gamma): a large weight
         does no harm where the error is small. Draws beyond the schedule's ends count as lost.
+        ``device``: where the schedule and the loss are.
         """
         if not isinstance(self.times, Density) or isinstance(self.times, Stratified):
             return 1.0
-        low, high = schedule.ends(torch.device("cpu"), torch.float64)
-        gamma = low + (high - low) * (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS
+        low, high = schedule.ends(device, torch.float64)
+        cells = torch.arange(CELLS, dtype=torch.float64, device=device)
+        gamma = low + (high - low) * (cells + 0.5) / CELLS
         t = schedule.t_of(gamma)
         q = self.times.per_gamma(gamma, schedule.dgamma(t), t)
         f = self.effective_weight(process, schedule, gamma) * torch.sigmoid(-gamma)

@@ -272,7 +272,7 @@ class BoundModel(LoggingModule):
         mean = BoundTerms(*map(_mean_over_draws, zip(*draws, strict=True)))
         exact, gap = None, None
         if self.truth and not self.conditional:  # the known density is unconditional
-            exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
+            exact = -self.truth[0].log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
         if "ode" in extra:  # the bound of the same items for which the ODE was solved
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)

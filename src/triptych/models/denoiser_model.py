@@ -13,7 +13,7 @@ from triptych.diffusion.condition import Condition
 from triptych.diffusion.control import ITEMS, Control, DrawError, controlled_error
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Draw, evaluation_times
+from triptych.diffusion.draws import CPU, Draw, evaluation_times
 from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.reference import BaselineErrors, n_fit_items
@@ -50,7 +50,7 @@ class DenoiserModel(BoundModel):
     def before_accounting(self) -> None:
         """Fit the noise-level bins to learned endpoints; calibrate an optimal reverse variance."""
         self.control = None
-        self.accounting.edges = level_edges(self.schedule)
+        self.accounting.edges = level_edges(self.schedule, self.device)
         if isinstance(self.bound.variance, Optimal):
             x, condition = self.training_values_and_condition(CALIBRATION)
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
@@ -125,9 +125,8 @@ class DenoiserModel(BoundModel):
         """
         if self.bound.steps is not None or not isinstance(self.bound.decoder, GaussianDensity):
             return None
-        truth = self.truth[0].to(batch.x.device)
         draw, weight = self._draw(batch, repeat, repeats)
-        return excess_gap(self.denoiser, self.schedule, truth, batch.x, draw, weight)
+        return excess_gap(self.denoiser, self.schedule, self.truth[0], batch.x, draw, weight)
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
         if self.likelihood is None or self.test_loader.name != "test":
@@ -216,7 +215,10 @@ class DenoiserModel(BoundModel):
 
 
 @torch.no_grad()
-def level_edges(schedule: Schedule) -> Tensor:
-    """Return the edges of the noise-level bins, from endpoint to endpoint."""
-    low, high = schedule.ends(torch.device("cpu")).tolist()
+def level_edges(schedule: Schedule, device: torch.device = CPU) -> Tensor:
+    """Return the edges of the noise-level bins, from endpoint to endpoint, on the CPU.
+
+    ``device``: where the schedule is.
+    """
+    low, high = schedule.ends(device).tolist()
     return torch.linspace(low, high, LEVEL_BINS + 1)

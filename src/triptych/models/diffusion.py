@@ -235,7 +235,8 @@ class Diffusion(DenoiserModel):
 
     def _check_times(self) -> None:
         # This is checked only before training, so that older trained models can still be evaluated.
-        effective = self.objective.effective_share(self.denoiser.process, self.schedule)
+        process, schedule = self.denoiser.process, self.schedule
+        effective = self.objective.effective_share(process, schedule, self.device)
         if not effective >= LEAST_EFFECTIVE:  # this form also refuses NaN
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
             problem = f"effective fraction of draws is {effective:.2g} with objective.loss={loss}"

@@ -1,5 +1,6 @@
 """The exact denoiser of data with a known density, as a model: it is evaluated, not trained."""
 
+import copy
 from typing import Any
 
 from torch import nn
@@ -36,7 +37,8 @@ class OracleModel(Diffusion):
             raise UserError(
                 f"model=oracle: data {data_name} have no known density; use data=ring or mixture"
             )
-        denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
+        # A copy, as the data draw from their own mixture on the CPU, wherever the model is.
+        denoiser, objective = Oracle(copy.deepcopy(mixture), process), Objective("score", Elbo())
         # The oracle is called like a Denoiser, but has no network.
         super().__init__(denoiser, schedule, objective, bound, mixture=mixture, **more)  # type: ignore[arg-type]
         self.label_dropout = 1.0  # the oracle is exact without a label, too

@@ -62,7 +62,8 @@ def evaluate_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spl
         np.random.seed(model.seed)
         random.seed(model.seed)
         trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
-    account: Account = model.accounting.compute()
+    # The test has moved the model to the CPU, and NCCL adds the sums of processes only on a GPU.
+    account: Account = model.accounting.to(trainer.strategy.root_device).compute()
     groups = data.splits[split].groups
     if groups is not None and account.per_item is not None:
         take_errors_over_groups(account, groups)

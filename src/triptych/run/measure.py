@@ -291,7 +291,7 @@ def measure_posterior_mean(experiment: Experiment) -> Entries:
     if data.mixture is None or denoiser is None or not len(split):
         return {}
     assert model.schedule is not None  # a model with a denoiser has noise levels
-    oracle = Oracle(data.mixture.to(model.device), denoiser.process)
+    oracle = Oracle(data.mixture, denoiser.process)
     low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
     x = split.batch(torch.arange(min(POINTS, len(split)))).x.to(model.device)
     generator = seeded_generator(experiment.config["seed"], Stream.POSTERIOR_MEAN)
