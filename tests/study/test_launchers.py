@@ -119,6 +119,17 @@ def test_card_is_looked_up_by_its_driver_unless_it_is_hidden(tmp_path, monkeypat
         assert find_card() is None
 
 
+@pytest.mark.parametrize(
+    "memory", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]", "-5", "8 MiB", r"\377"]
+)
+def test_card_whose_driver_prints_no_number_has_unknown_memory(tmp_path, monkeypatch, memory):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf 'NVIDIA GB10, {memory}\\n'\n")
+    program.chmod(0o755)
+    assert find_card() == Card("NVIDIA GB10", 0)
+
+
 def test_run_needs_weights_averages_activations_and_the_context_of_its_process():
     config = resolve(compose_command("train", ["callbacks.ema.others=[]"]), Path()).config
     cost = count_network(config)

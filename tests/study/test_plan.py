@@ -134,6 +134,16 @@ def test_plan_counts_blocks_twice_under_gradient_checkpointing():
     assert cost.operations == 4 * plain.forward
 
 
+def test_plan_counts_the_memory_of_a_block_that_is_computed_again():
+    """A transformer's blocks are equal: without checkpointing all of them are kept."""
+    sizes = ("data=cifar10", "denoiser=dit", "denoiser.network.depth=6")
+    kept, again = (
+        network_cost(resolved(*sizes, f"denoiser.network.checkpointing={value}")).activations
+        for value in ("false", "true")
+    )
+    assert kept / 6 < again < kept / 3
+
+
 def test_plan_counts_each_call_of_sampler_and_guidance():
     plain = resolved("samples.n=10", "sampler.steps=20")
     heun = resolved("samples.n=10", "sampler=heun", "sampler.steps=20")

@@ -20,7 +20,7 @@ def choose_draws(
     name = config.get("draws", "auto")
     if recorded is not None:
         if name not in ("auto", recorded.name):
-            problem = f"its checkpoint has noise of draws={recorded.name}, with which it goes on"
+            problem = f"not used, as the checkpoint was trained with draws={recorded.name}"
             log_line(run, f"draws={name}: {problem}; pass force=true to start over")
         return recorded
     if name != "auto":

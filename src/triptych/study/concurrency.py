@@ -40,8 +40,8 @@ def find_card() -> Card | None:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
     with suppress(*NO_ANSWER):
         name, _, mebibytes = _output([*QUERY, f"--id={first}"], "").rpartition(", ")
-        # "[N/A]" where a GPU shares the memory of its CPU.
-        return Card(name, int(mebibytes.strip("[N/A]") or 0) * 2**20)
+        # It is not a number where the driver has none, as "[N/A]" or "[Insufficient Permissions]".
+        return Card(name, int(mebibytes) * 2**20 if mebibytes.isdecimal() else 0)
     return None
 
 
@@ -58,7 +58,12 @@ def count_memory(configs: Sequence[Any]) -> float | None:
 def _output(command: list[str], text: str) -> str:
     """Return the last line that a command prints, given a text on its standard input."""
     printed = subprocess.check_output(
-        command, input=text, text=True, stderr=subprocess.DEVNULL, timeout=PATIENCE
+        command,
+        input=text,
+        text=True,
+        errors="replace",
+        stderr=subprocess.DEVNULL,
+        timeout=PATIENCE,
     )
     return printed.strip().rpartition("\n")[2]
 

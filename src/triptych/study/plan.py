@@ -140,9 +140,28 @@ def _cost(config: Config, device: str) -> Cost:
     size = sum(parameter.numel() for parameter in parameters)
     forward = float(counter.get_total_flops())
     operations = 3 * forward
+    activations = saved.bytes_excluding(parameters)
     if config["denoiser"]["network"].get("checkpointing"):
         operations += forward
-    return Cost(size, forward, operations, float(saved.bytes_excluding(parameters)), assumed)
+        with torch.device(device):
+            activations += _largest_block(network, item)
+    return Cost(size, forward, operations, float(activations), assumed)
+
+
+def _largest_block(network: Any, item: tuple[Any, ...]) -> int:
+    """Return the bytes that the largest block saves while the backward pass computes it again."""
+    sizes = [0]
+
+    def run_block(block: torch.nn.Module, *inputs: Any) -> torch.Tensor:
+        saved = SavedTensors()
+        with saved:
+            output: torch.Tensor = block(*inputs)
+        sizes.append(saved.bytes_excluding(block.parameters()))
+        return output
+
+    network.run_block = run_block
+    network(*item)
+    return max(sizes)
 
 
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
