@@ -169,13 +169,24 @@ def problem(*typed: str) -> str:
 def test_plan_refuses_hours_for_what_no_card_holds_and_says_what_fits():
     lines = describe_cost([("a", 1, 1, resolved(*LARGE, "data.batch_size=4096"))])
     assert not any("hours on one" in line for line in lines)
-    parts = int(re.search(r"trainer=ddp with (\d+) times", lines[1])[1])
+    devices, typed = re.search(r"trainer=ddp on (\d+) devices fits, or (.*)$", lines[1]).groups()
+    parts = int(devices)
     assert "too large for the 80 GiB of an A100 or H100, so no hours" in lines[1]
-    assert not problem(
-        f"data.batch_size={4096 // parts}", f"trainer.accumulate_grad_batches={parts}"
-    )
+    assert typed == f"trainer.accumulate_grad_batches={parts} data.batch_size={4096 // parts}"
+    assert not problem(*typed.split())
     assert not problem("data.batch_size=4096", "trainer=ddp", f"trainer.devices={parts}")
-    assert problem("data.batch_size=4096", "trainer=ddp", f"trainer.devices={parts - 1}")
+    assert problem("data.batch_size=4096", "trainer=ddp", f"trainer.devices={parts // 2}")
+
+
+def test_plan_keeps_the_items_of_a_step_and_the_shards():
+    """180 GiB need 3 parts on one device, 384 GiB on each of two need 5 or more: 8 divide 64."""
+    config = resolved(*LARGE, "data.batch_size=15")
+    cost = network_cost(config)._replace(activations=12 * 2**30)
+    assert "accumulate_grad_batches=3 data.batch_size=5" in memory_problem(config, cost)
+    large = cost._replace(activations=100 * 2**30)
+    assert "one item a device does not fit" in memory_problem(config, large)
+    config = resolved(*LARGE, *FSDP, "trainer.devices=2", "data.batch_size=64")
+    assert "trainer=fsdp on 16 devices fits" in memory_problem(config, cost)
 
 
 def test_plan_refuses_hours_for_weights_that_no_card_holds():

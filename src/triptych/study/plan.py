@@ -272,10 +272,17 @@ def memory_problem(config: Config, cost: Cost) -> str:
         return ""
     if free <= 0:
         return f"{TOO_LARGE}: trainer=fsdp callbacks.ema=null weights=raw on more devices"
-    parts = math.ceil(needed / free)
+    trainer, batch, devices = config["trainer"], config["data"]["batch_size"], count_devices(config)
+    least = math.ceil(needed / free)
+    # Parts of equal size, so that a step has as many items as before.
+    parts = [n for n in range(least, batch // devices + 1) if batch % n == 0]
+    if not parts:
+        return f"{TOO_LARGE}: one item a device does not fit"
+    strategy = "fsdp" if trainer["strategy"] == "fsdp" else "ddp"
+    accumulated = trainer.get("accumulate_grad_batches", 1) * parts[0]
     return (
-        f"{TOO_LARGE}: trainer=ddp with {parts} times the trainer.devices fits, or so many times "
-        "trainer.accumulate_grad_batches with so much smaller a data.batch_size"
+        f"{TOO_LARGE}: trainer={strategy} on {devices * parts[0]} devices fits, or "
+        f"trainer.accumulate_grad_batches={accumulated} data.batch_size={batch // parts[0]}"
     )
 
 
