@@ -77,15 +77,15 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
     launcher = config.hydra.launcher
     if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
         return ""
-    on_cores = f"on the CPU: {count_noun(launcher.n_jobs, 'run')} at a time, a core each"
+    on_cores = f"{count_noun(launcher.n_jobs, 'run')} at a time, a core each"
     if config.trainer.accelerator == "cpu":
-        return on_cores
+        return f"on the CPU: {on_cores}"
     card = find_card()
     if card is None:
-        return on_cores
+        return f"no NVIDIA GPU found: {on_cores}"
     memory = count_memory(_configs(config, jobs))
     if memory is None:
-        return on_cores
+        return f"on the CPU: {on_cores}"
     launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
     line = f"on one {card.name}: {count_noun(launcher.n_jobs, 'run')} at a time"
     if math.isinf(memory):
