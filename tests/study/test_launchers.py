@@ -72,7 +72,7 @@ def test_as_many_runs_at_a_time_as_a_gpu_holds_and_at_most_the_cores(memory, mos
 @pytest.mark.parametrize(
     "card, memory, typed, runs, line",
     [
-        (None, None, [], 6, "no NVIDIA GPU found: 6 runs at a time, a core each"),
+        (None, None, [], 6, "no NVIDIA GPU here: 6 runs at a time, a core each"),
         (H100, 20 * GIB, [], 3, "on one NVIDIA H100 80GB HBM3: 3 runs at a time"),
         (H100, GIB, [], 6, "on one NVIDIA H100 80GB HBM3: 6 runs at a time"),
         (H100, 20 * GIB, ["trainer=cpu"], 6, "on the CPU: 6 runs at a time, a core each"),

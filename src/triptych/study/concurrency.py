@@ -82,7 +82,7 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
         return f"on the CPU: {on_cores}"
     card = find_card()
     if card is None:
-        return f"no NVIDIA GPU found: {on_cores}"
+        return f"no NVIDIA GPU here: {on_cores}"
     memory = count_memory(_configs(config, jobs))
     if memory is None:
         return f"on the CPU: {on_cores}"
