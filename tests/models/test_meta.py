@@ -279,7 +279,7 @@ WAITS = {
     "a list": lambda x: x.tolist(),
     "a copy": lambda x: x.cpu(),
     "a mask": lambda x: x[x > 0],
-    "a mask that is set": lambda x: x.__setitem__(x > 0, 1.0),
+    "a mask that is set": lambda x: x.index_put_((x > 0,), x[:1]),
     "places": lambda x: (x > 0).nonzero(),
     "numbers": lambda x: x + torch.tensor([1.0], device=META),
     "numbers of its kind": lambda x: x.new_tensor([1.0]),
