@@ -24,9 +24,11 @@ class FixedMemory:
 
 
 @pytest.mark.parametrize(
-    ("free", "pieces"), [(10**6, [50]), (4000, [20, 20, 10]), (1, 6 * [PROBE] + [2])]
+    ("free", "pieces"), [(10**6, [50]), (32_000, [20, 20, 10]), (1, 6 * [PROBE] + [2])]
 )
-def test_pieces_fit_in_half_of_the_free_memory_and_keep_items_with_their_conditions(free, pieces):
+def test_pieces_fit_in_a_sixteenth_of_the_free_memory_and_keep_items_with_their_conditions(
+    free, pieces
+):
     memory, sizes = FixedMemory(free), []
 
     def network(z, gamma, condition):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .condition import Condition
 
 PROBE = 8  # number of items on which the memory of an item is measured
-SHARE = 0.5  # share of the free memory that a piece may need; other runs may use the same GPU
+# Share of the free memory that a piece may need: other runs of a sweep measure on the same GPU.
+SHARE = 1 / 16
 
 
 class Memory:

@@ -131,21 +131,21 @@ def _cost(config: Config, device: str) -> Cost:
     if device == "cpu":  # FLOPs of other attention kernels are not counted on a CPU
         attention = sdpa_kernel(SDPBackend.MATH)
     counter, saved = FlopCounterMode(display=False), SavedTensors()  # type: ignore[no-untyped-call]  # torch's own
-    with torch.device(device):
+    passes, again = 3, 0
+    with torch.device(device), attention:
         network = table.build_at("denoiser").network
         item = _example_inputs(network, data.shape)
-        with counter, saved, attention:
+        with counter, saved:
             network(*item)
+        if config["denoiser"]["network"].get("checkpointing"):
+            passes = 4
+            again = _largest_block(network, item)
     parameters = list(network.parameters())
     size = sum(parameter.numel() for parameter in parameters)
     forward = float(counter.get_total_flops())
-    operations = 3 * forward
-    activations = saved.bytes_excluding(parameters)
-    if config["denoiser"]["network"].get("checkpointing"):
-        operations += forward
-        with torch.device(device):
-            activations += _largest_block(network, item)
-    return Cost(size, forward, operations, float(activations), assumed)
+    operations = passes * forward
+    activations = float(saved.bytes_excluding(parameters) + again)
+    return Cost(size, forward, operations, activations, assumed)
 
 
 def _largest_block(network: Any, item: tuple[Any, ...]) -> int:
