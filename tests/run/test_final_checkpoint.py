@@ -10,6 +10,7 @@ from tests.run.commands import evaluated
 from triptych.run.build import build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
+from triptych.run.model import set_up_process
 from triptych.run.new_process import call_in_new_process, remember_environment
 from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
@@ -215,6 +216,49 @@ def test_bound_of_run_with_user_state_matches_its_checkpoint(prepared, trusting,
     del sys.modules["hidden_lab"]  # as in a process of its own
     for split in ("test", "val", "train"):
         assert evaluated(run / result["checkpoint"], f"split={split}") == result[split]
+
+
+SETTINGS = """
+import torch
+from torch.utils.data import random_split
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+
+torch.set_num_threads(2)
+torch.set_flush_denormal(False)
+torch.set_float32_matmul_precision("medium")
+
+class Unseeded(DataModule):
+    name, shape, levels, num_classes = "unseeded", (2,), None, 0
+
+    def load(self):
+        points = torch.arange(200.0).view(100, 2) / 100 - 1
+        parts = random_split(range(100), [60, 20, 20])
+        named = zip(("train", "val", "test"), parts, strict=True)
+        return {name: Split(points[list(part)]) for name, part in named}
+"""
+
+
+def test_unseeded_split_of_user_data_is_the_same_in_evaluation(prepared, trusting):
+    trusting("hidden_settings", SETTINGS)
+    run = prepared(*RING, path="unseeded")
+    config = run.config()
+    config["data"] = {"_target_": "hidden_settings.Unseeded"}
+    run.write("config.yaml", config)
+    result = execute(run)
+    torch.manual_seed(5)  # as another process starts from another state
+    for split in ("test", "val", "train"):
+        assert evaluated(run / result["checkpoint"], f"split={split}") == result[split]
+
+
+def test_torch_settings_of_imported_user_module_are_not_used(prepared, trusting):
+    trusting("hidden_settings", SETTINGS)
+    config = prepared(*RING).config()
+    config["data"] = {"_target_": "hidden_settings.Unseeded"}
+    set_up_process(config)
+    assert torch.get_num_threads() == config["threads"] == 1
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.tensor(1e-39) * 1 == 0
 
 
 def finish(path) -> None:

@@ -66,6 +66,8 @@ READ = [
     ("global_step", "x"),
     ("triptych", "config", ["x"]),
     ("callbacks", ["x"]),
+    ("triptych", "draws", "x"),
+    ("triptych", "draws", ["blocks"]),
 ]
 
 

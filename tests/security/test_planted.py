@@ -127,6 +127,8 @@ def test_report_recommends_only_triptych_commands(root):
         ("sweep.json", {"scale": "../x"}, "scale='../x': must be small or paper"),
         ("looks.json", {"seeds": 3}, "seeds=3: must be a list"),
         ("looks.json", {"seeds": [["x"]]}, "seeds=[['x']]: must be a list"),
+        ("sweep.json", {"schema": 2}, "schema=2: must be 1"),
+        ("looks.json", LOOKS | {"schema": 2}, "schema=2: must be 1"),
         ("looks.json", {"looks": "2"}, "looks='2': must be a whole number from 1 to 1000000"),
     ],
 )

@@ -38,6 +38,7 @@ class Base:
 Group = dict[str, Any]  # a group whose keys are the arguments of its class
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
 Repeats = Annotated[int, Ge(1), Le(1_000_000), Unit("draws per item")]
+DrawsName = Literal["batch", "blocks"]  # a stream of random numbers
 Threads = Annotated[int, Ge(1), Le(1024), Unit("cores")]
 
 
@@ -265,7 +266,7 @@ class Train(ModelKeys, DrawingKeys):
         dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]
     ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
-    draws: NotRequired[Annotated[Literal["auto", "batch", "blocks"], Role.MACHINE]]
+    draws: NotRequired[Annotated[Literal["auto"] | DrawsName, Role.MACHINE]]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
     callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
     metrics: NotRequired[

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from triptych.callbacks.metrics import logged_mean
-from triptych.config.build import check_targets
 from triptych.config.metric import metric_names, metric_version
 from triptych.config.own_code import is_trusted
 from triptych.data.base import DataModule
@@ -40,7 +39,7 @@ from triptych.run.evaluate import (
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit
 from triptych.run.initialization import Origin
-from triptych.run.model import set_up_torch
+from triptych.run.model import set_up_process
 from triptych.run.new_process import call_in_new_process
 from triptych.run.parsing import load_config
 from triptych.run.progress import Progress
@@ -72,9 +71,7 @@ class FinalCheckpoint:
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        set_up_torch(config["threads"])
-        check_targets(config)
-        pl.seed_everything(config["seed"], workers=True, verbose=False)
+        set_up_process(config)
         run = RunDirectory(path.parent.parent)
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         data = build_data(config, download=False)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.tf32 import allow_tf32
-from triptych.config.build import Dependencies, build
+from triptych.config.build import Dependencies, build, check_targets
 from triptych.config.trust import import_class
 from triptych.data.augment import count_condition_numbers
 from triptych.data.base import DataModule
@@ -48,10 +49,21 @@ def set_up_torch(threads: int) -> None:
     # A fixed number: it determines the order of summation and thereby the last digits of results.
     torch.set_num_threads(threads)
     # cuDNN's default is TF32, whose ten bits would reach a bound that is called single precision.
+    torch.set_float32_matmul_precision("highest")
     allow_tf32(False)
     torch.set_flush_denormal(True)  # Arithmetic on denormal numbers (below 1e-38) is very slow.
     if sys.platform == "linux":
         _keep_freed_memory()
+
+
+def set_up_process(config: Config) -> None:
+    """Import the classes of a configuration and check them; then set torch's flags, and seeds.
+
+    In this order, as a module of the user's may change torch's flags when it is imported.
+    """
+    check_targets(config)
+    set_up_torch(config["threads"])
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
 
 
 def _keep_freed_memory() -> None:

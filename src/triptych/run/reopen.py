@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from triptych.config.build import check_targets
 from triptych.config.identity import data_identity, describe, flatten_config
 from triptych.config.keys import check_values
 from triptych.config.own_code import describe_error
@@ -25,7 +24,7 @@ from triptych.run.drawing import DRAWING, PROMPTED, condition_parts_read, set_ke
 from triptych.run.draws import recorded_draws
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data
-from triptych.run.model import build_model, set_up_torch
+from triptych.run.model import build_model, set_up_process
 from triptych.run.untrusted import check_config, read_checkpoint
 
 
@@ -80,9 +79,9 @@ def _rebuild(
     evaluated_splits: Sequence[str],
 ) -> Experiment:
     run, step = RunDirectory(file.absolute().parent.parent), checkpoint["global_step"]
-    check_targets(config)
-    set_up_torch(config["threads"])
-    data = build_data(config, download=False)
+    with isolate_rng():
+        set_up_process(config)
+        data = build_data(config, download=False)
     trained_on = checkpoint["triptych"].get("data")
     changed = compare_data(fingerprint(data), trained_on, evaluated_splits, "restore the data")
     if changed:

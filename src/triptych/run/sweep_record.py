@@ -17,6 +17,7 @@ from triptych.run.parsing import error_line
 from triptych.run.provenance_file import check_type, entries_of_class
 
 SWEEP, LOOKS = "sweep.json", "looks.json"
+SCHEMA = 1
 LookCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 
@@ -44,6 +45,7 @@ class Looks(Record):
     """The interim looks of a sweep with ``until=decided`` (a group-sequential design).
 
     Attributes:
+        schema: version of the file's format; files without it are of version 1.
         looks: number of planned looks.
         equal_within: margin within which settings count as equal, or None.
         look: number of the current look, from 1.
@@ -51,6 +53,7 @@ class Looks(Record):
         reported: whether the sweep was already reported before looks were planned.
     """
 
+    schema: Literal[1] = SCHEMA
     looks: LookCount = 1
     equal_within: Positive | None = None
     look: LookCount = 1
@@ -106,6 +109,7 @@ class SweepRecord(Record):
     """The record of a sweep (``sweep.json``); missing entries are empty.
 
     Attributes:
+        schema: version of the file's format; files without it are of version 1.
         command: the last command line.
         shared: overrides common to all runs.
         named: keys that are part of the runs' names, as they differ between runs of this or an
@@ -119,6 +123,7 @@ class SweepRecord(Record):
         record: all entries of the file.
     """
 
+    schema: Literal[1] = SCHEMA
     command: Sequence[str] | str = ()
     title: str = ""
     shared: Sequence[str] = ()

@@ -6,11 +6,9 @@
 import contextlib
 import time
 
-import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.metrics import item_metrics_callback
-from triptych.config.build import check_targets
 from triptych.data.build import leakage_warnings
 from triptych.errors import UserError
 from triptych.records import Config
@@ -22,7 +20,7 @@ from triptych.run.final import draw_final_samples
 from triptych.run.fit import build_fit, fit_model
 from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.loggers import close_loggers_on_exit
-from triptych.run.model import set_up_torch
+from triptych.run.model import set_up_process
 from triptych.run.parsing import to_float
 from triptych.run.pictures import log_picture
 from triptych.run.processes import rank
@@ -96,10 +94,8 @@ def train(session: Session) -> Result:
 
 def set_up(config: Config) -> None:
     """Prepare this process: set threads and seeds, and check the code in the configuration."""
-    set_up_torch(config["threads"])
-    check_targets(config)
+    set_up_process(config)
     check_imported(config)
-    pl.seed_everything(config["seed"], workers=True, verbose=False)
 
 
 def find_start(run: RunDirectory, experiment: Experiment) -> Origin:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from triptych.config.build import check_names
 from triptych.config.file import copy_plain
@@ -17,7 +17,7 @@ from triptych.config.keys import (
     override_keys,
 )
 from triptych.config.own_code import describe_error, error_location
-from triptych.config.schema import ModelKeys
+from triptych.config.schema import DrawsName, ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, Unreadable, UserError
 from triptych.files import check_directory, load_tensors
@@ -93,7 +93,8 @@ def _load_content(path: Path, where: str) -> Checkpoint:
             f"with schema {SCHEMA}"
         )
     parts = content.get("global_step"), content["triptych"].get("config"), content.get("callbacks")
-    if not all(map(isinstance, parts, (int, dict, dict))):
+    is_complete = all(map(isinstance, parts, (int, dict, dict)))
+    if not (is_complete and content["triptych"].get("draws", "batch") in get_args(DrawsName)):
         raise ForeignCheckpoint(f"{where}: not a complete checkpoint; pass a checkpoint of a run")
     return content
 

@@ -15,7 +15,7 @@ from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
-from triptych.run.sweep_record import LOOKS, Looks, SweepRecord
+from triptych.run.sweep_record import LOOKS, SCHEMA, Looks, SweepRecord
 from triptych.study.axes import SWEEP, Axis, all_keys, cell_label, find_comparison_axes, varied_axes
 from triptych.study.cells import Cell, DecisionRule, Outcome, is_usable
 from triptych.study.claims import correct_for_multiple_tests
@@ -73,6 +73,7 @@ def take_look(
     # Earlier looks without a record were skipped; record this one in their place.
     seen = [*rule.seen, *[seeds] * (look - len(rule.seen))]
     record = {
+        "schema": SCHEMA,
         "looks": rule.looks,
         "equal_within": equal_within,
         "seeds": list(map(sorted, seen)),

@@ -28,7 +28,7 @@ from triptych.run.directory import PRUNE, RunDirectory, log_line
 from triptych.run.provenance import command
 from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
-from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
+from triptych.run.sweep_record import SCHEMA, SWEEP, Looks, SweepRecord
 from triptych.study import rounds
 from triptych.study.concurrency import set_runs_at_once
 from triptych.study.formatting import count_noun
@@ -148,6 +148,7 @@ class SweepHook(Callback):
     def _sweep_entries(self) -> dict[str, Any]:
         """Return the entries of ``sweep.json`` for this command."""
         facts: dict[str, Any] = {
+            "schema": SCHEMA,
             "command": ["triptych-train", *command()[1:]],
             "title": explicit_sweep_name(self.config) or "sweep",
             "shared": sorted(shared_overrides(self.config).values()),
