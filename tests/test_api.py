@@ -200,7 +200,7 @@ def test_sample_moves_model_back_from_gpu(finished, monkeypatch):
             "threshold: would clip at 1, but the data reach 1.",
         ),
         (["data=ring", "denoiser=mlp", "threshold=dynamic"], "would clip at 1, but the data reach"),
-        (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
+        (["ablation=objectives"], "ablation=objectives: only a sweep compares settings"),
     ],
 )
 def test_train_refuses_what_triptych_train_refuses(root, overrides, said):

@@ -283,7 +283,7 @@ def test_plan_starts_nothing_and_prints_no_errors(root):
     assert len(plans) == 3 and not rest
     assert all("not started" in one and "hours on one A100" in one for one in plans)
     counted = (
-        "until=decided: this plan counts the first seeds; up to 5 seeds per setting may follow"
+        "until=decided: this plan counts only the first seeds; more may follow, up to 5 per setting"
     )
     assert [counted in one for one in plans] == [False, False, True]
     assert {*root.rglob("*")} == before

@@ -25,7 +25,7 @@ def is_command() -> bool:
 
 
 def start() -> None:
-    """Set up this process for a command."""
+    """Set up a command's process: environment variables, signals and standard streams."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         # Ignore ranks in the shell's environment, as this process is rank 0 of its own run.
         for name in ("RANK", "LOCAL_RANK"):

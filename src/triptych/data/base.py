@@ -65,7 +65,7 @@ class DataModule(pl.LightningDataModule, ABC):
     download: bool = False  # whether to download missing files
     embedder: Any = None  # a ``captions.Embedder``, for data that have one
     shown: str = "test"  # the split whose items are shown next to samples; "val" with test=false
-    # For data of a cascade's stage: the condition part as which later stages get its items.
+    # Name of the condition part in which a cascade's later stages receive this stage's samples.
     known_as: str | None = None
 
     def __init__(

@@ -90,7 +90,7 @@ class Accounting(ItemAverages):
         dims: dimensions of one item.
         discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
         edges: increasing gammas that bound the noise-level bins, or None.
-        extras: names of further metrics, each averaged over the items that have a value.
+        extras: names of metrics beside the bound, each averaged over the items that have a value.
     """
 
     draws: Tensor
@@ -126,7 +126,7 @@ class Accounting(ItemAverages):
         elbo: BoundTerms,
         exact: Tensor | None = None,
         gap: Tensor | None = None,
-        extra: Mapping[str, Tensor] = {},
+        extra_metrics: Mapping[str, Tensor] = {},
         index: Tensor | None = None,
         error: DrawError | None = None,
     ) -> None:
@@ -134,7 +134,7 @@ class Accounting(ItemAverages):
 
         ``exact``: -log p, nats (B,).
         ``gap``: an estimate of bound - exact, nats (B,), if it is better than their difference.
-        ``extra``: nats (B,) by metric; items with NaN are left out of that metric.
+        ``extra_metrics``: nats (B,) by name; items with NaN are left out of that metric.
         ``index``: positions in the split, (B,), of the items' rows in ``Account.per_item``.
         ``error``: the error of each item's total due to its random draws, if known.
         """
@@ -155,7 +155,7 @@ class Accounting(ItemAverages):
             if gap is not None:
                 difference = gap.double() * self.scale
             self.sums[len(TERMS)] += count_and_sums(difference)
-        for name, value in extra.items():
+        for name, value in extra_metrics.items():
             known = ~value.isnan()  # not used as an index, as indexing would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)
             sums = torch.stack([known.sum().double(), counted.sum(), counted.square().sum()])

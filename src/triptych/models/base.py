@@ -49,7 +49,7 @@ class BoundModel(LoggingModule):
             that it reads.
         mixture: the true density of the data, if it is known.
         edges: gammas that bound the noise-level bins, for models with noise levels.
-        extras: names of the further metrics that ``extra`` returns.
+        extras: names of the metrics beside the bound that ``extra`` returns, such as "kl_1".
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class BoundModel(LoggingModule):
         raise NotImplementedError
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return further metrics of a test batch, nats (B,) each, by their names in ``extras``."""
+        """Return metrics of a test batch beside its bound, nats (B,), by names in ``extras``."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
@@ -265,7 +265,7 @@ class BoundModel(LoggingModule):
         return nullcontext()
 
     def _evaluate_batch(
-        self, batch: Batch, repeats: int, extra: dict[str, Tensor], report: bool = False
+        self, batch: Batch, repeats: int, extra_metrics: dict[str, Tensor], report: bool = False
     ) -> None:
         # Average the bound of each item over its draws, and count the item once.
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
@@ -274,13 +274,14 @@ class BoundModel(LoggingModule):
         if self.truth and not self.conditional:  # the known density is unconditional
             exact = -self.truth[0].log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
-        if "ode" in extra:  # the bound of the same items for which the ODE was solved
-            extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
+        if "ode" in extra_metrics:  # the bound of the same items for which the ODE was solved
+            unsolved = extra_metrics["ode"].isnan()
+            extra_metrics["ode_bound"] = torch.where(unsolved, torch.nan, mean.total)
         error = None
         if report:
             totals = torch.stack([terms.total for terms in draws])
             error = self.draw_error(batch, totals.double())
-        self.accounting.update(mean, exact, gap, extra, batch.index, error)
+        self.accounting.update(mean, exact, gap, extra_metrics, batch.index, error)
 
     def _mean_gap(self, batch: Batch, repeats: int) -> Tensor | None:
         draws = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]

@@ -129,6 +129,10 @@ class DenoiserModel(BoundModel):
         return excess_gap(self.denoiser, self.schedule, self.truth[0], batch.x, draw, weight)
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
+        """Return -log p by the probability-flow ODE and its terms, nats (B,).
+
+        They are NaN for items beyond the first ``likelihood_items``.
+        """
         if self.likelihood is None or self.test_loader.name != "test":
             return {}
         figures = torch.full(

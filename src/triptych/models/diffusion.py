@@ -240,7 +240,7 @@ class Diffusion(DenoiserModel):
         if not effective >= LEAST_EFFECTIVE:  # this form also refuses NaN
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
             problem = f"effective fraction of draws is {effective:.2g} with objective.loss={loss}"
-            fix = "use wider times, or a loss over the same density (objective/loss/over)"
+            fix = "use wider times, or set objective/loss/over to the density of the times"
             raise UserError(f"objective.times={times}: {problem}; {fix}")
 
     @torch.no_grad()

@@ -30,10 +30,11 @@ class GradientNoise(Metric):
 
         tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
 
-    both unbiased. With K = 1 there is no ``within``, as in their appendix A.1. B, in items, is the
-    median of their ratio. An item's time is drawn as in training, but independently of other items.
-    Which items form a group depends on the test's batches and processes. ``compute`` returns NaN if
-    noise alone explains the gradients.
+    both unbiased. With K = 1 there is no ``within``, as in their appendix A.1. ``compute`` returns
+    their ratio, in items, or NaN if noise alone explains the gradients. The median of the ratio
+    over repeated estimates is close to B; its mean is above B. An item's time is drawn as in
+    training, but independently of other items. Which items form a group depends on the test's
+    batches and processes.
 
     Args:
         batch: b, items per group; items beyond a multiple of it are left out.

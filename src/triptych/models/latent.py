@@ -120,6 +120,10 @@ class LatentModel(BoundModel):
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each level's KL divergence, and the importance-weighted bound if it is asked for.
+
+        Both are in nats (B,).
+        """
         draws = []
         for repeat in range(self.repeats):
             ratios = self.hierarchy.ratios(batch.x, self._path(batch, repeat))

@@ -47,7 +47,7 @@ class LadderModule(nn.Module):
         elif scale == 2:
             first = nn.ConvTranspose2d(inputs, width, 4, stride=2, padding=1)
         self.first = first
-        self.passes = scale == 1 and outputs == 2 * inputs
+        self.adds_input = scale == 1 and outputs == 2 * inputs
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *size))
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
@@ -56,7 +56,7 @@ class LadderModule(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         raw = self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
-        if self.passes:
+        if self.adds_input:
             raw = raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1)
         return raw
 
@@ -75,8 +75,9 @@ class Head(LadderModule):
     ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
-        # The last output is x, not a latent, even if it has as many channels as mean and deviation.
-        self.passes = False
+        # The output predicts the data and is no mean and deviation of a latent. The input is not
+        # added even if there are twice as many output as input channels.
+        self.adds_input = False
 
     def forward(self, z: Tensor) -> Tensor:
         return per_dim(super().forward(z), self.outputs, self.shape)

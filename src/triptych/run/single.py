@@ -40,7 +40,9 @@ def check_no_sweep(config: DictConfig) -> None:
     for group in SWEEP_GROUPS:
         choice = config.hydra.runtime.choices.get(group)
         if choice not in (None, "null"):
-            raise UserError(f"{group}={choice}: settings to compare are a sweep's, which needs -m")
+            raise UserError(
+                f"{group}={choice}: only a sweep compares settings; add -m, or leave it out"
+            )
 
 
 def check_run_directory(config: DictConfig) -> None:

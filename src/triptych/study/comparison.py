@@ -164,7 +164,7 @@ class Comparison:
         return self.cells[: len(self.question.cells)]
 
     def best_first(self) -> "Comparison":
-        """Return the comparison with its cells in the order of what decides."""
+        """Return the comparison with its cells sorted by the measure that decides, best first."""
         places = {label: place for place, label in enumerate(self.question.ranked_labels(-1))}
         cells = sorted(self.cells, key=lambda cell: places.get(cell.label, len(places)))
         return replace(self, cells=tuple(cells))

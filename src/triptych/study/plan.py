@@ -117,7 +117,10 @@ def count_network(config: Config) -> Cost:
 
 
 def _cost(config: Config, device: str) -> Cost:
-    """Run a network forward on one item, on the ``meta`` device or the CPU, and count."""
+    """Count parameters, FLOPs and saved activations in a network's forward pass on one item.
+
+    ``device``: "meta", which computes no values, or "cpu".
+    """
     data = build(config["data"], "data")
     assumed = ""
     if config["model"].get("conditional") and not data.conditions:

@@ -75,7 +75,11 @@ class Judgement:
 
     @property
     def deciding(self) -> ContrastResult:
-        """The deciding contrast: the least certain one as claimed, or the surest that is not."""
+        """The contrast that decides the verdict.
+
+        If the claim is contradicted, it is the contrast that is most surely outside its range; else
+        the one that is least surely inside.
+        """
         if self.word in ("contradicted", "fails"):
             return min(self.measured, key=lambda m: m.p_within)
         return max(self.measured, key=lambda m: m.p_not_within)

@@ -120,7 +120,11 @@ def markdown(text: str) -> str:
 
 
 def _page(name: str, script: str, **values: Any) -> str:
-    """Return a page with its script; the page's CSP has its digest, so that no other runs."""
+    """Return an HTML page with its script inside.
+
+    The page's content security policy names the script's digest, so a browser executes no other
+    script.
+    """
     text = page_template(script).render()
     source = f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
     return page_template(name).render(script=text, script_source=source, **values)

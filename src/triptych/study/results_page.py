@@ -271,7 +271,7 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
     now = json.loads(json.dumps(keys, default=str))  # convert like the recorded keys
     # Results of earlier versions have no digest of their settings.
     same_settings = entry.get("settings") in (None, node.get("settings"))
-    same_runs = same_settings and is_measured_alike(entry)
+    same_runs = same_settings and has_current_versions(entry)
     claims = []
     for claim in entry["claims"]:
         name = claim["name"]
@@ -297,8 +297,8 @@ def _relabelled(claim: Node, labels: Mapping[str, str]) -> Entry:
     return current
 
 
-def is_measured_alike(entry: Entry) -> bool:
-    """Return whether the versions of a result's measures are still the current ones."""
+def has_current_versions(entry: Entry) -> bool:
+    """Return whether all measures of a result still have the versions recorded with it."""
     versions = {claim["metric"]: 1 for claim in entry["claims"]} | entry.get("versions", {})
     try:
         return all(metric_version(measure) == version for measure, version in versions.items())

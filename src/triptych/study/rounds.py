@@ -193,8 +193,8 @@ def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
         planned.append((name or "all", runs[setting], fits[setting], resolved))
     if config.get("until"):
         print(
-            "until=decided: this plan counts the first seeds; up to "
-            f"{config.max_seeds} seeds per setting may follow"
+            "until=decided: this plan counts only the first seeds; more may follow, up to "
+            f"{config.max_seeds} per setting in all"
         )
     print("\n".join(describe_cost(planned)))
 

@@ -106,7 +106,7 @@ class Study:
         return judge_claims(self.record, self.runs)
 
     @property
-    def damaged(self) -> str:
+    def damage(self) -> str:
         """The problems with records of sweeps that cannot be read."""
         return "; ".join(filter(None, [sweep.damage for sweep in self.sweeps]))
 
@@ -134,8 +134,8 @@ class Study:
     @property
     def banner(self) -> str:
         """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
-        if self.damaged:
-            return f"{self.damaged}: the number of planned runs is unknown, so nothing is settled"
+        if self.damage:
+            return f"{self.damage}: the number of planned runs is unknown, so nothing is settled"
         if self.complete and self.counts.keys() <= {"finished"}:
             return ""
         parts = [f"{self.counts['finished']} of {count_noun(self.expected, 'run')} finished"]

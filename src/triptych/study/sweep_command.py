@@ -24,7 +24,7 @@ def check_command(config: DictConfig) -> None:
     sweeper = config.hydra.sweeper
     typed_for_hydra = config.hydra.overrides.hydra
     if not config.hydra.sweep.dir:
-        raise UserError("hydra.sweep.dir=: a directory is needed; leave it out")
+        raise UserError("hydra.sweep.dir=: must be a directory; leave it out for the default one")
     if any(override.startswith("hydra.sweep.subdir=") for override in typed_for_hydra):
         raise UserError(
             "hydra.sweep.subdir: a run's directory follows from its overrides; leave it out"
@@ -41,7 +41,7 @@ def check_command(config: DictConfig) -> None:
 
 
 def _check_tuning_overrides(config: DictConfig) -> None:
-    """Refuse overrides of a sweep that tunes which contradict it; UserError."""
+    """Raise UserError for overrides that contradict the tuning of a sweep."""
     if config.get("until"):
         raise UserError("until=decided: not supported together with tuning; use until=null")
     typed = set(map(rounds.override_key, config.hydra.overrides.task))
@@ -54,7 +54,10 @@ def _check_tuning_overrides(config: DictConfig) -> None:
 
 
 def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
-    """Name the sweep's directory by a literal override, which every launcher gives to its jobs."""
+    """Set the sweep's directory, and the keys that the names of its cells leave out.
+
+    Both are appended to the typed overrides, because every launcher passes those to its jobs.
+    """
     typed = config.hydra.overrides.hydra
     if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
         return

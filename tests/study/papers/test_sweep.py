@@ -86,9 +86,7 @@ def test_shipped_paper_claims_are_decidable_by_its_sweep(name):
 
 
 def test_paper_without_multirun_is_refused():
-    with pytest.raises(
-        UserError, match="paper=vdm_steps: settings to compare are a sweep's, which needs -m"
-    ):
+    with pytest.raises(UserError, match="paper=vdm_steps: only a sweep compares settings; add -m"):
         request_single(asked("vdm_steps"))
 
 
