@@ -91,7 +91,6 @@ def _execute(run: RunDirectory) -> None:
         execute(run)
     finally:
         os.environ.pop(OWN, None)
-        run.clear_owner()  # release the lock of an interrupted run, as this process continues
 
 
 def check_one_process(config: DictConfig) -> None:

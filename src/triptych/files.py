@@ -35,6 +35,7 @@ LIMITS = {
 STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),  # a directory in a file's place, or the reverse
 )
 LINE = 65536  # characters of one line of a table
 
@@ -46,13 +47,20 @@ def parse_path(text: str, key: str) -> Path:
     return Path(text)
 
 
-def enclosing_record_directory(path: Path) -> Path | None:
-    """Return the directory of a run or sweep that contains ``path``; None if there is none."""
-    for folder in path.resolve().parents:
-        is_run = (folder / "config.yaml").exists() and (folder / "provenance.json").exists()
-        if is_run or (folder / "sweep.json").exists():
-            return folder
-    return None
+def holds_run_records(folder: Path) -> bool:
+    """Return whether a directory has two records of a run; other programs may write one."""
+    names = ("config.yaml", "provenance.json", "summary.json", "items.npz")
+    return sum((folder / name).exists() for name in names) >= 2
+
+
+def check_outside_of_records(key: str, path: object, output: Path) -> None:
+    """Refuse an output within the directory of a run or a sweep."""
+    for folder in output.resolve().parents:
+        if holds_run_records(folder) or (folder / "sweep.json").exists():
+            raise UserError(
+                f"{key}={path}: lies in a run's or sweep's directory, {folder}; choose another "
+                "place"
+            )
 
 
 def size_limit(name: str) -> int:

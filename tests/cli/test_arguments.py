@@ -138,3 +138,9 @@ def test_out_must_be_regular_file(tmp_path):
             partial(check_output_file, "out", str(place)),
             "not a regular file; choose another place",
         )
+
+
+def test_out_inside_run_that_has_lost_a_record_is_refused(finished):
+    run = finished()
+    (run / "provenance.json").unlink()
+    refused(lambda: check_output_file("out", str(run / "summary.json")), "; choose another place")

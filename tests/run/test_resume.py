@@ -1,6 +1,7 @@
 """A run that is stopped anywhere and resumed ends bit for bit like an undisturbed run."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -179,3 +180,32 @@ def test_foreign_checkpoint_error_leaves_no_summary(finished):
     assert not (run / "summary.json").exists()
     (run / "config.yaml").write_text(config)
     assert execute(RunDirectory(run.path))["test"] == first["test"]
+
+
+def test_checkpoint_in_run_directory_has_configuration_of_run(finished, tmp_path):
+    """Machine settings changed after the last save, as by a resumed account, count everywhere."""
+    run = finished()
+    moved = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "moved.ckpt")
+    config = run.config()
+    config["threads"], config["trainer"]["devices"] = 2, 3
+    run.write("config.yaml", config)
+    current = read_checkpoint(run / "checkpoints" / "last.ckpt")["triptych"]["config"]
+    assert (current["threads"], current["trainer"]["devices"]) == (2, 3)
+    assert read_checkpoint(moved)["triptych"]["config"]["threads"] == 1
+
+
+def test_checkpoint_of_another_schema_is_not_overwritten(prepared):
+    run = prepared()
+    content = {"triptych": {"schema": 99, "config": {}}, "global_step": 3, "callbacks": {}}
+    (run / "checkpoints").mkdir()
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    refused(lambda: execute(run), "written by another version of triptych")
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_retry_that_cannot_be_built_leaves_recorded_divergence(prepared):
+    run = prepared("data=folder", "data.root=/nowhere")
+    run.write("summary.json", {"schema": 1, "status": "diverged", "error": "x", "step": 3})
+    refused(lambda: execute(run), "no such folder")
+    assert run.status == "diverged"

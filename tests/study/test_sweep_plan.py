@@ -255,13 +255,14 @@ def test_reserved_cells_refuse_other_settings(folder, door):
     config = composed()
     reservation.reserve(config, GRID)
     before = contents(folder.parent)
-    done = door(TRAIN, "-m", "name=s", "seed=1,2", "trainer.max_steps=7")
-    refused_command(
-        done,
-        f"{folder}: ",
-        " is running 2 of its runs with other settings (trainer.max_steps: '5' -> '7')",
-    )
-    assert contents(folder.parent) == before
+    for plan in ([], ["plan=true"]):
+        done = door(TRAIN, "-m", "name=s", "seed=1,2", "trainer.max_steps=7", *plan)
+        refused_command(
+            done,
+            f"{folder}: ",
+            " is running 2 of its runs with other settings (trainer.max_steps: '5' -> '7')",
+        )
+        assert contents(folder.parent) == before
     again = ["-m", "name=s", "seed=1,2", "trainer.max_steps=5"]
     done = door(TRAIN, *again, "force=true")
     assert done.returncode == Busy.exit_code and "is running this sweep; wait for it" in done.stderr
@@ -402,3 +403,23 @@ def test_linked_cell_is_refused(folder, inside, tiny, tmp_path):
         and "symbolic link or file where the sweep needs a run's directory" in done.stderr
     )
     assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_sweep_inside_run_or_sweep_is_refused(folder, cell, inside, tiny):
+    cell("seed=1")
+    before = contents(folder.parent)
+    for place in (folder / "seed=1", folder / "seed=1" / "more", folder / "more"):
+        done = inside(TRAIN, "-m", f"hydra.sweep.dir='{place}'", "seed=3", "logger=csv", *tiny)
+        refused_command(done, f"hydra.sweep.dir={place}: ", "choose another place")
+    assert contents(folder.parent) == before
+
+
+def test_force_with_refused_cell_moves_no_run_aside(root, cell, inside, tiny):
+    place = root / "logs" / "sweeps" / "s"
+    cell("trainer.max_steps=4")
+    before = contents(place)
+    typed = ["trainer.max_steps=4,null", "trainer.max_epochs=1", "force=true", "logger=csv"]
+    tiny = [override for override in tiny if not override.startswith("trainer.max_steps")]
+    done = inside(TRAIN, "-m", "name=s", *typed, *tiny)
+    assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
+    assert contents(place) == before

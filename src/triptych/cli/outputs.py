@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from triptych.errors import StorageError, UserError
-from triptych.files import STORAGE, enclosing_record_directory
+from triptych.files import STORAGE, check_outside_of_records
 
 
 def check_output_file(key: str, path: str) -> None:
     """Raise UserError or StorageError unless the file can be written."""
     place = Path(path).absolute()
-    check_not_in_run(key, path, place)
+    check_outside_of_records(key, path, place)
     if place.is_symlink() or (place.exists() and not place.is_file()):
         raise UserError(f"{key}={path}: not a regular file; choose another place")
     check_first_writable(key, path, place.parents)
@@ -20,17 +20,8 @@ def check_output_file(key: str, path: str) -> None:
 def check_output_folder(key: str, path: str) -> None:
     """Raise UserError or StorageError unless files can be written in a folder, even a new one."""
     place = Path(path).absolute()
-    check_not_in_run(key, path, place / "samples")
+    check_outside_of_records(key, path, place / "samples")
     check_first_writable(key, path, [place, *place.parents])
-
-
-def check_not_in_run(key: str, path: str, output: Path) -> None:
-    """Refuse an output within the directory of a run or a sweep."""
-    records = enclosing_record_directory(output)
-    if records:
-        raise UserError(
-            f"{key}={path}: lies in a run's or sweep's directory, {records}; choose another place"
-        )
 
 
 def check_first_writable(key: str, path: str, folders: Iterable[Path]) -> None:

@@ -41,7 +41,6 @@ def execute(run: RunDirectory) -> Result:
         recorded = run.read_records()
         if recorded is not None and recorded.status == "finished":
             return recorded
-        run.clear_failure()
         add_missing_id(run)
         run.remove_temporary_files()
         return _execute_rank_zero(Session(run, stop))
@@ -91,7 +90,8 @@ def _record_and_raise(session: Session, error: Exception) -> NoReturn:
     if received is not None and type(error).__module__.startswith(COMPILER):
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
     reason = session.peers.original_error(error)
-    if isinstance(reason, Exception):
+    # A retry that could not be built leaves the recorded failure as it is.
+    if isinstance(reason, Exception) and session.run.summary() is None:
         session.record_failure(reason)
     if session.stage == "build" and is_composed_here(session.run):
         session.run.discard()

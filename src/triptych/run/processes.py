@@ -205,6 +205,8 @@ class Lockable:
                     yield
                 finally:
                     _held.remove((folder, file))
+                    with suppress(OSError):
+                        os.ftruncate(file.fileno(), 0)
                 return
 
     def _open_lock(self) -> IO[str]:

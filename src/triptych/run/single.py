@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
+from triptych.files import check_outside_of_records
 from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
@@ -54,6 +55,7 @@ def check_run_directory(config: DictConfig) -> None:
     if not config.hydra.run.dir:
         raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
     home = Path(config.hydra.run.dir)
+    check_outside_of_records("hydra.run.dir", home, home)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
 

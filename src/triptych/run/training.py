@@ -48,6 +48,8 @@ def train(session: Session) -> Result:
     with close_loggers_on_exit(trainer.loggers, run), session.peers:
         # Fit.
         session.peers.start(trainer)
+        if rank() == 0:
+            run.clear_failure()
         fit_model(fit, run, experiment, origin)
         session.fitted = True
         offer_fit(run, origin.fit, peak_memory(fit.device))

@@ -62,14 +62,15 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
 def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
     """Load a checkpoint as plain, checked data on the CPU.
 
+    A checkpoint in its run's directory has the configuration of that directory: settings of the
+    machine may have changed since it was written, such as devices, threads or the data's folder.
     Raises UserError if it is damaged or belongs to another run.
     """
     path = find_checkpoint(path, key)
     where = f"{key}={path}"
     content = _load_content(path, where)
     known = content["triptych"]
-    known["config"] = copy_plain(known["config"], f"{where}: config")
-    _check_belongs_to_run(path, where, known["config"])
+    known["config"] = _current_config(path, where, copy_plain(known["config"], f"{where}: config"))
     return content
 
 
@@ -88,7 +89,7 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     except (TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run") from error
     if schema != SCHEMA:
-        raise UserError(
+        raise ForeignCheckpoint(
             f"{where}: written by another version of triptych, with other keys; pass a checkpoint "
             f"with schema {SCHEMA}"
         )
@@ -104,12 +105,16 @@ def is_averaging(state: dict[str, Any]) -> bool:
     return {"average", "name", "others"} <= state.keys()
 
 
-def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
-    """Check that a checkpoint belongs to the run of its directory, and to the run's result."""
+def _current_config(path: Path, where: str, config: Config) -> Config:
+    """Return the configuration of the run in whose directory a checkpoint lies, else its own.
+
+    Raises UserError if the checkpoint does not belong to that run, or to the run's result.
+    """
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
-        return
-    differences = result_changing_differences(run.config(), config)
+        return config
+    current = run.config()
+    differences = result_changing_differences(current, config)
     if differences:
         raise ForeignCheckpoint(
             f"{where}: belongs to another run than {run / 'config.yaml'} "
@@ -117,6 +122,7 @@ def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
             "checkpoint to another folder and pass the copy"
         )
     check_is_reported(run, path, where)
+    return current
 
 
 def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:

@@ -22,6 +22,7 @@ from triptych.config.identity import (
     shared_overrides,
 )
 from triptych.errors import Busy, Diverged, UserError
+from triptych.files import check_outside_of_records
 from triptych.run import processes
 from triptych.run.command_errors import exit_on_hook_error, raise_stop_request_on_signals
 from triptych.run.directory import PRUNE, RunDirectory, log_line
@@ -41,6 +42,7 @@ from triptych.study.sweep_plan import (
     Cells,
     RecordBackup,
     Reservation,
+    check_other_commands,
     check_own_files,
     check_tuning,
     plan_cells,
@@ -103,6 +105,7 @@ class SweepHook(Callback):
             new = self.plan(self.jobs)
             self.facts = self._sweep_entries()
             if config.plan:
+                check_other_commands(config, self.root, new, self.reservation.others())
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if new or not self.cells:
@@ -124,6 +127,7 @@ class SweepHook(Callback):
         """Read the records of an earlier command in the directory, and list this one's runs."""
         self.config = config
         self.root = Path(config.hydra.sweep.dir)
+        check_outside_of_records("hydra.sweep.dir", self.root, self.root)
         check_own_files(self.root)
         self.jobs = rounds.jobs_known_beforehand(config)
         if config.get("until"):

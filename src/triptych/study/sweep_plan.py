@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from triptych.config.identity import Changes, describe_differences, differences
 from triptych.errors import Busy, UserError, mask_password
-from triptych.files import load_object
+from triptych.files import holds_run_records, load_object
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.prepare import (
     ANEW,
@@ -42,7 +42,9 @@ Others = Sequence[tuple[str, Cells]]
 
 
 def check_own_files(root: Path) -> None:
-    """Refuse a link, or a directory in a file's place, where this sweep will write; UserError."""
+    """Refuse a link, a directory in a file's place, or a run, where this sweep will write."""
+    if holds_run_records(root):
+        raise UserError(f"hydra.sweep.dir={root}: a run's directory; choose another place")
     for path in map(root.joinpath, (COMMANDS, *FILES)):
         if path.is_symlink() or (path.is_dir() and path.name != COMMANDS):
             raise UserError(
@@ -95,8 +97,12 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
                 f"{run.path}: symbolic link or file where the sweep needs a run's directory; "
                 "move it away"
             )
-        if contains_run(run) and not config.force:
-            plans[name] = plan_run(resolve(compose_cell(config, job), run.path))
+        if not contains_run(run):
+            continue
+        # Also with force: a refused cell ends the command before an earlier run is moved aside.
+        request = resolve(compose_cell(config, job), run.path)
+        if not config.force:
+            plans[name] = plan_run(request)
     refuse_differences(
         root,
         [plan.conflicts for plan in plans.values()],
