@@ -46,7 +46,7 @@ class Augmentation:
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         """Return augmented x, and the numbers (B, numbers) that describe its augmentation.
 
-        A class that cannot be ``told`` may define ``__call__`` instead.
+        A class without the option ``told`` may define ``__call__`` instead.
         """
         raise NotImplementedError("apply() is not defined")
 
@@ -102,7 +102,7 @@ class Crop(Augmentation):
 
 @declared("augmentation.low")
 class ConditioningNoise(Augmentation):
-    r"""Add noise to an image of the condition, and add the noise level to the condition.
+    r"""Add noise to an image of the condition, and describe the noise level in the condition.
 
     At the level s, z = cos(pi s / 2) low + sin(pi s / 2) eps. A stage that was trained on noisy
     images tolerates the errors of the stage before it (Ho et al. 2022, cascades, sec. 4,
@@ -144,7 +144,7 @@ def augment_batch(
 ) -> Batch:
     """Apply the augmentations ``steps`` in turn to a training batch and its condition.
 
-    Those that are ``told`` add their description of each item to the condition.
+    Augmentations with ``told`` add their description of each item to the condition.
     """
     part_seed = hash_seed(seed, Stream.PART_AUGMENTATION)
     place = step, rank, world, random
@@ -189,9 +189,9 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Apply the augmentations ``steps`` in turn; return images and their descriptions.
 
-    ``x`` (B, C, H, W) is this process's share of the global batch of ``step``. The description
-    (B, numbers) joins the numbers of those that are ``told``. Raises UserError if ``x`` is no batch
-    of images.
+    ``x`` (B, C, H, W) is this process's share of the global batch of ``step``. The description (B,
+    numbers) joins the numbers of the augmentations with ``told``. Raises UserError if ``x`` is no
+    batch of images.
     """
     if x.ndim != 4:
         raise UserError(

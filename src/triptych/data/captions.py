@@ -79,9 +79,9 @@ class Embedder:
         self.conditions = {IMAGE: vectors, CAPTION: vectors}  # the parts that ``add_to`` adds
 
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
-        """Raise DataError unless the encoder was trained on such images and texts.
+        """Raise DataError unless the encoder was trained on images and texts of these shapes.
 
-        ``shape``: of an image; ``text``: the kind of the texts.
+        ``shape``: shape of an image; ``text``: the kind of the texts, with their length and width.
         """
         if self.shape != shape or self.text != text:
             raise DataError(
@@ -132,9 +132,9 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     fraction = fraction.unsqueeze(1)
     near = angle.sin().abs() < 1e-4
     sine = torch.where(near, 1.0, angle.sin())
-    of_a = torch.where(near, 1 - fraction, ((1 - fraction) * angle).sin() / sine)
-    of_b = torch.where(near, fraction, (fraction * angle).sin() / sine)
-    return of_a * a + of_b * b
+    weight_a = torch.where(near, 1 - fraction, ((1 - fraction) * angle).sin() / sine)
+    weight_b = torch.where(near, fraction, (fraction * angle).sin() / sine)
+    return weight_a * a + weight_b * b
 
 
 class Captioned(DataModule):
@@ -237,7 +237,7 @@ class Captioned(DataModule):
         return label.unsqueeze(1)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        """Return the attribute values (n, A) that captions name; -1 for those left open."""
+        """Return the attribute values (n, A) that captions name; -1 where a caption names none."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
             if split.labels is None:
@@ -255,7 +255,7 @@ class Captioned(DataModule):
 class DigitsCaptioned(Captioned, Digits):
     """``Digits`` with captions such as "the digit seven".
 
-    Each item's caption has one of the ``phrasings``, drawn once.
+    Each item's caption has one of the ``phrasings``, chosen at random with a fixed seed.
     """
 
     name = "digits_captioned"

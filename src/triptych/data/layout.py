@@ -165,7 +165,7 @@ def split_files(
     data_seed: int,
     groups: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return {split: indices of its files}, by folders, or else by hashes; sorted by the hash.
+    """Assign files to splits by folders or by hashes; return {split: indices, sorted by hash}.
 
     A held-out split without a folder is taken out of train/ by its fraction. With ``groups``, the
     group of each file, the hash of the group decides, so that such splits never divide a group.

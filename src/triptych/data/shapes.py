@@ -117,8 +117,8 @@ def render_image(combination: Combination, generator: np.random.RandomState) -> 
     for row in rows:
         column = side * SIDE // 2 + generator.randint(SIDE // 2 - width + 1)
         shade = SHADES[generator.randint(len(SHADES))]
-        there = x[:, row : row + width, column : column + width]
-        there[:] = np.where(cover, shade * channels, there)
+        region = x[:, row : row + width, column : column + width]
+        region[:] = np.where(cover, shade * channels, region)
     return x
 
 
@@ -129,11 +129,11 @@ def choose_held_out_combinations(n: int, data_seed: int) -> list[tuple[int, int,
     another third attribute.
     """
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
-    every = list(product(*map(range, sizes)))
+    combinations = list(product(*map(range, sizes)))
     chosen: list[tuple[int, int, int]] = []
     random = np.random.RandomState(hash_seed(data_seed, Stream.POINTS, 3) % 2**32)
-    for i in random.permutation(len(every)):
-        candidate = every[i]
+    for i in random.permutation(len(combinations)):
+        candidate = combinations[i]
         alike = [sum(map(int.__eq__, candidate, other)) for other in chosen]
         if max(alike, default=0) < 2:
             chosen.append(candidate)
@@ -248,7 +248,7 @@ class Shapes(Captioned, SyntheticData):
         return self.add_captions(ordered, captions, further_texts=[grammar], whole=whole)
 
     def _split(self, images: CaptionedImages) -> Split:
-        """Return the pictures at this stage's size; those of 16 x 16 have the smaller as "low"."""
+        """Return the split at this stage's size; "low" is each 16 x 16 picture at half its size."""
         low = halve_resolution(images.x)
         if self.known_as == LOW:
             return Split(low, Condition(label=images.label), LEVELS)
