@@ -32,12 +32,12 @@ from .protocol import AnyDenoiser
 from .reference import BaselineErrors
 from .times import Piecewise
 
-ITEMS, REPEATS = 128, 8
+ITEMS, REPEATS = 128, 8  # training items that b is fitted to, and draws per item
 NODES = 9  # number of nodes of the piecewise linear functions b(t) and m(t)
 STIFF = 0.3  # smoothness penalty of b, relative to the weight of the data at a node
-LOOKS = 8  # draws per item to estimate the density of times
+DENSITY_DRAWS = 8  # draws per item to estimate the density of times
 BINS = 32  # number of equal bins of the density of times
-UNIFORM = 0.2
+UNIFORM = 0.2  # share of the density of times that is uniform
 
 
 class DrawError(NamedTuple):
@@ -58,7 +58,7 @@ class Control:
         reference: fitted on training items.
         x: training items (n, *event), of which the first ``ITEMS`` are used.
         seed: seed of the draws at these items.
-        condition: of n items, or None.
+        condition: the condition of the n items, or None.
         place: the device that draws.
     """
 
@@ -139,7 +139,7 @@ class Control:
         gammas, factors = self.bound.rate(t.float().to(x.device))
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
-            many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
+            many = x.repeat(DENSITY_DRAWS, *(1,) * (x.ndim - 1))
             generator = seeded_generator(Stream.SPREAD, i, device=self.place)
             eps = torch.randn(many.shape, generator=generator, device=self.place).to(x)
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
@@ -183,12 +183,14 @@ def controlled_error(
     if repeats < 2 or None in controls:
         unknown = torch.full_like(totals[0], torch.nan)
         return DrawError(unknown, unknown)
-    places = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
+    uniforms = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
     trends = [
-        torch.stack([c.time_error(*c.times(u)) for u in places]) for c in controls if c is not None
+        torch.stack([c.time_error(*c.times(u)) for u in uniforms])
+        for c in controls
+        if c is not None
     ]
     trend = torch.stack(trends).sum(0)
-    return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(places)), trend.mean(0))
+    return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(uniforms)), trend.mean(0))
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:

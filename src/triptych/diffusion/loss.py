@@ -124,8 +124,8 @@ class Squared(Loss):
     variance-preserving process). ``velocity`` is the loss of flow matching.
 
     Args:
-        space: name of the space, or an output that is read in it; None: the space of the network's
-            output.
+        space: name of the space, or an ``Output``, whose space is used; None: the space of the
+            network's output.
         over: the density of levels over which the error is averaged; None: uniform times.
     """
 

@@ -74,7 +74,7 @@ class ReverseVariance(ABC):
     learned = False
 
     def around(self, output: nn.Module) -> nn.Module:
-        """Return ``output``, extended to read what V needs of the network's numbers."""
+        """Return ``output``; a learned V extends it to read further numbers of the network."""
         return output
 
     @abstractmethod
@@ -183,7 +183,8 @@ class Learned(ReverseVariance):
     ) -> Tensor:
         if guess.fraction is None:
             raise ValueError(
-                "variance=learned: this denoiser has none; use beta_tilde, beta or optimal"
+                "variance=learned: this denoiser predicts no variance; use beta_tilde, beta or "
+                "optimal"
             )
         return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(
             guess.fraction
