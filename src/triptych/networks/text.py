@@ -11,7 +11,7 @@ from triptych.networks.base import check_heads, group_norm, zeros
 
 # The number of tokens is rounded up to a multiple of this: attention on CPUs takes five times as
 # long for 12 keys as for 16 (AVX-512, torch 2.13).
-WHOLE = 16
+KEYS_MULTIPLE = 16
 
 
 class Text(nn.Module):
@@ -51,7 +51,7 @@ class Text(nn.Module):
             tokens.append(h + self.positions[name][: h.shape[1]])
             there.append(part.token_mask() & part.presence().unsqueeze(1))
         h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(there, 1)
-        spare = -h.shape[1] % WHOLE
+        spare = -h.shape[1] % KEYS_MULTIPLE
         return pad(h, (0, 0, 0, spare)), pad(mask, (0, spare))
 
 
