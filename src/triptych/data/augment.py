@@ -64,8 +64,8 @@ class Flip(Augmentation):
         self.p, self.told = p, told
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-        done = uniform() < self.p
-        return torch.where(done.view(-1, 1, 1, 1), x.flip(-1), x), done.to(x).unsqueeze(1)
+        flipped = uniform() < self.p
+        return torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x), flipped.to(x).unsqueeze(1)
 
 
 @declared("augmentation.crop")
@@ -147,11 +147,11 @@ def augment_batch(
     Augmentations with ``told`` add their description of each item to the condition.
     """
     part_seed = hash_seed(seed, Stream.PART_AUGMENTATION)
-    place = step, rank, world, random
+    draw_arguments = step, rank, world, random
     all_numbers = []
     for name, changes in group_by_part(steps).items():
         if name is None:
-            x, numbers = augment(batch.x, changes, seed, *place)
+            x, numbers = augment(batch.x, changes, seed, *draw_arguments)
             batch = batch._replace(x=x)
         else:
             part = find_part(batch.condition, name)
@@ -159,15 +159,15 @@ def augment_batch(
                 raise UserError(
                     f"augmentation: the condition has no part {name!r}; set augmentation=none"
                 )
-            value, numbers = augment(part.value, changes, part_seed, *place)
+            value, numbers = augment(part.value, changes, part_seed, *draw_arguments)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.merge(changed))
         all_numbers.append(numbers)
     numbers = torch.cat(all_numbers, 1)
     if not numbers.shape[1]:
         return batch
-    done = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
-    return batch._replace(condition=done.merge(batch.condition))
+    description = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
+    return batch._replace(condition=description.merge(batch.condition))
 
 
 def group_by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation]]:
@@ -200,14 +200,14 @@ def augment(
         )
     share = StepShare(len(x) * world, seed, step, rank, world, CPU)
     uniform = random.augmentation_uniforms(share)
-    done = [x.new_zeros(len(x), 0)]
+    descriptions = [x.new_zeros(len(x), 0)]
     for change in steps:
         if change.told:
             x, numbers = change.apply(x, uniform)
-            done.append(numbers)
+            descriptions.append(numbers)
         else:
             x = change(x, uniform)
-    return x, torch.cat(done, 1)
+    return x, torch.cat(descriptions, 1)
 
 
 def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
@@ -220,10 +220,10 @@ def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: flo
         for change in changes:
             if not change.told:
                 continue
-            done = torch.zeros(change.numbers)
+            description = torch.zeros(change.numbers)
             if isinstance(change, ConditioningNoise) and change.part == part:
-                done += level
-            numbers.append(done)
+                description += level
+            numbers.append(description)
     return torch.cat(numbers)
 
 

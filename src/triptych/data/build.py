@@ -181,9 +181,9 @@ class Fingerprint:
 def fingerprint(data: DataModule) -> Fingerprint:
     """Return the fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
-    about: Entries = {"description": data.description}
+    metadata: Entries = {"description": data.description}
     if data.class_names:
-        about["classes"] = [*data.class_names]
+        metadata["classes"] = [*data.class_names]
     facts = _data_properties(data)
     drawn = data.formula()
     if drawn is not None:
@@ -192,7 +192,7 @@ def fingerprint(data: DataModule) -> Fingerprint:
             _hex_digest(facts, drawn, test_settings),
             _hex_digest(facts, drawn, test_settings, n),
             n,
-            metadata=about,
+            metadata=metadata,
         )
     items = {
         name: _hash_items(split.values) if split.digests is None else split.digests
@@ -200,12 +200,12 @@ def fingerprint(data: DataModule) -> Fingerprint:
     }
     shared = _count_shared_with_train(items)
     if shared:
-        about["shared"] = shared
+        metadata["shared"] = shared
     rows = {name: _item_rows(data, name, numbers) for name, numbers in items.items()}
     # Sort the rows, because the fingerprint must not depend on the order of the items.
     whole, test = _sorted_rows(np.concatenate([*rows.values()])), _sorted_rows(rows["test"])
     return Fingerprint(
-        _hex_digest(facts, whole, test), _hex_digest(facts, *rows.values()), n, items, about
+        _hex_digest(facts, whole, test), _hex_digest(facts, *rows.values()), n, items, metadata
     )
 
 

@@ -54,22 +54,22 @@ class Embedder:
             file = file / FILE
         fix = "pass the directory of a finished run of model=contrastive"
         try:
-            about = load_tensors(file)
+            stored = load_tensors(file)
             if (
-                sum(t.numel() * t.element_size() for t in about["state"].values())
+                sum(t.numel() * t.element_size() for t in stored["state"].values())
                 > file.stat().st_size
             ):
                 raise ValueError("larger than its file")
             kind, shape, text = (
-                import_class(about["_target_"]),
-                tuple(about["shape"]),
-                Tokens(*about["text"]),
+                import_class(stored["_target_"]),
+                tuple(stored["shape"]),
+                Tokens(*stored["text"]),
             )
             if not issubclass(kind, ContrastiveNetwork):
-                raise TypeError(about["_target_"])
+                raise TypeError(stored["_target_"])
             with torch.device("meta"):  # allocate no memory besides the tensors of the file
-                network = kind(shape, {"text": text}, **about["sizes"])
-            network.load_state_dict(about["state"], assign=True)
+                network = kind(shape, {"text": text}, **stored["sizes"])
+            network.load_state_dict(stored["state"], assign=True)
         except Exception as error:  # an untrusted file can raise any error
             raise DataError(f"{self.what}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
@@ -267,8 +267,10 @@ class DigitsCaptioned(Captioned, Digits):
         captions = {}
         for seed, (name, split) in enumerate(splits.items()):
             assert split.labels is not None
-            which = np.random.RandomState(seed).randint(len(self.phrasings), size=len(split))
-            pairs = zip(which, split.labels.tolist(), strict=True)
+            phrasing_numbers = np.random.RandomState(seed).randint(
+                len(self.phrasings), size=len(split)
+            )
+            pairs = zip(phrasing_numbers, split.labels.tolist(), strict=True)
             captions[name] = [self.phrasings[w].format(self.names[k]) for w, k in pairs]
         return self.add_captions(splits, captions)
 

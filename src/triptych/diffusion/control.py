@@ -35,7 +35,7 @@ from .times import Piecewise
 ITEMS, REPEATS = 128, 8  # training items that b is fitted to, and draws per item
 NODES = 9  # number of nodes of the piecewise linear functions b(t) and m(t)
 STIFF = 0.3  # smoothness penalty of b, relative to the weight of the data at a node
-DENSITY_DRAWS = 8  # draws per item to estimate the density of times
+LOOKS = 8  # draws per item to estimate the density of times
 BINS = 32  # number of equal bins of the density of times
 UNIFORM = 0.2  # share of the density of times that is uniform
 
@@ -139,10 +139,10 @@ class Control:
         gammas, factors = self.bound.rate(t.float().to(x.device))
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
-            many = x.repeat(DENSITY_DRAWS, *(1,) * (x.ndim - 1))
+            repeated = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
             generator = seeded_generator(Stream.SPREAD, i, device=self.place)
-            eps = torch.randn(many.shape, generator=generator, device=self.place).to(x)
-            error = self.reference.errors(many, gamma.expand(len(many)), eps)
+            eps = torch.randn(repeated.shape, generator=generator, device=self.place).to(x)
+            error = self.reference.errors(repeated, gamma.expand(len(repeated)), eps)
             best = error.mean.mean(1).argmin()
             spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
         return torch.stack(spread)

@@ -211,8 +211,8 @@ class Oracle(nn.Module):
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
         label = find_part(condition, "label")
         if label is not None:
-            own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = torch.where(label.presence().unsqueeze(1), own, score)
+            component_score = -pull[torch.arange(len(z), device=z.device), label.value]
+            score = torch.where(label.presence().unsqueeze(1), component_score, score)
         return Prediction("score", score, z, alpha, sigma)
 
 

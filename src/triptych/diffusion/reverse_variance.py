@@ -205,9 +205,9 @@ class WithFraction(nn.Module):
         self.per_dim: int = output.per_dim + 1  # type: ignore[assignment, operator]
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        own, last = raw[:, :-1], raw[:, -1]
+        inner_raw, last = raw[:, :-1], raw[:, -1]
         guess: Prediction = self.output(
-            own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma
+            inner_raw.squeeze(1) if self.per_dim == 2 else inner_raw, z, alpha, sigma
         )
         guess.fraction = 0.5 * (last + 1)
         return guess

@@ -146,9 +146,9 @@ class Accounting(ItemAverages):
         noise = torch.full_like(rows[0], math.nan)
         if error is not None:
             noise = error.variance.to(noise) * self.scale**2
-            missed = error.quadrature.to(noise) * self.scale
+            quadrature = error.quadrature.to(noise) * self.scale
             self.noise += torch.stack(
-                [noise.new_tensor(float(len(noise))), noise.sum(), missed.sum()]
+                [noise.new_tensor(float(len(noise))), noise.sum(), quadrature.sum()]
             )
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
@@ -189,17 +189,17 @@ class Accounting(ItemAverages):
         bins = len(self.edges) - 1
         bin_index = (torch.bucketize(gamma, self.edges.to(gamma)) - 1).clamp(0, bins - 1)
         error = squared_error.double() / self.dims
-        one, square = torch.ones_like(error), weight.square()
-        values = (one, weight, weight * error, square, square * error, square * error.square())
+        ones, square = torch.ones_like(error), weight.square()
+        values = (ones, weight, weight * error, square, square * error, square * error.square())
         for i, value in enumerate(values):
             self.bins.index_add_(0, bin_index + i * bins, value)
 
     def compute(self) -> Account:
         """Return all averages; torchmetrics calls it with the sums of all processes."""
         figures = self.figures()
-        counted, noise, missed = self.noise.tolist()
+        counted, noise, quadrature = self.noise.tolist()
         if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
-            figures[self.unit]["draw_stderr"] = math.hypot(math.sqrt(noise), missed) / counted
+            figures[self.unit]["draw_stderr"] = math.hypot(math.sqrt(noise), quadrature) / counted
         n, total, squares = self.draws.tolist()
         estimator = {}
         if n:

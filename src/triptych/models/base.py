@@ -116,7 +116,9 @@ class BoundModel(LoggingModule):
         """Raise UserError if the sampler is not the default and this model cannot use it."""
         if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
-            raise UserError(f"sampler: {type(self).__name__} does not use {name}; leave it out")
+            raise UserError(
+                f"sampler: {type(self).__name__} cannot use {name}; leave out the key sampler"
+            )
 
     def sample(
         self,
@@ -291,10 +293,10 @@ class BoundModel(LoggingModule):
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
         """Return the error of each item's mean over independent draws (R, B); NaN for one draw."""
-        missed = torch.zeros_like(totals[0])
+        no_quadrature = torch.zeros_like(totals[0])
         if len(totals) < 2:
-            return DrawError(missed + torch.nan, missed)
-        return DrawError(totals.var(0) / len(totals), missed)
+            return DrawError(no_quadrature + torch.nan, no_quadrature)
+        return DrawError(totals.var(0) / len(totals), no_quadrature)
 
     def on_validation_epoch_start(self) -> None:
         self.before_accounting()

@@ -50,11 +50,11 @@ def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) 
             value = value()
     problem = _output_problem(value, shapes)
     if problem:
-        part = type(getattr(function, "__self__", function))
-        place = definition_location(function) or definition_location(
-            part
+        component = type(getattr(function, "__self__", function))
+        location = definition_location(function) or definition_location(
+            component
         )  # the function may be inherited
-        raise UserError(f"{key}: {part.__name__} returns {problem}{place}")
+        raise UserError(f"{key}: {component.__name__} returns {problem}{location}")
     return value
 
 

@@ -174,10 +174,10 @@ class DenoiserModel(BoundModel):
             raise UserError(
                 f"sampler.by={part}: this model's condition has no such part; use sampler=ddim"
             )
-        learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
+        predicts_variance = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if (
             isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned)
-            and not learns
+            and not predicts_variance
         ):
             raise UserError(
                 "sampler.variance=learned: the model was trained without bound.variance=learned; "

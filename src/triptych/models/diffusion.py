@@ -43,7 +43,7 @@ def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
         raise ValueError(f"schedule=learned: needs uniformly distributed times; {fix}")
     if isinstance(objective.times, Adaptive) and has_extra_loss_term(objective.loss):
         problem = f"needs a loss that is never negative, unlike {type(objective.loss).__name__}"
-        raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
+        raise ValueError(f"objective/times=adaptive: {problem}; use objective/times=log_normal")
 
 
 def has_extra_loss_term(loss: Loss) -> bool:
@@ -146,8 +146,8 @@ class Diffusion(DenoiserModel):
         else:
             nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
         if self.times.learns:
-            whole = whole_batch(torch.stack([t, nats.to(t)], 1))
-            self.times.tell(whole[:, 0], whole[:, 1], self.schedule)
+            gathered = whole_batch(torch.stack([t, nats.to(t)], 1))
+            self.times.tell(gathered[:, 0], gathered[:, 1], self.schedule)
         if density is None:
             return nats
         return nats / density

@@ -193,13 +193,13 @@ class Sampler(ABC):
         start *= process.prior_std(gammas[0])
         parts = start.split(self.chunk or chunk_size(shape[1:], device))
         ticks = iter(progress(range(self.steps * len(parts))))
-        done = []
+        samples = []
         for i, z in enumerate(parts):
             chunk_condition = None if condition is None else condition.split(len(parts[0]))[i]
             for z in self.path(denoiser, gammas, z, chunk_condition, generator):  # noqa: B007, B020
                 next(ticks, None)
             if schedule.denoised:
                 z = denoiser(z, gammas[-1], chunk_condition).x0 * process.alpha_sigma(gammas[-1])[0]
-            done.append(z)
+            samples.append(z)
         next(ticks, None)  # iterate once more, so that a progress bar closes
-        return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]
+        return torch.cat(samples) / process.alpha_sigma(gammas[-1])[0]
