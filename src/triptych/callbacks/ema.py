@@ -87,7 +87,7 @@ class EMA(pl.Callback):
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The reported average, by parameter."""
+        """The reported average of each parameter, {name: tensor}."""
         return self.averages.get(self.name, {})
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -143,7 +143,7 @@ class Bound:
         return DiffusionTerm(nats, gamma, squared)
 
     def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gamma at t and the factor from a squared epsilon error there to nats, (B,) each.
+        """Return gamma at t and the factor that turns a squared epsilon error to nats, (B,) each.
 
         In discrete time the factor is that of beta tilde.
         """

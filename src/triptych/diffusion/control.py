@@ -41,7 +41,7 @@ UNIFORM = 0.2  # share of the density of times that is uniform
 
 
 class DrawError(NamedTuple):
-    """The error of the mean over an item's draws, (B,) each.
+    """The error of each item's mean over its random draws, in two parts of (B,) each.
 
     ``variance``: the part due to chance, as a variance in nats^2. ``quadrature``: the part due to
     the choice of times, with its sign, in nats.
@@ -52,7 +52,7 @@ class DrawError(NamedTuple):
 
 
 class Control:
-    """The times of a report and the control variates of its draws, for one bound and denoiser.
+    """Times and control variates that reduce the noise of the reported bound of one denoiser.
 
     Args:
         reference: fitted on training items.
@@ -135,7 +135,7 @@ class Control:
         return factor.double() * (errors.value - errors.mean)
 
     def _term_std(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the standard deviation over eps of the better reference's term, (n,) in double."""
+        """Return the std over eps of the better reference's diffusion term, (n,) in double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):

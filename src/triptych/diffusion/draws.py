@@ -170,7 +170,7 @@ class StepShare(NamedTuple):
         return slice(first // self.world, last // self.world)
 
     def generator(self, device: torch.device, stream: Stream, *numbers: int) -> torch.Generator:
-        """Return the step's generator of a stream on a device."""
+        """Return a generator on ``device`` for the random numbers of ``stream`` in this step."""
         return seeded_generator(self.seed, stream, self.step, *numbers, device=device)
 
 
@@ -261,7 +261,7 @@ class BatchDraws:
         repeats: int,
         device: torch.device,
     ) -> Draw:
-        """Return ``evaluation_draw`` for the items ``index`` (B,)."""
+        """Return the ``repeat``-th evaluation draw for the items ``index`` (B,), on ``device``."""
         draw = evaluation_draw(shape, index, seed, repeat, repeats, self.place(device))
         return Draw(*(part.to(device) for part in draw))
 

@@ -11,7 +11,7 @@ from .process import Process
 
 
 class AnyDenoiser(Protocol):
-    """The denoiser that samplers, bounds, likelihoods and guidance call.
+    """The interface of a denoiser, as samplers, bounds, likelihoods and guidance call it.
 
     It is a ``Denoiser``, an oracle, or a wrapper of one.
 

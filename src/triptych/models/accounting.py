@@ -77,7 +77,7 @@ class ItemAverages(Metric):
         self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
 
     def compute(self) -> Any:
-        """Return the ``Account``."""
+        """Return the averages as an ``Account``."""
         return Account(self.figures(), self.unit)
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -87,7 +87,7 @@ class ItemAverages(Metric):
 
 
 class Accounting(ItemAverages):
-    """A bound and its terms per dimension, and the epsilon error by noise level.
+    """Averages of a bound and its terms per dimension, and of the epsilon error by noise level.
 
     Args:
         dims: dimensions of one item.

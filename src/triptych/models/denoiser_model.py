@@ -120,7 +120,7 @@ class DenoiserModel(BoundModel):
         return controlled_error(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Estimate how far the bound exceeds that of the exact denoiser, nats (B,).
+        """Estimate how far the bound exceeds the exact -log p(x), nats (B,).
 
         Return None unless the data have a known density and time is continuous.
         """

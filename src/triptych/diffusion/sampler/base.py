@@ -110,7 +110,7 @@ class Sampler(ABC):
         return self.steps * self.calls
 
     def count_denoiser_calls(self, schedule: Schedule | None) -> int:
-        """Count the denoiser's calls for one sample, with the last prediction of some schedules."""
+        """Count the denoiser's calls for one sample, including a final prediction at z_0 if any."""
         guessed = schedule is not None and schedule.denoised
         return self.evaluations - guessed * (self.calls - self.guesses)
 
@@ -141,7 +141,7 @@ class Sampler(ABC):
         return gammas
 
     def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
-        """Return this sampler with a model's reverse variance, for ancestral steps."""
+        """Return the sampler with the reverse variance of a model, if its steps are ancestral."""
         return self
 
     @abstractmethod
