@@ -154,7 +154,7 @@ class Condition:
         return [self[slice(start, start + size)] for start in range(0, len(self), size)]
 
     def merge(self, other: Condition | None) -> Condition:
-        """Merge two conditions of the same items; parts of ``other`` replace equal names."""
+        """Merge two conditions of the same items. For equal names take the part of ``other``."""
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
     def without(self, *names: str) -> Condition | None:
