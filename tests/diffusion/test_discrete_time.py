@@ -164,7 +164,9 @@ def test_bound_refuses_variance_without_steps_or_unknown_variance():
     refused(lambda: bound(5, "betta"), "beta_tilde, beta, optimal, learned")
     refused(lambda: bound(None, "optimal"), "bound.variance=optimal", "bound.steps=T")
     oracle, x, t = Oracle(ring_mixture(), VP), torch.zeros(4, 2), torch.full((4,), 0.5)
-    refused(lambda: bound(5, "learned").diffusion(oracle, x, t, x), "this denoiser has none")
+    refused(
+        lambda: bound(5, "learned").diffusion(oracle, x, t, x), "this denoiser predicts no variance"
+    )
     with pytest.raises(RuntimeError, match="call measure"):
         bound(5, "optimal").diffusion(oracle, x, t, x)
 

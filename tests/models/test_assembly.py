@@ -68,7 +68,10 @@ def test_discrete_time_run_records_schedule_and_estimator(prepared):
         ),
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
-        (["model=vae", "sampler=ddim"], ["sampler: VAE does not use DDIM; leave it out"]),
+        (
+            ["model=vae", "sampler=ddim"],
+            ["sampler: VAE cannot use DDIM; leave out the key sampler"],
+        ),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["schedule=learned", "objective/times=adaptive"], ["schedule=learned", "stratified"]),
         (

@@ -81,7 +81,7 @@ def test_condition_bits_accepts_model_trained_with_label_dropout():
     ("parts", "model", "said"),
     [
         (None, told(0.1, conditional=False), "set model.conditional=true"),
-        (["text"], told(0.1), "condition has no text; it has label, more"),
+        (["text"], told(0.1), "condition has no text; use label, more"),
         (None, told(0.0), "never trained without label, more, as label_dropout=0.0"),
         (None, told({"label": 0.5}), "never trained without more, as label_dropout={"),
         (["more"], told({"label": 0.5}), "never trained without more, as label_dropout={"),

@@ -112,7 +112,7 @@ def test_unknown_part_in_label_dropout_or_guidance_parts_is_refused(model):
     dropout = "model.label_dropout={text:0.1}"
     refused(
         lambda: model("model.conditional=true", dropout),
-        "label_dropout.text: no such part; must be label",
+        "label_dropout.text: the network reads no such part of the condition; must be label",
     )
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     wrong = config | {"guidance": CFG | {"parts": ["text"]}}

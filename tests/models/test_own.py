@@ -253,7 +253,7 @@ def test_log_refuses_names_logged_by_the_run_itself(monkeypatch):
 
     The order does not matter.
     """
-    logged, problem = [], ": the run itself logs this name; choose another"
+    logged, problem = [], ": the run itself logs this name; choose another name"
     monkeypatch.setattr(
         LightningModule, "log", lambda self, name, *value, **how: logged.append(name)
     )

@@ -30,7 +30,7 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The class's name, so that Lightning's own callback may have the same monitor."""
+        """The state's key, unlike that of Lightning's ``EarlyStopping`` with the same monitor."""
         return type(self).__qualname__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

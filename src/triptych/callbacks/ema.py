@@ -87,7 +87,7 @@ class EMA(pl.Callback):
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The reported average, by parameter."""
+        """The reported average of each parameter, {name: tensor}."""
         return self.averages.get(self.name, {})
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -209,16 +209,16 @@ def combination_factors(
     average, in the order of the factors.
     """
     profiles = [(t, power_exponent(s)) for t, s in stored_averages]
-    own = np.array([[_profile_product(a, b) for b in profiles] for a in profiles])
-    aim = np.array([_profile_product(a, (step, power_exponent(sigma_rel))) for a in profiles])
+    gram = np.array([[_profile_product(a, b) for b in profiles] for a in profiles])
+    target = np.array([_profile_product(a, (step, power_exponent(sigma_rel))) for a in profiles])
     # Normalise the profiles, as those of early steps are high and narrow.
-    scale = 1 / np.sqrt(np.diag(own))
+    scale = 1 / np.sqrt(np.diag(gram))
     count = len(profiles)
     # Minimise on the plane sum = 1, with a Lagrange multiplier.
     system = np.zeros((count + 1, count + 1))
-    system[:count, :count] = own * scale[:, None] * scale
+    system[:count, :count] = gram * scale[:, None] * scale
     system[count, :count] = system[:count, count] = scale
-    factors = np.linalg.lstsq(system, np.append(aim * scale, 1.0), rcond=None)[0][:count] * scale
+    factors = np.linalg.lstsq(system, np.append(target * scale, 1.0), rcond=None)[0][:count] * scale
     return factors / factors.sum()
 
 

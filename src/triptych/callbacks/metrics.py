@@ -64,7 +64,7 @@ class Metrics(pl.Callback):
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         seeds = [pl_module.seed, Stream.METRICS, batch_idx]
-        if pl_module.global_rank:  # each process needs other random numbers
+        if pl_module.global_rank:  # the processes need different random numbers
             seeds.append(pl_module.global_rank)
         for name, metric in self.metrics.items():
             with torch.random.fork_rng(devices):
@@ -126,12 +126,12 @@ def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:
     """Return the callback of the item metrics that ``config`` names, or [] if there are none."""
-    of_items = {
+    item_metrics = {
         n: metric
         for n, metric in build_user_metrics(config).items()
         if not isinstance(metric, OfSamples)
     }
-    return [Metrics(of_items)] if of_items else []
+    return [Metrics(item_metrics)] if item_metrics else []
 
 
 def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
@@ -143,7 +143,7 @@ def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
 def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have changed the mode
-    # Pause the bound's accounting, all of it: a cascade has one ``Accounting`` for each stage.
+    # Pause the accounting of every bound, as a cascade has one ``Accounting`` for each stage.
     Accounting.paused = True
     try:
         with reraise_as_user_error(f"metrics.{name}"):

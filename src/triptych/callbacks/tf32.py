@@ -1,4 +1,4 @@
-"""Allow TF32, float32 numbers of ten bits, in training steps alone."""
+"""Allow TF32, which rounds float32 to a mantissa of ten bits, in training steps only."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def allow_tf32(allowed: bool) -> None:
 class TF32(pl.Callback):
     """Allow TF32 in each training step; ``set_up_torch`` forbids it everywhere else.
 
-    It comes before all other callbacks, so that what they compute after a step has all bits.
+    It comes before all other callbacks, so that they compute in full float32 after a step.
     """
 
     def on_train_batch_start(self, *_: Any) -> None:

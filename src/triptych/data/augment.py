@@ -46,7 +46,7 @@ class Augmentation:
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         """Return augmented x, and the numbers (B, numbers) that describe its augmentation.
 
-        A class that cannot be ``told`` may define ``__call__`` instead.
+        A class without the option ``told`` may define ``__call__`` instead.
         """
         raise NotImplementedError("apply() is not defined")
 
@@ -64,8 +64,8 @@ class Flip(Augmentation):
         self.p, self.told = p, told
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-        done = uniform() < self.p
-        return torch.where(done.view(-1, 1, 1, 1), x.flip(-1), x), done.to(x).unsqueeze(1)
+        flipped = uniform() < self.p
+        return torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x), flipped.to(x).unsqueeze(1)
 
 
 @declared("augmentation.crop")
@@ -102,7 +102,7 @@ class Crop(Augmentation):
 
 @declared("augmentation.low")
 class ConditioningNoise(Augmentation):
-    r"""Add noise to an image of the condition, and add the noise level to the condition.
+    r"""Add noise to an image of the condition, and describe the noise level in the condition.
 
     At the level s, z = cos(pi s / 2) low + sin(pi s / 2) eps. A stage that was trained on noisy
     images tolerates the errors of the stage before it (Ho et al. 2022, cascades, sec. 4,
@@ -144,14 +144,14 @@ def augment_batch(
 ) -> Batch:
     """Apply the augmentations ``steps`` in turn to a training batch and its condition.
 
-    Those that are ``told`` add their description of each item to the condition.
+    Augmentations with ``told`` add their description of each item to the condition.
     """
     part_seed = hash_seed(seed, Stream.PART_AUGMENTATION)
-    place = step, rank, world, random
+    draw_arguments = step, rank, world, random
     all_numbers = []
     for name, changes in group_by_part(steps).items():
         if name is None:
-            x, numbers = augment(batch.x, changes, seed, *place)
+            x, numbers = augment(batch.x, changes, seed, *draw_arguments)
             batch = batch._replace(x=x)
         else:
             part = find_part(batch.condition, name)
@@ -159,15 +159,15 @@ def augment_batch(
                 raise UserError(
                     f"augmentation: the condition has no part {name!r}; set augmentation=none"
                 )
-            value, numbers = augment(part.value, changes, part_seed, *place)
+            value, numbers = augment(part.value, changes, part_seed, *draw_arguments)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.merge(changed))
         all_numbers.append(numbers)
     numbers = torch.cat(all_numbers, 1)
     if not numbers.shape[1]:
         return batch
-    done = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
-    return batch._replace(condition=done.merge(batch.condition))
+    description = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
+    return batch._replace(condition=description.merge(batch.condition))
 
 
 def group_by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation]]:
@@ -189,9 +189,9 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Apply the augmentations ``steps`` in turn; return images and their descriptions.
 
-    ``x`` (B, C, H, W) is this process's share of the global batch of ``step``. The description
-    (B, numbers) joins the numbers of those that are ``told``. Raises UserError if ``x`` is no batch
-    of images.
+    ``x`` (B, C, H, W) is this process's share of the global batch of ``step``. The description (B,
+    numbers) joins the numbers of the augmentations with ``told``. Raises UserError if ``x`` is no
+    batch of images.
     """
     if x.ndim != 4:
         raise UserError(
@@ -200,14 +200,14 @@ def augment(
         )
     share = StepShare(len(x) * world, seed, step, rank, world, CPU)
     uniform = random.augmentation_uniforms(share)
-    done = [x.new_zeros(len(x), 0)]
+    descriptions = [x.new_zeros(len(x), 0)]
     for change in steps:
         if change.told:
             x, numbers = change.apply(x, uniform)
-            done.append(numbers)
+            descriptions.append(numbers)
         else:
             x = change(x, uniform)
-    return x, torch.cat(done, 1)
+    return x, torch.cat(descriptions, 1)
 
 
 def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
@@ -220,10 +220,10 @@ def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: flo
         for change in changes:
             if not change.told:
                 continue
-            done = torch.zeros(change.numbers)
+            description = torch.zeros(change.numbers)
             if isinstance(change, ConditioningNoise) and change.part == part:
-                done += level
-            numbers.append(done)
+                description += level
+            numbers.append(description)
     return torch.cat(numbers)
 
 

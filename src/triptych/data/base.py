@@ -48,11 +48,11 @@ class DataModule(pl.LightningDataModule, ABC):
 
     A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and
     defines `load`; with conditions other than labels it also defines `conditions`. largest: maximum
-    magnitude of continuous values, as noise schedules assume about 1. batch_size is the global
-    batch, shared among the processes; eval_batch_size is that of each process. num_workers: number
-    of threads that decode image files in `setup`, and of training batches prepared ahead; with 0
-    the training thread does both. pin_memory: put batches into page-locked memory if there is a
-    GPU. class_names may be set in `load`. Raises DataError for sizes that do not fit.
+    allowed magnitude of continuous values, as noise schedules expect values of about 1. batch_size
+    is the global batch, shared among the processes; eval_batch_size is that of each process.
+    num_workers: number of threads that decode image files in `setup`, and of training batches
+    prepared ahead; with 0 the training thread does both. pin_memory: put batches into page-locked
+    memory if there is a GPU. class_names may be set in `load`. Raises DataError for invalid sizes.
     """
 
     name: str
@@ -130,7 +130,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """Names of the encoders of texts and images; all stages of a cascade need the same."""
+        """Names of the encoders of texts and images; all stages of a cascade need equal names."""
         return ()
 
     def as_condition(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @property
     def condition_split(self) -> str:
-        """The split whose conditions samples are drawn for by default."""
+        """The split from which samples take their conditions by default."""
         return "val" if len(self.splits["val"]) else "train"
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -205,7 +205,8 @@ class DataModule(pl.LightningDataModule, ABC):
         limits["train"] = min(limits["train"], limits["test"])
         for name, limit in limits.items():
             if limit:
-                # Page-locked memory would open each process's CUDA on the first GPU, not its own.
+                # With page-locked memory each process would initialise CUDA on the first GPU, not
+                # its own.
                 loader = replace(self.eval_dataloader(name, limit), pin_memory=False)
                 self.numbers[name] = torch.cat([batch.numbers() for batch in loader])
 
@@ -236,7 +237,7 @@ class OfficialData(DataModule):
         self.val_size = val_size
 
     def split(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Split]:
-        """Split two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
+        """Split the official sets, each given as (values (n, *shape) uint8, labels (n,) int64)."""
         order = np.random.RandomState(0).permutation(len(train[0]))
         test_order = np.random.RandomState(0).permutation(len(test[0]))
         trained, held_out = hold_out(order, self.val_size)
@@ -245,7 +246,7 @@ class OfficialData(DataModule):
 
 
 class SyntheticData(DataModule):
-    """Base class of data that a formula draws, by default points (d,).
+    """Base class of synthetic data, drawn by a formula; by default the items are points (d,).
 
     Each split has its own seed, which follows from data_seed. So the test set does not depend on
     the run's seed or on the sizes of the other splits.

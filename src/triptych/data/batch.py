@@ -13,28 +13,28 @@ from triptych.diffusion.condition import Condition
 class Batch(NamedTuple):
     """The input of a model: B items with their conditions.
 
-    x (B, *shape) float32: in [-1, 1] for discrete data, else in the data's own units. condition: of
-    the B items, or None. index (B,): positions of the items in their split.
+    x (B, *shape) float32: in [-1, 1] for discrete data, else in the data's own units. condition:
+    the condition of the B items, or None. index (B,): positions of the items in their split.
     """
 
     x: Tensor
     condition: Condition | None
-    # Evaluation noise follows from the index. It replaces the method tuple.index.
+    # Evaluation noise follows from the index. The field hides the method ``tuple.index``.
     index: Tensor  # type: ignore[assignment]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch on a device, copied while the device computes if it is in locked memory.
+        """Return the batch on a device; a copy from page-locked memory is asynchronous.
 
-        ``index`` stays on the CPU, as evaluation noise is seeded by its numbers: reading them from
-        a GPU would wait for it.
+        ``index`` stays on the CPU, where its numbers seed evaluation noise: reading them from a GPU
+        would wait for the GPU.
         """
         device = torch.device(device)
-        # On these devices a copy that is not waited for may be read before it has ended.
-        waits = device.type in ("cpu", "mps")
+        # On these devices the result of an asynchronous copy may be read before the copy has ended.
+        synchronous = device.type in ("cpu", "mps")
         condition = self.condition
         if condition is not None:
-            condition = condition.to(device, non_blocking=not waits)
-        return Batch(self.x.to(device, non_blocking=not waits), condition, self.index)
+            condition = condition.to(device, non_blocking=not synchronous)
+        return Batch(self.x.to(device, non_blocking=not synchronous), condition, self.index)
 
     def pin(self) -> "Batch":
         """Return the batch in page-locked memory, which copies faster to a GPU."""
@@ -72,7 +72,7 @@ class Split:
     """The items of a split, with their conditions.
 
     values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32.
-    condition: of the n items, or None.
+    condition: the condition of the n items, or None.
     digests: a hash of each item, int64 (n,), if it was computed when the files were read.
     groups: a number for each item, int64 (n,), equal for items that belong together, such as those
     of one patient. Standard errors are then over groups; None: items are taken as independent.

@@ -25,8 +25,8 @@ from triptych.diffusion.condition import Labels
 from triptych.records import Config, Entries
 
 SPLITS = ("train", "val", "test")
-CHUNK = 4096  # number of items that are checked at once
-DIGESTED = 1024  # number of items in memory at once while hashing
+CHECK_CHUNK = 4096  # number of items that are checked at once
+HASH_CHUNK = 1024  # number of items that are hashed at once
 HELD_OUT = ("val", "test")  # splits without training items
 
 
@@ -102,7 +102,9 @@ def _check_groups(data: DataModule, name: str, split: Split) -> None:
         return
     _check_shape(data, f"{name}: groups", groups, (len(split),))
     if name == "test" and len(groups.unique()) == 1:
-        _raise_data_error(data, "test: all items are of one group; must be of two or more")
+        _raise_data_error(
+            data, "test: all items are of one group; put them into two or more groups"
+        )
 
 
 def _raise_data_error(data: DataModule, problem: str) -> NoReturn:
@@ -129,8 +131,8 @@ def _check_whole_numbers(
         _raise_data_error(data, f"{location}: {dtype}; {must} as {' or '.join(map(str, dtypes))}")
     if dtype == torch.uint8 and levels > 255:
         return  # every uint8 value is valid, so images on disk need not be read
-    for start in range(0, len(value), CHUNK):
-        low, high = value[start : start + CHUNK].aminmax()
+    for start in range(0, len(value), CHECK_CHUNK):
+        low, high = value[start : start + CHECK_CHUNK].aminmax()
         if low < 0 or high >= levels:
             _raise_data_error(data, f"{location}: range {low} to {high}; {must}")
 
@@ -138,8 +140,8 @@ def _check_whole_numbers(
 def _check_numbers(
     data: DataModule, location: str, value: Tensor | MappedRows, max_magnitude: float
 ) -> None:
-    for start in range(0, len(value), CHUNK):
-        size = value[start : start + CHUNK].abs().max().item()
+    for start in range(0, len(value), CHECK_CHUNK):
+        size = value[start : start + CHECK_CHUNK].abs().max().item()
         if not math.isfinite(size):
             _raise_data_error(
                 data, f"{location}: a value from item {start} on is not finite; all must be finite"
@@ -179,18 +181,18 @@ class Fingerprint:
 def fingerprint(data: DataModule) -> Fingerprint:
     """Return the fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
-    about: Entries = {"description": data.description}
+    metadata: Entries = {"description": data.description}
     if data.class_names:
-        about["classes"] = [*data.class_names]
-    facts = _data_kind(data)
+        metadata["classes"] = [*data.class_names]
+    facts = _data_properties(data)
     drawn = data.formula()
     if drawn is not None:
-        judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
+        test_settings = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
         return Fingerprint(
-            _hex_digest(facts, drawn, judged),
-            _hex_digest(facts, drawn, judged, n),
+            _hex_digest(facts, drawn, test_settings),
+            _hex_digest(facts, drawn, test_settings, n),
             n,
-            metadata=about,
+            metadata=metadata,
         )
     items = {
         name: _hash_items(split.values) if split.digests is None else split.digests
@@ -198,17 +200,17 @@ def fingerprint(data: DataModule) -> Fingerprint:
     }
     shared = _count_shared_with_train(items)
     if shared:
-        about["shared"] = shared
+        metadata["shared"] = shared
     rows = {name: _item_rows(data, name, numbers) for name, numbers in items.items()}
     # Sort the rows, because the fingerprint must not depend on the order of the items.
     whole, test = _sorted_rows(np.concatenate([*rows.values()])), _sorted_rows(rows["test"])
     return Fingerprint(
-        _hex_digest(facts, whole, test), _hex_digest(facts, *rows.values()), n, items, about
+        _hex_digest(facts, whole, test), _hex_digest(facts, *rows.values()), n, items, metadata
     )
 
 
-def _data_kind(data: DataModule) -> list[Any]:
-    """Return what the fingerprint depends on besides the items: shape, conditions, test groups."""
+def _data_properties(data: DataModule) -> list[Any]:
+    """Return the fingerprint's further inputs besides the items: shape, conditions, test groups."""
     facts: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
     kinds = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
     groups = data.splits["test"].groups
@@ -283,7 +285,7 @@ def _hash_items(values: Tensor | MappedRows) -> Tensor:
     """Hash each item to a number, (n,) int64."""
     n = len(values)
     parts = (
-        values[start : start + DIGESTED].contiguous().numpy() for start in range(0, n, DIGESTED)
+        values[start : start + HASH_CHUNK].contiguous().numpy() for start in range(0, n, HASH_CHUNK)
     )
     return torch.tensor([item_number(item) for part in parts for item in part], dtype=torch.int64)
 

@@ -1,4 +1,4 @@
-"""Cache decoded images in a memory-mapped file: memory does not grow with the folder."""
+"""Cache decoded images in a memory-mapped file, so that memory does not grow with the folder."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ class MappedRows:
 def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
     """Return the name under which the decoded ``files`` in ``top`` are cached.
 
-    It is different after a file was changed or moved.
+    The name changes if a file is changed or moved.
     """
     name = hashlib.blake2b(
         json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12
@@ -73,7 +73,7 @@ def cached_images(
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
 
     def write() -> None:
-        with _is_written(data) as file:
+        with _replaced_file(data) as file:
             # Do not write through a memory map, where a full disk would crash the process.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
@@ -82,7 +82,7 @@ def cached_images(
                 items[i] = item_number(image)
                 file.write(np.ascontiguousarray(image, np.uint8).tobytes())
             # Write this file first, so that both are complete if the images' file exists.
-            with _is_written(digests) as second:
+            with _replaced_file(digests) as second:
                 np.save(second, items)
 
     _write_once(data, write)
@@ -101,7 +101,7 @@ def cached_arrays(
 
     def write() -> None:
         arrays = compute()
-        with _is_written(file) as out:
+        with _replaced_file(file) as out:
             np.savez(out, *arrays)
 
     _write_once(file, write)
@@ -122,13 +122,13 @@ def _write_once(path: Path, write: Callable[[], None]) -> None:
     """
     if path.exists():
         return
-    with _one_at_a_time(path):
+    with _file_lock(path):
         if not path.exists():
             write()
 
 
 @contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def _file_lock(path: Path) -> Iterator[None]:
     """Hold a lock beside a file; the system releases it when a process is killed."""
     lock = path.with_name(f".{path.name}.lock")
     with ExitStack() as stack:
@@ -144,7 +144,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _is_written(path: Path) -> Iterator[IO[bytes]]:
+def _replaced_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         with atomic_replacement(path) as file:
             yield file

@@ -54,22 +54,22 @@ class Embedder:
             file = file / FILE
         fix = "pass the directory of a finished run of model=contrastive"
         try:
-            about = load_tensors(file)
+            stored = load_tensors(file)
             if (
-                sum(t.numel() * t.element_size() for t in about["state"].values())
+                sum(t.numel() * t.element_size() for t in stored["state"].values())
                 > file.stat().st_size
             ):
                 raise ValueError("larger than its file")
             kind, shape, text = (
-                import_class(about["_target_"]),
-                tuple(about["shape"]),
-                Tokens(*about["text"]),
+                import_class(stored["_target_"]),
+                tuple(stored["shape"]),
+                Tokens(*stored["text"]),
             )
             if not issubclass(kind, ContrastiveNetwork):
-                raise TypeError(about["_target_"])
+                raise TypeError(stored["_target_"])
             with torch.device("meta"):  # allocate no memory besides the tensors of the file
-                network = kind(shape, {"text": text}, **about["sizes"])
-            network.load_state_dict(about["state"], assign=True)
+                network = kind(shape, {"text": text}, **stored["sizes"])
+            network.load_state_dict(stored["state"], assign=True)
         except Exception as error:  # an untrusted file can raise any error
             raise DataError(f"{self.what}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
@@ -79,9 +79,9 @@ class Embedder:
         self.conditions = {IMAGE: vectors, CAPTION: vectors}  # the parts that ``add_to`` adds
 
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
-        """Raise DataError unless the encoder was trained on such images and texts.
+        """Raise DataError unless the encoder was trained on images and texts of these shapes.
 
-        ``shape``: of an image; ``text``: the kind of the texts.
+        ``shape``: shape of an image; ``text``: the kind of the texts, with their length and width.
         """
         if self.shape != shape or self.text != text:
             raise DataError(
@@ -132,9 +132,9 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     fraction = fraction.unsqueeze(1)
     near = angle.sin().abs() < 1e-4
     sine = torch.where(near, 1.0, angle.sin())
-    of_a = torch.where(near, 1 - fraction, ((1 - fraction) * angle).sin() / sine)
-    of_b = torch.where(near, fraction, (fraction * angle).sin() / sine)
-    return of_a * a + of_b * b
+    weight_a = torch.where(near, 1 - fraction, ((1 - fraction) * angle).sin() / sine)
+    weight_b = torch.where(near, fraction, (fraction * angle).sin() / sine)
+    return weight_a * a + weight_b * b
 
 
 class Captioned(DataModule):
@@ -237,7 +237,7 @@ class Captioned(DataModule):
         return label.unsqueeze(1)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        """Return the attribute values (n, A) that captions name; -1 for those left open."""
+        """Return the attribute values (n, A) that captions name; -1 where a caption names none."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
             if split.labels is None:
@@ -255,7 +255,7 @@ class Captioned(DataModule):
 class DigitsCaptioned(Captioned, Digits):
     """``Digits`` with captions such as "the digit seven".
 
-    Each item's caption has one of the ``phrasings``, drawn once.
+    Each item's caption has one of the ``phrasings``, chosen at random with a fixed seed.
     """
 
     name = "digits_captioned"
@@ -267,8 +267,10 @@ class DigitsCaptioned(Captioned, Digits):
         captions = {}
         for seed, (name, split) in enumerate(splits.items()):
             assert split.labels is not None
-            which = np.random.RandomState(seed).randint(len(self.phrasings), size=len(split))
-            pairs = zip(which, split.labels.tolist(), strict=True)
+            phrasing_numbers = np.random.RandomState(seed).randint(
+                len(self.phrasings), size=len(split)
+            )
+            pairs = zip(phrasing_numbers, split.labels.tolist(), strict=True)
             captions[name] = [self.phrasings[w].format(self.names[k]) for w, k in pairs]
         return self.add_captions(splits, captions)
 

@@ -28,7 +28,7 @@ class Cifar10(OfficialData):
         return self.split(self.read(train=True), self.read(train=False))
 
     def read(self, train: bool, download: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read (images (n, 3, 32, 32) uint8, labels (n,) int64) of one official part."""
+        """Read (images (n, 3, 32, 32) uint8, labels (n,) int64) of the training or the test set."""
         from torchvision import datasets
 
         with convert_torchvision_errors(self.root):

@@ -34,11 +34,11 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     """
     try:
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
-            most = size_limit("TRIPTYCH_MAX_PIXELS")
-            if image.width * image.height > most:
+            limit = size_limit("TRIPTYCH_MAX_PIXELS")
+            if image.width * image.height > limit:
                 size_of = f"{image.width} x {image.height} pixels"
                 fix = "TRIPTYCH_MAX_PIXELS=... raises the limit"
-                raise DataError(f"data.root: {file} has {size_of}, more than {most}; {fix}")
+                raise DataError(f"data.root: {file} has {size_of}, more than {limit}; {fix}")
             upright = _to_eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _on_background(upright, background, file).convert(
                 "L" if channels == 1 else "RGB"
@@ -58,9 +58,9 @@ def _to_eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Im
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
         scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-        clear = image.info.get("transparency")
-        if clear is not None:
-            scaled.putalpha(Image.fromarray(values != clear))
+        transparent_value = image.info.get("transparency")
+        if transparent_value is not None:
+            scaled.putalpha(Image.fromarray(values != transparent_value))
         return scaled
     if image.mode in ("I", "F"):
         raise DataError(
@@ -143,8 +143,8 @@ class ImageFolder(DataModule):
             if layout.labels:
                 condition = Condition(label=labels[rows])
             values = MappedRows(array, rows)
-            of_rows = None if groups is None else groups[rows]
-            splits[split] = Split(values, condition, self.levels, digests[rows], of_rows)
+            row_groups = None if groups is None else groups[rows]
+            splits[split] = Split(values, condition, self.levels, digests[rows], row_groups)
         return splits
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:

@@ -1,6 +1,6 @@
 """Embeddings of the images of another data set, as data points.
 
-They are the data of a prior as in DALL-E 2, a diffusion model that draws image embeddings.
+They train a prior as in DALL-E 2, a diffusion model that draws image embeddings.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,8 @@ class ImageEmbeddings(DataModule):
         super().__init__(**loading)
         if not isinstance(base, Captioned):
             raise DataError(
-                f"data.base: {type(base).__name__} has no captions; pass captioned data, as shapes"
+                f"data.base: {type(base).__name__} has no captions; pass captioned data, "
+                "such as shapes"
             )
         base.embed(embeddings)
         assert base.embedder is not None

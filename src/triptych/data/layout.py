@@ -153,7 +153,7 @@ def group_files(files: Sequence[Path], group_by: str) -> list[str]:
     if "" in names:
         raise DataError(
             f"data.group_by={group_by!r}: {files[names.index('')]} has no text before "
-            f"{group_by!r} in its name; rename it, or pass folder"
+            f"{group_by!r} in its name; rename it, or set data.group_by=folder"
         )
     return names
 
@@ -165,7 +165,7 @@ def split_files(
     data_seed: int,
     groups: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return {split: indices of its files}, by folders, or else by hashes; sorted by the hash.
+    """Assign files to splits by folders or by hashes; return {split: indices, sorted by hash}.
 
     A held-out split without a folder is taken out of train/ by its fraction. With ``groups``, the
     group of each file, the hash of the group decides, so that such splits never divide a group.
@@ -175,20 +175,20 @@ def split_files(
             f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: no items "
             "are left for training; their sum must be below 1"
         )
-    places = np.array([hash_to_unit_interval(file, data_seed) for file in layout.files])
-    order = np.argsort(places, kind="stable")
+    file_hashes = np.array([hash_to_unit_interval(file, data_seed) for file in layout.files])
+    order = np.argsort(file_hashes, kind="stable")
     folders = np.array(layout.splits)[order]
     pool = order[np.isin(folders, ("", "train"))]
-    drawn = np.array(
+    group_hashes = np.array(
         [hash_to_unit_interval(Path(name), data_seed) for name in groups or layout.files]
     )
     fractions = {"val": val_fraction, "test": test_fraction}
-    given = fractions.keys() & {*layout.splits}  # splits that have a folder
-    fractions |= dict.fromkeys(given, 0.0)
+    splits_with_folder = fractions.keys() & {*layout.splits}  # splits that have a folder
+    fractions |= dict.fromkeys(splits_with_folder, 0.0)
     # Take the test items first, so that they do not depend on val_fraction.
     ends = np.cumsum([fractions["test"], fractions["val"]])
-    part = np.searchsorted(ends, drawn[pool], side="right")
+    part = np.searchsorted(ends, group_hashes[pool], side="right")
     splits = {"train": pool[part == 2], "val": pool[part == 1], "test": pool[part == 0]}
-    for name in given:
+    for name in splits_with_folder:
         splits[name] = order[folders == name]
     return splits

@@ -69,7 +69,7 @@ class EmbeddedRing(Ring):
     r"""A ring in a fixed plane of R^dim, with a little noise across the plane.
 
     x = P u + off_plane (I - P P^T) n, where u is a point of `Ring` and n ~ N(0, I).
-    After the toy of Li & He (2025, JiT), whose points lie in the plane; a little noise across it
+    The toy data of Li & He (2025, JiT) lie in the plane itself; here the noise across the plane
     gives them a density. P (dim, 2) has orthonormal columns and is the same for all runs, so that
     every formula is the ring's: p(x) = p_ring(P^T x) N(rest of x; 0, off_plane^2), C_k = std^2 P
     P^T + off_plane^2 (I - P P^T).

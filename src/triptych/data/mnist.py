@@ -20,22 +20,22 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     The header is 0, 0, 8 (for uint8), dims, then each dimension as a big-endian uint32. Raises
     DataError if it cannot be read, is not an idx file, or unpacks to more than TRIPTYCH_MAX_DATA.
     """
-    most, head = size_limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
+    limit, head = size_limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
     try:
         with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
-            data = stream.read(most + 1)
+            data = stream.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
-    if len(data) > most:
+    if len(data) > limit:
         raise DataError(
-            f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises "
+            f"data.root: {file} unpacks to more than {limit} bytes; TRIPTYCH_MAX_DATA=... raises "
             "the limit"
         )
     shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
-    whole = min(shape) > 0 and len(data) == head + math.prod(shape)
-    if data[:4] != bytes([0, 0, 8, dims]) or not whole:
+    is_complete = min(shape) > 0 and len(data) == head + math.prod(shape)
+    if data[:4] != bytes([0, 0, 8, dims]) or not is_complete:
         raise DataError(
-            f"data.root: {file} is not a complete idx file of bytes with {dims} dimensions"
+            f"data.root: {file} is not a complete idx file with {dims} dimensions; replace it"
         )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
@@ -68,7 +68,7 @@ class Mnist(OfficialData):
         return self.split(train, test)
 
     def read(self, image_file: Path, label_file: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read (images (n, 1, 28, 28) uint8, labels (n,) int64) of one official part."""
+        """Read (images (n, 1, 28, 28) uint8, labels (n,) int64) of the training or the test set."""
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
             raise DataError(
@@ -80,7 +80,7 @@ class Mnist(OfficialData):
 
 
 class FashionMnist(Mnist):
-    """Fashion-MNIST, found like `Mnist`, or in the folder of Debian's `dataset-fashion-mnist`."""
+    """Fashion-MNIST: files like those of `Mnist`, or of Debian's `dataset-fashion-mnist`."""
 
     name = "fashion_mnist"
     official = "FashionMNIST"

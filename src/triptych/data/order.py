@@ -1,4 +1,4 @@
-"""Load batches: in training by the step alone, in evaluation each item once, without padding."""
+"""Load batches: those of training follow from the step; evaluation visits each item once."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +59,7 @@ class TrainLoader:
 
     `first()` returns the number of the batch at which an `iter()` begins. `repeat` > 0 cycles over
     the first `repeat` batches (overfitting on purpose). With `ahead` > 0, that many threads prepare
-    that many batches in advance. `random` draws what the augmentations `changes` need.
+    that many batches in advance. `random` draws the random numbers of the augmentations `changes`.
     """
 
     split: Split
@@ -92,10 +92,10 @@ class TrainLoader:
             yield from map(self.batch, count(step))
         # Threads do not change the order, as a batch depends only on its step.
         with ThreadPoolExecutor(self.ahead) as pool:
-            coming = deque(pool.submit(self.batch, step + k) for k in range(self.ahead))
+            pending = deque(pool.submit(self.batch, step + k) for k in range(self.ahead))
             for later in count(step + self.ahead):
-                batch = coming.popleft().result()
-                coming.append(pool.submit(self.batch, later))
+                batch = pending.popleft().result()
+                pending.append(pool.submit(self.batch, later))
                 yield batch
 
 
@@ -103,10 +103,10 @@ class TrainLoader:
 class EvalLoader:
     """A loader that visits each item once over all ranks, in order, without padding or dropping.
 
-    This rank visits the items rank, rank + world, .... Ranks may differ by one batch, so collective
-    operations must wait for the end, never run inside a step. `limit`: visit only the first `limit`
-    items, a random sample. `name` is the split's name. `numbers` (n,) are recorded hashes of the
-    items; an error is raised if an item has changed since.
+    This rank visits the items rank, rank + world, .... Ranks may have one batch more or less, so
+    collective operations are allowed only after the last batch. `limit`: visit only the first
+    `limit` items, a random sample. `name` is the split's name. `numbers` (n,) are recorded hashes
+    of the items; an error is raised if an item has changed since.
     """
 
     split: Split
@@ -122,7 +122,7 @@ class EvalLoader:
 
     @property
     def indices(self) -> Tensor:
-        """The items of this rank, (n,) int64; known once the trainer has its processes."""
+        """The items of this rank, (n,) int64; valid once the trainer has started its processes."""
         rank, world = rank_world()
         return torch.arange(self.items)[rank::world]
 

@@ -117,8 +117,8 @@ def render_image(combination: Combination, generator: np.random.RandomState) -> 
     for row in rows:
         column = side * SIDE // 2 + generator.randint(SIDE // 2 - width + 1)
         shade = SHADES[generator.randint(len(SHADES))]
-        there = x[:, row : row + width, column : column + width]
-        there[:] = np.where(cover, shade * channels, there)
+        region = x[:, row : row + width, column : column + width]
+        region[:] = np.where(cover, shade * channels, region)
     return x
 
 
@@ -129,11 +129,11 @@ def choose_held_out_combinations(n: int, data_seed: int) -> list[tuple[int, int,
     another third attribute.
     """
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
-    every = list(product(*map(range, sizes)))
+    combinations = list(product(*map(range, sizes)))
     chosen: list[tuple[int, int, int]] = []
     random = np.random.RandomState(hash_seed(data_seed, Stream.POINTS, 3) % 2**32)
-    for i in random.permutation(len(every)):
-        candidate = every[i]
+    for i in random.permutation(len(combinations)):
+        candidate = combinations[i]
         alike = [sum(map(int.__eq__, candidate, other)) for other in chosen]
         if max(alike, default=0) < 2:
             chosen.append(candidate)
@@ -154,16 +154,18 @@ def render_images(
     """Draw n captioned pictures of ``choices``, none of them ``excluded``; None if this fails."""
     x, labels, captions = np.empty((n, 3, SIDE, SIDE), np.uint8), [], []
     for i in range(n):
-        what = choices[generator.randint(len(choices))]
+        combination = choices[generator.randint(len(choices))]
         for _ in range(TRIES):
-            x[i] = render_image(what, generator)
+            x[i] = render_image(combination, generator)
             if x[i].tobytes() not in excluded:
                 break
         else:
             return None
-        labels.append(COMBINATIONS.index(what))
+        labels.append(COMBINATIONS.index(combination))
         phrase, place = generator.randint(len(PHRASES)), generator.randint(len(PLACES))
-        captions.append(compose_caption(what, phrase, place, article=bool(generator.randint(2))))
+        captions.append(
+            compose_caption(combination, phrase, place, article=bool(generator.randint(2)))
+        )
     return CaptionedImages(torch.from_numpy(x), torch.tensor(labels, dtype=torch.int64), captions)
 
 
@@ -217,8 +219,8 @@ class Shapes(Captioned, SyntheticData):
         return torch.tensor(COMBINATIONS)[label]
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        known = [attributes_of(caption) for caption in captions]
-        return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in known])
+        parsed = [attributes_of(caption) for caption in captions]
+        return torch.tensor([[values.get(name, -1) for name in ATTRIBUTES] for values in parsed])
 
     def is_left_out_of_training(self, label: Tensor) -> Tensor:
         return torch.tensor(
@@ -227,7 +229,9 @@ class Shapes(Captioned, SyntheticData):
 
     def load(self) -> dict[str, Split]:
         whole, splits, captions = {}, {}, {}
-        trained = [what for what in COMBINATIONS if what[:3] not in self.held_out]
+        trained = [
+            combination for combination in COMBINATIONS if combination[:3] not in self.held_out
+        ]
         known: set[bytes] = set()
         # Draw the training set last, so that its size does not change the test set.
         for stream, name in enumerate(("test", "val", "train")):
@@ -248,7 +252,7 @@ class Shapes(Captioned, SyntheticData):
         return self.add_captions(ordered, captions, further_texts=[grammar], whole=whole)
 
     def _split(self, images: CaptionedImages) -> Split:
-        """Return the pictures at this stage's size; those of 16 x 16 have the smaller as "low"."""
+        """Return the split at this stage's size; "low" is each 16 x 16 picture at half its size."""
         low = halve_resolution(images.x)
         if self.known_as == LOW:
             return Split(low, Condition(label=images.label), LEVELS)

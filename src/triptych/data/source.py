@@ -32,7 +32,8 @@ def require_folder(root: FilePath | None) -> Path:
 def idx_parts(root: Path, official: str) -> list[list[Path]]:
     """Return the idx files [images, labels] of the training and the test set.
 
-    They are those of the first folder that has all four. Raises DataError if there is none.
+    They are taken from the first folder that has all four files. Raises DataError if no folder has
+    them.
     """
     names = [f"{part}-ubyte" for part in IDX_PARTS]
     inside = (f"{official}/raw", official, *PLACES[official], ".")
@@ -74,10 +75,10 @@ def check_val_size(val_size: int, items: int) -> None:
 
 def check_pixels(size: int) -> None:
     """Raise DataError if images of ``size`` x ``size`` pixels exceed TRIPTYCH_MAX_PIXELS."""
-    most = size_limit("TRIPTYCH_MAX_PIXELS")
-    if size * size > most:
+    limit = size_limit("TRIPTYCH_MAX_PIXELS")
+    if size * size > limit:
         raise DataError(
-            f"data.size={size}: {size * size} pixels per image, more than {most}; set a smaller "
+            f"data.size={size}: {size * size} pixels per image, more than {limit}; set a smaller "
             "size"
         )
 
@@ -101,7 +102,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
 
 
 def check_data_files(data: Mapping[str, Any]) -> None:
-    """Check that the files of the configured data exist, if the data class is one of ours."""
+    """Check that the files of the configured data exist, if this package defines the data class."""
     find = FILES.get(data["_target_"])
     if find is not None and not data.get("download"):
         find(require_folder(data.get("root")))

@@ -42,7 +42,7 @@ class TextEncoder(ABC):
     name: str
     length: int
     width: int
-    # Whether a network computes the tokens, so that last digits differ between machines.
+    # Whether a network computes the tokens, whose last digits then differ between machines.
     computes = False
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most encoders have no vocabulary
@@ -90,10 +90,11 @@ class TextEncoder(ABC):
 
 
 class Words(TextEncoder):
-    """Encodes words as one-hot vectors over the data's vocabulary, at most ``length`` per text.
+    """An encoder of words as one-hot vectors over the data's vocabulary.
 
-    A linear layer maps a one-hot vector to a row of its matrix. So the first layer of the network
-    that reads these tokens is a trained embedding of words.
+    A text has at most ``length`` words. A linear layer maps a one-hot vector to a row of its
+    matrix. So the first layer of the network that reads these tokens is a trained embedding of
+    words.
     """
 
     def __init__(self, length: Count = 12):
@@ -108,7 +109,7 @@ class Words(TextEncoder):
     def pieces(self, text: str) -> list[int]:
         unknown = sorted({*words(text)} - self._place.keys())
         if unknown:
-            raise DataError(f"no caption of the data has the word {unknown[0]!r}")
+            raise DataError(f"no caption of the data has the word {unknown[0]!r}; leave it out")
         return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -133,7 +134,7 @@ def minilm_folder() -> Path:
 
 
 class Pretrained(TextEncoder):
-    """Encodes texts by the last layer of a frozen language model of ``transformers``.
+    """An encoder of texts by the last layer of a frozen language model of ``transformers``.
 
     Args:
         path: the model's folder (config.json, tokenizer files, model.safetensors); it is never

@@ -54,12 +54,14 @@ class Betas(Linear):
         elif beta_schedule == "scaled_linear":
             betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
         else:
-            ends = [
+            alpha_bars = [
                 math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(steps + 1)
             ]
-            betas = torch.tensor([min(1 - ends[k + 1] / ends[k], 0.999) for k in range(steps)])
-        kept = torch.cumprod(1.0 - betas, dim=0).double()
-        table = torch.log((1 - kept) / kept)
+            betas = torch.tensor(
+                [min(1 - alpha_bars[k + 1] / alpha_bars[k], 0.999) for k in range(steps)]
+            )
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0).double()
+        table = torch.log((1 - alphas_cumprod) / alphas_cumprod)
         if not (table.isfinite().all() and (table.diff() > 0).all()):
             problem = (
                 "alphas_cumprod must be below 1, decrease at each step, and stay above 0 in float32"
@@ -71,8 +73,8 @@ class Betas(Linear):
         self.register_buffer("table", table, persistent=False)
 
     def gamma(self, t: Tensor) -> Tensor:
-        low, high, share = self._neighbouring_levels(t)
-        return torch.lerp(low, high, share).to(t.dtype)
+        low, high, fraction = self._neighbouring_levels(t)
+        return torch.lerp(low, high, fraction).to(t.dtype)
 
     def dgamma(self, t: Tensor) -> Tensor:
         low, high, _ = self._neighbouring_levels(t)

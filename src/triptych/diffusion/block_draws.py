@@ -1,9 +1,10 @@
-r"""Random numbers drawn where they are needed, at a cost that follows a process's own items.
+r"""Random numbers drawn on the device, at a cost in proportion to a process's own items.
 
 Noise of a training step and numbers for augmentations are drawn in blocks of 16 items of the global
-batch. A block follows from ``(seed, stream, step, block)``, and a process draws those that its
-share touches, in whole: any number of processes sees the same numbers. Times, members and dropout
-of conditions are a number an item, which every process draws for the global batch.
+batch. The numbers of a block follow from ``(seed, stream, step, block)``. A process draws each
+block that contains one of its items as a whole, so the numbers do not depend on the number of
+processes. Times, members and dropout of conditions need only one number per item, which every
+process draws for the global batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +22,13 @@ from .draws import (
     item_noise,
 )
 
-BLOCK = 16  # items: few calls a step, and few numbers that only other processes need
+# Items per block: large enough for few calls in a step, and small enough that few numbers are drawn
+# for items of other processes.
+BLOCK = 16
 
 
 class BlockDraws(BatchDraws):
-    """Draw on the device: a step's noise and augmentations in blocks, evaluation item by item."""
+    """Draws on the device: in blocks of items for a training step, by item in evaluation."""
 
     name = "blocks"
 

@@ -104,7 +104,7 @@ class Bound:
     ) -> tuple[Tensor, Tensor]:
         """Return the prior term and the reconstruction term, nats (B,) each.
 
-        They measure what is lost of x at t = 1 and at t = 0.
+        They are the bound's terms at t = 1 and at t = 0.
         """
         low, high = self.schedule.ends(x.device)
         return denoiser.process.prior_kl(x, high), self.decoder.draw(
@@ -143,7 +143,7 @@ class Bound:
         return DiffusionTerm(nats, gamma, squared)
 
     def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gamma at t and the factor from a squared epsilon error there to nats, (B,) each.
+        """Return gamma at t and the factor that turns a squared epsilon error to nats, (B,) each.
 
         In discrete time the factor is that of beta tilde.
         """
@@ -157,8 +157,8 @@ class Bound:
     ) -> None:
         """Measure the denoiser's error, which an optimal reverse variance needs.
 
-        Use items that are not reported on. The error is measured at the upper ends of the T steps,
-        or at ``NODES`` evenly spaced gammas if there are more steps. Other variances need no
+        Pass items on which no result is reported. The error is measured at the upper ends of the T
+        steps, or at ``NODES`` evenly spaced gammas if there are more steps. Other variances need no
         measurement.
         """
         if self.steps is not None and isinstance(self.variance, Optimal):

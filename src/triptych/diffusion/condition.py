@@ -1,4 +1,4 @@
-"""What a sample is conditioned on: a class, a vector, an image, a text, or several of these.
+"""The conditions of samples: a class, a vector, an image, a text, or several of these.
 
 Batches carry a ``Condition``, networks embed it, dropout hides parts of it, guidance compares
 predictions with and without it, and samplers pass it on. Without a condition (None) the model
@@ -18,7 +18,7 @@ from .draws import BATCH_DRAWS, BatchDraws, StepShare, Stream
 
 # Name of the part that describes how a training image was augmented. Prompts never have it.
 AUGMENTATION = "augmentation"
-# Name of the part with the network member that an item trains. It exists only in training.
+# Name of the part that assigns items to the members of a network. It exists only in training.
 MEMBER = "network.member"
 
 
@@ -79,7 +79,7 @@ class Part:
     mask: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
-        """Return the value, and presence and mask where they are."""
+        """Return the value, then presence and mask unless they are None."""
         optional = [tensor for tensor in (self.present, self.mask) if tensor is not None]
         return [self.value, *optional]
 
@@ -94,7 +94,7 @@ class Part:
         return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
     def token_mask(self) -> Tensor:
-        """Return which tokens are there, (B, length) bool."""
+        """Return the mask of existing tokens, (B, length) bool."""
         if self.mask is not None:
             return self.mask
         return self.value.new_ones(self.value.shape[:2], dtype=torch.bool)
@@ -154,7 +154,7 @@ class Condition:
         return [self[slice(start, start + size)] for start in range(0, len(self), size)]
 
     def merge(self, other: Condition | None) -> Condition:
-        """Merge two conditions of the same items; the parts of ``other`` win."""
+        """Merge two conditions of the same items. For equal names take the part of ``other``."""
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
     def without(self, *names: str) -> Condition | None:
@@ -180,7 +180,7 @@ class Condition:
 
 
 def find_part(condition: Condition | None, name: str) -> Part | None:
-    """Return a part of a condition by its name; None where it, or the condition, is absent."""
+    """Return a part of a condition by its name; None if the part or the condition is absent."""
     return None if condition is None else condition.part(name)
 
 

@@ -32,16 +32,16 @@ from .protocol import AnyDenoiser
 from .reference import BaselineErrors
 from .times import Piecewise
 
-ITEMS, REPEATS = 128, 8
+ITEMS, REPEATS = 128, 8  # training items that b is fitted to, and draws per item
 NODES = 9  # number of nodes of the piecewise linear functions b(t) and m(t)
 STIFF = 0.3  # smoothness penalty of b, relative to the weight of the data at a node
 LOOKS = 8  # draws per item to estimate the density of times
 BINS = 32  # number of equal bins of the density of times
-UNIFORM = 0.2
+UNIFORM = 0.2  # share of the density of times that is uniform
 
 
 class DrawError(NamedTuple):
-    """The error of the mean over an item's draws, (B,) each.
+    """The error of each item's mean over its random draws, in two parts of (B,) each.
 
     ``variance``: the part due to chance, as a variance in nats^2. ``quadrature``: the part due to
     the choice of times, with its sign, in nats.
@@ -52,13 +52,13 @@ class DrawError(NamedTuple):
 
 
 class Control:
-    """The times of a report and the control variates of its draws, for one bound and denoiser.
+    """Times and control variates that reduce the noise of the reported bound of one denoiser.
 
     Args:
         reference: fitted on training items.
         x: training items (n, *event), of which the first ``ITEMS`` are used.
         seed: seed of the draws at these items.
-        condition: of n items, or None.
+        condition: the condition of the n items, or None.
         place: the device that draws.
     """
 
@@ -135,14 +135,14 @@ class Control:
         return factor.double() * (errors.value - errors.mean)
 
     def _term_std(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the standard deviation over eps of the better reference's term, (n,) in double."""
+        """Return the std over eps of the better reference's diffusion term, (n,) in double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
-            many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
+            repeated = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
             generator = seeded_generator(Stream.SPREAD, i, device=self.place)
-            eps = torch.randn(many.shape, generator=generator, device=self.place).to(x)
-            error = self.reference.errors(many, gamma.expand(len(many)), eps)
+            eps = torch.randn(repeated.shape, generator=generator, device=self.place).to(x)
+            error = self.reference.errors(repeated, gamma.expand(len(repeated)), eps)
             best = error.mean.mean(1).argmin()
             spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
         return torch.stack(spread)
@@ -183,12 +183,14 @@ def controlled_error(
     if repeats < 2 or None in controls:
         unknown = torch.full_like(totals[0], torch.nan)
         return DrawError(unknown, unknown)
-    places = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
+    uniforms = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
     trends = [
-        torch.stack([c.time_error(*c.times(u)) for u in places]) for c in controls if c is not None
+        torch.stack([c.time_error(*c.times(u)) for u in uniforms])
+        for c in controls
+        if c is not None
     ]
     trend = torch.stack(trends).sum(0)
-    return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(places)), trend.mean(0))
+    return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(uniforms)), trend.mean(0))
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:

@@ -120,8 +120,8 @@ class LevelOutput(nn.Module):
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         centres = self.centres.view(-1, *(1,) * (z.ndim - 1))
         alpha_k, sigma_k = (a.unsqueeze(1) if a.ndim else a for a in (alpha, sigma))
-        # Do not expand the square: so the difference is exact for levels close to z, and only these
-        # have weight.
+        # Do not expand the square, so that the difference is exact for levels close to z, which
+        # alone have weight.
         evidence = -0.5 * ((z.unsqueeze(1) - alpha_k * centres) / sigma_k).square()
         probabilities = torch.softmax(raw + evidence, dim=1)
         return Prediction("x0", (probabilities * centres).sum(1), z, alpha, sigma)
@@ -168,7 +168,7 @@ class Denoiser(nn.Module):
 
     @property
     def conditional(self) -> bool:
-        """Whether the network reads more of a condition than what was done to a training image."""
+        """Whether the network reads a condition part besides the augmentation of items."""
         return bool({*self.conditions} - {AUGMENTATION})
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:

@@ -4,7 +4,7 @@ Training draws follow from ``(seed, step)`` and belong to the *global* batch, of
 takes its slice. Evaluation draws follow from ``(seed, the item's index, the repeat)``. A resumed
 run, another number of processes or another batch size therefore sees the same noise.
 
-A model asks its ``BatchDraws``, which draw on the CPU, or ``BlockDraws``, which draw on the device.
+A model draws on the CPU by ``BatchDraws``, or on the device by ``BlockDraws``.
 """
 
 import math
@@ -21,8 +21,8 @@ from torch import Tensor
 class Stream(IntEnum):
     """The purpose of random numbers, mixed into their seed: ``hash_seed(seed, Stream.X, ...)``.
 
-    A number never changes once it is in use. Two names may share a number if different things are
-    mixed in after it, so that no two generators start in the same state.
+    A number never changes once it is in use. Two names may share a number if the numbers hashed
+    after it differ, so that no two generators start in the same state.
     """
 
     TRAINING = 1  # times and noise of a training step
@@ -83,7 +83,7 @@ def hash_seed(*numbers: int) -> int:
 def seeded_generator(*numbers: int, device: torch.device = CPU) -> torch.Generator:
     """Return a random number generator of a device with the seed ``hash_seed(*numbers)``.
 
-    An accelerator has one, so draw from it before the next call.
+    An accelerator has a single generator, so draw from it before the next call reseeds it.
     """
     return _generator(device).manual_seed(hash_seed(*numbers))
 
@@ -154,7 +154,7 @@ def plain_noise(generator: torch.Generator | None = None) -> Noise:
 
 
 class StepShare(NamedTuple):
-    """One process's share of the global ``batch`` of a training step, and where it is needed."""
+    """One process's share of the global ``batch`` of a training step, and the device it is for."""
 
     batch: int
     seed: int
@@ -165,17 +165,17 @@ class StepShare(NamedTuple):
 
     @property
     def part(self) -> slice:
-        """The places of its items in the global batch."""
+        """The positions of the process's items in the global batch."""
         first, last = self.rank * self.batch, (self.rank + 1) * self.batch
         return slice(first // self.world, last // self.world)
 
     def generator(self, device: torch.device, stream: Stream, *numbers: int) -> torch.Generator:
-        """Return the step's generator of a stream on a device."""
+        """Return a generator on ``device`` for the random numbers of ``stream`` in this step."""
         return seeded_generator(self.seed, stream, self.step, *numbers, device=device)
 
 
 class BatchDraws:
-    """Draw on the CPU; each process draws noise of the whole global batch and takes its share.
+    """Draws on the CPU: each process draws for the whole global batch and takes its share.
 
     Numbers of training follow from (seed, step) and an item's place in the global batch, those of
     evaluation from (seed, repeat) and its index. Methods return tensors on the device that needs
@@ -185,7 +185,7 @@ class BatchDraws:
     name = "batch"
 
     def place(self, device: torch.device) -> torch.device:
-        """Return the device that draws numbers that are needed on ``device``."""
+        """Return the device on which the numbers for ``device`` are drawn."""
         return CPU
 
     def step_noise(
@@ -224,7 +224,7 @@ class BatchDraws:
     def augmentation_uniforms(self, share: StepShare) -> Callable[..., Tensor]:
         """Return a function that draws numbers in [0, 1) for a step's augmentations.
 
-        ``draw(*shape)`` returns further ones, (B / W, *shape).
+        Each call ``draw(*shape)`` returns further numbers, (B / W, *shape).
         """
         generator = share.generator(CPU, Stream.AUGMENTATION)
 
@@ -242,7 +242,7 @@ class BatchDraws:
         return order[share.part] % members
 
     def training_noise(self, share: StepShare) -> Noise:
-        """Return a noise function for a step's latents; each call is of a further level."""
+        """Return a noise function for a step's latents; each call draws for the next level."""
         generator = share.generator(self.place(share.device), Stream.LATENT_TRAINING)
         levels = count()
 
@@ -261,7 +261,7 @@ class BatchDraws:
         repeats: int,
         device: torch.device,
     ) -> Draw:
-        """Return ``evaluation_draw`` for the items ``index`` (B,)."""
+        """Return the ``repeat``-th evaluation draw for the items ``index`` (B,), on ``device``."""
         draw = evaluation_draw(shape, index, seed, repeat, repeats, self.place(device))
         return Draw(*(part.to(device) for part in draw))
 

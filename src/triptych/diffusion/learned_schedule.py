@@ -55,13 +55,13 @@ class LearnedEndpoints(Linear):
         return softplus(self._raw_width + self.speed * (self.top_shift - self.low_shift))
 
     def gamma(self, t: Tensor) -> Tensor:
-        return self.low + self.width * self.interior(self._here(t))[0]
+        return self.low + self.width * self.interior(self._to_device(t))[0]
 
     def dgamma(self, t: Tensor) -> Tensor:
-        return self.width * self.interior(self._here(t))[1]
+        return self.width * self.interior(self._to_device(t))[1]
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the shape s(t), from s(0) = 0 to s(1) = 1, and its slope, any shape."""
+        """Return the curve s(t), from s(0) = 0 to s(1) = 1, and its slope, each of t's shape."""
         return t, torch.ones_like(t)
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class LearnedEndpoints(Linear):
 
         It is found by bisection to 2^-40.
         """
-        target = ((self._here(gamma) - self.low) / self.width).double()
+        target = ((self._to_device(gamma) - self.low) / self.width).double()
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(40):
             middle = 0.5 * (low + high)
@@ -78,7 +78,7 @@ class LearnedEndpoints(Linear):
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (0.5 * (low + high)).to(gamma)
 
-    def _here(self, t: Tensor) -> Tensor:
+    def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.low_shift.device)
 
 

@@ -122,26 +122,37 @@ class Likelihood:
             flow = Flow(denoiser, condition, self._probes(x, index), self.tolerance)
             log_prob, stderr = flow.log_prob(u, low, high)
             density = scale - log_prob
-            account = torch.full_like(density, dequantisation)
+            dequantisation_nats = torch.full_like(density, dequantisation)
             reconstruction = torch.zeros_like(density)
             if self.decoder is not None and self.dequantisation == "lossless":
                 gamma = torch.tensor(low, dtype=x.dtype, device=x.device)
                 reconstruction = self.decoder.draw(
                     denoiser, x, noise.to(x), gamma, condition
                 ).double()
-        return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
+        return Nats(
+            density + dequantisation_nats + reconstruction,
+            density,
+            dequantisation_nats,
+            reconstruction,
+            stderr,
+        )
 
     def _noise(self, x: Tensor, index: Tensor) -> Tensor:
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
-        seeds = [seeded_generator(self.seed, Stream.DEQUANTISATION, i) for i in index.tolist()]
-        rows = [draw(x.shape[1:], generator=own, dtype=torch.float64) for own in seeds]
+        generators = [seeded_generator(self.seed, Stream.DEQUANTISATION, i) for i in index.tolist()]
+        rows = [
+            draw(x.shape[1:], generator=generator, dtype=torch.float64) for generator in generators
+        ]
         return torch.stack(rows).to(x.device)
 
     def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
         if self.probes is None:
             return None
-        seeds = [seeded_generator(self.seed, Stream.PROBES, i) for i in index.tolist()]
-        rows = [torch.randint(0, 2, (self.probes, x[0].numel()), generator=own) for own in seeds]
+        generators = [seeded_generator(self.seed, Stream.PROBES, i) for i in index.tolist()]
+        rows = [
+            torch.randint(0, 2, (self.probes, x[0].numel()), generator=generator)
+            for generator in generators
+        ]
         return (2.0 * torch.stack(rows, 1) - 1).to(x.device)
 
 

@@ -124,8 +124,8 @@ class Squared(Loss):
     variance-preserving process). ``velocity`` is the loss of flow matching.
 
     Args:
-        space: name of the space, or an output that is read in it; None: the space of the network's
-            output.
+        space: name of the space, or an ``Output``, whose space is used; None: the space of the
+            network's output.
         over: the density of levels over which the error is averaged; None: uniform times.
     """
 
@@ -307,10 +307,10 @@ class EDM2(EDM, nn.Module):
         nn.Module.__init__(self)
         super().__init__(mean, std, sigma_data)
         # Use a separate generator, so that networks get the same initial weights with any loss.
-        own = torch.Generator().manual_seed(0)
-        self.register_buffer("frequency", 2 * math.pi * torch.randn(channels, generator=own))
-        self.register_buffer("phase", 2 * math.pi * torch.rand(channels, generator=own))
-        self.row = nn.Parameter(torch.randn(channels, generator=own))
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("frequency", 2 * math.pi * torch.randn(channels, generator=generator))
+        self.register_buffer("phase", 2 * math.pi * torch.rand(channels, generator=generator))
+        self.row = nn.Parameter(torch.randn(channels, generator=generator))
 
     def uncertainty(self, gamma: Tensor) -> Tensor:
         """Return u at ``gamma``, of the same shape; only the direction of ``row`` matters."""

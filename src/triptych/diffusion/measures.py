@@ -18,7 +18,7 @@ from .mixture import GaussianMixture
 DISTANCES = 2**23  # maximum number of distances in memory at once
 
 
-# points --------------------------------------------------------------------------------
+# Distances of points --------------------------------------------------------------------
 
 
 def fixed_directions(dim: int, n: int = 64) -> Tensor:
@@ -64,7 +64,7 @@ def _sum_of_distances(a: Tensor, b: Tensor) -> float:
 
 
 def _rows_at_a_time(b: Tensor) -> int:
-    """Return how many points' distances to all of b are held at a time."""
+    """Return for how many points at once all distances to ``b`` fit in memory."""
     return min(1024, max(1, DISTANCES // len(b)))
 
 
@@ -77,7 +77,7 @@ def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
     return mixture.log_joint(x.to(mixture.means)).softmax(1).mean(0)
 
 
-# images, through features --------------------------------------------------------------
+# Distances of images by their features -----------------------------------------------
 
 
 class Moments(NamedTuple):

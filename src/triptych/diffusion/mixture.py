@@ -193,8 +193,8 @@ class EmbeddedMixture(GaussianMixture):
 class Oracle(nn.Module):
     """The exact denoiser of a mixture, by Tweedie's formula (Luo 2022, eq. 133).
 
-    It gives E[x | z], eps*, the score and v*. With a label it is the denoiser of the component with
-    that number.
+    It gives E[x | z], eps*, the score and v*. For an item with a label it is the denoiser of the
+    component with that number.
     """
 
     conditional = True
@@ -211,8 +211,8 @@ class Oracle(nn.Module):
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
         label = find_part(condition, "label")
         if label is not None:
-            own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = torch.where(label.presence().unsqueeze(1), own, score)
+            component_score = -pull[torch.arange(len(z), device=z.device), label.value]
+            score = torch.where(label.presence().unsqueeze(1), component_score, score)
         return Prediction("score", score, z, alpha, sigma)
 
 
@@ -229,7 +229,7 @@ class ExactClassifier(nn.Module):
 
 
 def _covariance_matrix(covariance: Any, d: int) -> Tensor:
-    """Return a matrix, d variances or one as a matrix (d, d) float64."""
+    """Convert a matrix, d variances or one variance to a matrix (d, d) float64."""
     matrix = torch.as_tensor(covariance, dtype=torch.float64)
     if matrix.ndim == 2:
         return matrix

@@ -52,9 +52,9 @@ class Objective:
         vlb_weight: weight of a learned variance's term; None: 0.001 / ln 2 with a plain squared
             error, 1 with elbo and sigmoid.
         variance: variance V of the bound's reverse steps.
-        teacher: checkpoint of a model, from whose 2 T steps this one learns to take two at once
-            (see ``distillation``); the loaded model is later set as the attribute. None: train on
-            the data.
+        teacher: checkpoint of a model with 2 T steps, two of which the trained model learns to take
+            at once (see ``distillation``); the loaded model is later set as the attribute. None:
+            train on the data.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Objective:
             problem = "bound.variance=optimal is measured, so it cannot be trained"
             raise ValueError(f"objective/loss=vlb: {problem}; use beta_tilde, beta or learned")
         if self.variance.learned and not isinstance(loss, Vlb):
-            self.vlb_weight = _default_space(loss) if vlb_weight is None else vlb_weight
+            self.vlb_weight = _default_vlb_weight(loss) if vlb_weight is None else vlb_weight
 
     def _check_continuous(self, teacher: FilePath | None) -> None:
         """Raise ValueError for a loss, teacher or variance that needs discrete time steps."""
@@ -119,7 +119,7 @@ class Objective:
         if self.teacher is not None and self.steps is not None:
             upper = (at.t * self.steps).round() / self.steps
             if isinstance(self.teacher, nn.Module):
-                # It is not part of the model, so Lightning does not move it.
+                # The teacher is not a submodule, so Lightning does not move it to the device.
                 self.teacher.to(z.device)
             if condition is not None:
                 # The teacher uses all its members, whichever member of the student the item trains.
@@ -188,7 +188,7 @@ class Objective:
         return ((high - low) * f.mean().square() / (f.square() / q).mean()).item()
 
 
-def _default_space(loss: Loss) -> float:
+def _default_vlb_weight(loss: Loss) -> float:
     if isinstance(loss, Squared):
         return IDDPM
     if isinstance(loss, Elbo | Sigmoid):

@@ -1,7 +1,7 @@
 """Call a network on a large batch in pieces that fit in the memory of a GPU.
 
-All samples of a chunk then take a step together and share its noise, so samples do not depend on
-the memory but for rounding.
+All samples of a chunk still take each step together, with noise drawn at once for the chunk.
+Samples therefore depend on the GPU's memory only by rounding errors.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from .condition import Condition
 
-PROBE = 8  # number of items on which the memory of an item is measured
-# Share of the free memory that a piece may need: other runs of a sweep measure on the same GPU.
+PROBE = 8  # number of items of the call that measures the memory per item
+# Share of the free memory that a piece may need. Other runs of a sweep use the same GPU.
 SHARE = 1 / 16
 
 
 class Memory:
-    """The memory of this process on GPUs: what is free, what a call needs, and the peak."""
+    """The memory of this process on GPUs: the free memory, the need of a call, and the peak."""
 
     def __init__(self) -> None:
         self.earlier_peak = 0
@@ -29,7 +29,7 @@ class Memory:
         return int(unreserved + cached)
 
     def needed(self, call: Callable[[], object], device: torch.device) -> int:
-        """Return the bytes that a call allocates at most at a time."""
+        """Return the peak of the bytes that a call allocates."""
         self.earlier_peak = self.peak(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -37,7 +37,7 @@ class Memory:
         return int(torch.cuda.max_memory_allocated(device) - before)
 
     def peak(self, device: torch.device) -> int:
-        """Return the bytes that were allocated at most at a time, also before a measurement."""
+        """Return the process's peak of allocated bytes, which ``needed`` does not reset."""
         return max(self.earlier_peak, torch.cuda.max_memory_allocated(device))
 
 
@@ -45,7 +45,7 @@ GPU_MEMORY = Memory()
 
 
 class Pieces:
-    """Call a network on pieces of a batch; the memory of an item is measured once for a shape."""
+    """Call a network on pieces of a batch; the memory per item is measured once for each shape."""
 
     def __init__(self, memory: Memory = GPU_MEMORY):
         self.memory = memory

@@ -227,7 +227,7 @@ def _divide(x: Tensor, divisor: Number) -> Tensor:
 
 
 def _linear_combination(a: Number, x: Number, b: Number, y: Number) -> Any:
-    """Return a x + b y without a term that has a Python 0."""
+    """Return a x + b y; leave out a term that has a Python 0 as a factor."""
     if _is_python_number(b, 0) or _is_python_number(y, 0):
         if _is_python_number(a, 0) or _is_python_number(x, 0):
             return 0.0

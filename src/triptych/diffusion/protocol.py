@@ -11,14 +11,16 @@ from .process import Process
 
 
 class AnyDenoiser(Protocol):
-    """The denoiser that samplers, bounds, likelihoods and guidance call.
+    """The interface of a denoiser, as samplers, bounds, likelihoods and guidance call it.
 
     It is a ``Denoiser``, an oracle, or a wrapper of one.
 
     Attributes:
         conditions: the parts of a condition that it reads, by name.
-        conditional: whether it reads any; without a condition it then answers for all.
-        has_likelihood: whether its guess is the score of a density; one that is changed is not.
+        conditional: whether it reads any part; without a condition it then predicts
+            unconditionally.
+        has_likelihood: whether its prediction is the score of a density; a guided or clipped
+            prediction is not.
     """
 
     process: Process

@@ -30,7 +30,7 @@ LARGEST = 2**16
 MOST = 10_000
 NUMBERS = 2**24
 GRID = 48  # number of gammas in the table
-NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which its integrals are summed
+NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which the table's integrals are summed
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 

@@ -74,7 +74,7 @@ class ReverseVariance(ABC):
     learned = False
 
     def around(self, output: nn.Module) -> nn.Module:
-        """Return ``output``, extended to read what V needs of the network's numbers."""
+        """Return ``output``; a learned V extends it to read further numbers of the network."""
         return output
 
     @abstractmethod
@@ -183,7 +183,8 @@ class Learned(ReverseVariance):
     ) -> Tensor:
         if guess.fraction is None:
             raise ValueError(
-                "variance=learned: this denoiser has none; use beta_tilde, beta or optimal"
+                "variance=learned: this denoiser predicts no variance; use beta_tilde, beta or "
+                "optimal"
             )
         return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(
             guess.fraction
@@ -204,9 +205,9 @@ class WithFraction(nn.Module):
         self.per_dim: int = output.per_dim + 1  # type: ignore[assignment, operator]
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        own, last = raw[:, :-1], raw[:, -1]
+        inner_raw, last = raw[:, :-1], raw[:, -1]
         guess: Prediction = self.output(
-            own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma
+            inner_raw.squeeze(1) if self.per_dim == 2 else inner_raw, z, alpha, sigma
         )
         guess.fraction = 0.5 * (last + 1)
         return guess

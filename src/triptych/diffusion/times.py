@@ -170,12 +170,12 @@ class Importance(Times):
         same = step.unsqueeze(1) == step.unsqueeze(0)
         before = same.tril(-1).sum(1)  # number of earlier items in the batch with the same step
         # Keep only the last ``history`` items of a step.
-        stays = same.sum(1) - before <= self.history
+        is_kept = same.sum(1) - before <= self.history
         place = step * self.history + (self.seen[step] + before) % self.history
         # Index of an extra entry, which receives the losses that are not kept.
         spare = self.losses.numel()
         losses = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
-        losses[torch.where(stays, place, spare)] = nats.to(losses)
+        losses[torch.where(is_kept, place, spare)] = nats.to(losses)
         self.losses.copy_(losses[:-1].view_as(self.losses))
         self.seen.index_add_(0, step, torch.ones_like(step))
 

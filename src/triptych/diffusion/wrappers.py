@@ -18,13 +18,13 @@ from .protocol import AnyDenoiser
 
 
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser.
+    """A denoiser that wraps another denoiser.
 
-    It has the same process and conditions, unless a subclass says otherwise.
+    It has the process and conditions of the inner denoiser, unless a subclass changes them.
 
     Attributes:
-        guides_latents: whether it may stand around a denoiser of latents, which are not the data.
-        bound: of a threshold, the largest x0 that it leaves as it is.
+        guides_latents: whether it may wrap a denoiser of latents.
+        bound: for a threshold, the largest |x0| that it leaves unchanged.
     """
 
     process: Process
@@ -39,7 +39,7 @@ class Wrapper(nn.Module):
         self.conditions, self.conditional = denoiser.conditions, denoiser.conditional
 
     def left_out(self, parts: Sequence[str]) -> Sequence[str]:
-        """Return those ``parts`` of a condition without which it also asks the denoiser."""
+        """Return those ``parts`` of a condition that some calls of the inner denoiser leave out."""
         return ()
 
 

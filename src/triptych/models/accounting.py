@@ -1,6 +1,6 @@
 """Average the bound and other metrics over the items of a split, on any number of processes.
 
-Only sums and counts are kept, to which each item adds exactly once.
+The state consists of sums and counts, to which each item adds exactly once.
 """
 
 import math
@@ -18,8 +18,10 @@ from triptych.diffusion.control import DrawError
 from triptych.diffusion.process import BITS
 from triptych.errors import UserError
 
-# Number of sums per noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of draws with weight w and error e.
-BINNED = 6
+# Number of sums in each noise-level bin: n, w, w e, w^2, w^2 e and w^2 e^2 of draws with weight w
+# and error e.
+SUMS_PER_BIN = 6
+# Suffixes of the names of the bound and its terms.
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
@@ -32,7 +34,8 @@ class Account:
             item.
         unit: the bound's key in ``figures``: "bpd" (bits/dim) or "nats_per_dim".
         noise_levels: the epsilon error by noise level: "gamma", "epsilon_mse", "stderr".
-        estimator: "mean" (nats an item) and "variance" (nats^2) of one draw of the diffusion term.
+        estimator: "mean" (nats per item) and "variance" (nats^2) of the estimate of the diffusion
+            term from one draw.
         per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw
             variance; None if no values by item were kept.
         groups: group number of each item in ``per_item``, (n,); None: items are independent.
@@ -47,7 +50,7 @@ class Account:
 
 
 class ItemAverages(Metric):
-    """Average several metrics, called ``names``, over items; each with its standard error.
+    """Averages, with standard errors, of the metrics ``names`` over items.
 
     The first metric is the bound, or what a model without a bound reports in its place. Sums are
     kept in double and added over processes, so batch size and processes change only the rounding.
@@ -65,7 +68,7 @@ class ItemAverages(Metric):
         )
 
     def expect(self, items: int) -> None:
-        """Reset the sums before a split of ``items`` items."""
+        """Reset the sums before the evaluation of a split of ``items`` items."""
         self.reset()
 
     def update(self, rows: Tensor) -> None:
@@ -74,7 +77,7 @@ class ItemAverages(Metric):
         self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
 
     def compute(self) -> Any:
-        """Return the ``Account``."""
+        """Return the averages as an ``Account``."""
         return Account(self.figures(), self.unit)
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -84,7 +87,7 @@ class ItemAverages(Metric):
 
 
 class Accounting(ItemAverages):
-    """A bound and its terms per dimension, and the epsilon error by noise level.
+    """Averages of a bound and its terms per dimension, and of the epsilon error by noise level.
 
     Args:
         dims: dimensions of one item.
@@ -108,20 +111,20 @@ class Accounting(ItemAverages):
         )
         self.dims, self.edges = dims, edges
         self.scale = (BITS if discrete else 1.0) / dims
-        bins = 0 if edges is None else BINNED * (len(edges) - 1)
+        bins = 0 if edges is None else SUMS_PER_BIN * (len(edges) - 1)
         for name, size in {"draws": (3,), "noise": (3,), "bins": (bins,), "rows": (0, 6)}.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
-        """Reset the sums, and keep a row for each item whose index is below ``items``.
+        """Reset the sums, and make a table with a row for each of the split's ``items`` items.
 
-        Each process fills its own items' rows of one table, so that their sum over processes is
-        exact.
+        Each process fills the rows of its own items and leaves the others at 0, so that the sum of
+        the tables over processes is exact.
         """
         self.reset()
         self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.sums.device)
 
-    def update(  # type: ignore[override]  # the base class takes rows
+    def update(  # type: ignore[override]  # its base takes rows
         self,
         elbo: BoundTerms,
         exact: Tensor | None = None,
@@ -143,9 +146,9 @@ class Accounting(ItemAverages):
         noise = torch.full_like(rows[0], math.nan)
         if error is not None:
             noise = error.variance.to(noise) * self.scale**2
-            missed = error.quadrature.to(noise) * self.scale
+            quadrature = error.quadrature.to(noise) * self.scale
             self.noise += torch.stack(
-                [noise.new_tensor(float(len(noise))), noise.sum(), missed.sum()]
+                [noise.new_tensor(float(len(noise))), noise.sum(), quadrature.sum()]
             )
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
@@ -184,19 +187,19 @@ class Accounting(ItemAverages):
         if self.edges is None:
             return
         bins = len(self.edges) - 1
-        which = (torch.bucketize(gamma, self.edges.to(gamma)) - 1).clamp(0, bins - 1)
+        bin_index = (torch.bucketize(gamma, self.edges.to(gamma)) - 1).clamp(0, bins - 1)
         error = squared_error.double() / self.dims
-        one, square = torch.ones_like(error), weight.square()
-        values = (one, weight, weight * error, square, square * error, square * error.square())
+        ones, square = torch.ones_like(error), weight.square()
+        values = (ones, weight, weight * error, square, square * error, square * error.square())
         for i, value in enumerate(values):
-            self.bins.index_add_(0, which + i * bins, value)
+            self.bins.index_add_(0, bin_index + i * bins, value)
 
     def compute(self) -> Account:
         """Return all averages; torchmetrics calls it with the sums of all processes."""
         figures = self.figures()
-        counted, noise, missed = self.noise.tolist()
+        counted, noise, quadrature = self.noise.tolist()
         if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
-            figures[self.unit]["draw_stderr"] = math.hypot(math.sqrt(noise), missed) / counted
+            figures[self.unit]["draw_stderr"] = math.hypot(math.sqrt(noise), quadrature) / counted
         n, total, squares = self.draws.tolist()
         estimator = {}
         if n:
@@ -213,7 +216,9 @@ class Accounting(ItemAverages):
             return {}
         levels: dict[str, list[Any]] = {"gamma": [], "epsilon_mse": [], "stderr": []}
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
-        for centre, bin_sums in zip(centres, self.bins.view(BINNED, -1).T.tolist(), strict=True):
+        for centre, bin_sums in zip(
+            centres, self.bins.view(SUMS_PER_BIN, -1).T.tolist(), strict=True
+        ):
             n, *sums = bin_sums
             if n:
                 mean, stderr = _weighted_mean_and_error(n, *sums)
@@ -229,12 +234,12 @@ class LoggingModule(pl.LightningModule):
     Lightning would silently log the mean of the two values.
     """
 
-    # ``own`` is new, and Lightning's further arguments are passed on.
+    # ``own``: whether the model itself logs the value. The other arguments are Lightning's.
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
         # Any component may log "step", which sets the x axis of loggers.
         if sides.setdefault(name, own) != own and name != "step":
-            raise UserError(f"log({name!r}): the run itself logs this name; choose another")
+            raise UserError(f"log({name!r}): the run itself logs this name; choose another name")
         super().log(name, *value, **how)
 
     def log_model_metrics(self, figures: dict[str, Any], **how: Any) -> None:
@@ -252,7 +257,7 @@ def _weighted_mean_and_error(
     n: float, w: float, we: float, ww: float, wwe: float, wwee: float
 ) -> tuple[float, float]:
     # The mean is sum(w e) / sum(w), its standard error follows from the spread of w (e - mean).
-    # With w = 1 they are the usual ones.
+    # With w = 1 they are the ordinary mean and standard error.
     mean = we / w
     spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
     return mean, math.sqrt(spread) / w

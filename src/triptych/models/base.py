@@ -28,7 +28,7 @@ from triptych.errors import UserError
 from triptych.models.accounting import Accounting, LoggingModule
 from triptych.networks.conditioning import Conditioning
 
-# Packages whose modules use all of their weights in each step, but for ``Conditioning``.
+# Packages whose modules use all of their weights in each step, except ``Conditioning``.
 KNOWN = ("triptych.", "torch.", "torchmetrics.")
 LEVEL_BANDS = 5  # number of noise-level bands whose error is logged at validation
 
@@ -39,8 +39,8 @@ class BoundModel(LoggingModule):
 
     Args:
         optimizer: function of the parameters (or groups of them) that returns the optimiser.
-        lr_schedule: an object with ``factor(step, max_steps)``, or a partial of torch's scheduler
-            that lacks only the optimiser.
+        lr_schedule: an object with ``factor(step, max_steps)``, or a ``partial`` of a torch
+            scheduler that still needs the optimiser.
         shape: event shape of the data.
         discrete: whether the data have levels (bits/dim) or a density.
         seed: seed of noise and dropout in training, and of the noise in evaluation.
@@ -86,9 +86,10 @@ class BoundModel(LoggingModule):
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether samples can be drawn from the model
-    samplers = True  # whether it draws with a configured sampler
-    of_latents = False  # whether its denoiser acts on latents that it learns
-    # Probability that an item trains without its condition, or one for each part of it.
+    samplers = True  # whether the configured sampler draws them
+    of_latents = False  # whether the denoiser acts on latents that the model learns
+    # Probability that an item trains without its condition, or {part of the condition:
+    # probability}.
     label_dropout: float | Mapping[str, float] = 1.0
     _is_prepared = False  # whether the current test has prepared the model for evaluation
     ignores: tuple[str, ...] = ()  # config groups that the model never reads
@@ -115,7 +116,9 @@ class BoundModel(LoggingModule):
         """Raise UserError if the sampler is not the default and this model cannot use it."""
         if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
-            raise UserError(f"sampler: {type(self).__name__} does not use {name}; leave it out")
+            raise UserError(
+                f"sampler: {type(self).__name__} cannot use {name}; leave out the key sampler"
+            )
 
     def sample(
         self,
@@ -129,7 +132,7 @@ class BoundModel(LoggingModule):
         raise NotImplementedError
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return metrics of a test batch beside its bound, nats (B,), by names in ``extras``."""
+        """Return further metrics of a test batch by their names in ``extras``, nats (B,) each."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
@@ -140,7 +143,7 @@ class BoundModel(LoggingModule):
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return parameters in the optimiser's groups, each with its options."""
+        """Return the optimiser's parameter groups, each with its options."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def may_skip_weights(self) -> bool:
@@ -148,12 +151,12 @@ class BoundModel(LoggingModule):
         for module in self.modules():
             if not type(module).__module__.startswith(KNOWN):
                 return True
-            if isinstance(module, Conditioning) and not all(map(self._drops, module.with_null)):
+            if isinstance(module, Conditioning) and not all(map(self._may_lack, module.with_null)):
                 return True
         return False
 
-    def _drops(self, part: str) -> bool:
-        """Return whether training items may lack a part of the condition."""
+    def _may_lack(self, part: str) -> bool:
+        """Return whether training items may lack this part of the condition."""
         if part == AUGMENTATION:  # Items that are not augmented lack it.
             return True
         if isinstance(self.label_dropout, Mapping):
@@ -182,8 +185,8 @@ class BoundModel(LoggingModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        # Seed dropout by the step, too. Do not use torch.manual_seed, which formats the whole stack
-        # in half a millisecond.
+        # Seed dropout from the step, too. Do not use torch.manual_seed, which takes half a
+        # millisecond to format the call stack.
         seed = hash_seed(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type in ("cuda", "mps"):
@@ -197,7 +200,7 @@ class BoundModel(LoggingModule):
         return mean
 
     def share(self, batch: int, step: int, rank: int, world: int) -> StepShare:
-        """Return the share of a process with ``batch`` items in the random numbers of a step."""
+        """Return the ``StepShare`` of a process with ``batch`` items, for a step's draws."""
         return StepShare(batch * world, self.seed, step, rank, world, self.device)
 
     def _log_step(self, mean: Tensor, nats: Tensor, images: int) -> None:
@@ -231,10 +234,11 @@ class BoundModel(LoggingModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def _allows_fused_step(self) -> bool:
-        """Return whether a fused optimiser may take the steps in the trainer's precision.
+        """Return whether the optimiser may be fused, given the trainer's precision.
 
-        It unscales the gradients of float16 within its step: before it their norm would be wrong.
-        bfloat16 has no scale, but Lightning refuses to clip there, too.
+        With float16 a fused optimiser unscales the gradients within its step, so a norm computed
+        before the step would be wrong. bfloat16 gradients are not scaled, but Lightning refuses to
+        clip them with a fused optimiser, too.
         """
         precision = str(self.trainer.precision)
         if precision == "bf16-mixed":
@@ -248,7 +252,7 @@ class BoundModel(LoggingModule):
                 state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.eval()  # again, as hooks of callbacks may have changed the mode
+        self.eval()  # a callback's hook may have changed the mode
         with self._full_precision():
             self._evaluate_batch(batch, self.val_repeats, {})
 
@@ -274,7 +278,7 @@ class BoundModel(LoggingModule):
         if self.truth and not self.conditional:  # the known density is unconditional
             exact = -self.truth[0].log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
-        if "ode" in extra_metrics:  # the bound of the same items for which the ODE was solved
+        if "ode" in extra_metrics:  # also report the bound of the items whose ODE was solved
             unsolved = extra_metrics["ode"].isnan()
             extra_metrics["ode_bound"] = torch.where(unsolved, torch.nan, mean.total)
         error = None
@@ -289,10 +293,10 @@ class BoundModel(LoggingModule):
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
         """Return the error of each item's mean over independent draws (R, B); NaN for one draw."""
-        missed = torch.zeros_like(totals[0])
+        no_quadrature = torch.zeros_like(totals[0])
         if len(totals) < 2:
-            return DrawError(missed + torch.nan, missed)
-        return DrawError(totals.var(0) / len(totals), missed)
+            return DrawError(no_quadrature + torch.nan, no_quadrature)
+        return DrawError(totals.var(0) / len(totals), no_quadrature)
 
     def on_validation_epoch_start(self) -> None:
         self.before_accounting()
@@ -311,7 +315,7 @@ class BoundModel(LoggingModule):
         return self.trainer.test_dataloaders  # type: ignore[return-value]  # always an EvalLoader
 
     def before_accounting(self) -> None:
-        """Measure what the bound of a subclass needs under the current weights."""
+        """Prepare the bound for the current weights, for example measure a reverse variance."""
 
     def before_report(self) -> None:
         """Prepare a run's final evaluation, for example to reduce its noise."""
@@ -349,7 +353,7 @@ class BoundModel(LoggingModule):
         return {} if self.denoiser is None else self.denoiser.conditions
 
     def prepared(self, sampler: Any) -> Any:
-        """Return the sampler prepared for this model."""
+        """Return the sampler, adapted to this model; by default unchanged."""
         return sampler
 
     def condition_of(self, batch: Batch) -> Condition | None:

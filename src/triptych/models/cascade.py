@@ -29,8 +29,8 @@ class Cascade(BoundModel):
 
     Args:
         stages: diffusion models in order; the last one models the data's own items.
-        known_as: for each stage but the last, the condition part as which later stages get its
-            items.
+        known_as: for each stage but the last, the name of the condition part in which later stages
+            receive the items of this stage.
         levels: number of the data's levels; None for a density.
     """
 
@@ -49,7 +49,7 @@ class Cascade(BoundModel):
         self.known_as, self.levels = list(known_as), levels
 
     def stage_batch(self, batch: Batch, i: int) -> Batch:
-        """Return a stage's batch: its own items, with the conditions of the whole batch."""
+        """Return the batch of stage ``i``: its items, conditioned on those of earlier stages."""
         if i == len(self.known_as):
             return batch
         assert batch.condition is not None
@@ -70,7 +70,7 @@ class Cascade(BoundModel):
             stage.before_report()
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        # Stages of one seed draw at the same times; otherwise the error is unknown.
+        # Stages with equal seeds draw at the same times; with other seeds the error is unknown.
         seeds = {stage.seed for stage in self.stages}
         controls = [stage.control if len(seeds) == 1 else None for stage in self.stages]
         return controlled_error(totals, controls, batch.index, self.stages[0].seed)

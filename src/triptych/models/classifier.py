@@ -1,6 +1,6 @@
-r"""A classifier under training: p(y | z) at every noise level, or p(y | x) of clean data.
+r"""Train a classifier: p(y | z) at every noise level, or p(y | x) of clean data.
 
-Guidance uses the first, the metrics of samples the second.
+Guidance uses the classifier of noisy data, metrics of samples that of clean data.
 """
 
 from typing import Any
@@ -19,9 +19,10 @@ from triptych.networks.classifier import ClassifierNetwork
 
 
 class Classifier(BoundModel):
-    """Cross-entropy of the label at z = alpha x + sigma eps, over all noise levels of a schedule.
+    """A model that trains a classifier on the cross-entropy of the label at all noise levels.
 
-    It is called as ``(z (B, *event), gamma (B,)) -> logits (B, K)``, as guidance needs it.
+    The input is z = alpha x + sigma eps, at the noise levels of a schedule. The model is called as
+    ``(z (B, *event), gamma (B,)) -> logits (B, K)``, as guidance needs it.
 
     Args:
         network: ``(z, gamma) -> logits``, with ``features``.
@@ -81,7 +82,7 @@ class Classifier(BoundModel):
         self.accounting.update(torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        assert batch.condition is not None  # checked earlier: the data have labels
+        assert batch.condition is not None  # __init__ refuses data without labels
         z, gamma = batch.x, self._clean_levels(len(batch.x))
         if self.noise:
             gamma = self.schedule.gamma(t)

@@ -72,7 +72,7 @@ class ConditionBits(PerItem):
         unknown = ", ".join(sorted({*names} - {*known}))
         if unknown:
             raise UserError(
-                f"ConditionBits: this model's condition has no {unknown}; it has {', '.join(known)}"
+                f"ConditionBits: this model's condition has no {unknown}; use {', '.join(known)}"
             )
         check_parts_were_dropped("ConditionBits", model.label_dropout, names)
 
@@ -85,6 +85,6 @@ class ConditionBits(PerItem):
             t = (torch.rand_like(total) + k) / self.per_item
             draw = Draw(t, torch.randn_like(batch.x), torch.randn_like(batch.x))
             without = model.bound(model.denoiser, batch.x, draw, rest)
-            given = model.bound(model.denoiser, batch.x, draw, condition)
-            total += without.total - given.total
+            conditional = model.bound(model.denoiser, batch.x, draw, condition)
+            total += without.total - conditional.total
         return total / self.per_item / math.log(2)

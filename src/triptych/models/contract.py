@@ -25,7 +25,7 @@ CLOSE = 1e-3  # relative tolerance, larger than the rounding errors of different
 
 @contextmanager
 def isolated_evaluation(model: nn.Module) -> Iterator[None]:
-    """Run a block in evaluation mode and without gradients; then restore modes and random states.
+    """Run the ``with`` block in evaluation mode without gradients; restore modes and random states.
 
     An error in user-supplied code is raised as a UserError.
     """
@@ -42,19 +42,19 @@ def isolated_evaluation(model: nn.Module) -> Iterator[None]:
 def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
     """Check the output of ``function``, the component at configuration ``key``, and return it.
 
-    ``value`` is the output, or a callable that computes it now.
-    Raises UserError if it is not a finite tensor of one of the ``shapes``, or if the call fails.
+    ``value`` is the output, or a function without arguments that computes it. Raises UserError if
+    it is not a finite tensor of one of the ``shapes``, or if the call fails.
     """
     if callable(value):
         with reraise_as_user_error(key):
             value = value()
     problem = _output_problem(value, shapes)
     if problem:
-        part = type(getattr(function, "__self__", function))
-        place = definition_location(function) or definition_location(
-            part
+        component = type(getattr(function, "__self__", function))
+        location = definition_location(function) or definition_location(
+            component
         )  # the function may be inherited
-        raise UserError(f"{key}: {part.__name__} returns {problem}{place}")
+        raise UserError(f"{key}: {component.__name__} returns {problem}{location}")
     return value
 
 
@@ -97,9 +97,9 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
             )
         slope = torch.autograd.grad(gamma.sum(), t)[0]
     t, gamma = t.detach(), gamma.detach()
-    falls = (gamma.diff() > 0).logical_not()  # also true for NaN
-    if falls.any():
-        first = t[1:][falls][0]
+    violations = (gamma.diff() > 0).logical_not()  # a NaN is one, too
+    if violations.any():
+        first = t[1:][violations][0]
         _raise_output_error(
             "schedule",
             schedule,

@@ -54,11 +54,12 @@ def measure_retrieval(
 
 
 class RetrievalAccounting(ItemAverages):
-    """Image-to-text retrieval of each image of a split among all of the split's distinct texts.
+    """Cross-entropy and accuracy of image-to-text retrieval over a whole split.
 
-    A text matches an image if an image of the same class in the split has this text; without
-    classes, if it is the image's own. All processes' embeddings are gathered first, so that the
-    candidates do not depend on batches or processes.
+    The candidates for each image are all distinct texts of the split. A text matches an image if an
+    image of the same class in the split has this text; without classes, if it is the image's own
+    text. All processes' embeddings are gathered first, so that the candidates do not depend on
+    batches or processes.
     """
 
     rows: list[Tensor]  # u, v, text, class of each item, flattened
@@ -74,7 +75,7 @@ class RetrievalAccounting(ItemAverages):
         # Add an empty tensor, as processes without items must take part in the gathering.
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
-    # The base class takes rows.
+    # The base class's ``update`` takes rows.
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
         """Add B pairs of unit vectors u, v (B, d).
 
@@ -97,11 +98,11 @@ class RetrievalAccounting(ItemAverages):
         label = about[:, 1].unique(return_inverse=True)[1]
         first = torch.full((int(text.max()) + 1,), len(u))
         first = first.scatter_reduce(0, text, torch.arange(len(u)), "amin")
-        right = torch.zeros(int(label.max()) + 1, len(first), dtype=torch.bool)
-        right[label, text] = True
+        is_match = torch.zeros(int(label.max()) + 1, len(first), dtype=torch.bool)
+        is_match[label, text] = True
         parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
         rows = [
-            torch.stack(measure_retrieval(images, v[first], self.scale, right[classes]), 1)
+            torch.stack(measure_retrieval(images, v[first], self.scale, is_match[classes]), 1)
             for images, classes in parts
         ]
         figures = {}
@@ -111,11 +112,12 @@ class RetrievalAccounting(ItemAverages):
 
 
 class Contrastive(BoundModel):
-    """Trains an image and a text encoder by the symmetric cross-entropy over the *global* batch.
+    """A model that trains an image and a text encoder on pairs of the *global* batch.
 
-    It reports image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the
-    end of a run, ``network``, ``(x, text) -> u, v``, is saved as ``encoder.pt`` beside the
-    checkpoints, for data with ``embeddings=RUN``.
+    The loss is the symmetric cross-entropy. The model reports image-to-text retrieval over each
+    whole split, see ``RetrievalAccounting``. At the end of a run ``network``, a function ``(x,
+    text) -> u, v``, is saved as ``encoder.pt`` in the run's directory, from which data with
+    ``embeddings=RUN`` load it.
     """
 
     draws = False

@@ -23,7 +23,7 @@ from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 
-# Metrics of the ODE: -log p(x), its three terms, and the bound of the same items.
+# Metrics by the probability-flow ODE: -log p(x), its three terms, and the bound of the same items.
 ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
 LEVEL_BINS = 20  # number of noise-level bins of the recorded epsilon error
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
@@ -32,8 +32,9 @@ CALIBRATION = 256  # training items on which an optimal reverse variance is meas
 class DenoiserModel(BoundModel):
     """A model that reports ``bound`` and draws samples; a subclass adds the training.
 
-    The subclass sets the attributes, as ``Diffusion`` does. ``event``: shape of what is diffused.
-    ``control``: control variates of the final evaluation, which ``before_report`` fits.
+    The subclass sets the attributes, as ``Diffusion`` does. ``event``: shape of one diffused item,
+    which is a data item or its latents. ``control``: control variates of the final evaluation,
+    which ``before_report`` fits.
     """
 
     event: tuple[int, ...]
@@ -65,7 +66,7 @@ class DenoiserModel(BoundModel):
         return self.diffused(items), condition
 
     def diffused(self, items: Batch) -> Tensor:
-        """Return the values of training items to be noised, (n, *event), on the device."""
+        """Return the items' values to which noise is added, (n, *event), on the device."""
         return items.x.to(self.device)
 
     @torch.no_grad()
@@ -103,7 +104,7 @@ class DenoiserModel(BoundModel):
         Control variates are applied. The epsilon error is added to its noise-level bin.
         """
         term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
-        # The accounting divides by the data's dimensions, of which latents have fewer.
+        # The accounting divides by the data's dimensions, but latents have fewer dimensions.
         squared = term.squared_error * (self.dims / math.prod(self.event))
         estimate = term.nats
         if self.control is not None:
@@ -119,7 +120,7 @@ class DenoiserModel(BoundModel):
         return controlled_error(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Estimate how far the bound exceeds that of the exact denoiser, nats (B,).
+        """Estimate how far the bound exceeds the exact -log p(x), nats (B,).
 
         Return None unless the data have a known density and time is continuous.
         """
@@ -173,10 +174,10 @@ class DenoiserModel(BoundModel):
             raise UserError(
                 f"sampler.by={part}: this model's condition has no such part; use sampler=ddim"
             )
-        learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
+        predicts_variance = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if (
             isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned)
-            and not learns
+            and not predicts_variance
         ):
             raise UserError(
                 "sampler.variance=learned: the model was trained without bound.variance=learned; "

@@ -27,8 +27,8 @@ from triptych.models.contract import check_gradient, check_output, check_schedul
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60  # number of points of the curves in ``panels``
-# Lower limit of n_eff / n. A gradient's variance grows by n / n_eff, so at this limit a batch of
-# 128 is worth one item.
+# Smallest allowed share of effective draws, n_eff / n. A gradient's variance grows by n / n_eff, so
+# at this limit a batch of 128 is worth one item.
 LEAST_EFFECTIVE = 0.01
 
 
@@ -43,7 +43,7 @@ def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
         raise ValueError(f"schedule=learned: needs uniformly distributed times; {fix}")
     if isinstance(objective.times, Adaptive) and has_extra_loss_term(objective.loss):
         problem = f"needs a loss that is never negative, unlike {type(objective.loss).__name__}"
-        raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
+        raise ValueError(f"objective/times=adaptive: {problem}; use objective/times=log_normal")
 
 
 def has_extra_loss_term(loss: Loss) -> bool:
@@ -57,7 +57,8 @@ def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
         known = {*denoiser.conditions} - {AUGMENTATION}
         for name in set(label_dropout) - known:
             names = ", ".join(sorted(known)) or "a number"
-            raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
+            problem = "the network reads no such part of the condition"
+            raise ValueError(f"model.label_dropout.{name}: {problem}; must be {names}")
 
 
 def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
@@ -145,8 +146,8 @@ class Diffusion(DenoiserModel):
         else:
             nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
         if self.times.learns:
-            whole = whole_batch(torch.stack([t, nats.to(t)], 1))
-            self.times.tell(whole[:, 0], whole[:, 1], self.schedule)
+            gathered = whole_batch(torch.stack([t, nats.to(t)], 1))
+            self.times.tell(gathered[:, 0], gathered[:, 1], self.schedule)
         if density is None:
             return nats
         return nats / density
@@ -171,8 +172,8 @@ class Diffusion(DenoiserModel):
         members = getattr(self.denoiser.network, "training_shares", 1)
         if members > 1:
             share = self.share(len(batch.x), step, rank, world)
-            dealt = self.random.ensemble_members(members, share)
-            condition = Condition(**{MEMBER: dealt}).merge(condition)
+            assigned = self.random.ensemble_members(members, share)
+            condition = Condition(**{MEMBER: assigned}).merge(condition)
         return condition
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -239,7 +240,7 @@ class Diffusion(DenoiserModel):
         effective = self.objective.effective_share(process, schedule, self.device)
         if not effective >= LEAST_EFFECTIVE:  # this form also refuses NaN
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
-            problem = f"effective fraction of draws is {effective:.2g} with objective.loss={loss}"
+            problem = f"only {effective:.2g} of the draws are effective with objective.loss={loss}"
             fix = "use wider times, or set objective/loss/over to the density of the times"
             raise UserError(f"objective.times={times}: {problem}; {fix}")
 

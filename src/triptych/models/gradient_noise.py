@@ -57,7 +57,7 @@ class GradientNoise(Metric):
         """Raise UserError for a model without a trained denoiser."""
         check_diffuses_data(model)
         if not _weights(model):
-            raise UserError("this model trains no network; leave it out")
+            raise UserError("this model trains no network; remove the metric")
 
     def update(self, model: Diffusion, batch: Batch) -> None:
         """Add the gradients of all whole groups of ``self.batch`` items; leave out the rest."""
@@ -100,7 +100,7 @@ class GradientNoise(Metric):
             condition = model.condition_of(batch)
             if condition is not None:
                 condition = condition[part].map(torch.clone)
-            model.denoiser.output.train()  # as outputs are clipped only in evaluation
+            model.denoiser.output.train()  # outputs are clipped only in evaluation mode
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
             model.denoiser.output.eval()
             if density is not None:

@@ -34,7 +34,7 @@ class Observation:
     def outputs(levels: int | None) -> int:
         """Return the size of the head's output per dimension of x.
 
-        It is one logit per level, or the two of mean and log std.
+        One dimension has a logit for each level, or a mean and a log std.
         """
         return levels or 2
 
@@ -62,10 +62,10 @@ class Observation:
 
 
 class LatentModel(BoundModel):
-    r"""Trains a ladder of encoders and decoders on its bound, reconstruction + sum_l KL_l.
+    r"""A model that trains a ladder of encoders and decoders on reconstruction + sum_l KL_l.
 
-    It also reports the KL of each level ("kl_1" is the level next to the data) and an
-    importance-weighted bound ("iw").
+    This sum is the bound. The model also reports the KL of each level ("kl_1" is the level next to
+    the data) and an importance-weighted bound ("iw").
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
@@ -73,7 +73,7 @@ class LatentModel(BoundModel):
         importance_samples: K of the importance-weighted bound at test; 0 for none.
     """
 
-    samplers = False  # it has one way to sample: from the top level down
+    samplers = False  # samples are always drawn from the top level down
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class LatentModel(BoundModel):
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each level's KL divergence, and the importance-weighted bound if it is asked for.
+        """Return each level's KL divergence, and the importance-weighted bound if it is configured.
 
         Both are in nats (B,).
         """

@@ -1,6 +1,6 @@
 """A VAE whose prior is a diffusion model, both trained on one bound.
 
-``diffusion.latents`` derives it.
+``diffusion.latents`` derives the bound.
 """
 
 from typing import Any

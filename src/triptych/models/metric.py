@@ -23,7 +23,7 @@ class PerItem(ItemAverages):
 
     ``higher_is_better`` (True, False, None) is the attribute of torchmetrics; the report shows it.
     Random numbers in ``values`` follow from the seed, the process and the batch's position.
-    ``version`` is a whole number, to be increased with the definition; results record it.
+    ``version`` is a whole number, to be increased when the definition changes; results record it.
 
     Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` works as well; its
     ``compute`` returns a number, or {"mean", "stderr", "n"}. If it has a method ``check(model)``,
@@ -39,7 +39,7 @@ class PerItem(ItemAverages):
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
         """Return a number for each item, (B,); items with NaN are not counted."""
 
-    # The base class takes rows.
+    # The base class's ``update`` takes rows.
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
         """Add the items of a batch; ValueError if ``values`` does not have shape (B,)."""
         values, items = self.values(model, batch), len(batch.x)
@@ -77,9 +77,9 @@ class OfSamples(Metric):
     """Base class of a metric of a set of samples, which a subclass computes in ``figure``.
 
     The subclass also sets ``title``, ``unit`` and ``higher_is_better``. The metric is computed
-    whenever the built-in ones of ``measures`` are: ``measures.repeats`` times at each value of
-    ``measures.over``, and for scale also of pure noise and between two true sets. Its name is its
-    key under ``metrics``.
+    together with the built-in metrics of ``measures``: ``measures.repeats`` times at each value of
+    ``measures.over``. For comparison it is also computed for pure noise and between two sets of
+    true items. Its name is its key under ``metrics``.
     """
 
     full_state_update = False

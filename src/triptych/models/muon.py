@@ -65,13 +65,13 @@ class Muon(torch.optim.AdamW):
             direction = p.grad.lerp(state["mean"], group["momentum"])
             kernels.setdefault(p.shape, []).append(p)
             directions.setdefault(p.shape, []).append(direction)
-        for shape, alike in kernels.items():  # orthogonalize kernels of equal shape in one batch
+        for shape, same_shape in kernels.items():  # orthogonalize each shape in one batch
             x = torch.stack(directions[shape]).flatten(2)
             x /= torch.linalg.matrix_norm(x, keepdim=True) + 1e-7
             for _ in range(5):  # Newton-Schulz steps bring all singular values near 1
                 square = x @ x.mT
                 x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-            for p, step in zip(alike, x, strict=True):
+            for p, step in zip(same_shape, x, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
                     step.view_as(p), alpha=group["lr"]
                 )

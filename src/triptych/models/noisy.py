@@ -26,9 +26,10 @@ CELLS = 4096  # number of levels a, at the centres of equal cells of the schedul
 
 
 class WeightedLoss(PerItem):
-    """The run's loss in continuous time, nats per dimension: the left side of the equation above.
+    """The run's loss in continuous time, nats per dimension: the left side of the equation.
 
-    An item's draws are spread evenly over time.
+    The equation is that of the module ``models.noisy``. An item's draws are spread evenly over
+    time.
     """
 
     higher_is_better = False
@@ -59,9 +60,10 @@ class WeightedLoss(PerItem):
 
 
 class NoisyBounds(WeightedLoss):
-    """The right side of the equation above: an average of bounds of noised data.
+    """The right side of the equation: an average of bounds of noised data.
 
-    The noise level is drawn in proportion to |w'|; where w' < 0, the bound is subtracted.
+    The equation is that of the module ``models.noisy``. The noise level is drawn in proportion to
+    |w'|; where w' < 0, the bound is subtracted.
     """
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
@@ -84,12 +86,13 @@ class NoisyBounds(WeightedLoss):
 
 
 class Distortion(PerItem):
-    """Root mean squared error of the estimate of x0 at a time (Ho et al. 2020, fig. 5).
+    """Root mean squared error of the estimate of x0 at time ``t`` (Ho et al. 2020, fig. 5).
 
     It is in units of the data's levels.
 
     Args:
-        t: time of the schedule; at 0 the rate of the bound ends and its reconstruction begins.
+        t: time of the schedule; 0 is the boundary between the diffusion and the reconstruction
+            term.
     """
 
     higher_is_better = False

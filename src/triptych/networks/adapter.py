@@ -18,9 +18,9 @@ class Adapter(Network):
     gamma from -20 to 20 becomes the 0 .. 1000 that such models embed. The model must accept
     fractions of a step.
 
-    The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every
-    objective but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for
-    "none".
+    The model's own arguments set its channels. Its output must have ``outputs`` times the data's
+    channels; ``outputs`` is 1 for every objective but ``levels``. With labels its number of classes
+    must be ``num_classes`` + 1; the last class stands for "no label".
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], **contract: Any):
@@ -38,8 +38,8 @@ class Adapter(Network):
             # The part "label" is always of the kind Labels.
             part, classes = find_part(condition, "label"), self.conditions["label"].classes  # type: ignore[union-attr]
             labels["class_labels"] = class_indices(part, len(z), classes, z.device)
-        answer = self.model(z, self.timestep(gamma), **labels)
-        raw: Tensor = getattr(answer, "sample", answer)
+        result = self.model(z, self.timestep(gamma), **labels)
+        raw: Tensor = getattr(result, "sample", result)
         return self.per_dim(raw)
 
     def timestep(self, gamma: Tensor) -> Tensor:

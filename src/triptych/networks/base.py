@@ -1,4 +1,4 @@
-"""Shared by all networks: their common arguments, images as features, and common layers."""
+"""The base classes of networks, checks of their arguments, and layers that several networks use."""
 
 import math
 from abc import ABC, abstractmethod
@@ -67,7 +67,7 @@ class ImageNetwork(Network):
         self.checkpointing = checkpointing
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """Return block(*inputs), whose inner values are not kept if ``checkpointing``."""
+        """Return block(*inputs); with ``checkpointing``, activations inside it are not stored."""
         if self.checkpointing and self.training:
             # The state of the random numbers is restored, so dropout is the same both times.
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]  # torch's
@@ -86,7 +86,7 @@ class ImageNetwork(Network):
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)
         self.waves = LevelWaves(list(fourier), self.spacing)
-        # The channels that ``features`` gives.
+        # Number of channels that ``features`` returns.
         self.channels = self.shape[0] * self.waves.factor + self.images.channels
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
@@ -137,9 +137,9 @@ def check_head_width(channels: int, head_width: int) -> None:
 
 
 def check_halves(shape: tuple[int, int, int], widths: Sequence[int], key: str = "widths") -> None:
-    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own.
+    """Raise ValueError unless images can be halved once for each further width of a U-Net.
 
-    ``key``: the network's argument that has the ``widths``.
+    ``key``: name of the argument ``widths`` in the configuration.
     """
     _, height, width = shape
     halvings = len(widths) - 1
@@ -203,7 +203,7 @@ def zeros(layer: nn.Module) -> nn.Module:
 
 
 def group_norm(width: int, groups: int = 8) -> nn.GroupNorm:
-    """Return a group norm with ``groups``, or with the most that divide both it and the width."""
+    """Return a group norm with gcd(``groups``, ``width``) groups."""
     return nn.GroupNorm(math.gcd(groups, width), width)
 
 

@@ -21,7 +21,7 @@ class ClassifierNetwork(nn.Module):
         shape, num_classes: from the data; images are (C, H, W), other shapes are flattened.
         width: channels or units.
         blocks, stages: blocks in each stage, and stages (of images).
-        features: dimensions of the last layer's input.
+        features: number of features, the input of the last layer.
         conditioning: width of the embedding of gamma.
     """
 

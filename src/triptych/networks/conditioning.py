@@ -127,7 +127,7 @@ class Conditioning(nn.Module):
 
     @property
     def with_null(self) -> list[str]:
-        """The parts with a weight that only absent items use: without any it has no gradient."""
+        """The parts with a weight for absent items, which has no gradient if no item is absent."""
         return [name for name in self.names if isinstance(self.get_submodule(name), _Embedder)]
 
     def forward(self, gamma: Tensor, condition: Condition | None = None) -> Tensor:
@@ -139,7 +139,7 @@ class Conditioning(nn.Module):
 
 
 class ConditionImages(nn.Module):
-    """Resize a condition's images to channels beside z, each with a channel of its presence.
+    """Resize a condition's images to channels beside z; another channel marks their presence.
 
     Super-resolution conditions on its input in this way (Saharia et al. 2021; Ho et al. 2022,
     cascades).

@@ -65,10 +65,10 @@ class TextTower(nn.Module):
         self.last = nn.Linear(width, embedding)
 
     def forward(self, part: Part) -> Tensor:
-        tokens, there = part.value, part.token_mask()
+        tokens, mask = part.value, part.token_mask()
         h = self.first(tokens) + self.position[: tokens.shape[1]]
-        h = self.norm(self.layers(h, src_key_padding_mask=~there))
-        share = there.unsqueeze(2).to(h)
+        h = self.norm(self.layers(h, src_key_padding_mask=~mask))
+        share = mask.unsqueeze(2).to(h)
         return self.last((h * share).sum(1) / share.sum(1))
 
 
@@ -102,7 +102,7 @@ class ContrastiveNetwork(nn.Module):
         text = (conditions or {}).get("text")
         if not isinstance(text, Tokens):
             raise ValueError(
-                "model.network: needs images with text; use captioned data, as data=shapes"
+                "model.network: needs images with text; use captioned data, such as data=shapes"
             )
         check_heads(text_width, heads, "model.network")
         self.shape, self.text, self.embedding = (

@@ -75,8 +75,8 @@ class Head(LadderModule):
     ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
-        # The output predicts the data and is no mean and deviation of a latent. The input is not
-        # added even if there are twice as many output as input channels.
+        # The output predicts the data, not the mean and deviation of a latent. So the input is
+        # never added, even if there are twice as many output as input channels.
         self.adds_input = False
 
     def forward(self, z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
 # Cosines and sines (N, d) of the rotation angles of the tokens' positions.
-Places = tuple[Tensor, Tensor]
+Rotations = tuple[Tensor, Tensor]
 
 
 class TokenAttention(nn.Module):
@@ -30,7 +30,7 @@ class TokenAttention(nn.Module):
         self.heads = heads
         self.qkv, self.out = xavier_linear(width, 3 * width), xavier_linear(width, width)
 
-    def forward(self, h: Tensor, positions: Places | None) -> Tensor:
+    def forward(self, h: Tensor, positions: Rotations | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.encode_positions(q, k, positions)
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -66,7 +66,7 @@ class DiTBlock(nn.Module):
         )
         return attention, nn.Sequential(*layers)
 
-    def forward(self, h: Tensor, c: Tensor, positions: Places | None = None) -> Tensor:
+    def forward(self, h: Tensor, c: Tensor, positions: Rotations | None = None) -> Tensor:
         b_1, s_1, g_1, b_2, s_2, g_2 = self.modulation(c).unsqueeze(1).chunk(6, 2)
         h = h + g_1 * self.attention(torch.addcmul(b_1, self.norms[0](h), 1 + s_1), positions)
         return h + g_2 * self.mlp(torch.addcmul(b_2, self.norms[1](h), 1 + s_2))
@@ -127,13 +127,14 @@ class DiT(ImageNetwork):
         c = self.conditioning(gamma, condition)
         patches = self.cut(self.features(z, condition))
         h = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
-        h = self.through(h, c, condition)
+        h = self.run_blocks(h, c, condition)
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, 2)
         h = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))
         h = h.transpose(1, 2).unflatten(2, tuple(patches.shape[2:]))
         return self.per_dim(self.join(h))
 
-    def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
+    def run_blocks(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
+        """Return the tokens h (B, N, width) after all blocks; a subclass may insert tokens."""
         for block in self.blocks:
             h = self.run_block(block, h, c)
         return h

@@ -96,9 +96,11 @@ class EDM2Block(nn.Module):
     position.
 
     Args:
-        before, after: channels; conditioning: its width; up: whether it is on the way up.
-        attends: whether its positions attend to each other, in heads of ``head_width`` channels.
-        scale: of its sides first, 2, 1 or .5; dropout: in its middle.
+        before, after: channels of input and output; conditioning: width of its embedding; up:
+            whether the block is on the way up.
+        attends: whether self-attention follows, in heads of ``head_width`` channels.
+        scale: factor of height and width before the block: 2, 1 or .5; dropout: share of values
+            that are dropped before the second convolution.
     """
 
     residual, attended = 0.3, 0.3  # weights t of ``mp_sum``
@@ -182,7 +184,7 @@ class EDM2(ImageNetwork):
         super().__init__(shape, **contract)
         check_halves(self.shape, widths)
         self.labels = {name: k for name, k in self.conditions.items() if isinstance(k, Labels)}
-        check_reads(self.conditions)
+        check_conditions(self.conditions)
         c = max(widths)
         block = partial(EDM2Block, conditioning=c, dropout=dropout, head_width=head_width)
         heights = [self.shape[1] >> level for level in range(len(widths))]
@@ -195,13 +197,13 @@ class EDM2(ImageNetwork):
         )
         self.images = ConditionImages(self.conditions)
         self.first = UnitLayer(self.shape[0] + self.images.channels + 1, widths[0], 3)
-        self.down, skips = _way_down(levels, blocks, block)
+        self.down, skips = _downward_layers(levels, blocks, block)
         self.up = nn.ModuleList()  # created here to fix the order of parameters
         lowest = widths[-1]
         self.middle = nn.ModuleList(
             [block(lowest, lowest, attends=True, up=True), block(lowest, lowest, up=True)]
         )
-        self.up.extend(_way_up(levels, blocks, block, skips))
+        self.up.extend(_upward_layers(levels, blocks, block, skips))
         self.last = UnitLayer(widths[0], self.shape[0] * self.outputs, 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
@@ -240,7 +242,7 @@ class EDM2(ImageNetwork):
                 layer.normalize()
 
 
-def check_reads(conditions: Mapping[str, Kind]) -> None:
+def check_conditions(conditions: Mapping[str, Kind]) -> None:
     """Raise ValueError for a part of a condition that is neither labels nor an image."""
     for name, kind in conditions.items():
         if not isinstance(kind, Labels | Images):
@@ -250,12 +252,12 @@ def check_reads(conditions: Mapping[str, Kind]) -> None:
             )
 
 
-def _way_down(
+def _downward_layers(
     levels: Sequence[tuple[int, bool]], blocks: int, block: Callable[..., EDM2Block]
 ) -> tuple[nn.ModuleList, list[int]]:
-    """Return the layers down the levels, and the channels around each.
+    """Return the layers of the way down, and the channels before the first and after each layer.
 
-    ``levels``: (channels, attends) each.
+    ``levels``: (channels, attends) of each resolution.
     """
     layers, skips = nn.ModuleList(), [levels[0][0]]
     for number, (width, attends) in enumerate(levels):
@@ -268,13 +270,13 @@ def _way_down(
     return layers, skips
 
 
-def _way_up(
+def _upward_layers(
     levels: Sequence[tuple[int, bool]],
     blocks: int,
     block: Callable[..., EDM2Block],
     skips: list[int],
 ) -> nn.ModuleList:
-    """Return the layers up again, which join the channels ``skips`` of the way down, last first."""
+    """Return the layers of the way up; each joins one of the channels ``skips``, last first."""
     layers, before = nn.ModuleList(), levels[-1][0]
     for number, (width, attends) in reversed([*enumerate(levels)]):
         for _ in range(blocks + 1):

@@ -16,7 +16,7 @@ from triptych.diffusion.condition import Condition, find_part
 from triptych.networks.dit import (
     DiT,
     DiTBlock,
-    Places,
+    Rotations,
     TokenAttention,
     join_rows_and_columns,
     position_frequencies,
@@ -27,7 +27,7 @@ from triptych.networks.dit import (
 EPS = 1e-6  # added to the mean square in each norm
 
 
-def rotary_angles(rows: int, columns: int, width: int) -> Places:
+def rotary_angles(rows: int, columns: int, width: int) -> Rotations:
     r"""Return cosines and sines of the rotary angles at each token, (rows * columns, width).
 
     The first half of a head is rotated by the row p, the second by the column; pair i of a half's d
@@ -39,7 +39,7 @@ def rotary_angles(rows: int, columns: int, width: int) -> Places:
     return angle.cos(), angle.sin()
 
 
-def rotate_pairs(h: Tensor, angles: Places) -> Tensor:
+def rotate_pairs(h: Tensor, angles: Rotations) -> Tensor:
     """Rotate each pair of numbers of h (..., N, width) by its token's angle, (N, width) each."""
     first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
     return h * angles[0] + torch.stack([-second, first], -1).flatten(-2) * angles[1]
@@ -52,7 +52,7 @@ class RotaryAttention(TokenAttention):
         super().__init__(width, heads)
         self.q_norm, self.k_norm = (nn.RMSNorm(width // heads, eps=EPS) for _ in range(2))
 
-    def encode_positions(self, q: Tensor, k: Tensor, positions: Places) -> tuple[Tensor, Tensor]:
+    def encode_positions(self, q: Tensor, k: Tensor, positions: Rotations) -> tuple[Tensor, Tensor]:
         return rotate_pairs(self.q_norm(q), positions), rotate_pairs(self.k_norm(k), positions)
 
 
@@ -119,8 +119,8 @@ class JiT(DiT):
                 f"denoiser.network.depth={depth}"
             )
         self.context_from = context_from
-        # These have the size of the paper's, which are drawn. Ours are not drawn, so that the other
-        # weights start the same with and without them.
+        # The paper draws these at random. Ours have the same magnitude but are fixed, so that the
+        # other weights start the same with and without them.
         self.context = (
             nn.Parameter(0.02 * 2**0.5 * sine_positions(1, context, width)) if context else None
         )
@@ -130,18 +130,18 @@ class JiT(DiT):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
-        places = self.cos, self.sin
+    def run_blocks(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
+        rotations = self.cos, self.sin
         for i, block in enumerate(self.blocks):
             if self.context is not None and i == self.context_from:
                 h = torch.cat([self._tokens(h, condition), h], 1)
                 # The class tokens have no position.
-                still = self.cos.new_ones(len(self.context), self.cos.shape[1])
-                places = (
-                    torch.cat([still, self.cos]),
-                    torch.cat([torch.zeros_like(still), self.sin]),
+                ones = self.cos.new_ones(len(self.context), self.cos.shape[1])
+                rotations = (
+                    torch.cat([ones, self.cos]),
+                    torch.cat([torch.zeros_like(ones), self.sin]),
                 )
-            h = self.run_block(block, h, c, places)
+            h = self.run_block(block, h, c, rotations)
         if self.context is None:
             return h
         return h[:, len(self.context) :]

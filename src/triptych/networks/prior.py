@@ -21,9 +21,9 @@ from triptych.networks.conditioning import EMBEDDERS, Conditioning
 class Prior(Network):
     """The transformer of DALL-E 2's prior; events of any shape are flattened.
 
-    Arguments that all networks share are described in ``triptych.networks``. Each token of the
-    condition is one token of the sequence, and so is any other part of the condition. ``width``,
-    that of the transformer, is a multiple of ``heads``.
+    Arguments that all networks share are described in ``triptych.networks``. Each token of a text
+    is one token of the sequence, and so is each other part of the condition. ``width``, that of the
+    transformer, is a multiple of ``heads``.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Prior(Network):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         n = len(z)
-        tokens, there = [], []
+        tokens, masks = [], []
         for name, layer in self.texts.items():
             kind, part = self.conditions[name], find_part(condition, name)
             assert isinstance(kind, Tokens)
@@ -68,11 +68,11 @@ class Prior(Network):
                 value[:, :length] = part.value
                 mask[:, :length] = part.token_mask() & part.presence().unsqueeze(1)
             tokens.append(layer(value))
-            there.append(mask)
+            masks.append(mask)
         for name, embed in self.others.items():
             tokens.append(embed(find_part(condition, name), n).unsqueeze(1))
         tokens += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
         h = torch.cat([*tokens, self.query.expand(n, -1, -1)], 1) + self.position
-        there.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in there), dtype=torch.bool))
-        h = self.layers(h, src_key_padding_mask=~torch.cat(there, 1))[:, -1]
+        masks.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in masks), dtype=torch.bool))
+        h = self.layers(h, src_key_padding_mask=~torch.cat(masks, 1))[:, -1]
         return self.per_dim(self.last(self.norm(h)))

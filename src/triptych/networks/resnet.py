@@ -93,16 +93,18 @@ class ResNet(ImageNetwork):
         return torch.stack(raw).mean(0)
 
     def _forward_ensemble(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
-        """Let each member read its own share of a batch, which the condition deals."""
-        dealt, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
+        """Predict each item by the one member that the condition assigns to it."""
+        assigned, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
         raw, shares = [], []
-        # Members are dealt on the CPU, so that the sizes of shares are known without waiting for
-        # the device. On Apple's a copy that is not waited for may be read before it has ended.
-        free = z.device.type != "mps"
+        # Members are assigned on the CPU, so that the sizes of shares are known without waiting for
+        # the device. On Apple's devices an asynchronous copy may be read before it has ended.
+        asynchronous = z.device.type != "mps"
         for number, member in enumerate((self.forward_member, *self.others)):
             # A process may have no item of a member. The member then reads an empty batch, so that
             # each weight has a gradient on each process.
-            share = (dealt == number).nonzero().squeeze(1).to(z.device, non_blocking=free)
+            share = (
+                (assigned == number).nonzero().squeeze(1).to(z.device, non_blocking=asynchronous)
+            )
             part = None if rest is None else rest[share]
             raw.append(member(z[share], gamma[share], part))
             shares.append(share)

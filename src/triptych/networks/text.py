@@ -11,7 +11,7 @@ from triptych.networks.base import check_heads, group_norm, zeros
 
 # The number of tokens is rounded up to a multiple of this: attention on CPUs takes five times as
 # long for 12 keys as for 16 (AVX-512, torch 2.13).
-WHOLE = 16
+KEYS_MULTIPLE = 16
 
 
 class Text(nn.Module):
@@ -38,20 +38,20 @@ class Text(nn.Module):
 
     def forward(self, condition: Condition | None, items: int) -> tuple[Tensor, Tensor]:
         tokens = [self.null.expand(items, -1, -1)]
-        there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
+        masks = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
         for name in self.kinds:
             part = find_part(condition, name)
             if part is None:
                 # Add as many (masked) tokens as for a part that is present, so that an item has the
                 # same result if the part is absent for this item only.
                 tokens.append(self.positions[name].expand(items, -1, -1))
-                there.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
+                masks.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
                 continue
             h = self.layers[name](part.value)
             tokens.append(h + self.positions[name][: h.shape[1]])
-            there.append(part.token_mask() & part.presence().unsqueeze(1))
-        h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(there, 1)
-        spare = -h.shape[1] % WHOLE
+            masks.append(part.token_mask() & part.presence().unsqueeze(1))
+        h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(masks, 1)
+        spare = -h.shape[1] % KEYS_MULTIPLE
         return pad(h, (0, 0, 0, spare)), pad(mask, (0, spare))
 
 
@@ -71,9 +71,9 @@ class CrossAttention(nn.Module):
         self.out = zeros(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
-        tokens, there = text
+        tokens, mask = text
         b, channels, height, width = h.shape
         q = self.q(self.norm(h)).view(b, self.heads, channels // self.heads, -1).transpose(2, 3)
         k, v = self.kv(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
         return h + self.out(mixed.transpose(2, 3).reshape(b, channels, height, width))

@@ -34,15 +34,16 @@ class UNetBlock(nn.Module):
     Its layers are norm, silu, conv, modulation by the conditioning, dropout, conv.
 
     Args:
-        before, after: channels; conditioning: its width; others: as ``UNet`` has them.
-        attention: makes the layer of so many channels by which positions attend to each other after
-            it.
-        resize: of both branches; with ``resample`` "block" the short one then has a layer of its
-            own.
-        text: width of the tokens that positions attend to at the end; 0: they do not.
+        before, after: channels of input and output; conditioning: width of its embedding; other
+            arguments: see ``UNet``.
+        attention: function of the number of channels that returns the self-attention layer after
+            the convolutions.
+        resize: layer that resizes both branches; with ``resample`` "block" the short branch then
+            also has a convolution.
+        text: width of the text tokens of the cross-attention at the end; 0: no cross-attention.
 
     Attributes:
-        joins: whether on the way up it also reads what its counterpart on the way down gave.
+        joins: whether, on the way up, it also reads the output of a layer on the way down.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Double(nn.Sequential):
 
 @dataclass(frozen=True)
 class UNetLevel:
-    """One resolution of a U-Net: channels, its maker of attention, width of its text."""
+    """One resolution of a U-Net: channels, function that makes attention, width of text tokens."""
 
     width: int
     attention: Callable[[int], nn.Module]
@@ -217,7 +218,7 @@ class UNet(ImageNetwork):
             for width, height in zip(widths, heights, strict=True)
         ]
         self.text = text_embedding(self.conditions, c, text_at)
-        self.down, skips = self._way_down(levels, blocks, stem)
+        self.down, skips = self._downward_layers(levels, blocks, stem)
         self.up = nn.ModuleList()  # created here to fix the order of parameters
         lowest = levels[-1]
         self.middle = nn.ModuleList(
@@ -227,14 +228,14 @@ class UNet(ImageNetwork):
             ]
         )
         self.attention = attend(lowest.width) if attention else nn.Identity()
-        self.up.extend(self._way_up(levels, blocks, skips, attention_up))
+        self.up.extend(self._upward_layers(levels, blocks, skips, attention_up))
         self.last_norm = group_norm(widths[0], groups)
         self.last = zeros(nn.Conv2d(widths[0], self.shape[0] * self.outputs, 3, padding=1))
 
-    def _way_down(
+    def _downward_layers(
         self, levels: Sequence[UNetLevel], blocks: int, stem: int
     ) -> tuple[nn.ModuleList, list[int]]:
-        """Return the layers to the lowest resolution, and the channels around each."""
+        """Return the layers of the way down, and the channels before the first and after each."""
         layers, skips = nn.ModuleList(), [stem]
         for number, level in enumerate(levels):
             if number:
@@ -245,10 +246,10 @@ class UNet(ImageNetwork):
                 skips.append(level.width)
         return layers, skips
 
-    def _way_up(
+    def _upward_layers(
         self, levels: Sequence[UNetLevel], blocks: int, skips: list[int], attention_up: str
     ) -> nn.ModuleList:
-        """Return the layers up; each joins the channels ``skips`` of a layer down, last first."""
+        """Return the layers of the way up; each joins one of the channels ``skips``, last first."""
         layers, before = nn.ModuleList(), levels[-1].width
         for number, level in reversed([*enumerate(levels)]):
             for i in range(blocks + 1):
@@ -258,7 +259,7 @@ class UNet(ImageNetwork):
                 layers.append(self.block(joined, level.width, attention, text=level.text))
                 before = level.width
             if number:
-                layers.append(self._double(before))
+                layers.append(self._upsampling_layer(before))
         return layers
 
     def _downsampling_layer(self, width: int) -> nn.Module:
@@ -266,7 +267,7 @@ class UNet(ImageNetwork):
             return Halve(width)
         return self.block(width, width, resize=nn.AvgPool2d(2))
 
-    def _double(self, width: int) -> nn.Module:
+    def _upsampling_layer(self, width: int) -> nn.Module:
         if self.by_conv:
             return Double(width)
         return self.block(width, width, resize=nn.Upsample(scale_factor=2))
@@ -294,7 +295,7 @@ class UNet(ImageNetwork):
 def attention_layer(
     width: int, *, heads: int, head_width: int | None, groups: int, skip_scale: float
 ) -> ImageAttention:
-    """Return an attention layer over ``channels``, with ``heads`` or heads of ``head_width``."""
+    """Return an attention layer over ``width`` channels; ``head_width`` replaces ``heads``."""
     if head_width is None:
         return ImageAttention(width, heads, groups, skip_scale)
     check_head_width(width, head_width)
@@ -304,7 +305,7 @@ def attention_layer(
 def text_embedding(
     conditions: Mapping[str, Kind], width: int, text_at: Sequence[int]
 ) -> Text | None:
-    """Return what embeds the condition's text; None where no height reads it."""
+    """Return the module that embeds the condition's text; None if no resolution reads it."""
     if not text_at:
         return None
     text = Text(conditions, width)
@@ -317,10 +318,10 @@ def text_embedding(
 
 
 def check_resolutions(key: str, chosen: Sequence[int], resolutions: Sequence[int]) -> None:
-    """Raise ValueError unless each height at which a key does something is that of a resolution."""
-    strange = sorted({*chosen} - {*resolutions})
-    if strange:
+    """Raise ValueError unless each height ``chosen`` for the argument ``key`` is a resolution's."""
+    unknown = sorted({*chosen} - {*resolutions})
+    if unknown:
         raise ValueError(
-            f"denoiser.network.{key}={list(chosen)}: no resolution has height {strange[0]}; use "
+            f"denoiser.network.{key}={list(chosen)}: no resolution has height {unknown[0]}; use "
             f"heights of {', '.join(map(str, resolutions))}"
         )

@@ -21,8 +21,8 @@ Up = Sequence[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]]
 class UNet2D(Adapter):
     """diffusers' ``UNet2DModel``, with its keys and defaults.
 
-    Keys that follow from ``shape`` and ``outputs`` are left out. ``checkpointing``: see
-    ``ImageNetwork``.
+    Arguments that follow from ``shape`` and ``outputs`` are set by this class. ``checkpointing``:
+    see ``ImageNetwork``.
     """
 
     def __init__(
@@ -60,8 +60,16 @@ class UNet2D(Adapter):
         **contract: Any,
     ):
         sizes = dict(locals())
-        ours = ("self", "shape", "schedule", "outputs", "checkpointing", "contract", "__class__")
-        for name in ours:
+        own_arguments = (
+            "self",
+            "shape",
+            "schedule",
+            "outputs",
+            "checkpointing",
+            "contract",
+            "__class__",
+        )
+        for name in own_arguments:
             sizes.pop(name, None)
         try:
             from diffusers.models.unets.unet_2d import UNet2DModel
@@ -79,7 +87,7 @@ class UNet2D(Adapter):
         if checkpointing:
             network.enable_gradient_checkpointing()
         super().__init__(network, shape, outputs=outputs, **contract)
-        self._place = schedule.timestep
+        self._timestep = schedule.timestep
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        return self._place(gamma)
+        return self._timestep(gamma)

@@ -59,8 +59,8 @@ class Ancestral(Sampler):
         condition: Condition | None = None,
     ) -> "Ancestral":
         """Return a copy whose optimal variance is measured on x (B, *event), on its own grid."""
-        own = self.variance is self.reverse  # true if this variance belongs to the sampler itself
-        if not isinstance(self.reverse, Optimal) or (own and self.reverse.gamma is not None):
+        is_own = self.variance is self.reverse  # the variance belongs to the sampler, not the bound
+        if not isinstance(self.reverse, Optimal) or (is_own and self.reverse.gamma is not None):
             return self
         optimal = Optimal()
         levels = self.gammas(schedule, x.device, x.dtype)[:-1].flip(0)

@@ -28,13 +28,13 @@ from ..schedule import Schedule
 Grid = Literal["gamma", "time", "quadratic", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # shows a progress bar for a loop
 NUMBERS = 2**20  # maximum number of entries of the samples that are drawn at once
-ON_GPU = 4  # times as many on a GPU: it is busy, and eight GPUs still share 50,000 samples evenly
+ON_GPU = 4  # factor on a GPU: keeps it busy, and 50,000 samples still divide among eight GPUs
 
 
 def chunk_size(shape: Sequence[int], device: torch.device | str = "cpu") -> int:
     """Return how many items of a shape are sampled at once on a device.
 
-    They have about a million numbers, on a GPU four million.
+    The items have about a million numbers together, on a GPU four million.
     """
     numbers = NUMBERS
     if torch.device(device).type == "cuda":
@@ -48,10 +48,10 @@ class Step:
 
     Attributes:
         denoiser: with or without guidance.
-        condition: of the B items, or None.
-        generator: of the sampler's own noise.
+        condition: the condition of the B items, or None.
+        generator: generator of the noise that the sampler adds.
         last: whether no step follows.
-        history: what a multi-step method has left for the next step of the same descent.
+        history: values that a multi-step method keeps for its next step, or None.
     """
 
     denoiser: AnyDenoiser
@@ -110,7 +110,7 @@ class Sampler(ABC):
         return self.steps * self.calls
 
     def count_denoiser_calls(self, schedule: Schedule | None) -> int:
-        """Count the denoiser's calls for one sample, with the last prediction of some schedules."""
+        """Count the denoiser's calls for one sample, including a final prediction at z_0 if any."""
         guessed = schedule is not None and schedule.denoised
         return self.evaluations - guessed * (self.calls - self.guesses)
 
@@ -141,7 +141,7 @@ class Sampler(ABC):
         return gammas
 
     def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
-        """Return this sampler with a model's reverse variance, for ancestral steps."""
+        """Return the sampler with the reverse variance of a model, if its steps are ancestral."""
         return self
 
     @abstractmethod
@@ -193,13 +193,13 @@ class Sampler(ABC):
         start *= process.prior_std(gammas[0])
         parts = start.split(self.chunk or chunk_size(shape[1:], device))
         ticks = iter(progress(range(self.steps * len(parts))))
-        done = []
+        samples = []
         for i, z in enumerate(parts):
-            own = None if condition is None else condition.split(len(parts[0]))[i]
-            for z in self.path(denoiser, gammas, z, own, generator):  # noqa: B007, B020
+            chunk_condition = None if condition is None else condition.split(len(parts[0]))[i]
+            for z in self.path(denoiser, gammas, z, chunk_condition, generator):  # noqa: B007, B020
                 next(ticks, None)
             if schedule.denoised:
-                z = denoiser(z, gammas[-1], own).x0 * process.alpha_sigma(gammas[-1])[0]
-            done.append(z)
+                z = denoiser(z, gammas[-1], chunk_condition).x0 * process.alpha_sigma(gammas[-1])[0]
+            samples.append(z)
         next(ticks, None)  # iterate once more, so that a progress bar closes
-        return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]
+        return torch.cat(samples) / process.alpha_sigma(gammas[-1])[0]

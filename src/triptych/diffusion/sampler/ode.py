@@ -123,10 +123,10 @@ class Heun(Sampler):
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
-        again = at.guess(euler, at.gamma_s)
+        at_euler = at.guess(euler, at.gamma_s)
         # The factor is alpha_s (s_s - s_t) / 2.
         half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))
-        return torch.addcmul(euler, again.epsilon - guess.epsilon, half)
+        return torch.addcmul(euler, at_euler.epsilon - guess.epsilon, half)
 
 
 class EDM(Heun):
@@ -162,9 +162,9 @@ class EDM(Heun):
             s = torch.exp(0.5 * at.gamma_t)
             # Use a tensor, because a bool would wait for the device.
             inside = (self.low <= s) & (s <= self.high)
-            more = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
-            (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (more, at.gamma_t))
-            fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - more))
+            raised_gamma = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
+            (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (raised_gamma, at.gamma_t))
+            fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - raised_gamma))
             z = (alpha / before * z).addcmul_(at.noise(z), fresh)
-            at = replace(at, gamma_t=more)
+            at = replace(at, gamma_t=raised_gamma)
         return super().step(z, at)
