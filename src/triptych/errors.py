@@ -11,7 +11,8 @@ USERINFO = re.compile(r"(\w://)[^/\s]*@")
 class UserError(Exception):
     """An error that the user can fix, reported in one line: KEY=VALUE: problem; fix.
 
-    Line breaks in names and errors that it quotes are escaped.
+    The message may quote names and other errors; it is put on one line, with control characters
+    escaped.
     """
 
     exit_code = 1
@@ -21,7 +22,7 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """An error in the data or their configuration; the line names the key and the fix."""
+    """An error in the data or their configuration."""
 
 
 class ForeignCheckpoint(UserError):
@@ -108,7 +109,7 @@ class Interrupted(BaseException):
 
 
 def mask_password(text: str) -> str:
-    """Replace user and password of each URL in ``text``: "http://***@host"."""
+    """Mask user name and password of each URL in ``text``, as in "http://***@host"."""
     return USERINFO.sub(r"\1***@", text)
 
 

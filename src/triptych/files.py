@@ -36,7 +36,7 @@ STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
 )
-LINE = 65536  # characters of one line of a table
+LINE = 65536  # maximum number of characters in a line of a table
 
 
 def parse_path(text: str, key: str) -> Path:
@@ -56,7 +56,7 @@ def enclosing_record_directory(path: Path) -> Path | None:
 
 
 def size_limit(name: str) -> int:
-    """Return the size limit of this name, from ``LIMITS`` or its environment variable.
+    """Return a size limit: the environment variable ``name``, or else its default in ``LIMITS``.
 
     Raises UserError if the variable is not a whole number of at least 1.
     """
@@ -108,13 +108,13 @@ def walk(
 
 
 def open_without_links(path: str, flags: int) -> int:
-    """Open a file for writing, for ``open(opener=...)``; OSError if it is a link."""
+    """Open a file as ``opener`` of ``open``; raise OSError if the file is a symbolic link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Convert errors of the storage in the block, such as a full disk, to StorageError.
+    """Convert storage errors within the context, such as a full disk, to StorageError.
 
     The message names ``path``. Other errors are raised unchanged.
     """
@@ -225,7 +225,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; return {} if it is missing, too large or anything else."""
+    """Parse a JSON object from a file; return {} if the file is missing, too large or invalid."""
     try:
         value = read_json(path)
     except (OSError, ValueError):

@@ -34,7 +34,7 @@ def check_not_in_run(key: str, path: str, output: Path) -> None:
 
 
 def check_first_writable(key: str, path: str, folders: Iterable[Path]) -> None:
-    """Check that the first existing one of these folders is writable, by a temporary file."""
+    """Check, with a temporary folder, that the first of ``folders`` that exists is writable."""
     probe = next(folder for folder in folders if folder.exists()) / f".{os.getpid()}.tmp"
     try:
         probe.mkdir()

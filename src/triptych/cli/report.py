@@ -3,7 +3,7 @@
 The report is written into the first directory.
 `triptych-report logs`: one page over all sweeps and runs there, with a search.
 
-With `--results FILE` the published claims of all sweeps beneath them, as docs/results.md has them.
+`triptych-report DIR --results FILE`: one page with the published claims of all sweeps beneath them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from triptych.run.read import find_runs, is_run
 
 DIRS = "directory of a sweep or a run; with several, joint_report.html is written into the first"
 WITHIN = (
-    "test whether settings differ by less than M, in the unit of the report: then they are the same"
+    "test whether settings differ by less than M, in the unit of the report; if so, they are equal"
 )
 FIGURES = (
     "also write each figure as SVG, PDF and PNG, and each table as CSV and LaTeX, into this "
@@ -136,7 +136,7 @@ def write_claims(file: Path, roots: Sequence[Path]) -> None:
 
     try:
         write_results(file, roots)
-    except (OSError, StorageError) as error:  # its own text would name a temporary file
+    except (OSError, StorageError) as error:  # The error names a temporary file.
         raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)
 

@@ -1,4 +1,4 @@
-"""Decide which classes a configuration, which may be untrusted, may name and import.
+"""Decide which classes a possibly untrusted configuration may name and import.
 
 Allowed are classes *defined* in one of ``ROOMS``, by the name in their own module; optimisers of
 ``torch.optim`` and schedulers of ``torch.optim.lr_scheduler``; Lightning's classes in ``HOMES``,

@@ -218,7 +218,7 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
 
 
 def baseline_bounds(data: DataModule) -> Entries | None:
-    """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
+    """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None if not discrete.
 
     "uniform" is log2 K for data with K levels.
     "histogram" codes each dimension by its level frequencies in the n training items,

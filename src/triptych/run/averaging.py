@@ -71,7 +71,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
 
 
 def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
-    """Return the average that ``load_weights`` loads over the raw weights; {} for these alone."""
+    """Return the average that ``load_weights`` loads over the raw weights; {} to keep them raw."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")

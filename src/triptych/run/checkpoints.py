@@ -1,4 +1,4 @@
-"""Checkpoints: plain data, written atomically and loaded without executing code.
+"""Write checkpoints atomically, and load them as plain data without executing code.
 
 ``CheckpointSaver`` decides when a run saves its last and its best checkpoint.
 """
@@ -28,11 +28,11 @@ from triptych.run.untrusted import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one.
+    """A CheckpointIO that saves atomically: a kill leaves the old file or the new one.
 
     In the ``background``, a thread writes a copy of the state while training goes on. One file is
     written at a time. An error of the thread is raised by the next save or load, or at the end of
-    the fit, also of one that fails.
+    the fit, even if the fit itself fails.
     """
 
     def __init__(self, background: bool = False):
@@ -58,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is written; raise the error of its thread."""
+        """Wait until the thread has written the last checkpoint; raise the error of the thread."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -117,11 +117,11 @@ def read_tensors(path: Path, kind: str) -> Entries:
     try:
         return load_tensors(path)  # type: ignore[no-any-return]  # torch.load returns Any
     except ValueError as error:
-        raise UserError(f"{path}: {error}, so it is not {kind} of a run; restore it") from error
+        raise UserError(f"{path}: not {kind} of a run ({error}); restore it") from error
 
 
 class CheckpointSaver(pl.Callback):
-    """Save after each validation (without validation, every ``every`` steps) and before stopping.
+    """A callback that saves after each validation, or every ``every`` steps, and before a stop.
 
     Checkpoints are taken between two steps, after all metrics up to that step are on disk.
     ``monitor`` is the metric whose lowest value makes the best checkpoint, or None without

@@ -1,4 +1,4 @@
-"""Compute features of sets of items in chunks, split over processes and stored on disk.
+"""Compute features of sets of items in chunks, which are split over processes and stored.
 
 Finished chunks survive a kill. A chunk holds about a million numbers, on a GPU four million, and
 has its own random generator, so a set is the same for any number of processes. Only the features of

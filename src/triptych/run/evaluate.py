@@ -121,7 +121,7 @@ def write_items(path: Path, account: Account) -> bool:
 
 
 def evaluate_checkpoint(values: Config) -> Entries:
-    """Return {"bpd": {"mean", "stderr", "n"}, ...}.
+    """Evaluate a checkpoint over a split; return {"bpd": {"mean", "stderr", "n"}, ...}.
 
     ``values`` are the keys of ``configs/evaluate.yaml``.
     """

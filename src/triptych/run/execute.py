@@ -75,8 +75,8 @@ def _execute_rank_zero(session: Session) -> Result:
     except (StorageError, ForeignCheckpoint, Unreadable):
         raise  # The run can be resumed once the disk has space or its files are restored.
     except Diverged as error:
-        about = {"stage": session.stage, "error": str(error), "step": error.step}
-        session.record("diverged", about)
+        entries = {"stage": session.stage, "error": str(error), "step": error.step}
+        session.record("diverged", entries)
         raise
     except Exception as error:
         _record_and_raise(session, error)
@@ -86,7 +86,7 @@ def _execute_rank_zero(session: Session) -> Result:
 
 
 def _record_and_raise(session: Session, error: Exception) -> NoReturn:
-    """Record why the run failed, and raise that error, which may come from another rank."""
+    """Record and raise the error that made the run fail, perhaps in another rank."""
     received = session.stop.received
     if received is not None and type(error).__module__.startswith(COMPILER):
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.

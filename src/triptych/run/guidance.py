@@ -41,7 +41,8 @@ def build_guided_denoiser(
 def check_guidance(guidance: Wrapper, model: Any) -> None:
     """Raise UserError for guidance that the model does not support.
 
-    Some does not work on latents; classifier-free guidance needs dropped labels in training.
+    Some guidance does not work on latents. Classifier-free guidance needs labels that were dropped
+    in training.
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:

@@ -44,7 +44,7 @@ class Origin:
     initial: Checkpoint | None  # at a first start with ``init_from``, the other run's checkpoint
     data: Entries  # the data record for checkpoints, with all items that the model is trained on
     fit: str = ""  # digest of the fit, if other runs of the sweep may copy it
-    draws: BatchDraws | None = None  # the stream of the checkpoint that is resumed or adopted
+    draws: BatchDraws | None = None  # the random-number stream of ``start`` or ``adopted``
 
     @property
     def facts(self) -> Entries:
@@ -55,7 +55,7 @@ class Origin:
 def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
     """Find what ``run`` starts from: its own checkpoint, another run or random weights.
 
-    Raises UserError if that model was trained on items that are now in validation or test.
+    Raises UserError if these weights were trained on items that are now in validation or test.
     """
     config = experiment.config
     now = fingerprint(experiment.data)
@@ -154,7 +154,7 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
         raise UserError(
-            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match, not "
+            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match, but not "
             f"{abbreviate_list(left)}; choose a run with the same network, or pass "
             "init_partial=true to copy the matching tensors"
         )

@@ -30,7 +30,9 @@ def open_inception(path: str) -> nn.Module:
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
         )
     except ModuleNotFoundError as error:
-        raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
+        raise UserError(
+            f"measures.inception={path}: torch-fidelity is missing; pip install 'triptych[fid]'"
+        ) from error
     except Exception as error:  # torch.load may raise any error for a wrong file
         raise UserError(
             f"measures.inception={path}: not the weights of FID's InceptionV3 "
@@ -67,7 +69,7 @@ def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
 
 
 class Prompts:
-    """Compare samples to the captions of ``data`` that they were drawn from."""
+    """A comparison of samples with the captions of ``data`` that they were drawn from."""
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split

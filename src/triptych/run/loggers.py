@@ -46,7 +46,7 @@ CALLED = (
 
 
 class CallGuard:
-    """Call a logging library until its first error, which is logged in one line and disables it.
+    """A guard that calls a logging library until its first error, and then logs and disables it.
 
     ``pauses`` are the seconds to wait before each retry of a call. With ``disabled`` it never calls
     the library.
@@ -167,7 +167,7 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
     if artifacts and not is_composed_here(run):
         log_line(
             None,
-            "W&B: artifacts are not sent, as the run's directory requests them, not your command",
+            "W&B: artifacts are not sent, as the run's directory requests them but not your command",
         )
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
@@ -303,7 +303,7 @@ def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str 
         return uri
     log_line(
         None,
-        f"MLflow: not used, as the run's directory names {uri}, not your command; allow it with "
+        f"MLflow: not used, as only the run's directory names {uri}; to allow this address, export "
         f"{ADDRESS}={uri}",
     )
     return None

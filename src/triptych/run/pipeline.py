@@ -137,7 +137,7 @@ def pipeline_config(path: str) -> Config:
 
 
 def read_pipeline(path: str, model: Any) -> Checkpoint:
-    """Load the pipeline's weights into ``model``, and return them as a checkpoint; or UserError."""
+    """Load a pipeline's weights into ``model``, and return a checkpoint; UserError if they misfit."""
     _check_shape(path, tuple(model.shape))
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -155,7 +155,7 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise _component_error(
-            path, WEIGHTS, f"of another network than {UNET} ({error_line(error)})"
+            path, WEIGHTS, f"not the weights of {UNET} ({error_line(error)})"
         ) from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
@@ -167,7 +167,7 @@ def _check_shape(path: str, shape: tuple[int, ...]) -> None:
     sides = size if isinstance(size, list) else [size, size]
     if channels != shape[0] or (size is not None and [*shape[1:]] != sides):
         raise _component_error(
-            path, UNET, f"in_channels={channels}, sample_size={size}: the data are {shape}"
+            path, UNET, f"in_channels={channels}, sample_size={size}: the data have shape {shape}"
         )
 
 

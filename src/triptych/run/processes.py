@@ -34,7 +34,7 @@ PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
-PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM
+PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM to end a job
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # Errors of file systems without flock, where a lock file of filelock is used instead.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)

@@ -214,7 +214,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """Note a reconstruction of a bit or more: the noise of z_0 hides which level a value has."""
+    """Yield a note if the reconstruction term is 1 bit/dim or more, as z_0 is then too noisy."""
     costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
     cost = max(costs, default=0.0)
     if cost >= 1:

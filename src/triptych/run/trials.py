@@ -74,7 +74,7 @@ def check_loads(experiment: Experiment) -> None:
         open_weights(experiment.config, experiment.data).load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"model: a newly built model cannot load its state ({error_line(error)}); make all "
+            f"model: a newly built model cannot load its state ({error_line(error)}); create all "
             "layers and buffers in __init__"
         ) from error
 

@@ -151,7 +151,8 @@ class WandbRun(WandbLogger):
         sending.join(SEND_TIMEOUT)
         for problem in [*problems]:
             log_line(
-                None, f"W&B: upload of {task_name} failed ({problem}); {self.run.path} keeps it"
+                None,
+                f"W&B: upload of {task_name} failed ({problem}); it is still in {self.run.path}",
             )
 
 
