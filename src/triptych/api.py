@@ -27,7 +27,7 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()  # held while a run trains in this process
-OFF = ("null", "false")  # values at which a key of ``UNUSED_KEYS`` may be passed
+OFF_VALUES = ("null", "false")  # values at which a key of ``UNUSED_KEYS`` may be passed
 UNUSED_KEYS = {  # {command: its keys that have no effect in Python}
     "train": ("resume", "plan"),
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
@@ -302,7 +302,7 @@ def _compose_overrides(
         raise UserError(problem)
     for override in overrides:
         key, value = _key_and_value(override)
-        if key.startswith("-") or (key in UNUSED_KEYS[command] and value.lower() not in OFF):
+        if key.startswith("-") or (key in UNUSED_KEYS[command] and value.lower() not in OFF_VALUES):
             raise UserError(
                 f"{override}: only for the command triptych-{command}; from Python, pass only "
                 "KEY=VALUE, and weights and data_root to load()"

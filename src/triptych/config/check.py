@@ -39,7 +39,7 @@ OTHER_METRICS = (  # entries of summary.json, besides metrics, that a search may
     "seconds.fit", "seconds.test", "cost.memory", "cost.evaluations", "estimator.mean", "estimator.variance",
     "baselines.uniform.mean", "baselines.histogram.mean",
 )  # fmt: skip
-LISTS = ("callbacks", "logger", "metrics", *FREE_GROUPS)  # groups that merge several files
+MERGED_GROUPS = ("callbacks", "logger", "metrics", *FREE_GROUPS)  # groups that merge several files
 Problem = tuple[str, str]  # a dotted key and the error line
 
 
@@ -98,7 +98,7 @@ def check_choice_lists(overrides: Iterable[str]) -> None:
     """Raise UserError for a list of choices of a group that needs one; Hydra would merge them."""
     for override in overrides:
         group, _, value = override.partition("=")
-        if value.startswith("[") and group not in LISTS and group_choices(group):
+        if value.startswith("[") and group not in MERGED_GROUPS and group_choices(group):
             raise UserError(
                 f"{override}: pass one choice, or compare several with triptych-train -m"
             )
@@ -136,12 +136,12 @@ def compose_defaults(choices: dict[str, Any]) -> DictConfig:
         if choice and not group.startswith("hydra/") and group not in FREE_GROUPS:
             overrides.append(f"{group}={choice}")
     if GlobalHydra.instance().is_initialized():  # true in a command, false in Python
-        return _compose_plain(overrides)
+        return _compose_train_config(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return _compose_plain(overrides)
+        return _compose_train_config(overrides)
 
 
-def _compose_plain(overrides: list[str]) -> DictConfig:
+def _compose_train_config(overrides: list[str]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     return loader.load_configuration("train", overrides, RunMode.RUN)
 

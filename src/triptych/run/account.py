@@ -143,7 +143,7 @@ def choose_weights(
     weights=chosen, the average with the lowest validation bound is reported, and its name is
     written into the checkpoint. The test set is not used.
     """
-    path = _reported_path(run, fit, experiment)
+    path = _reported_checkpoint(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
     checkpoint = FinalCheckpoint(
         path, content, experiment.data, fit.progress, fit.trainer.world_size
@@ -170,7 +170,7 @@ def choose_weights(
     return checkpoint, {"reported": weights, "val": figures}
 
 
-def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
+def _reported_checkpoint(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
         return last  # This includes runs that fit nothing.

@@ -134,9 +134,9 @@ class CheckpointSaver(pl.Callback):
         self.run, self.record = run, record
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
-        self._before: float = 0.0
-        self._began: float | None = None  # start time of the current fit; None outside a fit
-        self._seen = 0
+        self._earlier_seconds: float = 0.0  # of fitting, before the current fit
+        self._start_time: float | None = None  # start time of the current fit; None outside a fit
+        self._last_step = 0  # the optimizer step that was last seen
         # The last saved step, and whether a callback had ended the fit (should_stop) by then.
         self._saved = (0, False)
         self._stopped = False  # whether the fit had already ended in the resumed checkpoint
@@ -149,31 +149,31 @@ class CheckpointSaver(pl.Callback):
     @property
     def seconds(self) -> float:
         """Seconds of fitting so far, without time after the last checkpoint before a kill."""
-        if self._began is None:
-            return self._before
-        return self._before + time.monotonic() - self._began
+        if self._start_time is None:
+            return self._earlier_seconds
+        return self._earlier_seconds + time.monotonic() - self._start_time
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "seconds": self.seconds, "stopped": self._saved[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self._before = float(state_dict["best"]), float(state_dict["seconds"])
+        self.best, self._earlier_seconds = float(state_dict["best"]), float(state_dict["seconds"])
         self._stopped = state_dict.get("stopped", False)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: Checkpoint) -> None:
         checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         trainer.should_stop |= self._stopped
-        self._seen = trainer.global_step
+        self._last_step = trainer.global_step
         self._saved = (trainer.global_step, trainer.should_stop)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._seen:  # Gradients were accumulated, but no optimizer step was taken.
+        if step == self._last_step:  # Gradients were accumulated, but no optimizer step was taken.
             return
-        self._seen = step
+        self._last_step = step
         due = step % self.every == 0
         stop = self.stop.agreed_signal(trainer, force=due)
         if due and self.monitor:  # Validation comes next; on_validation_end saves.
@@ -206,7 +206,7 @@ class CheckpointSaver(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if (trainer.global_step, trainer.should_stop) != self._saved:
             self._save(trainer, LAST)
-        self._before, self._began = self.seconds, None
+        self._earlier_seconds, self._start_time = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self.stop.check_weights(trainer, trainer.lightning_module)

@@ -17,7 +17,7 @@ from triptych.files import STORAGE
 from triptych.run.processes import ENDING, rank, set_handlers
 
 OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # our modules; their errors are bugs
-HYDRAS = ("hydra.", "hydra_plugins.")
+HYDRA_MODULES = ("hydra.", "hydra_plugins.")
 
 
 @contextmanager
@@ -110,6 +110,6 @@ def _is_hydra_error(error: Exception) -> bool:
         name = frame.f_globals.get("__name__", "")
         if name.startswith(OURS):
             hydras = False
-        elif name.startswith(HYDRAS):
+        elif name.startswith(HYDRA_MODULES):
             hydras = True
     return hydras

@@ -15,7 +15,7 @@ from triptych.run.drawing import condition_parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
 
-OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
+MAX_CLIPPED = 0.01  # largest fraction of data values that a threshold may cut off
 
 
 def build_guided_denoiser(
@@ -62,7 +62,7 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
             "threshold: not supported for latents, as their range is unknown; pass threshold=none"
         )
     size = training_items(data, 1000).x.abs()
-    if (size > threshold.bound).float().mean() > OUTSIDE:
+    if (size > threshold.bound).float().mean() > MAX_CLIPPED:
         raise UserError(
             f"threshold: would clip at {threshold.bound:g}, but the data reach {size.max():.2g}; "
             "pass threshold=none, or threshold=static with a higher threshold.bound"

@@ -64,7 +64,7 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
     start = newest_readable(run.checkpoints())
     with reraise_as_foreign_checkpoint(start or config.get("trained") or config.get("init_from")):
         if config.get("trained"):
-            return _adopt(run, experiment, now, start)
+            return _adopt_trained(run, experiment, now, start)
         if start is not None:
             return _resume(run, start, now, fit)
         return _start_new(config, now, fit)
@@ -102,7 +102,7 @@ def _start_new(config: Config, fingerprint: Fingerprint, fit: str) -> Origin:
     return Origin(None, 0, None, initial, data, fit)
 
 
-def _adopt(
+def _adopt_trained(
     run: RunDirectory, experiment: Experiment, fingerprint: Fingerprint, start: Path | None
 ) -> Origin:
     """Take the trained model of another run or of a diffusers pipeline (``trained``).

@@ -12,7 +12,7 @@ from triptych.errors import UserError
 from triptych.run.items import read_arrays
 from triptych.run.parsing import error_line
 
-ROWS = 50  # images per forward pass of InceptionV3, which resizes them to 299 x 299
+INCEPTION_BATCH = 50  # images per forward pass of InceptionV3, which resizes them to 299 x 299
 FEATURES = 2048
 
 
@@ -65,7 +65,7 @@ def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     Grey images are expanded to three equal channels.
     """
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
-    return torch.cat([inception(part) for part in shades.split(ROWS)])
+    return torch.cat([inception(part) for part in shades.split(INCEPTION_BATCH)])
 
 
 class Prompts:

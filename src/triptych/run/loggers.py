@@ -40,7 +40,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
-CALLED = (
+GUARDED_METHODS = (
     "log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint", "finalize",
 )  # fmt: skip
 
@@ -65,10 +65,10 @@ class CallGuard:
         try:
             return method(*arguments, **more)
         except (Exception, SystemExit) as error:  # Libraries raise exceptions of any type.
-            self._give_up(error)
+            self._disable(error)
         return None
 
-    def _give_up(self, error: BaseException) -> None:
+    def _disable(self, error: BaseException) -> None:
         self.disabled = True
         reason = error_line(error) + error_location(error)
         log_line(None, f"{self.title}: switched off ({reason}); metrics.csv has all metrics")
@@ -120,7 +120,7 @@ class GuardedLogger(Logger):
 def guard_logger(logger: Logger, title: str) -> Logger:
     """Change a user-supplied logger so that its first error disables it, and return it."""
     guarded = CallGuard(title)
-    for name in CALLED:
+    for name in GUARDED_METHODS:
         if hasattr(logger, name):
             setattr(logger, name, partial(guarded, getattr(logger, name)))
     return logger

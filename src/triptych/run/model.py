@@ -26,9 +26,9 @@ from triptych.models.diffusion import Diffusion
 from triptych.records import Config
 
 # {option of glibc's mallopt: value}: M_MMAP_THRESHOLD at its maximum, and M_TRIM_THRESHOLD.
-MALLOC = {-3: 32 << 20, -1: 1 << 30}
+MALLOC_OPTIONS = {-3: 32 << 20, -1: 1 << 30}
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # a model may ignore them
-QUIET = (  # library warnings that do not concern users
+IGNORED_WARNINGS = (  # library warnings that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers.*",  # our loaders index tensors in memory
     ".*Checkpoint directory .* exists and is not empty.*",  # expected when a run is resumed
@@ -42,7 +42,7 @@ QUIET = (  # library warnings that do not concern users
 
 def set_up_torch(threads: int) -> None:
     """Set torch's threads, precision and CPU options, and silence warnings of libraries."""
-    for message in QUIET:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):  # Lightning logs tips as warnings.
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -74,7 +74,7 @@ def _keep_freed_memory() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:  # The C library is not glibc.
         return
-    for option, value in MALLOC.items():
+    for option, value in MALLOC_OPTIONS.items():
         set_option(option, value)
 
 

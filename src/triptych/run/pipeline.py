@@ -71,7 +71,7 @@ EXPRESSIBLE = {
     "objective.output.space": [*TYPES],
     "bound.variance": [*VARIANCE_TYPES],
 }
-CARD = """# {name}
+MODEL_CARD = """# {name}
 
 A diffusion model of {data}, trained and measured with Triptych.
 
@@ -306,7 +306,7 @@ def model_card(result: Result, license: str) -> str:
         figure = EvalResult(task, choice, data, "bpd", bits.mean, metric_name="bound, bits/dim")
         front["eval_results"] = [figure]
     settings = [f"- `{key}={value}`" for key, value in result.overrides.items()]
-    text = CARD.format(
+    text = MODEL_CARD.format(
         name=name,
         data=data,
         bound=result_line(result),

@@ -194,7 +194,7 @@ class Lockable:
                             f"{folder}: another process is using it ({holder}); wait until it ends"
                         )
                     time.sleep(0.05)
-                if not _lies_in(folder, file):
+                if not _is_lock_file_in(folder, file):
                     continue  # The former owner has removed or renamed the directory; try again.
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
@@ -239,13 +239,13 @@ def check_lock_is_held(path: Path) -> None:
     The lock is lost if the directory was moved or deleted.
     """
     for folder, file in _held:
-        if path.is_relative_to(folder) and not _lies_in(folder, file):
+        if path.is_relative_to(folder) and not _is_lock_file_in(folder, file):
             raise StorageError(
                 f"{folder}: moved or deleted while the run was using it; the run stops"
             )
 
 
-def _lies_in(folder: Path, file: IO[str]) -> bool:
+def _is_lock_file_in(folder: Path, file: IO[str]) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:

@@ -38,7 +38,7 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
             f"ckpt={values['ckpt']}: a classifier cannot draw samples; pass a generative model"
         )
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
-    return _to_device(build_drawing(config, model, opened.data, OtherRuns(config)), values)
+    return _check_and_move(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
 def cascade_of(values: Config) -> Drawing:
@@ -53,7 +53,7 @@ def cascade_of(values: Config) -> Drawing:
     if values["noise"]:
         drawings = _with_noise(drawings, values["noise"])
     *sources, last = drawings
-    return _to_device(
+    return _check_and_move(
         replace(last, sources={str(stage.data.known_as): stage for stage in sources}), values
     )
 
@@ -72,7 +72,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     return noised
 
 
-def _to_device(drawing: Drawing, values: Config) -> Drawing:
+def _check_and_move(drawing: Drawing, values: Config) -> Drawing:
     """Move ``drawing`` to its device.
 
     Raises UserError for a label or prompt in ``values`` that the model does not take.

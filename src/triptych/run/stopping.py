@@ -237,7 +237,7 @@ class Peers:
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
         self.run, self.record = run, record
         self.children: list[subprocess.Popen[Any]] = []
-        self._settled = threading.Event()
+        self._watch_ended = threading.Event()
 
     def __enter__(self) -> "Peers":
         return self
@@ -273,14 +273,14 @@ class Peers:
 
     def stop_watching(self) -> None:
         """Stop watching the other ranks, when only rank 0 has work left."""
-        self._settled.set()
+        self._watch_ended.set()
 
     def original_error(self, error: Exception | None) -> Exception | Interrupted:
         """Return the error that ended the run, which may be another rank's.
 
         ``error`` is this rank's error, perhaps only a lost connection, or None if it hangs.
         """
-        self._settled.set()
+        self._watch_ended.set()
         if error is not None and not is_broken_connection(error):
             return error
         until = time.monotonic() + PATIENCE
@@ -318,14 +318,14 @@ class Peers:
 
     def _watch(self) -> None:
         """End this process if another rank has failed and this one hangs in a collective."""
-        while not self._settled.wait(0.5):
+        while not self._watch_ended.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):
                 return
-            if any(codes) and not self._settled.wait(HANG_SECONDS):
-                self._end_stuck()
+            if any(codes) and not self._watch_ended.wait(HANG_SECONDS):
+                self._end_hanging_process()
 
-    def _end_stuck(self) -> None:
+    def _end_hanging_process(self) -> None:
         reason, code = self.original_error(None), 1
         try:
             if isinstance(reason, Interrupted):
