@@ -109,11 +109,11 @@ def test_unreadable_summary_requires_checkpoint_path(finished, inside, command):
     plant(run / "summary.json", RESULT | {"schema": 99})
     before = state(run.path)
     if command == "load":
-        refused(lambda: triptych.load(run.path), "schema 99", error=Unreadable)
+        refused(lambda: triptych.load(run.path), "schema=99", error=Unreadable)
         assert triptych.load(run / "checkpoints" / "last.ckpt").model
     else:
         done = inside(f"triptych.cli.{command}", f"ckpt={run.path}")
-        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "schema 99" in done.stderr
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "schema=99" in done.stderr
     assert state(run.path) == before
 
 
