@@ -60,7 +60,7 @@ def make_parser(command: str) -> Parser:
 
 
 def config_folder(text: str) -> Path:
-    """Return the folder of --config-dir; raise UserError if it is missing, unlike Hydra."""
+    """Return the folder of --config-dir; raise UserError if it is missing (Hydra ignores that)."""
     folder = Path(text).absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir={text}: not a directory")

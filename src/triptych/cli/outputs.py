@@ -18,7 +18,7 @@ def check_output_file(key: str, path: str) -> None:
 
 
 def check_output_folder(key: str, path: str) -> None:
-    """Raise UserError or StorageError unless files can be written in a folder, even a new one."""
+    """Raise UserError or StorageError unless files can be written in this folder."""
     place = Path(path).absolute()
     check_not_in_run(key, path, place / "samples")
     check_first_writable(key, path, [place, *place.parents])

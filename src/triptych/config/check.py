@@ -75,7 +75,7 @@ def _swept_key_prefixes(hydra: DictConfig) -> tuple[str, ...]:
 
 
 def check_packaged_keys(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a config file that lacks "# @package _global_", as no run has its keys."""
+    """Raise UserError for a config file without "# @package _global_": its keys reach no run."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         raise UserError(
             f"{group}: the file's keys are not used by any run; begin it with the line # @package "

@@ -32,7 +32,7 @@ class Explanation(NamedTuple):
 
 
 def explain(error: Exception, command: str) -> str:
-    """Explain an error in a command's overrides; if no row matches, return the error's own text."""
+    """Explain an error in a command's overrides; if none matches, return the error's own text."""
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: must be KEY=VALUE; quote special characters, as in "

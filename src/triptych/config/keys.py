@@ -287,7 +287,7 @@ def _is_group(kind: Any) -> bool:
 
 
 def keys_with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
-    """Return all keys with one of these roles; descend only into groups that lack it."""
+    """Return all keys with one of these roles; descend only into groups without such a role."""
     names, group = [], key or Key(Train)
     for name, kind in declared_fields(group.kind).items():
         member, place = group.nested(kind), join(path, name)

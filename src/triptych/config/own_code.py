@@ -46,7 +46,7 @@ def is_user_code(part: object) -> bool:
 
 
 def remember_imported() -> None:
-    """Record the digests of the user's modules as they are imported.
+    """Record digests of the user's modules that have been imported.
 
     ``provenance.check_imported`` compares them.
     """

@@ -64,7 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             writing.result()
 
     def teardown(self) -> None:
-        """Wait, as Lightning calls this at the end of a fit and after an exception in it."""
+        """Wait for the last write; Lightning calls this after every fit, even a failed one."""
         self.wait()
 
 

@@ -138,7 +138,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 
 def check_splits(config: Config, data: DataModule) -> None:
-    """Raise UserError for a run that would have nothing to report."""
+    """Raise UserError if the split that the run would report has no items."""
     tested = config.get("test", True)
     split = "test" if tested else "val"
     if not len(data.splits[split]):
@@ -190,7 +190,7 @@ def is_fitted(experiment: Experiment, origin: Origin) -> bool:
 def check_first_start(
     experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]
 ) -> None:
-    """Raise UserError for errors that would appear only after the fit, or in its results."""
+    """Check a new run for errors that would otherwise appear only after the fit."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)
     check_states(experiment.model, callbacks)

@@ -132,7 +132,7 @@ def _adopt_trained(
 def read_other_checkpoint(
     key: str, path: str, fingerprint: Fingerprint, fix: str
 ) -> tuple[Checkpoint, str]:
-    """Read the checkpoint at ``path``, the value of ``key``, and compare its data.
+    """Read the checkpoint at ``path``, the value of ``key``; compare its data with this run's.
 
     Return the checkpoint and a warning, which is "" if its data have the ``fingerprint``.
     """
@@ -141,7 +141,7 @@ def read_other_checkpoint(
 
 
 def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the other run's weights into ``model`` where name and shape match.
+    """Copy the weights of the run ``init_from`` into ``model`` where name and shape match.
 
     These are all parameters except those of a learned schedule or loss, and the buffers of modules
     that have parameters. Raises UserError if nothing matches, or if some tensors do not match and

@@ -112,7 +112,7 @@ class GuardedLogger(Logger):
         self.guard(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
-        """Log the metrics of ``summary``, which is None if the run has not finished, and close."""
+        """Log the metrics of ``summary`` (None if the run has not finished), and close the logger."""
         last, row = self.table.last_row
         self.guard(lambda: self.logger.finish(summary, last, row))
 

@@ -116,7 +116,7 @@ def _draw_chunk(
 
 
 def _cache_key(experiment: Experiment, run: RunDirectory) -> str:
-    """Return a digest of all that samples and features depend on besides the configuration.
+    """Return a digest of what determines samples and features, besides the configuration.
 
     These are the weights of all networks involved, the code, the packages and the data.
     """

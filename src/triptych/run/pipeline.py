@@ -94,7 +94,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> Config:
-    """Return the config groups that a pipeline determines; ``bound`` lacks its repeats."""
+    """Return the config groups that a pipeline determines; ``bound`` without ``repeats``."""
     _read_component_config(path, INDEX)
     scheduler, unet = (
         _read_component_config(path, SCHEDULER, SCHEDULE),

@@ -46,7 +46,7 @@ def contains_run(run: RunDirectory) -> bool:
 
 
 def plan_run(request: Request) -> RunPlan:
-    """Plan what to do with the run that is in the requested directory.
+    """Decide what to do with the existing run in the requested directory.
 
     Raises UserError if its configuration is lost or unreadable.
     """
@@ -75,7 +75,7 @@ def check_same_run(request: Request, plan: RunPlan) -> None:
 
 
 def without_machine_settings(changes: Changes) -> Changes:
-    """Return the differences without settings of the machine, which do not make another run."""
+    """Return the differences without machine settings, as these do not make another run."""
     return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
 
 

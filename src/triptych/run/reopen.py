@@ -176,7 +176,7 @@ def refuse_cascade(config: Config) -> None:
 
 
 def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any]) -> Config:
-    """Return a run's configuration with a ``change`` of its sampling.
+    """Return a run's configuration with the ``change`` applied to its sampling keys.
 
     Example of a change: {"guidance.scale": 3.0}.
     """
@@ -222,7 +222,7 @@ def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> Non
 
 
 def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> None:
-    """Check that a condition part has the shape of what another run draws for it."""
+    """Check that another run draws the condition part ``name`` in the required shape."""
     if isinstance(kind, Images):
         shape = tuple(kind.shape)
     elif isinstance(kind, Vectors):

@@ -127,7 +127,7 @@ class Result:
 
     @classmethod
     def from_run(cls, provenance: Provenance, status: str, **more_entries: Any) -> Self:
-        """Build the result of the run with this provenance; further entries are keywords.
+        """Build the result of the run with this provenance; other entries are keyword arguments.
 
         Entries that are None are left out.
         """

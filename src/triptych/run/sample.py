@@ -73,7 +73,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
 
 
 def _check_and_move(drawing: Drawing, values: Config) -> Drawing:
-    """Move ``drawing`` to its device.
+    """Check ``drawing`` against ``values``, and move it to its device.
 
     Raises UserError for a label or prompt in ``values`` that the model does not take.
     """

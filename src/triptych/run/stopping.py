@@ -203,7 +203,7 @@ def requeue(stop: Interrupted) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error, or its cause, only reports the lost connection to another rank."""
+    """Return whether an error, or its cause, only says that the connection to a rank was lost."""
     if isinstance(error, torch.distributed.DistError):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):

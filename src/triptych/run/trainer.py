@@ -32,7 +32,7 @@ FULL_PRECISION: dict[Any, Any] = {None: "32-true", 32: "32-true"}
 
 
 class NoProfiler(PassThroughProfiler):
-    """A profiler without overhead; Lightning's own no-op creates a generator for every hook."""
+    """A no-op profiler without overhead; Lightning's own creates a generator for every hook."""
 
     profile = nullcontext  # type: ignore[assignment]  # a context manager, too
 
@@ -125,7 +125,7 @@ def _no_broadcast() -> None:
 
 
 def _strategy(node: Config, may_skip_weights: bool) -> Any:
-    """Return Lightning's name of the strategy; for DDP on CPUs one with a fixed order of summation.
+    """Return Lightning's strategy name; for DDP on CPUs one with a fixed order of summation.
 
     Plain DDP rebuilds its gradient buckets after the first step of each start. This changes the
     order of summation over three or more ranks, so a resumed run would differ in the last digits.

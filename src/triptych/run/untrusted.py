@@ -105,7 +105,7 @@ def is_averaging(state: dict[str, Any]) -> bool:
 
 
 def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
-    """Check that a checkpoint belongs to the run of its directory, and to the run's result."""
+    """Raise an error if a checkpoint belongs to another run or result than its directory's."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
@@ -120,7 +120,7 @@ def _check_belongs_to_run(path: Path, where: str, config: Config) -> None:
 
 
 def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
-    """Raise UserError unless a run's checkpoint is the one that its result reports, if any."""
+    """Raise UserError if a run has a result that reports another checkpoint than ``path``."""
     result = None
     with suppress(Unreadable):  # The code that reads the result raises this error.
         result = run.summary()
