@@ -305,7 +305,7 @@ def _compose_overrides(
         if key.startswith("-") or (key in UNUSED_KEYS[command] and value.lower() not in OFF_VALUES):
             raise UserError(
                 f"{override}: only for the command triptych-{command}; from Python, pass only "
-                "KEY=VALUE, and weights and data_root to load()"
+                "KEY=VALUE (weights and data_root are arguments of load)"
             )
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")

@@ -43,7 +43,7 @@ OWN = [
     ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir: ", "leave it out"]),
     ("train -m seed=1,2 hydra.sweep.dir=", ["hydra.sweep.dir=: ", "leave it out"]),
     ("train -m ablation=objectives_tuned optimizer.lr=0.02", ["optimizer.lr: this sweep tunes it"]),
-    ("train optimized_metric=bpd", ["optimized_metric=bpd", "must be as val.bound.mean"]),
+    ("train optimized_metric=bpd", ["optimized_metric=bpd", "must be like val.bound.mean"]),
     ("sample -x", ["unrecognized arguments: -x"]),
     ("report --foo", ["DIR"]),
     ("report /etc --equal-within x", ["--equal-within", "'x'"]),

@@ -78,8 +78,8 @@ def check_packaged_keys(config: Mapping[str, Any]) -> None:
     """Raise UserError for a config file without "# @package _global_": its keys reach no run."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         raise UserError(
-            f"{group}: the file's keys are not used by any run; begin it with the line # @package "
-            "_global_"
+            f"{group}: no run uses the keys of the chosen file; begin this file with the line "
+            "# @package _global_"
         )
 
 
@@ -231,7 +231,7 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
     if path in OTHER_METRICS or re.fullmatch(f"{figure}|{measure}", path):
         return
     raise UserError(
-        f"optimized_metric={path}: no such metric is recorded; must be as val.bound.mean, "
+        f"optimized_metric={path}: no such metric is recorded; must be like val.bound.mean, "
         f"measures.fid.mean or one of {', '.join(OTHER_METRICS)}"
     )
 

@@ -26,7 +26,9 @@ def build_guided_denoiser(
     if not guidance and not threshold:
         return None
     if model.denoiser is None:
-        raise UserError("guidance, threshold: this model has no denoiser; pass both as none")
+        raise UserError(
+            "guidance, threshold: model has no denoiser; pass guidance=none threshold=none"
+        )
     denoiser = model.denoiser
     if guidance:
         opened = _open_guides(guidance, model, data, other_runs)

@@ -154,8 +154,8 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
         raise UserError(
-            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match, but not "
-            f"{abbreviate_list(left)}; choose a run with the same network, or pass "
+            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match; without a "
+            f"match: {abbreviate_list(left)}; choose a run with the same network, or pass "
             "init_partial=true to copy the matching tensors"
         )
     with torch.no_grad():
@@ -165,16 +165,16 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors copied"
     line += f" (step {step}, weights {weights})"
     if left:
-        line += f"; not {abbreviate_list(left)}"
+        line += f"; not copied: {abbreviate_list(left)}"
     log_line(run, line)
     if rank() == 0:
-        about = {
+        entry = {
             "checkpoint": str(resolve_checkpoint_path(path)),
             "step": step,
             "weights": weights,
             "taken": taken,
         }
-        run.write_provenance({**run.provenance.record, "init_from": about})
+        run.write_provenance({**run.provenance.record, "init_from": entry})
 
 
 def _has_same_shape(source: Tensor | None, tensor: Tensor) -> bool:

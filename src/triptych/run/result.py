@@ -272,7 +272,7 @@ def _bound_line(figures: Mapping[str, Estimate], split: str, unit: str) -> str:
         line += f", {_format_estimate(figures['gap'])} above the data's entropy"
     if f"{unit}_ode" in figures:
         ode = figures[f"{unit}_ode"]
-        line += f"; by the ODE {_format_estimate(ode)} on {ode.n} of them"
+        line += f"; by the probability-flow ODE {_format_estimate(ode)} on {ode.n} of these items"
     if f"{unit}_ode_bound" in figures:
-        line += f", whose bound is {_format_estimate(figures[f'{unit}_ode_bound'])}"
+        line += f", where the bound is {_format_estimate(figures[f'{unit}_ode_bound'])}"
     return line

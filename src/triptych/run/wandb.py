@@ -85,7 +85,7 @@ class WandbRun(WandbLogger):
             shutil.rmtree(path, ignore_errors=True)
         self._wandb_init["mode"] = "offline"
         started = self.experiment
-        log_line(None, f"W&B: offline ({reason}); upload the run at its end with `{self.sync}`")
+        log_line(None, f"W&B: offline ({reason}); upload the run after its end with `{self.sync}`")
         return started
 
     @property
