@@ -5,7 +5,7 @@ import sys
 from triptych.cli.startup import print_version_and_exit
 
 COMMANDS = """\
-triptych-train     train a run, a sweep with -m, or go on with one
+triptych-train     train a run, or a sweep with -m; resume either
 triptych-evaluate  measure the bound of a checkpoint
 triptych-sample    draw samples from a checkpoint
 triptych-report    compare runs in a report

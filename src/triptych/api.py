@@ -27,7 +27,7 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()  # held while a run trains in this process
-OFF = ("null", "false")
+OFF_VALUES = ("null", "false")  # values at which a key of ``UNUSED_KEYS`` may be passed
 UNUSED_KEYS = {  # {command: its keys that have no effect in Python}
     "train": ("resume", "plan"),
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
@@ -36,12 +36,13 @@ UNUSED_KEYS = {  # {command: its keys that have no effect in Python}
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose the configuration of ``triptych-train OVERRIDES``, for one override or a list.
+    """Compose the configuration that ``triptych-train OVERRIDES`` trains.
 
-    Values may be set in the result.
+    ``overrides`` is one override or a list of them. Values of the returned configuration may be
+    changed by assignment.
 
     Raises:
-        UserError: the error of the command; or a key has several values.
+        UserError: the command would refuse the overrides, or one of them has several values.
     """
     if isinstance(overrides, str):
         overrides = [overrides]
@@ -51,15 +52,15 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 
 
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
-    """Train a run of a composed configuration, or of overrides, and return it.
+    """Train a run of a composed configuration, or of overrides, and return the run.
 
-    If a run of this name exists, it is resumed, or only read if it has ended. Seeds and number of
-    threads of this process are set.
+    If a run of this name exists, it is resumed, or only read if it has ended. The random seeds and
+    the number of threads of this process are set.
 
     Raises:
         UserError: a value is not accepted, several processes are requested, or the run of this name
             has another configuration.
-        Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
+        Busy, Diverged, Interrupted, StorageError: see ``run.execute.execute``.
     """
     # Two runs at once would share random generators and threads.
     if not _training.acquire(blocking=False):
@@ -104,7 +105,7 @@ def check_one_process(config: DictConfig) -> None:
 
 
 def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
-    """Compose a configuration again from its overrides and the values set by hand, to check all."""
+    """Compose a configuration anew from its overrides and assigned values, to check every value."""
     if not isinstance(config, DictConfig):
         return compose(config)
     typed = OmegaConf.select(config, "hydra.overrides")
@@ -149,11 +150,13 @@ class Trained:
         return self.denoiser.process
 
     def bound(self, x: Any, condition: Any = None) -> Any:
-        """Estimate the bound of a batch from one draw: prior, reconstruction, diffusion; nats (B,).
+        """Estimate the three terms of each item's bound from one random draw, in nats (B,).
+
+        The terms are prior, reconstruction and diffusion.
 
         Args:
-            x: items (B, *event) in data units. Times and noise are those of the first B items of a
-                split.
+            x: items (B, *event) in data units. They get the random times and noise of the first B
+                items of a split.
             condition: the items' condition, if the model is conditional.
 
         Raises:
@@ -173,7 +176,7 @@ class Trained:
             return self._calibrated_model.elbo(batch, repeat=0, repeats=1)
 
     def _check_items(self, x: Any) -> None:
-        """Raise UserError for items whose bound would silently be wrong."""
+        """Raise UserError for items of a wrong shape or range, whose bound would be wrong."""
         from triptych.data.batch import to_level, to_unit
 
         shape, levels = ("B", *self.data.shape), self.data.levels
@@ -249,15 +252,15 @@ class Trained:
 def load(
     run: Run | str | os.PathLike[str], weights: str | None = None, data_root: str | None = None
 ) -> Trained:
-    """Open a run, its directory or a checkpoint, without executing untrusted code.
+    """Open a run (the object or its directory) or a checkpoint, without executing untrusted code.
 
     Args:
         weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: the reported weights.
         data_root: the folder of the data, if they were moved.
 
     Raises:
-        UserError: it is missing, damaged or not of this project, or names a class that is not
-            allowed.
+        UserError: the checkpoint is missing, damaged or not of this project, or its configuration
+            names a class that is not allowed.
     """
     if isinstance(run, Run):
         run = run.dir
@@ -298,10 +301,10 @@ def _compose_overrides(
         raise UserError(problem)
     for override in overrides:
         key, value = _key_and_value(override)
-        if key.startswith("-") or (key in UNUSED_KEYS[command] and value.lower() not in OFF):
+        if key.startswith("-") or (key in UNUSED_KEYS[command] and value.lower() not in OFF_VALUES):
             raise UserError(
                 f"{override}: only for the command triptych-{command}; from Python, pass only "
-                "KEY=VALUE, and weights and data_root to load()"
+                "KEY=VALUE (weights and data_root are arguments of load)"
             )
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
@@ -317,6 +320,6 @@ def _key_and_value(override: str) -> tuple[str, str]:
 def _checked_values(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a command's values; UserError for an override without effect on an opened run."""
+    """Return a command's values; raise UserError for an override without effect in Python."""
     config = _compose_overrides(command, arguments, overrides)
     return composing.checked_values(composing.without_hydra(config), command)

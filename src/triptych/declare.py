@@ -61,14 +61,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class IsPath:
-    """Mark a text as a path, which can be typed without Hydra's quotes."""
+    """An annotation for text that is a path; it can be typed without Hydra's quotes."""
 
     describe = "a path"
 
 
 @dataclass(frozen=True)
 class IsClass:
-    """Mark the dotted name of a class."""
+    """An annotation for text that is the dotted name of a class."""
 
     describe = "a class's dotted name"
 
@@ -204,7 +204,7 @@ Arguments = tuple[Any, ...]  # arguments of a type: int and str of dict[int, str
 
 
 class Type:
-    """A type whose values are not checked; subclasses are in ``TYPES``."""
+    """The check of one declared type; this base class accepts any value."""
 
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         """Return whether a value is of this type."""
@@ -215,7 +215,7 @@ class Type:
         return []
 
     def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        """Return each alternative in words; "" for an undeclared one."""
+        """Return each alternative of the type in words; [""] if it is undeclared."""
         return self.options(arguments) or [""]
 
 
@@ -276,7 +276,7 @@ class _Union(Type):
 
 
 class _List(Type):
-    """A list: of any length if one type is given, as ``list[int]``, else with a type per entry."""
+    """A list: ``list[int]`` has any length, ``tuple[int, str]`` has one type per entry."""
 
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -322,7 +322,7 @@ def _type_of(kind: Any) -> Type:
 
 
 def type_error_line(key: str, kind: Any, value: Any) -> str:
-    """Return the error line for ``value``; "" if it fits."""
+    """Return the error line for a ``value`` of a wrong type or range; "" if it is valid."""
     if fits(kind, value):
         return ""
     return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
@@ -332,7 +332,7 @@ C = TypeVar("C", bound=type)
 
 
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
-    """Check the arguments of ``__init__`` against their declarations, also for subclasses.
+    """Decorate a class so that its ``__init__``, and a subclass's, checks declared arguments.
 
     ``place``: the configuration group of the class, such as "denoiser.network"; ``error``: the type
     of exception to raise.

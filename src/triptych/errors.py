@@ -11,7 +11,8 @@ USERINFO = re.compile(r"(\w://)[^/\s]*@")
 class UserError(Exception):
     """An error that the user can fix, reported in one line: KEY=VALUE: problem; fix.
 
-    Line breaks in names and errors that it quotes are escaped.
+    The message may quote names and other errors; it is put on one line, with control characters
+    escaped.
     """
 
     exit_code = 1
@@ -21,15 +22,15 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """An error in the data or their configuration; the line names the key and the fix."""
+    """An error in the data or their configuration."""
 
 
 class ForeignCheckpoint(UserError):
-    """A checkpoint does not belong to the run of its directory."""
+    """Raised for a checkpoint that does not belong to the run of its directory."""
 
 
 class Unreadable(UserError):
-    """A record exists but is malformed; it must not be removed or overwritten."""
+    """Raised for a malformed record, which must not be removed or overwritten."""
 
     @property
     def problem(self) -> str:
@@ -41,23 +42,23 @@ class Unreadable(UserError):
 
 
 class OtherRun(UserError):
-    """The directory contains a run with another configuration."""
+    """Raised if a directory contains a run with another configuration."""
 
 
 class Busy(UserError):
-    """Another process is working in the directory."""
+    """Raised if another process is working in a directory."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class StorageError(UserError):
-    """A file cannot be written: disk full, read-only or no permission; existing files are kept."""
+    """Raised if a file cannot be written, as on a full disk; existing files are kept."""
 
     exit_code = 74
 
 
 class Diverged(UserError):
-    """A loss, bound or weight is not finite; this is recorded as the run's result.
+    """Raised if a loss, bound or weight is not finite; this is recorded as the run's result.
 
     ``what``, such as "the loss", is not finite at ``step``, counted from 1.
     """
@@ -84,7 +85,7 @@ class Diverged(UserError):
 
 
 class Interrupted(BaseException):
-    """The run was stopped and can be resumed.
+    """Raised if a run was stopped by a signal and can be resumed.
 
     It is not an Exception, so that ``except Exception`` does not catch it.
 
@@ -108,7 +109,7 @@ class Interrupted(BaseException):
 
 
 def mask_password(text: str) -> str:
-    """Replace user and password of each URL in ``text``: "http://***@host"."""
+    """Mask user name and password of each URL in ``text``, as in "http://***@host"."""
     return USERINFO.sub(r"\1***@", text)
 
 

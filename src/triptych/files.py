@@ -37,7 +37,7 @@ STORAGE = (
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
     *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),  # a directory in a file's place, or the reverse
 )
-LINE = 65536  # characters of one line of a table
+LINE = 65536  # maximum number of characters in a line of a table
 
 
 def parse_path(text: str, key: str) -> Path:
@@ -64,7 +64,7 @@ def check_outside_of_records(key: str, path: object, output: Path) -> None:
 
 
 def size_limit(name: str) -> int:
-    """Return the size limit of this name, from ``LIMITS`` or its environment variable.
+    """Return a size limit: the environment variable ``name``, or else its default in ``LIMITS``.
 
     Raises UserError if the variable is not a whole number of at least 1.
     """
@@ -116,13 +116,13 @@ def walk(
 
 
 def open_without_links(path: str, flags: int) -> int:
-    """Open a file for writing, for ``open(opener=...)``; OSError if it is a link."""
+    """Open a file as ``opener`` of ``open``; raise OSError if the file is a symbolic link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Convert errors of the storage in the block, such as a full disk, to StorageError.
+    """Convert storage errors within the context, such as a full disk, to StorageError.
 
     The message names ``path``. Other errors are raised unchanged.
     """
@@ -233,7 +233,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; return {} if it is missing, too large or anything else."""
+    """Parse a JSON object from a file; return {} if the file is missing, too large or invalid."""
     try:
         value = read_json(path)
     except (OSError, ValueError):

@@ -91,7 +91,7 @@ def test_two_ema_callbacks_are_refused():
     config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
     refused(
         lambda: check_averaging(config, [EMA(), slow(0.2)], True),
-        "callbacks: more than one averages",
+        "callbacks: several of them average",
         "keep one",
     )
     check_averaging(config | {"weights": "raw"}, [EMA(), slow(0.2)], True)

@@ -138,7 +138,9 @@ def test_torchrun_makes_one_directory(root, single):
     again = end(line, root)
     assert "finished before" in again.stdout
     nameless = [*torchrun, "-m", *command("trainer=ddp_sim")[2:]]
-    assert "a name is needed here" in end(nameless, root, code=1).stderr
+    assert (
+        "name=null: all processes need one shared directory" in end(nameless, root, code=1).stderr
+    )
 
 
 OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)

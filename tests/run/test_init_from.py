@@ -82,7 +82,7 @@ def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, caps
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
         "init_from=/x: 7 of 11 tensors copied (step 12, weights sigma_rel_0.05); "
-        "not b.weight, b.bias, new.weight and 1 more"
+        "not copied: b.weight, b.bias, new.weight and 1 more"
     )
     told = run.provenance.record["init_from"]
     assert len(told["taken"]) == 7 and told["step"] == 12

@@ -388,7 +388,7 @@ DEEP |= {"down_block_types": ["DownBlock2D"] * 5, "up_block_types": ["UpBlock2D"
 WRONG = {
     "size": (
         lambda p: shutil.rmtree(p) or save(p, size=16),
-        "in_channels=1, sample_size=16: the data are ",
+        "in_channels=1, sample_size=16: the data have shape ",
     ),
     "channels": (
         change(UNET, in_channels=3, out_channels=3),
@@ -396,7 +396,7 @@ WRONG = {
     ),
     "widths": (
         change(UNET, block_out_channels=[8, 16]),
-        "of another network than unet/config.json",
+        "not the weights of unet/config.json",
     ),
     "damaged": (
         lambda p: (p / WEIGHTS).write_bytes(b"PK\x03\x04" * 9),

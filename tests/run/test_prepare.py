@@ -79,7 +79,7 @@ def test_resume_accepts_other_threads_and_devices(prepared, finished, capsys):
     run = prepared()
     run.write("config.yaml", run.config() | {"threads": 3})
     again = prepared("trainer.devices=2").config()
-    assert "goes on with threads: 3 -> 1; trainer.devices: 1 -> 2" in capsys.readouterr().err
+    assert "continues with threads: 3 -> 1; trainer.devices: 1 -> 2" in capsys.readouterr().err
     assert (again["threads"], again["trainer"]["devices"]) == (1, 2)
     with pytest.raises(UserError, match=r"holds another run \(trainer.max_steps: 6 -> 7\)"):
         prepared("threads=2", "trainer.max_steps=7")

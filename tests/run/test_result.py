@@ -59,7 +59,8 @@ def test_figures_line_keeps_digits_of_small_errors():
 def test_figures_line_reports_ode_on_its_own_items():
     ode = {"bpd_ode": figure(1.95, n=64), "bpd_ode_bound": figure(1.88, n=64)}
     line = line_of(metrics(1.89) | ode)
-    assert "by the ODE 1.9500 ± 0.0200 on 64 of them, whose bound is 1.8800 ± 0.0200" in line
+    assert "by the probability-flow ODE 1.9500 ± 0.0200 on 64 of these items" in line
+    assert "of these items, where the bound is 1.8800 ± 0.0200" in line
 
 
 def test_check_seal_refuses_bound_without_terms():

@@ -24,11 +24,11 @@ from triptych.study.study import read_study
 
 RESULT = {"schema": 1, "status": "finished"}
 RECORDS = {
-    "schema": ("summary.json", RESULT | {"schema": 99}, "schema 99, this reader knows 1"),
+    "schema": ("summary.json", RESULT | {"schema": 99}, "schema=99: must be 1"),
     "layout": (
         "summary.json",
         {"schema": 1, "result": {"state": "finished"}},
-        "status None is none of",
+        "status=None: must be ",
     ),
     "figure": (
         "summary.json",
@@ -109,11 +109,11 @@ def test_unreadable_summary_requires_checkpoint_path(finished, inside, command):
     plant(run / "summary.json", RESULT | {"schema": 99})
     before = state(run.path)
     if command == "load":
-        refused(lambda: triptych.load(run.path), "schema 99", error=Unreadable)
+        refused(lambda: triptych.load(run.path), "schema=99", error=Unreadable)
         assert triptych.load(run / "checkpoints" / "last.ckpt").model
     else:
         done = inside(f"triptych.cli.{command}", f"ckpt={run.path}")
-        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "schema 99" in done.stderr
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "schema=99" in done.stderr
     assert state(run.path) == before
 
 
@@ -127,7 +127,7 @@ def test_sweep_with_unreadable_run_is_refused_before_writing(root, inside):
     shutil.rmtree(second)
     before = state(sweep)
     done = inside("triptych.cli.train", *line, "trainer.max_steps=3")
-    assert done.returncode == 1 and "schema 99, this reader knows 1" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "schema=99: must be 1" in done.stderr.splitlines()[-1]
     assert state(sweep) == before
     study = read_study([sweep])
     assert study.banner.startswith("0 of 2 runs finished, 1 unreadable")

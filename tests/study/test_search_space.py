@@ -116,7 +116,7 @@ def test_unknown_optimized_metric_is_refused_before_writing(root, inside, metric
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(
-        f"error: optimized_metric={metric}: no such metric is recorded; must be as val.bound.mean"
+        f"error: optimized_metric={metric}: no such metric is recorded; must be like val.bound.mean"
     )
     assert not (root / "logs").exists()
 

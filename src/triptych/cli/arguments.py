@@ -60,7 +60,7 @@ def make_parser(command: str) -> Parser:
 
 
 def config_folder(text: str) -> Path:
-    """Return the folder of --config-dir if it exists, as Hydra would ignore a missing one."""
+    """Return the folder of --config-dir; raise UserError if it is missing (Hydra ignores that)."""
     folder = Path(text).absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir={text}: not a directory")
@@ -68,7 +68,7 @@ def config_folder(text: str) -> Path:
 
 
 def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namespace:
-    """Return a command's options and overrides; answer --version, --help and --cfg, and exit."""
+    """Parse a command's options and overrides; for --version, --help or --cfg, print and exit."""
     print_version_and_exit(arguments)
     register_resolvers()
     options = make_parser(command).parse_intermixed_args(list(map(without_hyphens, arguments)))
@@ -103,7 +103,7 @@ def without_hyphens(argument: str) -> str:
 
 
 def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
-    """Return a command's overrides for Hydra; raise UserError for one that would have no effect."""
+    """Convert a command's overrides to Hydra's grammar; raise UserError for one without effect."""
     typed = [without_hyphens(argument) for argument in arguments]
     parts = [override.lstrip("+").partition("._target_=") for override in typed]
     classes = {place: target for place, is_class, target in parts if is_class}
@@ -113,9 +113,9 @@ def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
 
 
 def hydra_override(override: str, classes: Mapping[str, str], command: str) -> str:
-    """Add quotes if the value needs them, and "+" if the key is in no configuration file.
+    """Convert an override: quote its value if needed; add "+" if no configuration file has the key.
 
-    Such a key is an argument of its class. ``classes``: {group: the class that was typed for it}.
+    A key that no file has is an argument of a class. ``classes`` is {group: its typed class}.
     """
     key, equals, value = override.partition("=")
     if not equals:
@@ -139,7 +139,7 @@ def quote_value(key: str, value: str, command: str) -> str:
 
 
 def help_or_config_text(options: argparse.Namespace, command: str) -> str:
-    """Return the output of ``--help`` or ``--cfg``, checked as for a run."""
+    """Return the output of ``--help`` or ``--cfg``, after the checks of a run."""
     cfg = compose_command(command, options.overrides)
     if options.help:
         return help_text(command, cfg)
@@ -154,8 +154,8 @@ def help_or_config_text(options: argparse.Namespace, command: str) -> str:
 def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
     """Return the configuration that a run would record.
 
-    For other commands and for sweeps, return the checked composition; for a paper with scale=paper,
-    whose values only its runs have, that of the first run.
+    For other commands and for sweeps, return the composed configuration. With scale=paper, return
+    the configuration of the sweep's first run, as only the runs have the values of that scale.
     """
     if command == "train" and cfg.get("scale", "small") != "small":
         return first_job_at_scale(cfg)

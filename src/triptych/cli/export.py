@@ -1,6 +1,6 @@
 """`triptych-export RUN to=diffusers DIR [license=mit]`: write a finished run's model for diffusers.
 
-The run has `denoiser=unet2d schedule=betas`; anything else is refused. DIR must not exist or be
+The run has `denoiser=unet2d schedule=betas`; anything else is refused. DIR must be new or
 empty.
 """
 

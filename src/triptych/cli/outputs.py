@@ -18,14 +18,14 @@ def check_output_file(key: str, path: str) -> None:
 
 
 def check_output_folder(key: str, path: str) -> None:
-    """Raise UserError or StorageError unless files can be written in a folder, even a new one."""
+    """Raise UserError or StorageError unless files can be written in this folder."""
     place = Path(path).absolute()
     check_outside_of_records(key, path, place / "samples")
     check_first_writable(key, path, [place, *place.parents])
 
 
 def check_first_writable(key: str, path: str, folders: Iterable[Path]) -> None:
-    """Check that the first existing one of these folders is writable, by a temporary file."""
+    """Check, with a temporary folder, that the first of ``folders`` that exists is writable."""
     probe = next(folder for folder in folders if folder.exists()) / f".{os.getpid()}.tmp"
     try:
         probe.mkdir()

@@ -3,7 +3,7 @@
 The report is written into the first directory.
 `triptych-report logs`: one page over all sweeps and runs there, with a search.
 
-With `--results FILE` the published claims of all sweeps beneath them, as docs/results.md has them.
+`triptych-report DIR --results FILE`: one page with the published claims of all sweeps beneath them.
 """
 
 import argparse
@@ -20,15 +20,17 @@ from triptych.errors import StorageError, UserError
 from triptych.files import parse_path
 from triptych.run.read import find_runs, is_run
 
-DIRS = "directory of a sweep or a run; with several, joint_report.html is written into the first"
-WITHIN = (
-    "test whether settings differ by less than M, in the unit of the report: then they are the same"
+DIRS_HELP = (
+    "directory of a sweep or a run; with several, joint_report.html is written into the first"
 )
-FIGURES = (
+WITHIN_HELP = (
+    "test whether settings differ by less than M, in the unit of the report; if so, they are equal"
+)
+FIGURES_HELP = (
     "also write each figure as SVG, PDF and PNG, and each table as CSV and LaTeX, into this "
     "directory"
 )
-RESULTS = (
+RESULTS_HELP = (
     "write one page with the published claims of all sweeps below the directories, and no "
     "report; other papers on this page are kept"
 )
@@ -70,15 +72,15 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("triptych-report", description=__doc__)
     parser.add_argument(
-        "dirs", nargs="+", type=partial(parse_path, key="DIR"), metavar="DIR", help=DIRS
+        "dirs", nargs="+", type=partial(parse_path, key="DIR"), metavar="DIR", help=DIRS_HELP
     )
-    parser.add_argument("--equal-within", type=parse_margin, metavar="M", help=WITHIN)
+    parser.add_argument("--equal-within", type=parse_margin, metavar="M", help=WITHIN_HELP)
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument(
-        "--figures", type=partial(parse_path, key="--figures"), metavar="OUT", help=FIGURES
+        "--figures", type=partial(parse_path, key="--figures"), metavar="OUT", help=FIGURES_HELP
     )
     outputs.add_argument(
-        "--results", type=partial(parse_path, key="--results"), metavar="FILE", help=RESULTS
+        "--results", type=partial(parse_path, key="--results"), metavar="FILE", help=RESULTS_HELP
     )
     return parser
 
@@ -136,7 +138,7 @@ def write_claims(file: Path, roots: Sequence[Path]) -> None:
 
     try:
         write_results(file, roots)
-    except (OSError, StorageError) as error:  # its own text would name a temporary file
+    except (OSError, StorageError) as error:  # The error names a temporary file.
         raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)
 

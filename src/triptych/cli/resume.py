@@ -52,7 +52,7 @@ def print_finished(run: RunDirectory) -> None:
 
 
 def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
-    """Warn if a finished run's checkpoint is missing, or is not the one that was evaluated."""
+    """Warn if a finished run's checkpoint is missing or is not the one that was evaluated."""
     try:
         path = find_checkpoint(run.path)
         check_is_reported(run, path, str(path))

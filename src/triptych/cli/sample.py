@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PICTURED = 400  # maximum number of samples in the picture
-DRAWN = ("samples.pt", "samples.png", "trajectory.png")
+OUTPUT_FILES = ("samples.pt", "samples.png", "trajectory.png")
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return the folder.
+    """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return their folder.
 
-    It is the folder that ``save_tensor`` has chosen.
+    ``save_tensor`` chooses the folder.
     """
     values = checked_values(cfg, "sample")
     check_output_folder("out", values["out"])
@@ -89,7 +89,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
 
     numbered = (out.with_name(f"{out.name}-{number}") for number in count(2))
     for folder in chain([out], numbered):
-        if any((folder / name).exists() for name in DRAWN):
+        if any((folder / name).exists() for name in OUTPUT_FILES):
             continue
         # Another command has just created it; try the next name.
         with contextlib.suppress(FileExistsError):

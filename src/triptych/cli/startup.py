@@ -40,7 +40,7 @@ def start() -> None:
         import_module("matplotlib")
         os.chdir(here)
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # Under nohup, SIGHUP is ignored.
             signal.signal(number, _exit_on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -101,7 +101,7 @@ class _EscapedOutput(io.FileIO):
 
 
 def _escaped_stream(file_descriptor: int, stream: TextIO | None) -> TextIO:
-    """Reopen standard stream ``file_descriptor``; escape characters that its encoding lacks."""
+    """Reopen the standard stream ``file_descriptor``; escape what its encoding cannot represent."""
     raw = io.BufferedWriter(_EscapedOutput(file_descriptor, "w", closefd=False))
     encoding, by_line = (
         getattr(stream, "encoding", "utf-8"),

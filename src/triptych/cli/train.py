@@ -69,7 +69,7 @@ def train(config: DictConfig) -> None:
 
 
 def print_plan(config: DictConfig) -> None:
-    """Print the cost of a single run, after the same checks that the run would make."""
+    """Print the expected cost of a single run, after the checks that the run would make."""
     check_no_sweep(config)
     request = resolve(config, Path(config.hydra.run.dir))
     request.check_overrides()
@@ -133,7 +133,7 @@ def execute_in_process(run: RunDirectory) -> None:
 
 
 def report_unfinished_run(run: RunDirectory, code: int, pruned: bool) -> None:
-    """Print why a run has not finished; record it if its own process could not."""
+    """Print why a run has not finished; record a failure that its own process did not record."""
     reason = process_end_reason(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):

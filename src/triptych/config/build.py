@@ -99,7 +99,7 @@ def drop_unaccepted_arguments(config: dict[str, Any], typed_keys: Collection[str
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Check that each ``_target_`` is allowed for its node, and that its class takes each key."""
+    """Check that each ``_target_`` is allowed for its node and accepts all keys of the node."""
     check_names(config, path)
     for place, node in targets(config, path):
         check_base(node["_target_"], place)
@@ -168,7 +168,7 @@ class Dependencies:
         return self.built[dotted_key]
 
     def for_parts_of(self, owner: type) -> "Dependencies":
-        """Return this table with the argument ``outputs`` that a model class may define."""
+        """Return these dependencies with ``outputs``, if the model class ``owner`` defines it."""
         outputs: Any = getattr(owner, "outputs", None)
         if self is NO_TABLE or not callable(outputs):
             return self
@@ -233,13 +233,13 @@ def _build_object(
 def _build_arguments(
     owner: type, node: dict[str, Any], dotted_key: str, table: Dependencies, extra: Collection[str]
 ) -> dict[str, Any]:
-    """Build the arguments of a class that its node describes."""
+    """Build the arguments that a node gives for its class ``owner``."""
     names, more = inspect_class(owner)
     arguments = {}
     for key, value in node.items():
         if key in OPTIONS or key in extra:
             continue
-        if key not in names and not more:  # only another class of this group accepts it
+        if key not in names and not more:  # Another class of this group accepts the key.
             continue
         path = f"{dotted_key}.{key}"
         if path in table.built or (path in SHARED and table is not NO_TABLE):
@@ -252,7 +252,7 @@ def _build_arguments(
 def _injected_arguments(
     owner: type, nested_arguments: set[str], table: Dependencies
 ) -> dict[str, Any]:
-    """Return the arguments of a class that are injected; raise UserError for a missing part."""
+    """Return the injected arguments of a class; raise UserError if the configuration lacks one."""
     if table is NO_TABLE:
         return {}
     named = {**inspect_class(owner).named}

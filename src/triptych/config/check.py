@@ -35,11 +35,11 @@ from triptych.errors import UserError, check_password
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # Names of built-in metrics, which a user metric must not have.
 RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_\w*)?|gap|entropy|accuracy|cross_entropy")
-OTHER_FIGURES = (
+OTHER_METRICS = (  # entries of summary.json, besides metrics, that a search may optimise
     "seconds.fit", "seconds.test", "cost.memory", "cost.evaluations", "estimator.mean", "estimator.variance",
     "baselines.uniform.mean", "baselines.histogram.mean",
 )  # fmt: skip
-LISTS = ("callbacks", "logger", "metrics", *FREE_GROUPS)  # groups that merge several files
+MERGED_GROUPS = ("callbacks", "logger", "metrics", *FREE_GROUPS)  # groups that merge several files
 Problem = tuple[str, str]  # a dotted key and the error line
 
 
@@ -75,11 +75,11 @@ def _swept_key_prefixes(hydra: DictConfig) -> tuple[str, ...]:
 
 
 def check_packaged_keys(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a file whose keys no run has; it lacks "# @package _global_"."""
+    """Raise UserError for a config file without "# @package _global_": its keys reach no run."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         raise UserError(
-            f"{group}: the file's keys are not used by any run; begin it with the line # @package "
-            "_global_"
+            f"{group}: no run uses the keys of the chosen file; begin this file with the line "
+            "# @package _global_"
         )
 
 
@@ -95,10 +95,10 @@ def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
 
 
 def check_choice_lists(overrides: Iterable[str]) -> None:
-    """Raise UserError for a list of choices, which Hydra would merge, where a group needs one."""
+    """Raise UserError for a list of choices of a group that needs one; Hydra would merge them."""
     for override in overrides:
         group, _, value = override.partition("=")
-        if value.startswith("[") and group not in LISTS and group_choices(group):
+        if value.startswith("[") and group not in MERGED_GROUPS and group_choices(group):
             raise UserError(
                 f"{override}: pass one choice, or compare several with triptych-train -m"
             )
@@ -130,18 +130,18 @@ def _unknown_key_error(key: str, value: Any, fix: str, command: str) -> str:
 
 
 def compose_defaults(choices: dict[str, Any]) -> DictConfig:
-    """Compose the defaults of ``choices``, without overrides and free groups."""
+    """Compose these choices of config groups, without other overrides and without free groups."""
     overrides = ["~local"]  # the only free group that train.yaml lists
     for group, choice in choices.items():
         if choice and not group.startswith("hydra/") and group not in FREE_GROUPS:
             overrides.append(f"{group}={choice}")
     if GlobalHydra.instance().is_initialized():  # true in a command, false in Python
-        return _compose_plain(overrides)
+        return _compose_train_config(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return _compose_plain(overrides)
+        return _compose_train_config(overrides)
 
 
-def _compose_plain(overrides: list[str]) -> DictConfig:
+def _compose_train_config(overrides: list[str]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     return loader.load_configuration("train", overrides, RunMode.RUN)
 
@@ -204,14 +204,14 @@ def check_tracking_uri(logger: Mapping[str, Any]) -> None:
 
 
 def warm_up_warning(warmup: int, steps: float) -> str:
-    """Return a warning if the learning rate never reaches its value during the fit, or ""."""
+    """Return a warning if the whole fit is learning-rate warm-up, else ""."""
     if warmup < steps:
         return ""
     return f"lr_schedule.warmup_steps={warmup}: all {steps} training steps are warm-up; lower it"
 
 
 def check_overrides_are_read(config: Mapping[str, Any], typed_keys: Collection[str]) -> None:
-    """Raise UserError for overrides without effect in this configuration; a sweep may have them."""
+    """Raise UserError for a typed ``guide`` or ``optimized_metric`` that has no effect in the run."""
     if "guide" in typed_keys:
         check_guide(config)
     if "optimized_metric" in typed_keys:
@@ -228,11 +228,11 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
     splits = "train|val|test" if config.get("test", True) else "train|val"
     figure = rf"({splits})\.({of_items})\.(mean|(draw_)?stderr)"
     measure = rf"measures\.({of_samples})\.(mean|stderr)"
-    if path in OTHER_FIGURES or re.fullmatch(f"{figure}|{measure}", path):
+    if path in OTHER_METRICS or re.fullmatch(f"{figure}|{measure}", path):
         return
     raise UserError(
-        f"optimized_metric={path}: no such metric is recorded; must be as val.bound.mean, "
-        f"measures.fid.mean or one of {', '.join(OTHER_FIGURES)}"
+        f"optimized_metric={path}: no such metric is recorded; must be like val.bound.mean, "
+        f"measures.fid.mean or one of {', '.join(OTHER_METRICS)}"
     )
 
 

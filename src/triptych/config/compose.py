@@ -18,7 +18,7 @@ from triptych.errors import UserError
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose and check ``overrides`` as ``triptych-COMMAND`` does, with the node ``hydra``."""
+    """Compose and check ``overrides`` as ``triptych-COMMAND`` does; keep the node ``hydra``."""
     register_resolvers()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -123,7 +123,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def choices_with_key(key: str, depth: int = 1) -> list[str]:
-    """Return the choices of a key's group whose files have the key; ``depth``: 2 if nested."""
+    """Return the choices whose files have a key; ``depth``: number of names in its config group."""
     names = key.split(".")
     group, inner = "/".join(names[:depth]), names[depth:]
     return sorted({file.stem for file in group_files(group) if _file_has_key(file, inner)})
@@ -142,14 +142,15 @@ def _has_nested_key(node: Any, names: list[str]) -> bool:
     return True
 
 
-def plus_signs(key: str, typed_key: Mapping[str, str]) -> str:
+def plus_signs(key: str, typed_classes: Mapping[str, str]) -> str:
     """Return the prefix that a typed key needs in Hydra's grammar: "", "+" or "++".
 
-    "+" is for an argument of its class that is in no file, "++" for one whose class was typed.
+    "+" is for a class's argument that no configuration file has, "++" for an argument of a class
+    that was itself typed (``typed_classes``: {group: class}).
     """
     parent, _, name = key.rpartition(".")
-    if parent in typed_key:
-        return "++" if name in class_arguments(allowed_target(typed_key[parent]))[0] else ""
+    if parent in typed_classes:
+        return "++" if name in class_arguments(allowed_target(typed_classes[parent]))[0] else ""
     if any(choices_with_key(key, depth) for depth in range(1, key.count(".") + 1)):
         return ""
     return (

@@ -1,6 +1,6 @@
 """Explain errors of Hydra and OmegaConf in one line: KEY=VALUE: problem; fix.
 
-``EXPLANATIONS`` is the one table of them; its tests type each example.
+``EXPLANATIONS`` lists all explanations; its tests type each example.
 """
 
 import re
@@ -32,7 +32,7 @@ class Explanation(NamedTuple):
 
 
 def explain(error: Exception, command: str) -> str:
-    """Explain an error in a command's overrides; if no row matches, return the error's own text."""
+    """Explain an error in a command's overrides; if none matches, return the error's own text."""
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: must be KEY=VALUE; quote special characters, as in "
@@ -66,7 +66,7 @@ def key_fix(command: str, key: str, value: str = "") -> str:
 
 
 def key_of_other_choice(command: str, key: str, value: str) -> str:
-    """Name the choices of a key's group that have it; "" if none has it."""
+    """Return a hint that names the choices of a key's group that have the key; or ""."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         group = "/".join(parts[:depth])

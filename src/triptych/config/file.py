@@ -63,27 +63,29 @@ def copy_plain(value: Any, description: str) -> Any:
     dropped.
     """
     try:
-        copied = _copy(value, "", description)
+        copied = _copy_value(value, "", description)
     except RecursionError as error:
         raise UserError(f"{description}: nested too deeply; flatten it") from error
     if isinstance(copied, dict):
-        _drop_removed(copied)
+        _drop_removed_keys(copied)
     return copied
 
 
-def _drop_removed(config: dict[str, Any]) -> None:
+def _drop_removed_keys(config: dict[str, Any]) -> None:
     for (group, key), neutral in REMOVED.items():
         node = config.get(group)
         if isinstance(node, dict) and key in node and node[key] == neutral:
             del node[key]
 
 
-def _copy(value: Any, path: str, description: str) -> Any:
+def _copy_value(value: Any, path: str, description: str) -> Any:
     if isinstance(value, dict):
         _check_keys(value, path, description)
-        return {key: _copy(inner, join(path, key), description) for key, inner in value.items()}
+        return {
+            key: _copy_value(inner, join(path, key), description) for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_copy(item, f"{path}[{i}]", description) for i, item in enumerate(value)]
+        return [_copy_value(item, f"{path}[{i}]", description) for i, item in enumerate(value)]
     if type(value) not in PLAIN:
         raise UserError(
             f"{description}: {path or 'the configuration'} is {type(value).__name__}; must be a "

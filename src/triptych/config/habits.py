@@ -164,7 +164,7 @@ def suggest_name(name: str, names: Sequence[str]) -> str:
 
     If there is none, list all names.
     """
-    # Leave out groups.
+    # Skip names that are groups of further keys.
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
     inside = [known for known in keys if known.rpartition(".")[2] == name]
     if inside:  # the user left out the group of the key

@@ -66,7 +66,7 @@ def default_value(config: Mapping[str, Any], key: str) -> Any:
 
     Return ABSENT if the key has no default.
     """
-    top = _defaults_at_top()
+    top = _top_level_defaults()
     if key in top:
         return top[key]
     parent, _, name = key.rpartition(".")
@@ -88,7 +88,7 @@ def default_choice(group: str) -> str:
 
 
 @cache
-def _defaults_at_top() -> dict[str, Any]:
+def _top_level_defaults() -> dict[str, Any]:
     config = {**read_yaml(CONFIGS / "train.yaml")}
     del config["defaults"]
     return dict(flatten_config(config))
@@ -180,14 +180,14 @@ def slug(text: str, limit: int = 120) -> str:
 
 
 def run_name(name: Any) -> str:
-    """Return the run's name, or a new one: time and a short id."""
+    """Return the run's name; for a run without a name, the time and a short id."""
     if name not in (None, ""):
         return slug(str(name))
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """Return {key: override} of the overrides that all cells of a sweep share.
+    """Return {key: override} of the overrides that all runs of a sweep share.
 
     In an unnamed sweep, choices of config groups are left out, as if they were axes.
     """
@@ -232,7 +232,7 @@ def sweep_name(cfg: DictConfig) -> str:
 
 
 def explicit_sweep_name(cfg: DictConfig) -> str | None:
-    """Return the sweep's explicit name, or its experiment's."""
+    """Return the sweep's name, or else the name of its experiment; None if it has neither."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
     return None if name is None else str(name)
 

@@ -40,7 +40,7 @@ class Key(NamedTuple):
     default: Any = REQUIRED
 
     def nested(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """Return a nested key of type ``kind``, with this key's role unless its type names one."""
+        """Return a nested key of type ``kind``, with its declared role or else this key's role."""
         return Key(kind, Key(kind).find_mark(Role) or self.role, default)
 
     def find_mark(self, kind: type[M]) -> M | None:
@@ -59,7 +59,7 @@ class Key(NamedTuple):
 
     @property
     def base(self) -> str:
-        """The class whose arguments a group without ``_target_`` has; "" if there is none."""
+        """The class whose arguments are the keys of a group without ``_target_``; or ""."""
         return self.bases[0] if self.bases else ""
 
 
@@ -287,7 +287,7 @@ def _is_group(kind: Any) -> bool:
 
 
 def keys_with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
-    """Return all keys with one of these roles; descend only into groups that lack it."""
+    """Return all keys with one of these roles; descend only into groups without such a role."""
     names, group = [], key or Key(Train)
     for name, kind in declared_fields(group.kind).items():
         member, place = group.nested(kind), join(path, name)

@@ -20,7 +20,7 @@ IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: (its spec, digest of its f
 
 def trusted_packages() -> tuple[str, ...]:
     """Return the packages whose classes configurations may name."""
-    # Read it again each time, as a notebook may change it.
+    # Read the variable each time, as a notebook may change it.
     return _trusted_packages(os.environ.get("TRIPTYCH_TRUST", ""))
 
 
@@ -46,7 +46,7 @@ def is_user_code(part: object) -> bool:
 
 
 def remember_imported() -> None:
-    """Record the digests of the user's modules as they are imported.
+    """Record digests of the user's modules that have been imported.
 
     ``provenance.check_imported`` compares them.
     """
@@ -86,7 +86,7 @@ def definition_location(definition: Callable[..., Any]) -> str:
 def error_location(error: BaseException) -> str:
     """Return " (FILE:LINE, in NAME)" of the innermost frame in user code; or "".
 
-    If the last call was a method of a user's class, it is " (FILE:LINE)" of the class.
+    If the last call was a method of a user's class, the location is " (FILE:LINE)" of the class.
     """
     if isinstance(error, SyntaxError):
         return f" ({error.filename}:{error.lineno})"

@@ -116,7 +116,7 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 
 class Trainer(TypedDict):
-    """The arguments of Lightning's Trainer that may be set; ``habits.HABITS`` has the others."""
+    """The arguments of Lightning's Trainer that may be set; ``habits.HABITS`` explains the rest."""
 
     max_steps: Annotated[Count | None, Unit("steps")]
     max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]

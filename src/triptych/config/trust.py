@@ -1,4 +1,4 @@
-"""Decide which classes a configuration, which may be untrusted, may name and import.
+"""Decide which classes a possibly untrusted configuration may name and import.
 
 Allowed are classes *defined* in one of ``ROOMS``, by the name in their own module; optimisers of
 ``torch.optim`` and schedulers of ``torch.optim.lr_scheduler``; Lightning's classes in ``HOMES``,
@@ -73,7 +73,7 @@ def check_name(target: Any, where: str = "") -> str:
     if target in REASONS:
         raise UserError(f"{_key_prefix(where)}={target}: {REASONS[target]}")
     if not _is_allowed_target(target):
-        raise _refusal(target, where)
+        raise _not_allowed_error(target, where)
     return target
 
 
@@ -118,7 +118,7 @@ def _key_prefix(where: str) -> str:
     return f"{where}._target_".lstrip(".")
 
 
-def _refusal(target: str, where: str) -> UserError:
+def _not_allowed_error(target: str, where: str) -> UserError:
     problem = f"{_key_prefix(where)}={target[:100]}: class is not allowed in a configuration"
     listed = (name for name in read_table()["classes"] if _is_allowed_target(name))
     close = difflib.get_close_matches(target[:100], listed, n=1, cutoff=0.75)

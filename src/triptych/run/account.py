@@ -67,7 +67,7 @@ class FinalCheckpoint:
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open a run's checkpoint for a single process; ``numbers`` are the data's item numbers."""
+        """Open a run's checkpoint for one process; ``numbers`` is {split: a hash of each item}."""
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -97,17 +97,17 @@ class FinalCheckpoint:
 
     @property
     def uses_new_processes(self) -> bool:
-        """Whether to evaluate in a new process: this one is single and has user-supplied code."""
+        """Whether to evaluate in a new process: if a single process has user-supplied code."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
-        """Build a model and load the weights of this name; by default the reported weights."""
+        """Build a model with the weights called ``weights``; by default the reported weights."""
         return open_weights(self.config, self.data, self.content, weights, self.run.path)
 
     def evaluate_splits(
         self, splits: Sequence[str], weights: str | None = None
     ) -> dict[str, Account]:
-        """Evaluate the bound of these weights over each split that is not empty."""
+        """Evaluate the bound of the named weights over each split that is not empty."""
         splits = [split for split in splits if len(self.data.splits[split])]
         if self.uses_new_processes:
             numbers = self.data.numbers
@@ -143,7 +143,7 @@ def choose_weights(
     weights=chosen, the average with the lowest validation bound is reported, and its name is
     written into the checkpoint. The test set is not used.
     """
-    path = _reported_path(run, fit, experiment)
+    path = _reported_checkpoint(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
     checkpoint = FinalCheckpoint(
         path, content, experiment.data, fit.progress, fit.trainer.world_size
@@ -170,7 +170,7 @@ def choose_weights(
     return checkpoint, {"reported": weights, "val": figures}
 
 
-def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
+def _reported_checkpoint(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
         return last  # This includes runs that fit nothing.
@@ -218,7 +218,7 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
 
 
 def baseline_bounds(data: DataModule) -> Entries | None:
-    """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
+    """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None if not discrete.
 
     "uniform" is log2 K for data with K levels.
     "histogram" codes each dimension by its level frequencies in the n training items,

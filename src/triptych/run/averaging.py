@@ -71,7 +71,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
 
 
 def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
-    """Return the average that ``load_weights`` loads over the raw weights; {} for these alone."""
+    """Return the average that ``load_weights`` loads over the raw weights; {} to keep them raw."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
@@ -106,7 +106,7 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
     sigma_rel = _parse_sigma_rel(weights)
     if sigma_rel is None:
         raise UserError(f"weights={weights}: must be one of {choices}")
-    reads = _snapshots(run, step)
+    reads = _snapshot_readers(run, step)
     if not reads:
         raise UserError(
             f"weights={weights}: not stored, and it cannot be computed without "
@@ -147,7 +147,7 @@ def _parse_sigma_rel(weights: str) -> float | None:
     return sigma_rel
 
 
-def _snapshots(run: Path | None, step: int) -> dict[int, Callable[[], Any]]:
+def _snapshot_readers(run: Path | None, step: int) -> dict[int, Callable[[], Any]]:
     """Return {step: function that reads the snapshot} for a run's snapshots up to ``step``."""
     if run is None:
         return {}

@@ -1,4 +1,4 @@
-"""Build an experiment from a resolved configuration; errors in it appear before training."""
+"""Build all objects of a run from its configuration, so that errors appear before training."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def build_experiment(config: Config, download: bool) -> Experiment:
 
 
 def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Experiment:
-    """Build how ``model`` is sampled, and the metrics of its samples; or raise UserError."""
+    """Build the sampling of ``model`` and the reference for its sample metrics; or UserError."""
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
@@ -55,15 +55,15 @@ def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Exper
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Raise UserError if an item would be augmented, but not a conditioning image made from it."""
+    """Raise UserError if augmentation would change an item but not its conditioning image."""
     if all(change.part is not None for change in data.augmentations):
         return
     for name in condition_parts_read(model, data):
         of_item = isinstance(data.conditions[name], Images) or name in data.computed
         if of_item and name not in PROMPTED:
             raise UserError(
-                f"augmentation: changes the item, but not its {name!r}, which the network reads, "
-                "too; use none, or conditioning_noise"
+                f"augmentation: changes the item, but not its {name!r}, which the network also "
+                "reads; pass augmentation=none or augmentation=conditioning_noise"
             )
 
 
@@ -85,7 +85,7 @@ def build_drawing(
 def _condition_sources(
     config: Config, model: BoundModel, data: DataModule, other_runs: OtherRuns
 ) -> dict[str, str | Drawing]:
-    """Return {condition part: the other part that replaces it, or the stage that draws it}."""
+    """Return {condition part: name of the part that replaces it, or the stage that draws it}."""
     condition_from: Config = config.get("condition_from", {})
     stages: Config = config.get("stages", {})
     for name in stages.keys() - condition_from.keys():
@@ -114,7 +114,7 @@ def _condition_sources(
 def _samplings_to_measure(
     config: Config, drawing: Drawing, other_runs: OtherRuns
 ) -> tuple[tuple[Any, Drawing], ...]:
-    """Return (value, how to draw samples) for each value of ``measures.over``."""
+    """Return (value, ``Drawing`` with this value) for each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)
@@ -133,7 +133,7 @@ def _samplings_to_measure(
 
 
 def _change_sampling_key(config: Config, key: str, value: Any, sampler: Sampler) -> None:
-    """Change one key of a run's sampling."""
+    """Set a sampling key of a run's configuration to one value of ``measures.over``."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
         return
@@ -145,8 +145,8 @@ def _change_sampling_key(config: Config, key: str, value: Any, sampler: Sampler)
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
         raise UserError(
-            f"measures.over={key}: not a key of this run's sampling; use evaluations, or a key "
-            "such as sampler.steps"
+            f"measures.over={key}: not a key of this run's sampling; pass "
+            "measures.over=evaluations, or a key such as sampler.steps"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data, written atomically and loaded without executing code.
+"""Write checkpoints atomically, and load them as plain data without executing code.
 
 ``CheckpointSaver`` decides when a run saves its last and its best checkpoint.
 """
@@ -28,11 +28,11 @@ from triptych.run.untrusted import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one.
+    """A CheckpointIO that saves atomically: a kill leaves the old file or the new one.
 
     In the ``background``, a thread writes a copy of the state while training goes on. One file is
     written at a time. An error of the thread is raised by the next save or load, or at the end of
-    the fit, also of one that fails.
+    the fit, even if the fit itself fails.
     """
 
     def __init__(self, background: bool = False):
@@ -58,13 +58,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is written; raise the error of its thread."""
+        """Wait until the thread has written the last checkpoint; raise the error of the thread."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def teardown(self) -> None:
-        """Wait, as Lightning calls this at the end of a fit and after an exception in it."""
+        """Wait for the last write; Lightning calls this after every fit, even a failed one."""
         self.wait()
 
 
@@ -117,11 +117,11 @@ def read_tensors(path: Path, kind: str) -> Entries:
     try:
         return load_tensors(path)  # type: ignore[no-any-return]  # torch.load returns Any
     except ValueError as error:
-        raise UserError(f"{path}: {error}, so it is not {kind} of a run; restore it") from error
+        raise UserError(f"{path}: not {kind} of a run ({error}); restore it") from error
 
 
 class CheckpointSaver(pl.Callback):
-    """Save after each validation (without validation, every ``every`` steps) and before stopping.
+    """A callback that saves after each validation, or every ``every`` steps, and before a stop.
 
     Checkpoints are taken between two steps, after all metrics up to that step are on disk.
     ``monitor`` is the metric whose lowest value makes the best checkpoint, or None without
@@ -134,9 +134,9 @@ class CheckpointSaver(pl.Callback):
         self.run, self.record = run, record
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
-        self._before: float = 0.0
-        self._began: float | None = None  # start time of the current fit; None outside a fit
-        self._seen = 0
+        self._earlier_seconds: float = 0.0  # of fitting, before the current fit
+        self._start_time: float | None = None  # start time of the current fit; None outside a fit
+        self._last_step = 0  # the optimizer step that was last seen
         # The last saved step, and whether a callback had ended the fit (should_stop) by then.
         self._saved = (0, False)
         self._stopped = False  # whether the fit had already ended in the resumed checkpoint
@@ -149,31 +149,31 @@ class CheckpointSaver(pl.Callback):
     @property
     def seconds(self) -> float:
         """Seconds of fitting so far, without time after the last checkpoint before a kill."""
-        if self._began is None:
-            return self._before
-        return self._before + time.monotonic() - self._began
+        if self._start_time is None:
+            return self._earlier_seconds
+        return self._earlier_seconds + time.monotonic() - self._start_time
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "seconds": self.seconds, "stopped": self._saved[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self._before = float(state_dict["best"]), float(state_dict["seconds"])
+        self.best, self._earlier_seconds = float(state_dict["best"]), float(state_dict["seconds"])
         self._stopped = state_dict.get("stopped", False)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: Checkpoint) -> None:
         checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         trainer.should_stop |= self._stopped
-        self._seen = trainer.global_step
+        self._last_step = trainer.global_step
         self._saved = (trainer.global_step, trainer.should_stop)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._seen:  # Gradients were accumulated, but no optimizer step was taken.
+        if step == self._last_step:  # Gradients were accumulated, but no optimizer step was taken.
             return
-        self._seen = step
+        self._last_step = step
         due = step % self.every == 0
         stop = self.stop.agreed_signal(trainer, force=due)
         if due and self.monitor:  # Validation comes next; on_validation_end saves.
@@ -206,7 +206,7 @@ class CheckpointSaver(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if (trainer.global_step, trainer.should_stop) != self._saved:
             self._save(trainer, LAST)
-        self._before, self._began = self.seconds, None
+        self._earlier_seconds, self._start_time = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self.stop.check_weights(trainer, trainer.lightning_module)

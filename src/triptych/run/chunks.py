@@ -1,4 +1,4 @@
-"""Compute features of sets of items in chunks, split over processes and stored on disk.
+"""Compute features of sets of items in chunks, which are split over processes and stored.
 
 Finished chunks survive a kill. A chunk holds about a million numbers, on a GPU four million, and
 has its own random generator, so a set is the same for any number of processes. Only the features of
@@ -83,7 +83,7 @@ class Chunks:
         self.folder, self.read, self.finite = folder, read, True
         self.size = chunk_size(shape, device)
         # Number of chunks of all sets so far, so that sets of one chunk are spread over processes.
-        self._turn = 0
+        self._chunk_count = 0
         self._rank, self._world = rank_world()
 
     def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
@@ -95,8 +95,8 @@ class Chunks:
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
             path = self.folder / f"{name}_{chunk}.pt"
             paths.append(path)
-            self._turn += 1
-            if self._turn % self._world == self._rank:
+            self._chunk_count += 1
+            if self._chunk_count % self._world == self._rank:
                 self._fill_chunk(path, chunk, rows, items)
         return Features(paths)
 

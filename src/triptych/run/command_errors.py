@@ -17,12 +17,12 @@ from triptych.files import STORAGE
 from triptych.run.processes import ENDING, rank, set_handlers
 
 OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # our modules; their errors are bugs
-HYDRAS = ("hydra.", "hydra_plugins.")
+HYDRA_MODULES = ("hydra.", "hydra_plugins.")
 
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Print a user error in one line and exit.
+    """Print a user error of the code within the context in one line, and exit.
 
     Any other exception is a bug and keeps its traceback. ``command`` is the name of the command,
     for explanations of Hydra's errors.
@@ -89,8 +89,8 @@ def _to_user_error(error: Exception, command: str) -> UserError | None:
         return UserError(explain(error, command))
     if error_location(error):
         return UserError(describe_error(error))
-    if isinstance(error, MarkedYAMLError):  # it names the file and the line
-        return UserError(f"no YAML: {error}")
+    if isinstance(error, MarkedYAMLError):  # The error names the file and the line.
+        return UserError(f"invalid YAML: {error}")
     if _is_hydra_error(error):
         if isinstance(error, OSError) and error.filename:
             kind = StorageError if error.errno in STORAGE else UserError
@@ -110,6 +110,6 @@ def _is_hydra_error(error: Exception) -> bool:
         name = frame.f_globals.get("__name__", "")
         if name.startswith(OURS):
             hydras = False
-        elif name.startswith(HYDRAS):
+        elif name.startswith(HYDRA_MODULES):
             hydras = True
     return hydras

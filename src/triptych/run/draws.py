@@ -1,4 +1,4 @@
-"""Choose the stream of random numbers of a run: by its checkpoint, else by ``draws``."""
+"""Choose a run's stream of random numbers: that of its checkpoint, or of the key ``draws``."""
 
 import torch
 
@@ -9,14 +9,14 @@ from triptych.run.directory import RunDirectory, log_line
 
 
 def recorded_draws(checkpoint: Checkpoint) -> BatchDraws:
-    """Return the stream of a checkpoint; those of earlier versions record none and have "batch"."""
+    """Return the random-number stream of a checkpoint; "batch" if an earlier version wrote it."""
     return STREAMS[checkpoint["triptych"].get("draws", BATCH_DRAWS.name)]
 
 
 def choose_draws(
     run: RunDirectory, config: Config, recorded: BatchDraws | None, device: torch.device
 ) -> BatchDraws:
-    """Return the ``recorded`` stream of what a run starts from, else the one its key names."""
+    """Return the ``recorded`` stream of a run's checkpoint, or that of the key ``draws``."""
     name = config.get("draws", "auto")
     if recorded is not None:
         if name not in ("auto", recorded.name):

@@ -76,7 +76,7 @@ def evaluate_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spl
 
 
 def take_errors_over_groups(account: Account, groups: Tensor) -> None:
-    """Replace the standard errors of the bound and its terms by those over groups of items.
+    """Replace the standard errors of the bound and its terms by errors over groups of items.
 
     ``groups`` has the group of each item of the split. With one group the errors are NaN.
     """
@@ -101,7 +101,7 @@ def check_finite(account: Account, split: str, step: int) -> None:
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write the bound of each item to an .npz; return False if the account has none.
+    """Write the bound of each item to an .npz; return False if the model has no bound per item.
 
     Arrays: ``index`` (n,) int64, increasing, and each of ``COLUMNS`` (n,) float64. The values are
     in the reported unit and are means over the random draws of times and noise. ``draw_variance``
@@ -121,7 +121,7 @@ def write_items(path: Path, account: Account) -> bool:
 
 
 def evaluate_checkpoint(values: Config) -> Entries:
-    """Return {"bpd": {"mean", "stderr", "n"}, ...}.
+    """Evaluate a checkpoint over a split; return {"bpd": {"mean", "stderr", "n"}, ...}.
 
     ``values`` are the keys of ``configs/evaluate.yaml``.
     """

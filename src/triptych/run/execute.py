@@ -20,7 +20,7 @@ from triptych.run.stopping import Stop, is_broken_connection, requeue, write_err
 from triptych.run.training import train
 from triptych.run.untrusted import is_composed_here
 
-COMPILER = ("torch._dynamo.", "torch._inductor.")  # modules whose errors compile=true causes
+COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.")  # errors caused by compile=true
 PATIENCE = 5.0  # seconds to wait for the lock: a killed sweep's job may need a moment to release it
 
 
@@ -74,8 +74,8 @@ def _execute_rank_zero(session: Session) -> Result:
     except (StorageError, ForeignCheckpoint, Unreadable):
         raise  # The run can be resumed once the disk has space or its files are restored.
     except Diverged as error:
-        about = {"stage": session.stage, "error": str(error), "step": error.step}
-        session.record("diverged", about)
+        entries = {"stage": session.stage, "error": str(error), "step": error.step}
+        session.record("diverged", entries)
         raise
     except Exception as error:
         _record_and_raise(session, error)
@@ -85,9 +85,9 @@ def _execute_rank_zero(session: Session) -> Result:
 
 
 def _record_and_raise(session: Session, error: Exception) -> NoReturn:
-    """Record why the run failed, and raise that error, which may come from another rank."""
+    """Record and raise the error that made the run fail, perhaps in another rank."""
     received = session.stop.received
-    if received is not None and type(error).__module__.startswith(COMPILER):
+    if received is not None and type(error).__module__.startswith(COMPILER_MODULES):
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
     reason = session.peers.original_error(error)
     # A retry that could not be built leaves the recorded failure as it is.

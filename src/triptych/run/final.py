@@ -26,7 +26,7 @@ from triptych.run.pictures import save_picture, save_prompts, save_real_images, 
 from triptych.run.processes import rank
 from triptych.run.trainer import build_trainer
 
-STRIP = 4  # number of images in the picture of sampling trajectories; 2-d points are all shown
+TRAJECTORIES = 4  # images in the picture of sampling trajectories; points are all shown
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _draw_pictures(
     if prompts is not None:
         pictures["samples/prompts"] = prompts
     if experiment.model.denoiser is not None:
-        shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
+        shown = min(n, TRAJECTORIES) if len(experiment.data.shape) == 3 else n
         strip = save_trajectory(drawing, drawing.condition(shown), shown, 0, folder)
         pictures["samples/trajectory"] = strip
     experiment.model.cpu()

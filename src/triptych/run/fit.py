@@ -59,7 +59,7 @@ class Fit:
 def build_fit(session: Session, experiment: Experiment, origin: Origin, progress: Progress) -> Fit:
     """Build the trainer, callbacks and loggers of a fit, and record its start in the provenance.
 
-    Loggers come last, after all checks, so that a refused run does not appear in them.
+    Loggers are built after all checks, so that a refused run does not appear in them.
     """
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
@@ -98,9 +98,9 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
 
 
 def connect(trainer: pl.Trainer, experiment: Experiment) -> None:
-    """Connect trainer, model and data as Lightning's fit does, for the checks before it.
+    """Connect trainer, model and data before the fit, in the way that Lightning's fit does.
 
-    These and ``configure_optimizers`` read ``model.trainer``.
+    ``configure_optimizers`` and the checks before the fit read ``model.trainer``.
     """
     model = experiment.model
     model.trainer = trainer
@@ -138,7 +138,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 
 def check_splits(config: Config, data: DataModule) -> None:
-    """Raise UserError for a run that would have nothing to report."""
+    """Raise UserError if the split that the run would report has no items."""
     tested = config.get("test", True)
     split = "test" if tested else "val"
     if not len(data.splits[split]):
@@ -158,7 +158,7 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
     if len(averagers) > 1:
         # After validation, the second callback would restore the average of the first as weights.
         raise UserError(
-            "callbacks: more than one averages the weights; keep one, and set callbacks.ema.others"
+            "callbacks: several of them average the weights; keep one, and set callbacks.ema.others"
         )
     if weights == "chosen" and not validated:
         raise UserError(
@@ -190,7 +190,7 @@ def is_fitted(experiment: Experiment, origin: Origin) -> bool:
 def check_first_start(
     experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]
 ) -> None:
-    """Raise UserError for what would fail only at the end of the fit, or give wrong results."""
+    """Check a new run for errors that would otherwise appear only after the fit."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)
     check_states(experiment.model, callbacks)

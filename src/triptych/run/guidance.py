@@ -15,7 +15,7 @@ from triptych.run.drawing import condition_parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
 
-OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
+MAX_CLIPPED = 0.01  # largest fraction of data values that a threshold may cut off
 
 
 def build_guided_denoiser(
@@ -26,7 +26,9 @@ def build_guided_denoiser(
     if not guidance and not threshold:
         return None
     if model.denoiser is None:
-        raise UserError("guidance, threshold: this model has no denoiser; pass both as none")
+        raise UserError(
+            "guidance, threshold: model has no denoiser; pass guidance=none threshold=none"
+        )
     denoiser = model.denoiser
     if guidance:
         opened = _open_guides(guidance, model, data, other_runs)
@@ -41,7 +43,8 @@ def build_guided_denoiser(
 def check_guidance(guidance: Wrapper, model: Any) -> None:
     """Raise UserError for guidance that the model does not support.
 
-    Some does not work on latents; classifier-free guidance needs dropped labels in training.
+    Some guidance does not work on latents. Classifier-free guidance needs labels that were dropped
+    in training.
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
@@ -61,7 +64,7 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
             "threshold: not supported for latents, as their range is unknown; pass threshold=none"
         )
     size = training_items(data, 1000).x.abs()
-    if (size > threshold.bound).float().mean() > OUTSIDE:
+    if (size > threshold.bound).float().mean() > MAX_CLIPPED:
         raise UserError(
             f"threshold: would clip at {threshold.bound:g}, but the data reach {size.max():.2g}; "
             "pass threshold=none, or threshold=static with a higher threshold.bound"

@@ -44,7 +44,7 @@ class Origin:
     initial: Checkpoint | None  # at a first start with ``init_from``, the other run's checkpoint
     data: Entries  # the data record for checkpoints, with all items that the model is trained on
     fit: str = ""  # digest of the fit, if other runs of the sweep may copy it
-    draws: BatchDraws | None = None  # the stream of the checkpoint that is resumed or adopted
+    draws: BatchDraws | None = None  # the random-number stream of ``start`` or ``adopted``
 
     @property
     def facts(self) -> Entries:
@@ -55,7 +55,7 @@ class Origin:
 def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
     """Find what ``run`` starts from: its own checkpoint, another run or random weights.
 
-    Raises UserError if that model was trained on items that are now in validation or test.
+    Raises UserError if these weights were trained on items that are now in validation or test.
     """
     config = experiment.config
     now = fingerprint(experiment.data)
@@ -64,7 +64,7 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
     start = newest_readable(run.checkpoints())
     with reraise_as_foreign_checkpoint(start or config.get("trained") or config.get("init_from")):
         if config.get("trained"):
-            return _adopt(run, experiment, now, start)
+            return _adopt_trained(run, experiment, now, start)
         if start is not None:
             return _resume(run, start, now, fit)
         return _start_new(config, now, fit)
@@ -102,7 +102,7 @@ def _start_new(config: Config, fingerprint: Fingerprint, fit: str) -> Origin:
     return Origin(None, 0, None, initial, data, fit)
 
 
-def _adopt(
+def _adopt_trained(
     run: RunDirectory, experiment: Experiment, fingerprint: Fingerprint, start: Path | None
 ) -> Origin:
     """Take the trained model of another run or of a diffusers pipeline (``trained``).
@@ -132,7 +132,7 @@ def _adopt(
 def read_other_checkpoint(
     key: str, path: str, fingerprint: Fingerprint, fix: str
 ) -> tuple[Checkpoint, str]:
-    """Read the checkpoint at ``path``, the value of ``key``, and compare its data.
+    """Read the checkpoint at ``path``, the value of ``key``; compare its data with this run's.
 
     Return the checkpoint and a warning, which is "" if its data have the ``fingerprint``.
     """
@@ -141,7 +141,7 @@ def read_other_checkpoint(
 
 
 def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the other run's weights into ``model`` where name and shape match.
+    """Copy the weights of the run ``init_from`` into ``model`` where name and shape match.
 
     These are all parameters except those of a learned schedule or loss, and the buffers of modules
     that have parameters. Raises UserError if nothing matches, or if some tensors do not match and
@@ -154,8 +154,8 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
         raise UserError(
-            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match, not "
-            f"{abbreviate_list(left)}; choose a run with the same network, or pass "
+            f"init_from={path}: only {len(taken)} of {len(tensors)} tensors match; without a "
+            f"match: {abbreviate_list(left)}; choose a run with the same network, or pass "
             "init_partial=true to copy the matching tensors"
         )
     with torch.no_grad():
@@ -165,16 +165,16 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors copied"
     line += f" (step {step}, weights {weights})"
     if left:
-        line += f"; not {abbreviate_list(left)}"
+        line += f"; not copied: {abbreviate_list(left)}"
     log_line(run, line)
     if rank() == 0:
-        about = {
+        entry = {
             "checkpoint": str(resolve_checkpoint_path(path)),
             "step": step,
             "weights": weights,
             "taken": taken,
         }
-        run.write_provenance({**run.provenance.record, "init_from": about})
+        run.write_provenance({**run.provenance.record, "init_from": entry})
 
 
 def _has_same_shape(source: Tensor | None, tensor: Tensor) -> bool:

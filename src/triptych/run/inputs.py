@@ -49,7 +49,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 
 
 def _share_local_data(config: DictConfig, varying: Collection[str]) -> bool:
-    """Return whether all runs use one data set, and use it on this machine."""
+    """Return whether all runs read the same data set, and on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     if "slurm" in launcher or "ray" in launcher:  # The data may exist on their nodes only.
         return False

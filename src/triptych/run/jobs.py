@@ -216,7 +216,7 @@ def _next_fork(answers: IO[str]) -> dict[str, Any]:
 def exit_job() -> None:
     """Exit a job after atexit's handlers, without the rest of Python's shutdown (one second).
 
-    If other threads than daemons are alive, return without exiting.
+    If other non-daemon threads are alive, return without exiting.
     """
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()

@@ -12,7 +12,7 @@ from triptych.errors import UserError
 from triptych.run.items import read_arrays
 from triptych.run.parsing import error_line
 
-ROWS = 50  # images per forward pass of InceptionV3, which resizes them to 299 x 299
+INCEPTION_BATCH = 50  # images per forward pass of InceptionV3, which resizes them to 299 x 299
 FEATURES = 2048
 
 
@@ -30,7 +30,9 @@ def open_inception(path: str) -> nn.Module:
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
         )
     except ModuleNotFoundError as error:
-        raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
+        raise UserError(
+            f"measures.inception={path}: torch-fidelity is missing; pip install 'triptych[fid]'"
+        ) from error
     except Exception as error:  # torch.load may raise any error for a wrong file
         raise UserError(
             f"measures.inception={path}: not the weights of FID's InceptionV3 "
@@ -63,11 +65,11 @@ def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     Grey images are expanded to three equal channels.
     """
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
-    return torch.cat([inception(part) for part in shades.split(ROWS)])
+    return torch.cat([inception(part) for part in shades.split(INCEPTION_BATCH)])
 
 
 class Prompts:
-    """Compare samples to the captions of ``data`` that they were drawn from."""
+    """A comparison of samples with the captions of ``data`` that they were drawn from."""
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split

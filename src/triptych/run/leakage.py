@@ -33,7 +33,7 @@ def compare_data(
 
 
 def data_record(current: Fingerprint, trained_on: Entries | None) -> Entries:
-    """Return a checkpoint's record of data: the fingerprint, and all items trained on."""
+    """Return a checkpoint's data record: the fingerprint, and all items of its training."""
     items = dict(current.items)
     if not trained_on:
         return {**current.as_entries(), "changed": False, "items": items}

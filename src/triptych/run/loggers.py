@@ -40,13 +40,13 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
-CALLED = (
+GUARDED_METHODS = (
     "log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint", "finalize",
 )  # fmt: skip
 
 
 class CallGuard:
-    """Call a logging library until its first error, which is logged in one line and disables it.
+    """A guard that calls a logging library until its first error, and then logs and disables it.
 
     ``pauses`` are the seconds to wait before each retry of a call. With ``disabled`` it never calls
     the library.
@@ -65,10 +65,10 @@ class CallGuard:
         try:
             return method(*arguments, **more)
         except (Exception, SystemExit) as error:  # Libraries raise exceptions of any type.
-            self._give_up(error)
+            self._disable(error)
         return None
 
-    def _give_up(self, error: BaseException) -> None:
+    def _disable(self, error: BaseException) -> None:
         self.disabled = True
         reason = error_line(error) + error_location(error)
         log_line(None, f"{self.title}: switched off ({reason}); metrics.csv has all metrics")
@@ -112,7 +112,7 @@ class GuardedLogger(Logger):
         self.guard(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
-        """Log the metrics of ``summary``, which is None if the run has not finished, and close."""
+        """Log the metrics of ``summary`` (None if the run has not finished), and close the logger."""
         last, row = self.table.last_row
         self.guard(lambda: self.logger.finish(summary, last, row))
 
@@ -120,7 +120,7 @@ class GuardedLogger(Logger):
 def guard_logger(logger: Logger, title: str) -> Logger:
     """Change a user-supplied logger so that its first error disables it, and return it."""
     guarded = CallGuard(title)
-    for name in CALLED:
+    for name in GUARDED_METHODS:
         if hasattr(logger, name):
             setattr(logger, name, partial(guarded, getattr(logger, name)))
     return logger
@@ -167,7 +167,7 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
     if artifacts and not is_composed_here(run):
         log_line(
             None,
-            "W&B: artifacts are not sent, as the run's directory requests them, not your command",
+            "W&B: artifacts are not sent, as the run's directory requests them but not your command",
         )
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
@@ -303,7 +303,7 @@ def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str 
         return uri
     log_line(
         None,
-        f"MLflow: not used, as the run's directory names {uri}, not your command; allow it with "
+        f"MLflow: not used, as only the run's directory names {uri}; to allow this address, export "
         f"{ADDRESS}={uri}",
     )
     return None

@@ -1,4 +1,4 @@
-"""Compute metrics of samples, with a noise floor, and the error of the posterior mean."""
+"""Compute metrics of samples and their noise floor, and the error of the posterior mean."""
 
 import json
 import math
@@ -55,7 +55,7 @@ class MeasuredValue:
 def draw_sets(
     experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0
 ) -> list[MeasuredValue]:
-    """Draw the samples for metrics, each process its chunks; [] if sample metrics are off.
+    """Draw this process's chunks of the samples for metrics; return [] if metrics are off.
 
     Chunks on disk are reused if weights, data, code and packages are the same. Raises Diverged in
     all ranks if a sample is not finite; ``step`` is the training step named in the error.
@@ -65,7 +65,7 @@ def draw_sets(
     folder = open_chunk_folder(run.path, strategy.broadcast(_cache_key(experiment, run)))
     reference, device = experiment.reference, strategy.root_device
     chunks = Chunks(folder, experiment.data.shape, reference.read, device)
-    experiment.model.to(device)  # Lightning has moved it to the CPU
+    experiment.model.to(device)  # Lightning has moved the model to the CPU.
     reference.fill(chunks, device)
     measured = []
     for row, (value, drawing) in enumerate(experiment.measured):
@@ -116,7 +116,7 @@ def _draw_chunk(
 
 
 def _cache_key(experiment: Experiment, run: RunDirectory) -> str:
-    """Return a digest of all that samples and features depend on besides the configuration.
+    """Return a digest of what determines samples and features, besides the configuration.
 
     These are the weights of all networks involved, the code, the packages and the data.
     """
@@ -138,7 +138,7 @@ def _sampling_networks(drawing: Drawing) -> Iterator[nn.Module]:
 
 
 def measure_drawn_sets(experiment: Experiment, measured: Sequence[MeasuredValue]) -> Entries:
-    """Measure the sets that were drawn, for ``summary.json``.
+    """Compute the metrics of all drawn sets of samples, as entries of ``summary.json``.
 
     The entries are {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats",
     "reference", "floor", "noise", "metrics", "files"}}. If ``measures.over`` is set, "measures" is
@@ -190,7 +190,7 @@ def _measure_value(experiment: Experiment, measured: MeasuredValue) -> Entries:
 
 
 def _swept_key(config: Config) -> str | None:
-    """Return the key whose values are measured, the first of several; None if nothing is varied."""
+    """Return the key that ``measures.over`` varies, or the first of several; None without one."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
@@ -275,7 +275,7 @@ def _finite_or_none(x: float) -> float | None:
 
 
 def measure_posterior_mean(experiment: Experiment) -> Entries:
-    """Measure the error of the model's posterior mean, in squares per dimension.
+    """Measure the squared error per dimension of the model's posterior mean.
 
     It is averaged over items of the ``shown`` split, without conditions. Return
     {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels. "excess" is

@@ -1,7 +1,7 @@
 """Write ``metrics.csv``, and convert configurations and results for the other loggers.
 
-The table has one row per step and one column per metric. After a kill and resume it is the same as
-without.
+The table has one row per step and one column per metric. A kill and resume of the run does not
+change it.
 """
 
 import csv
@@ -49,7 +49,7 @@ class MetricsCsv(Logger):
         self._due = time.monotonic() + every  # time of the next write
 
     def truncate_after(self, until: int) -> None:
-        """Read the file's rows up to a step, without those that are damaged."""
+        """Load the file's rows up to step ``until``; drop later rows and damaged ones."""
         table = read_rows(self.path)
         header = next(table, [])
         for cells in table:
@@ -64,7 +64,7 @@ class MetricsCsv(Logger):
         return step, dict(self.rows.get(step, {}))
 
     def fit_seconds_entry(self, step: int) -> Entries:
-        """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
+        """Return {"time": seconds of fitting} from a step's row; {} if there is no such row."""
         row = self.rows.get(step, {})
         if "time" not in row:
             return {}
@@ -105,7 +105,7 @@ class MetricsCsv(Logger):
 
 
 def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | None:
-    """Return the step of a row and its values, as text; None if it is damaged."""
+    """Return a row's step and its values as text; None if the row is damaged."""
     row = dict(zip(header, cells, strict=False))
     step = row.pop("step", "")
     if len(cells) != len(header) or not step.isdecimal() or len(step) > MAX_STEP_DIGITS:

@@ -26,9 +26,9 @@ from triptych.models.diffusion import Diffusion
 from triptych.records import Config
 
 # {option of glibc's mallopt: value}: M_MMAP_THRESHOLD at its maximum, and M_TRIM_THRESHOLD.
-MALLOC = {-3: 32 << 20, -1: 1 << 30}
+MALLOC_OPTIONS = {-3: 32 << 20, -1: 1 << 30}
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # a model may ignore them
-QUIET = (  # library warnings that do not concern users
+IGNORED_WARNINGS = (  # library warnings that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers.*",  # our loaders index tensors in memory
     ".*Checkpoint directory .* exists and is not empty.*",  # expected when a run is resumed
@@ -41,14 +41,14 @@ QUIET = (  # library warnings that do not concern users
 
 
 def set_up_torch(threads: int) -> None:
-    """Silence library warnings, set the number of threads, and speed up CPUs (same results)."""
-    for message in QUIET:
+    """Set torch's threads, precision and CPU options, and silence warnings of libraries."""
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):  # Lightning logs tips as warnings.
         logging.getLogger(name).setLevel(logging.ERROR)
-    # A fixed number: it determines the order of summation and thereby the last digits of results.
+    # The number is fixed, as it determines the order of summation and so the last digits.
     torch.set_num_threads(threads)
-    # cuDNN's default is TF32, whose ten bits would reach a bound that is called single precision.
+    # By default cuDNN uses TF32, whose ten-bit mantissa is less precise than the float32 we report.
     torch.set_float32_matmul_precision("highest")
     allow_tf32(False)
     torch.set_flush_denormal(True)  # Arithmetic on denormal numbers (below 1e-38) is very slow.
@@ -57,9 +57,9 @@ def set_up_torch(threads: int) -> None:
 
 
 def set_up_process(config: Config) -> None:
-    """Import the classes of a configuration and check them; then set torch's flags, and seeds.
+    """Import and check the classes of a configuration, then set torch's options and the seeds.
 
-    In this order, as a module of the user's may change torch's flags when it is imported.
+    The options are set last, as importing a user's module may change them.
     """
     check_targets(config)
     set_up_torch(config["threads"])
@@ -74,7 +74,7 @@ def _keep_freed_memory() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:  # The C library is not glibc.
         return
-    for option, value in MALLOC.items():
+    for option, value in MALLOC_OPTIONS.items():
         set_option(option, value)
 
 
@@ -82,7 +82,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
     ``stages`` are a cascade's stages, from ``reopen.open_model_stages``. Raises UserError for a
-    value that is not accepted, or for a group choice that this model does not use.
+    value that is not allowed, or for a group choice that this model does not use.
     """
     table = injection_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
@@ -91,14 +91,14 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
     model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
-            f"augmentation: {type(model).__name__} cannot read augmentation labels; pass told=false"
+            f"augmentation: {type(model).__name__} cannot read augmentation labels; set told=false"
         )
     check_choices(config, table, type(model))
     return model
 
 
 def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -> None:
-    """Raise UserError for the choice of a group that the model does not read."""
+    """Raise UserError for the choice of a config group that the model does not use."""
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:

@@ -33,7 +33,7 @@ class FailedCall(UserError):
 
 
 def remember_environment() -> None:
-    """Save environment, folder and paths for new processes; user-supplied code may change them."""
+    """Save environment, working directory and sys.path for new processes, before user code runs."""
     for server in _servers:  # A server that an earlier run in this process has started.
         server.stdin.close()
     _servers.clear()

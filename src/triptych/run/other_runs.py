@@ -15,7 +15,7 @@ from triptych.run.reopen import refuse_cascade, reopen
 
 
 class OtherRuns:
-    """Opens other runs that a configuration refers to, and caches them.
+    """The other runs that a configuration refers to, each opened on first request and cached.
 
     A run is opened once as a model of the same data, and once as a stage of a cascade.
     """
@@ -49,7 +49,7 @@ class OtherRuns:
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
             raise UserError(
-                f"trained on {describe(other['data'])}; pass one trained on {describe(data)}"
+                f"trained on {describe(other['data'])}; pass a run trained on {describe(data)}"
             )
         if "root" in data:
             other["data"]["root"] = data["root"]

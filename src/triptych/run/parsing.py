@@ -286,7 +286,7 @@ def parse_baselines(record: Any) -> dict[str, float]:
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
-    """Parse the better direction of each user-supplied metric: "higher", "lower" or ""."""
+    """Parse which direction of each user-supplied metric is better: "higher", "lower" or ""."""
     names = _valid_metric_names(record)[:METRICS]
     return {name: record[name] if record[name] in BETTER else "" for name in names}
 

@@ -137,7 +137,7 @@ def _draw_frames(
     chunks: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw the m samples in ``chunks`` (of n), and return them at the steps ``frame_steps``.
+    """Draw the m of n samples in ``chunks``, and return them at the steps ``frame_steps``.
 
     The result is (F, m, *event), for F steps.
     """
@@ -208,7 +208,7 @@ def tile_images(pixels: Tensor) -> Any:
 
 
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
-    """Choose items with different captions, and return (items, row titles).
+    """Choose items with different captions; return their indices and the titles of their rows.
 
     Captions of classes that were trained on come first, then those excluded from training.
     """
@@ -219,7 +219,7 @@ def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
     trained = _first_item_per_caption(captions, ~untrained, TRAINED)
     others = _first_item_per_caption(captions, untrained, UNTRAINED)
     marks = [captions[item] for item in trained]
-    marks += [f"{captions[item]} (kept from training)" for item in others]
+    marks += [f"{captions[item]} (excluded from training)" for item in others]
     return trained + others, marks
 
 

@@ -71,7 +71,7 @@ EXPRESSIBLE = {
     "objective.output.space": [*TYPES],
     "bound.variance": [*VARIANCE_TYPES],
 }
-CARD = """# {name}
+MODEL_CARD = """# {name}
 
 A diffusion model of {data}, trained and measured with Triptych.
 
@@ -94,7 +94,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> Config:
-    """Return the config groups that a pipeline determines; ``bound`` lacks its repeats."""
+    """Return the config groups that a pipeline determines; ``bound`` without ``repeats``."""
     _read_component_config(path, INDEX)
     scheduler, unet = (
         _read_component_config(path, SCHEDULER, SCHEDULE),
@@ -137,7 +137,7 @@ def pipeline_config(path: str) -> Config:
 
 
 def read_pipeline(path: str, model: Any) -> Checkpoint:
-    """Load the pipeline's weights into ``model``, and return them as a checkpoint; or UserError."""
+    """Load a pipeline's weights into ``model``, and return a checkpoint; UserError if they misfit."""
     _check_shape(path, tuple(model.shape))
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -155,7 +155,7 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise _component_error(
-            path, WEIGHTS, f"of another network than {UNET} ({error_line(error)})"
+            path, WEIGHTS, f"not the weights of {UNET} ({error_line(error)})"
         ) from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
@@ -167,7 +167,7 @@ def _check_shape(path: str, shape: tuple[int, ...]) -> None:
     sides = size if isinstance(size, list) else [size, size]
     if channels != shape[0] or (size is not None and [*shape[1:]] != sides):
         raise _component_error(
-            path, UNET, f"in_channels={channels}, sample_size={size}: the data are {shape}"
+            path, UNET, f"in_channels={channels}, sample_size={size}: the data have shape {shape}"
         )
 
 
@@ -306,7 +306,7 @@ def model_card(result: Result, license: str) -> str:
         figure = EvalResult(task, choice, data, "bpd", bits.mean, metric_name="bound, bits/dim")
         front["eval_results"] = [figure]
     settings = [f"- `{key}={value}`" for key, value in result.overrides.items()]
-    text = CARD.format(
+    text = MODEL_CARD.format(
         name=name,
         data=data,
         bound=result_line(result),

@@ -26,13 +26,13 @@ from triptych.run.request import Request
 from triptych.run.untrusted import check_init_from
 
 # Fixes that end error messages.
-ANOTHER, ANEW = "choose another name", "or force=true to start over"
+CHOOSE_NAME, START_OVER = "choose another name", "or force=true to start over"
 LENGTH_KEYS = {"trainer.max_steps", "trainer.max_epochs"}
 PATIENCE = 10.0  # seconds to wait for another process that is starting the same run
 
 
 class RunPlan(NamedTuple):
-    """What a command would do with an existing run directory."""
+    """The plan for an existing run: return its result, resume it, or refuse the command."""
 
     is_finished: bool  # The same run has finished; its result is returned.
     changes: Changes  # The run is resumed with these changed settings.
@@ -46,14 +46,14 @@ def contains_run(run: RunDirectory) -> bool:
 
 
 def plan_run(request: Request) -> RunPlan:
-    """Plan what to do with the run that is in the requested directory.
+    """Decide what to do with the existing run in the requested directory.
 
     Raises UserError if its configuration is lost or unreadable.
     """
     run = RunDirectory(request.path)
     run.read_records()
     if not (run / "config.yaml").exists():
-        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
+        raise UserError(f"{run.path}: holds a run without config.yaml; {CHOOSE_NAME}, {START_OVER}")
     changes = _without_defaults(differences(run.config(), request.recorded), request)
     other = without_machine_settings(changes)
     if other.keys() == {"data.root"} and _has_same_data(run, request.config):
@@ -71,11 +71,11 @@ def check_same_run(request: Request, plan: RunPlan) -> None:
     finished = RunDirectory(request.path).status == "finished"  # init_from needs a finished run
     if finished and plan.conflicts.keys() <= LENGTH_KEYS and request.config["trained"] is None:
         fix = f", with init_from={request.path} to begin with its weights"
-    raise OtherRun(f"{request.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
+    raise OtherRun(f"{request.path}: {problem}; {CHOOSE_NAME}{fix}, {START_OVER}")
 
 
 def without_machine_settings(changes: Changes) -> Changes:
-    """Return the differences without settings of the machine, which do not make another run."""
+    """Return the differences without machine settings, as these do not make another run."""
     return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
 
 
@@ -115,7 +115,7 @@ def prepare(request: Request) -> RunDirectory:
 
 def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
     """Write the changed settings (machine, data folder) into the run's configuration."""
-    log_line(None, f"{run.path.name}: goes on with {describe_differences(changes)}")
+    log_line(None, f"{run.path.name}: continues with {describe_differences(changes)}")
     with run.lock(PATIENCE):
         config = run.config()
         for key, (_, now) in changes.items():

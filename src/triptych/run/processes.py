@@ -34,7 +34,7 @@ PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
-PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM
+PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM to end a job
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # Errors of file systems without flock, where a lock file of filelock is used instead.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
@@ -194,7 +194,7 @@ class Lockable:
                             f"{folder}: another process is using it ({holder}); wait until it ends"
                         )
                     time.sleep(0.05)
-                if not _lies_in(folder, file):
+                if not _is_lock_file_in(folder, file):
                     continue  # The former owner has removed or renamed the directory; try again.
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
@@ -241,13 +241,13 @@ def check_lock_is_held(path: Path) -> None:
     The lock is lost if the directory was moved or deleted.
     """
     for folder, file in _held:
-        if path.is_relative_to(folder) and not _lies_in(folder, file):
+        if path.is_relative_to(folder) and not _is_lock_file_in(folder, file):
             raise StorageError(
                 f"{folder}: moved or deleted while the run was using it; the run stops"
             )
 
 
-def _lies_in(folder: Path, file: IO[str]) -> bool:
+def _is_lock_file_in(folder: Path, file: IO[str]) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:

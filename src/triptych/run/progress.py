@@ -82,7 +82,7 @@ class Progress(pl.Callback):
         self.write("fit", step, trainer.max_steps, bound)
 
     def _read_metrics(self, trainer: pl.Trainer) -> None:
-        """Read the figures to show. From a GPU this waits, so it is done only at logged steps."""
+        """Read the metrics to show, only at logged steps, as reading from a GPU waits for it."""
         self._read_step, metrics = trainer.global_step, trainer.callback_metrics
         self._figures = {name: float(metrics[name]) for name in (*SHOWN, BOUND) if name in metrics}
 

@@ -63,7 +63,7 @@ def _new_run_id(run: RunDirectory) -> str:
 
 
 def add_missing_id(run: RunDirectory) -> None:
-    """Write a new provenance, with a new id for loggers, if the run has lost its own."""
+    """Write a new provenance, with a new id for loggers, if the run has none."""
     if not run.provenance.id:
         run.write_provenance({**new_provenance(run, [], {}, run.config()), **run.provenance.record})
 

@@ -10,7 +10,7 @@ from triptych.declare import type_error_line
 from triptych.records import Entries
 from triptych.run.parsing import parse_time
 
-DERIVED = ("executions", "started", "record")  # fields that ``from_json`` computes
+DERIVED_FIELDS = ("executions", "started", "record")  # fields that ``from_json`` computes
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # {field: path of its entry in the file}, for fields that are not top-level entries of their name
 PATHS = {
@@ -105,7 +105,7 @@ def entries_of_class(record_class: Any, record: Entries, paths: Mapping[str, str
     """
     known = {}
     for entry in fields(record_class):
-        if entry.name in DERIVED:
+        if entry.name in DERIVED_FIELDS:
             continue
         path = paths.get(entry.name, entry.name)
         value = _value_at(record, path)

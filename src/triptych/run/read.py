@@ -38,7 +38,7 @@ from triptych.run.result import ENDED, Result, Status, result_line
 GAMMA_MIN, TERM = "schedule.gamma_min", "bpd_reconstruction"
 COLUMNS = 1000  # maximum number of columns of metrics.csv that are read
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
-STALE = 300.0  # seconds without an update of progress.json until a run counts as interrupted
+STALE_SECONDS = 300.0  # seconds without update of progress.json until a run counts as interrupted
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         reason = first_line(error).removeprefix(f"{place.path}/")
         return Run(**known, status="unreadable", error=reason)
     if record is None:
-        return _unfinished(known, directory, time.time() if now is None else now)
+        return _unfinished_run(known, directory, time.time() if now is None else now)
     try:
         run = Run.from_json(record, **known)
         check_digests(directory, run.digests)
@@ -214,7 +214,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """Note a reconstruction of a bit or more: the noise of z_0 hides which level a value has."""
+    """Yield a note if the reconstruction term is 1 bit/dim or more, as z_0 is then too noisy."""
     costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
     cost = max(costs, default=0.0)
     if cost >= 1:
@@ -279,11 +279,13 @@ def read_position(directory: Path) -> Position | None:
     return Position(str(record.get("stage")), step, max_steps, **numbers)
 
 
-def _unfinished(provenance_fields: Entries, directory: Path, now: float) -> Run:
+def _unfinished_run(provenance_fields: Entries, directory: Path, now: float) -> Run:
     """Return a run without a result: one that is running, pruned by a search, or interrupted."""
     position = read_position(directory)
     status: Status = "interrupted"
-    if now - _last_update_time(directory, position) < STALE and not _is_abandoned(directory):
+    if now - _last_update_time(directory, position) < STALE_SECONDS and not _is_abandoned(
+        directory
+    ):
         status = "running"
     elif (directory / PRUNE).exists():
         status = "pruned"

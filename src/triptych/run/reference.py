@@ -30,8 +30,8 @@ from triptych.run.judges import Prompts, inception_features, open_inception, rea
 
 PAIRS = 5  # number of pairs of true sets that are compared for the noise floor
 MAX_TRIED = 1000  # maximum number of samples on which user-supplied metrics are tried
-FLOOR = 1000  # random streams from this number on belong to the noise floor
-FEW = 3  # up to this number of modes, the fraction of each mode is recorded
+FLOOR_STREAM = 1000  # random streams from this number on belong to the noise floor
+MAX_MODES = 3  # up to this number of modes, the fraction of each mode is recorded
 
 
 def user_sample_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
@@ -155,7 +155,7 @@ class SampleReference:
         for number in range(PAIRS):
             features, labels = self.held_out_set(number)
             figures.append(
-                self.compare(features, labels if labelled else None, FLOOR + 2 * number + 1)
+                self.compare(features, labels if labelled else None, FLOOR_STREAM + 2 * number + 1)
             )
         return _median_and_range(figures) | {"n": min(self.n_held_out, self.n)}
 
@@ -225,13 +225,13 @@ class PointReference(SampleReference):
         """Return the mode metrics of samples; {} if the data are not a mixture.
 
         "mode_error" is the total variation distance between the fractions of samples per mode and
-        the mixture's weights. With at most ``FEW`` modes, "mode_k" is the fraction in mode k.
+        the mixture's weights. With at most ``MAX_MODES`` modes, "mode_k" is the fraction in mode k.
         """
         if self.data.mixture is None:
             return {}
         share = measures.mode_fractions(x, self.data.mixture)
         figures = {"mode_error": 0.5 * (share - self.data.mixture.weights).abs().sum().item()}
-        if len(share) <= FEW:
+        if len(share) <= MAX_MODES:
             figures |= {f"mode_{k + 1}": fraction for k, fraction in enumerate(share.tolist())}
         return figures
 
@@ -252,7 +252,7 @@ class FreshPoints(PointReference):
         return self._draw(repeat)[0]
 
     def held_out_set(self, seed: int) -> tuple[Any, Tensor | None]:
-        x, labels = self._draw(FLOOR + 2 * seed)
+        x, labels = self._draw(FLOOR_STREAM + 2 * seed)
         return {"x": x}, labels
 
 
@@ -415,9 +415,9 @@ class ImageReference(SampleReference):
         return self.held_out.subset(rows)
 
     def noise_floor(self, labelled: bool) -> Entries:
-        return super().noise_floor(labelled) | self._true_prompts()
+        return super().noise_floor(labelled) | self._true_caption_matches()
 
-    def _true_prompts(self) -> dict[str, dict[str, float]]:
+    def _true_caption_matches(self) -> dict[str, dict[str, float]]:
         """Return the fractions of true images that match their own captions, as a noise floor."""
         if self.prompts is None:
             return {}

@@ -45,7 +45,7 @@ def reopen(
         weights: as for ``load_weights``; by default the reported weights.
         data_root: replaces the data folder of the configuration.
         adjust: may change the configuration before anything is built.
-        evaluated_splits: splits to evaluate on, which must not have items of the training data.
+        evaluated_splits: splits to evaluate; none of their items may have been trained on.
         key: the configuration key of ``ckpt``, for error messages.
 
     Raises:
@@ -141,7 +141,7 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
         if stage.data.levels is None:
             raise UserError(
                 f"model.stages[{i}]={paths[i]}: a bound of a cascade needs data with discrete "
-                "levels; use triptych-sample cascade=... only"
+                "levels; without a bound, use triptych-sample cascade=..."
             )
     last = runs[-1].config["data"]
     if data_identity(last) != data_identity(config["data"]):
@@ -165,18 +165,18 @@ def _check_stage_items(key: str, stage: Experiment, data: DataModule) -> None:
         if part is None or not torch.equal(items, part.value):
             raise UserError(
                 f"{key}: its {name} items differ from the part {part_name!r} of data {data.name}; "
-                "pass a run on equal items"
+                "pass a run trained on the same items"
             )
 
 
 def refuse_cascade(config: Config) -> None:
-    """Refuse a cascade as a stage, before it opens its own stages, which might include itself."""
+    """Raise UserError for a stage that is a cascade; its own stages might include itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
 def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any]) -> Config:
-    """Return a run's configuration with a ``change`` of its sampling.
+    """Return a run's configuration with the ``change`` applied to its sampling keys.
 
     Example of a change: {"guidance.scale": 3.0}.
     """
@@ -194,7 +194,7 @@ def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any
 
 
 def _check_stage(key: str, stage: Experiment, earlier_stages: Sequence[Experiment]) -> None:
-    """Check that earlier stages draw all conditions of a stage that the user does not pass."""
+    """Check that earlier stages draw each condition of a stage that the user does not pass."""
     drawn = {str(run.data.known_as): run for run in earlier_stages}
     _check_parts(key, stage, drawn)
     for name, run in drawn.items():
@@ -222,7 +222,7 @@ def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> Non
 
 
 def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> None:
-    """Check that a condition part has the shape of what another run draws for it."""
+    """Check that another run draws the condition part ``name`` in the required shape."""
     if isinstance(kind, Images):
         shape = tuple(kind.shape)
     elif isinstance(kind, Vectors):

@@ -40,7 +40,7 @@ class Request:
         return config
 
     def check_overrides(self) -> None:
-        """Raise UserError for an override without effect, which some cells of a sweep may have."""
+        """Raise UserError for an override without effect in this run."""
         check_overrides_are_read(self.config, override_keys(self.overrides))
 
 

@@ -41,7 +41,7 @@ def _result_field(parse: Callable[..., Any], default: Any = None, keys: Iterable
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of a run; ``result["test"]["bpd"]["mean"]`` is an entry of the file as it is.
+    """The result of a run; ``result["test"]["bpd"]["mean"]`` is the unparsed entry of the file.
 
     Attributes:
         status: "finished", "failed" or "diverged" in the file. The last two come with ``stage``
@@ -127,7 +127,7 @@ class Result:
 
     @classmethod
     def from_run(cls, provenance: Provenance, status: str, **more_entries: Any) -> Self:
-        """Build the result of the run with this provenance; further entries are keywords.
+        """Build the result of the run with this provenance; other entries are keyword arguments.
 
         Entries that are None are left out.
         """
@@ -147,9 +147,9 @@ class Result:
         Raises ValueError if the record is malformed or was edited.
         """
         if record.get("schema") != SCHEMA:
-            raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
+            raise ValueError(f"schema={record.get('schema')!r}: must be {SCHEMA}")
         if record.get("status") not in ENDED:
-            raise ValueError(f"status {record.get('status')!r} is none of {', '.join(ENDED)}")
+            raise ValueError(f"status={record.get('status')!r}: must be {' or '.join(ENDED)}")
         check_checksum(record)
         return cls(**known | parse_entries(record), record=record)
 
@@ -206,12 +206,12 @@ def parse_entries(record: Mapping[str, Any]) -> Entries:
 
 
 def add_checksum(record: Entries) -> Entries:
-    """Add a record's checksum to it, which reveals damage and edits but not forgery."""
+    """Return a record with its checksum, which reveals damage and edits but not forgery."""
     return record | {"checksum": _checksum(record)}
 
 
 def check_checksum(record: Entries) -> None:
-    """Raise ValueError unless a record matches its checksum, if it has one."""
+    """Raise ValueError if a record has a checksum that does not match its content."""
     if "checksum" in record and record["checksum"] != _checksum(record):
         raise ValueError("checksum: damaged or edited after it was written")
 
@@ -272,7 +272,7 @@ def _bound_line(figures: Mapping[str, Estimate], split: str, unit: str) -> str:
         line += f", {_format_estimate(figures['gap'])} above the data's entropy"
     if f"{unit}_ode" in figures:
         ode = figures[f"{unit}_ode"]
-        line += f"; by the ODE {_format_estimate(ode)} on {ode.n} of them"
+        line += f"; by the probability-flow ODE {_format_estimate(ode)} on {ode.n} of these items"
     if f"{unit}_ode_bound" in figures:
-        line += f", whose bound is {_format_estimate(figures[f'{unit}_ode_bound'])}"
+        line += f", where the bound is {_format_estimate(figures[f'{unit}_ode_bound'])}"
     return line

@@ -27,7 +27,7 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: Config) -> Drawing:
-    """Prepare to draw samples from ``opened``; raise UserError if this is not possible.
+    """Build the ``Drawing`` that samples from ``opened``; raise UserError if it cannot be sampled.
 
     ``values`` are the keys of ``configs/sample.yaml``.
     """
@@ -38,11 +38,11 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
             f"ckpt={values['ckpt']}: a classifier cannot draw samples; pass a generative model"
         )
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
-    return _to_device(build_drawing(config, model, opened.data, OtherRuns(config)), values)
+    return _check_and_move(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
 def cascade_of(values: Config) -> Drawing:
-    """Prepare to sample from the last run of a cascade, conditioned on the others; or UserError."""
+    """Build the ``Drawing`` of a cascade: its last run, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     changes += [{}] * (len(runs) - len(changes))
@@ -53,7 +53,7 @@ def cascade_of(values: Config) -> Drawing:
     if values["noise"]:
         drawings = _with_noise(drawings, values["noise"])
     *sources, last = drawings
-    return _to_device(
+    return _check_and_move(
         replace(last, sources={str(stage.data.known_as): stage for stage in sources}), values
     )
 
@@ -72,8 +72,8 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     return noised
 
 
-def _to_device(drawing: Drawing, values: Config) -> Drawing:
-    """Move ``drawing`` to its device.
+def _check_and_move(drawing: Drawing, values: Config) -> Drawing:
+    """Check ``drawing`` against ``values``, and move it to its device.
 
     Raises UserError for a label or prompt in ``values`` that the model does not take.
     """
@@ -99,7 +99,7 @@ def _check_label(drawing: Drawing, values: Config) -> None:
 
 
 def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
-    """Return the condition of n samples: prompts, else the label or default, and ``like``."""
+    """Return the condition of n samples from the keys ``prompt``, ``label`` and ``like``."""
     prompt = values.get("prompt")
     if prompt is None:
         condition = drawing.condition(n, values["label"])
@@ -114,7 +114,7 @@ def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
-    """Return the condition parts computed from each prompt; UserError if the model lacks others.
+    """Encode prompts as condition parts; raise UserError if the model needs other parts, too.
 
     ``with_image``: an image embedding will be added to them.
     """
@@ -138,7 +138,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 
 
 def draw_all_sources(drawing: Drawing, values: Config) -> dict[str, Tensor]:
-    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
+    """Draw n samples (``SAMPLES``) and their drawn conditions, by name: (n, *shape) in data units.
 
     Raises UserError if a sample is not finite.
     """
@@ -178,7 +178,7 @@ def batch_seed(values: Config, start: int) -> int:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise to the condition that had noise in training, or None."""
+    """Return a function that adds noise to the part with conditioning noise; None without one."""
     steps, read = drawing.data.augmentations, condition_parts_read(drawing.model, drawing.data)
     noised = [
         step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read
@@ -202,7 +202,7 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of one test image, or interpolated between two.
+    """Return n image embeddings (n, d): that of one test image, or interpolations between two.
 
     ``images`` are one or two indices of test items. The interpolation has even steps along the
     great circle through both embeddings (Ramesh et al. 2022, sec. 3.1 and 3.2).

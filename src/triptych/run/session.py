@@ -39,7 +39,7 @@ class Session:
         return "build"
 
     def record(self, status: str, entries: Entries) -> Result:
-        """Return the result, and write it if this process is the run's first."""
+        """Return the run's result with these entries; rank 0 also writes it."""
         result = Result.from_run(self.run.provenance, status, **entries)
         if rank() != 0:
             return result

@@ -25,8 +25,9 @@ from triptych.run.processes import launch_id, rank
 from triptych.run.provenance import code_digest, package_versions
 from triptych.run.untrusted import is_composed_here, read_checkpoint
 
-FITS = ".fits"  # folder in a sweep's directory; the file DIGEST names the run that made this fit
-FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do not affect a fit
+FITS_FOLDER = ".fits"  # in a sweep's directory; its file DIGEST names the run that made this fit
+# Roles of keys that do not affect a fit.
+ROLES_WITHOUT_EFFECT = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}
 # Keys that name other runs. Such fits are not shared, as those runs may change.
 OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
@@ -37,9 +38,9 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
     # With torchrun or srun, not all ranks might see that another run has ended.
     if launch_id() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
         return ""
-    if (sweep / FITS).is_symlink():  # Do not follow a link out of the sweep.
+    if (sweep / FITS_FOLDER).is_symlink():  # Do not follow a link out of the sweep.
         return ""
-    settings = _settings(config)
+    settings = _fit_settings(config)
     for key, value in settings.items():
         if value and f"{key}.".startswith(OTHER_RUNS):
             return ""
@@ -56,7 +57,7 @@ def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
         return
     with contextlib.suppress(OSError, UserError):  # On failure the other runs simply train.
         entry = to_json({"run": run.path.name, "id": run.provenance.id, "memory": memory})
-        write_atomic(run.path.parent / FITS / digest, entry)
+        write_atomic(run.path.parent / FITS_FOLDER / digest, entry)
 
 
 def take_fit(run: RunDirectory, digest: str) -> None:
@@ -66,7 +67,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
     """
     if rank() != 0 or not digest or run.checkpoints():
         return
-    entry = load_object(run.path.parent / FITS / digest)
+    entry = load_object(run.path.parent / FITS_FOLDER / digest)
     with contextlib.suppress(UserError, OSError, ValueError):
         other = _offering_run(run, entry)
         if other is not None:
@@ -82,7 +83,7 @@ def _offering_run(run: RunDirectory, entry: Entries) -> RunDirectory | None:
     if other.path.is_symlink():
         return None
     check_directory(other.path)
-    if other.provenance.id != entry.get("id") or _settings(other.config()) != _settings(
+    if other.provenance.id != entry.get("id") or _fit_settings(other.config()) != _fit_settings(
         run.config()
     ):
         return None
@@ -109,7 +110,11 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     log_line(run, f"training skipped: copied the fit of {name}, which trained the same network")
 
 
-def _settings(config: Config) -> Entries:
+def _fit_settings(config: Config) -> Entries:
     """Return the settings on which a fit depends, by their dotted keys."""
     flat = dict(flatten_config(config))
-    return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}
+    return {
+        k: v
+        for k, v in flat.items()
+        if role_in(flat, k) not in ROLES_WITHOUT_EFFECT and k not in BUNDLES
+    }

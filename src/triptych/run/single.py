@@ -49,15 +49,13 @@ def check_no_sweep(config: DictConfig) -> None:
 def check_run_directory(config: DictConfig) -> None:
     """Raise UserError for a directory that several runs or processes would share."""
     if processes.launch_id() and not config.name:
-        raise UserError(
-            "name=null: a name is needed here, so that all processes share one directory"
-        )
+        raise UserError("name=null: all processes need one shared directory; type name=NAME")
     if not config.hydra.run.dir:
-        raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
+        raise UserError("hydra.run.dir: must be a directory; leave this key out to create one")
     home = Path(config.hydra.run.dir)
     check_outside_of_records("hydra.run.dir", home, home)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
-        raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
+        raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory without runs")
 
 
 def check_guidance(plain: Config) -> None:

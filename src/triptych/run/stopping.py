@@ -35,7 +35,7 @@ from triptych.run.processes import (
 
 EXCHANGE = 1.0  # maximum seconds between exchanges of signals, if steps are shorter
 NEVER = 2**62  # a number larger than any step
-KINDS = ("the loss", "a weight")
+KINDS = ("the loss", "a weight")  # what is not finite; the index is part of a code (see Stop)
 PATIENCE = 5.0  # seconds to wait for the errors and exit codes of other ranks
 HANG_SECONDS = 10.0  # seconds after which rank 0 counts as hanging if another rank is lost
 BROKEN = re.compile(
@@ -46,7 +46,7 @@ BROKEN = re.compile(
 
 
 class Stop(pl.Callback):
-    """Defer signals to the end of a training step at which all ranks agree, and detect divergence.
+    """A callback that defers signals until all ranks agree to stop, and detects divergence.
 
     Outside of training, and at a second Ctrl-C, ``Interrupted`` is raised at once, as waiting would
     save nothing. Ranks exchange received signals at checkpoints, and every ``EXCHANGE`` seconds or
@@ -58,14 +58,14 @@ class Stop(pl.Callback):
     """
 
     def __init__(self) -> None:
-        # 2 * step + kind of the first loss or weight that was not finite, on the device.
+        # Code of the first loss or weight that was not finite: 2 * step + index in ``KINDS``.
         self._first_bad: Tensor | None = None
         self.received: int | None = None
         self.began = False  # whether training has started
         self._training = False
         self._next = 0  # step of the next exchange among ranks
         self._exchange = (0.0, 0)  # time and step of the last exchange
-        self._earlier: dict[int, Any] = {}
+        self._earlier: dict[int, Any] = {}  # handlers that ``__exit__`` restores
 
     def __enter__(self) -> "Stop":
         self._earlier = {number: signal.getsignal(number) for number in SIGNALS}
@@ -128,7 +128,7 @@ class Stop(pl.Callback):
         return NEVER
 
     def _exchange_with_ranks(self, trainer: Any, force: bool) -> tuple[bool, int]:
-        """Return whether any rank received a signal, and the first code of a non-finite number."""
+        """Return whether any rank received a signal, and the lowest code of a non-finite value."""
         step = trainer.global_step
         if not force and step < self._next:
             return False, NEVER
@@ -185,7 +185,7 @@ class Stop(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.install_handlers()
-        self.received = None  # A signal at the end of the fit, too late for ranks to agree on.
+        self.received = None  # Drop a signal that came too late in the fit for ranks to agree on.
 
     def on_exception(self, *_: Any) -> None:
         self._training = False
@@ -203,7 +203,7 @@ def requeue(stop: Interrupted) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error, or its cause, only reports the lost connection to another rank."""
+    """Return whether an error, or its cause, only says that the connection to a rank was lost."""
     if isinstance(error, torch.distributed.DistError):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
@@ -237,7 +237,7 @@ class Peers:
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
         self.run, self.record = run, record
         self.children: list[subprocess.Popen[Any]] = []
-        self._settled = threading.Event()
+        self._watch_ended = threading.Event()
 
     def __enter__(self) -> "Peers":
         return self
@@ -273,14 +273,14 @@ class Peers:
 
     def stop_watching(self) -> None:
         """Stop watching the other ranks, when only rank 0 has work left."""
-        self._settled.set()
+        self._watch_ended.set()
 
     def original_error(self, error: Exception | None) -> Exception | Interrupted:
         """Return the error that ended the run, which may be another rank's.
 
         ``error`` is this rank's error, perhaps only a lost connection, or None if it hangs.
         """
-        self._settled.set()
+        self._watch_ended.set()
         if error is not None and not is_broken_connection(error):
             return error
         until = time.monotonic() + PATIENCE
@@ -318,14 +318,14 @@ class Peers:
 
     def _watch(self) -> None:
         """End this process if another rank has failed and this one hangs in a collective."""
-        while not self._settled.wait(0.5):
+        while not self._watch_ended.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):
                 return
-            if any(codes) and not self._settled.wait(HANG_SECONDS):
-                self._end_stuck()
+            if any(codes) and not self._watch_ended.wait(HANG_SECONDS):
+                self._end_hanging_process()
 
-    def _end_stuck(self) -> None:
+    def _end_hanging_process(self) -> None:
         reason, code = self.original_error(None), 1
         try:
             if isinstance(reason, Interrupted):

@@ -96,7 +96,7 @@ class Tuning(Record):
         return tuning
 
     def plan_entries(self, settings: Sequence[str]) -> Entries:
-        """Return the entries that determine which runs a tuned sweep over these settings has."""
+        """Return the entries that determine the runs of a tuned sweep over these settings."""
         return {
             "hydra.sweeper.tune": sorted(self.points),
             "hydra.sweeper.tuning_seeds": sorted(self.seeds),

@@ -32,17 +32,16 @@ FULL_PRECISION: dict[Any, Any] = {None: "32-true", 32: "32-true"}
 
 
 class NoProfiler(PassThroughProfiler):
-    """A profiler without overhead; Lightning's own no-op creates a generator for every hook."""
+    """A no-op profiler without overhead; Lightning's own creates a generator for every hook."""
 
     profile = nullcontext  # type: ignore[assignment]  # a context manager, too
 
 
 class ShardedPrecision(FSDPPrecision):
-    """FSDP's precision, by autocast alone, as on one device.
+    """Mixed precision with FSDP by autocast alone, as on one device.
 
-    Lightning's own also converts parameters, inputs and buffers, so that validation would read
-    rounded weights, and the states of metrics, among them the sums of the account, which are in
-    double precision.
+    Lightning's FSDPPrecision also converts parameters, inputs and buffers. Validation would then
+    read rounded weights, and metrics would round their sums, which are in double precision.
     """
 
     def convert_module(self, module: nn.Module) -> nn.Module:
@@ -54,7 +53,7 @@ class ShardedPrecision(FSDPPrecision):
 
 
 def steps_of(config: Config, items: int) -> int:
-    """Return the steps of a fit: max_steps, or ceil(epochs * batches / accumulated)."""
+    """Return the number of steps of a fit: max_steps, or ceil(epochs * batches / accumulated)."""
     node = config["trainer"]
     if node["max_steps"]:
         return int(node["max_steps"])
@@ -69,7 +68,7 @@ def steps_of(config: Config, items: int) -> int:
 
 
 def is_sharded(config: Config) -> bool:
-    """Return whether gradients and weights are split among the processes."""
+    """Return whether the strategy (FSDP) splits weights and gradients among the processes."""
     return str(config["trainer"]["strategy"]).startswith("fsdp")
 
 
@@ -122,16 +121,16 @@ def build_trainer(
 
 
 def _no_broadcast() -> None:
-    """Send nothing."""
+    """Replace Lightning's broadcast of SIGTERM; send nothing."""
 
 
 def _strategy(node: Config, may_skip_weights: bool) -> Any:
-    """Return Lightning's name of the strategy; for DDP on CPUs one with a fixed order of summation.
+    """Return Lightning's strategy name; for DDP on CPUs one with a fixed order of summation.
 
     Plain DDP rebuilds its gradient buckets after the first step of each start. This changes the
     order of summation over three or more ranks, so a resumed run would differ in the last digits.
-    On GPUs the search for unused weights, which keeps the buckets, would be waited for in each
-    step, so it is made only if there may be some.
+    The search for unused weights keeps the buckets. On GPUs each step would wait for it, so it is
+    made there only if some weights may be unused.
     """
     devices = node["devices"]
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
@@ -148,7 +147,7 @@ def _uses_gpu(node: Config) -> bool:
 
 
 def _profiler(config: Config, run: RunDirectory | None) -> Any:
-    """Return the profiler.
+    """Return the profiler, which writes into the run's folder ``profile``.
 
     A profiler that is passed to Lightning by name prints, or writes into the current folder.
     """

@@ -95,7 +95,7 @@ def train(session: Session) -> Result:
 
 
 def set_up(config: Config) -> None:
-    """Prepare this process: set threads and seeds, and check the code in the configuration."""
+    """Set this process's threads and seeds, and check the code that the configuration names."""
     set_up_process(config)
     check_imported(config)
 

@@ -19,7 +19,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.parsing import error_line
 from triptych.run.reopen import open_weights
 
-FEW = 4  # number of items on which a model is tried
+TRIAL_ITEMS = 4  # number of items on which a model is tried
 
 
 def try_experiment(experiment: Experiment, device: torch.device) -> None:
@@ -30,8 +30,8 @@ def try_experiment(experiment: Experiment, device: torch.device) -> None:
     model, data = experiment.model.to(device), experiment.data
     x, condition, index = data.train_dataloader().batch(0)
     if condition is not None:
-        condition = condition[slice(FEW)].to(device)
-    batch = Batch(x[:FEW].to(device), condition, index[:FEW].to(device))
+        condition = condition[slice(TRIAL_ITEMS)].to(device)
+    batch = Batch(x[:TRIAL_ITEMS].to(device), condition, index[:TRIAL_ITEMS].to(device))
     with isolated_evaluation(model):
         if data.augmentations:
             last = data.augmentations[-1]
@@ -57,7 +57,7 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
     """Try the user-supplied metrics on a few held-out items, and those of samples on noise."""
     model, splits = experiment.model, experiment.data.splits
     split = splits["val"] if len(splits["val"]) else splits["test"]
-    items = split.batch(torch.arange(min(FEW, len(split))))
+    items = split.batch(torch.arange(min(TRIAL_ITEMS, len(split))))
     batch = model.transfer_batch_to_device(items, device, 0)
     item_metrics_callback(model.trainer).try_user_metrics(model, batch)
     if experiment.reference is not None and experiment.drawing is not None:
@@ -74,7 +74,7 @@ def check_loads(experiment: Experiment) -> None:
         open_weights(experiment.config, experiment.data).load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"model: a newly built model cannot load its state ({error_line(error)}); make all "
+            f"model: a newly built model cannot load its state ({error_line(error)}); create all "
             "layers and buffers in __init__"
         ) from error
 

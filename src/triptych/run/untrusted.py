@@ -30,7 +30,7 @@ OWN = "TRIPTYCH_OWN"
 
 
 def check_config(config: Config, description: str, needed: Iterable[str] = ()) -> Config:
-    """Check that a file's configuration has its groups and names only allowed classes; return it.
+    """Check that a configuration has all groups and names only allowed classes; return it.
 
     ``needed`` are further keys that must exist; ``description`` begins the error messages.
     """
@@ -126,9 +126,9 @@ def _current_config(path: Path, where: str, config: Config) -> Config:
 
 
 def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
-    """Raise UserError unless a run's checkpoint is the one that its result reports, if any."""
+    """Raise UserError if a run has a result that reports another checkpoint than ``path``."""
     result = None
-    with suppress(Unreadable):  # Whoever reads the result refuses it.
+    with suppress(Unreadable):  # The code that reads the result raises this error.
         result = run.summary()
     if result is None:
         return
@@ -146,8 +146,8 @@ def reraise_as_foreign_checkpoint(
 ) -> Iterator[None]:
     """Convert errors within the context to ForeignCheckpoint, unless training ``has_begun``.
 
-    Code that reads a malformed checkpoint may raise many types of errors. None is converted if
-    ``where``, the checkpoint, is None.
+    Code that reads a malformed checkpoint may raise many types of errors. If
+    ``where`` (the checkpoint) is None, no error is converted.
     """
     try:
         yield
@@ -201,7 +201,7 @@ def check_init_from(config: Config) -> None:
 
 
 def adopt_trained_config(config: Config, choices: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Copy the model's configuration from the run ``trained=`` into a composed one.
+    """Copy the model's keys from the configuration of the run ``trained`` into ``config``.
 
     Raises UserError if that run has not finished, or if an override would change the model.
     """
@@ -225,7 +225,7 @@ def adopt_trained_config(config: Config, choices: dict[str, Any], overrides: Seq
 def _adopt_pipeline_config(
     config: Config, choices: dict[str, Any], overrides: Sequence[str]
 ) -> None:
-    """Copy the configuration of a pipeline of diffusers.
+    """Copy the configuration of a diffusers pipeline into ``config``.
 
     A pipeline defines neither data nor bound, so the composed groups are kept. Only the bound's
     steps, decoder and variance become those of the DDPM, unless they were overridden.

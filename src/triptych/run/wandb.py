@@ -32,10 +32,10 @@ SEND_TIMEOUT = 10.0  # timeout in seconds for sending the panels or the checkpoi
 GROUPS = ("experiment", "ablation", "data")  # groups whose choices become tags
 STEP = "trainer/global_step"  # Lightning's step metric
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lower is better
-ONE_POINT = ("test/", "final/")  # metrics with one value per run: only in the summary, no curve
+SINGLE_VALUES = ("test/", "final/")  # metrics with one value per run: only in the summary, no curve
 # {environment variable of W&B: subfolder of the run's W&B folder}
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
-_ours: set[str] = set()  # those variables of FOLDERS that this process has set
+_set_variables: set[str] = set()  # those variables of FOLDERS that this process has set
 
 
 class WandbRun(WandbLogger):
@@ -85,7 +85,7 @@ class WandbRun(WandbLogger):
             shutil.rmtree(path, ignore_errors=True)
         self._wandb_init["mode"] = "offline"
         started = self.experiment
-        log_line(None, f"W&B: offline ({reason}); upload the run at its end with `{self.sync}`")
+        log_line(None, f"W&B: offline ({reason}); upload the run after its end with `{self.sync}`")
         return started
 
     @property
@@ -97,7 +97,7 @@ class WandbRun(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log metrics of a step; metrics with one value per run only go into the summary."""
-        once = {name: value for name, value in metrics.items() if name.startswith(ONE_POINT)}
+        once = {name: value for name, value in metrics.items() if name.startswith(SINGLE_VALUES)}
         self.experiment.summary.update(once)
         if {*metrics} - {*once, "time"}:
             super().log_metrics({k: v for k, v in metrics.items() if k not in once}, step)
@@ -151,7 +151,8 @@ class WandbRun(WandbLogger):
         sending.join(SEND_TIMEOUT)
         for problem in [*problems]:
             log_line(
-                None, f"W&B: upload of {task_name} failed ({problem}); {self.run.path} keeps it"
+                None,
+                f"W&B: upload of {task_name} failed ({problem}); it is still in {self.run.path}",
             )
 
 
@@ -227,8 +228,8 @@ def import_wandb(folder: Path) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's error telemetry prints errors.
     for variable, name in FOLDERS.items():
-        if variable not in os.environ or variable in _ours:
-            _ours.add(variable)
+        if variable not in os.environ or variable in _set_variables:
+            _set_variables.add(variable)
             os.environ[variable] = str(folder / name)
     import wandb
 

@@ -18,9 +18,9 @@ from triptych.errors import Busy, UserError, mask_password
 from triptych.files import holds_run_records, load_object
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.prepare import (
-    ANEW,
-    ANOTHER,
+    CHOOSE_NAME,
     PATIENCE,
+    START_OVER,
     RunPlan,
     contains_run,
     plan_run,
@@ -33,7 +33,7 @@ from triptych.study.rounds import compose_cell, is_grid, override_key
 
 COMMANDS = ".commands"  # folder in which each running command lists its cells
 CELLS = "cells.json"
-FIX = f"{ANOTHER}, {ANEW}"
+FIX = f"{CHOOSE_NAME}, {START_OVER}"
 STUDY = "study.db"  # a search reserves it like a cell, so that only one search runs
 # Files that a sweep writes. They must not be links, which could lead out of its directory.
 FILES = (STUDY, "multirun.yaml", "report.html", "results.csv")
@@ -121,13 +121,16 @@ def check_other_commands(
     for process, theirs in other_processes:
         shared = cells.keys() & theirs.keys()
         if shared and (config.force or not is_grid(config)):
-            raise Busy(f"{root}: {process} is running this sweep; wait for it, or {ANOTHER}")
+            raise Busy(f"{root}: {process} is running this sweep; wait for it, or {CHOOSE_NAME}")
         differing = []
         for name in shared:
             changes = differences(_override_values(theirs[name]), _override_values(cells[name]))
             differing.append(without_machine_settings(changes))
         refuse_differences(
-            root, differing, f"{process} is running {{}} of its runs with other settings", ANOTHER
+            root,
+            differing,
+            f"{process} is running {{}} of its runs with other settings",
+            CHOOSE_NAME,
         )
 
 
