@@ -60,7 +60,7 @@ def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     A setting that another determines (schedule always "cosine" where objective is "v") is in no
     name.
     """
-    axes = _differing(runs)
+    axes = _differing_axes(runs)
     axes = [axis for axis in axes if not _is_only_a_label(axis, axes, runs)]
     models = {(run.seed, axis_value(run, "trained")) for run in runs}
     if len(models) == len(dict(models)):
@@ -69,7 +69,7 @@ def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     return _bundle_dependent_axes(axes, runs)
 
 
-def _differing(runs: Sequence[Run]) -> list[Axis]:
+def _differing_axes(runs: Sequence[Run]) -> list[Axis]:
     """Return all settings that differ: typed ones first, then chosen ones, then resolved ones."""
     typed = all_keys(run.overrides for run in runs)
     chosen = all_keys(run.choices for run in runs)
