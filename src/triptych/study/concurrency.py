@@ -1,7 +1,7 @@
-"""How many runs of a sweep the local launcher starts at a time: by cores, or a GPU's memory.
+"""Choose how many runs the local launcher starts at a time, by cores or by a GPU's memory.
 
-The command itself does not import torch. Where there is a GPU, another process counts what the
-runs' networks need.
+The command itself does not import torch. If there is a GPU, another process counts the memory that
+the runs' networks need.
 """
 
 import json
@@ -21,7 +21,7 @@ from triptych.errors import UserError
 from triptych.study import rounds
 from triptych.study.formatting import count_noun
 
-PATIENCE = 120.0  # seconds for nvidia-smi, and for counting the memory of runs
+PATIENCE = 120.0  # timeout in seconds of nvidia-smi, and of the process that counts memory
 NO_ANSWER = (OSError, subprocess.SubprocessError)
 QUERY = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
 # -P: modules in the current folder must not shadow installed ones.
@@ -40,7 +40,7 @@ def find_card() -> Card | None:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
     with suppress(*NO_ANSWER):
         name, _, mebibytes = _output([*QUERY, f"--id={first}"], "").rpartition(", ")
-        # It is not a number where the driver has none, as "[N/A]" or "[Insufficient Permissions]".
+        # Some drivers give no number but "[N/A]" or "[Insufficient Permissions]".
         return Card(name, int(mebibytes) * 2**20 if mebibytes.isdecimal() else 0)
     return None
 
@@ -69,10 +69,10 @@ def _output(command: list[str], text: str) -> str:
 
 
 def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
-    """Set how many runs a local sweep has at a time, and return a line that says so.
+    """Set how many runs a local sweep starts at a time, and return a line with the number.
 
-    On a GPU as many as its memory takes, at most ``cores``. Of another launcher, or where the
-    number was typed, nothing is set: "".
+    A GPU gets as many as fit in its memory, at most ``cores``. With another launcher, or if the
+    number was typed, nothing is set and the line is "".
     """
     launcher = config.hydra.launcher
     if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
@@ -89,7 +89,7 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
     launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
     line = f"on one {card.name}: {count_noun(launcher.n_jobs, 'run')} at a time"
     if math.isinf(memory):
-        line += ", as the memory of a run is not known; hydra.launcher.n_jobs=N sets more"
+        line += ", as the memory of a run is not known; pass hydra.launcher.n_jobs=N for more"
     return line
 
 
