@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterable
 
 from triptych.run.parsing import Estimate
 
-ALPHA = 1 - 0.95  # level of the tests; it stands here as commands import this, but no numpy
+ALPHA = 1 - 0.95  # level of the tests; defined here, as commands import this without numpy
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
-    """Format with three decimals; more where they would show nothing but zeros; a dash for NaN."""
+    """Format with three decimals, or more if those would all be zeros; a dash for NaN."""
     if math.isnan(x):
         return "–"
     size = abs(x)
@@ -37,7 +37,7 @@ def common_decimals(errors: Iterable[float]) -> int:
 def plus_minus(figure: Estimate, decimals: int = 0) -> str:
     """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061".
 
-    `decimals`: at least so many.
+    `decimals`: the minimum.
     """
     digits = max(decimals, _digits(figure.stderr))
     mean = format_number(figure.mean, decimals=digits)
@@ -71,7 +71,7 @@ def _decimals(size: float) -> int:
 def p_value(p: float) -> str:
     """Format p with two significant digits; "<0.0001" below that, a dash for NaN.
 
-    As many more digits as show that a p above the level of the tests is above it: "0.0501".
+    A p above the level of the tests gets enough digits to show that: "0.0501".
     """
     if math.isnan(p):
         return "–"
