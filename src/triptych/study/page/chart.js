@@ -1,4 +1,4 @@
-// Curves of runs: recorded values, on straight axes or logarithmic ones.
+// Draw curves of runs, that is recorded values, on linear or logarithmic axes.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -32,21 +32,22 @@ function extent(values) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 20, high + (Math.abs(high) || 1) / 20];
 }
 
-// lines: {x, y, ink, dash, run, far}, the last on top, of very many a path a colour and dash; log: {x, y}.
-// Far ones squeeze no other on a straight axis: they are cut at its edge, with their last values beside it.
+// lines: {x, y, ink, dash, run, far}; the last is on top. More than MANY lines share one path per colour and dash.
+// log: {x, y}, whether each axis is logarithmic. On a linear axis, far lines do not set the limits: they are cut at
+// the edge, and their last values are written beside it.
 function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
   const shown = lines.map(line => ({...line, points: line.x.map((x, i) => [x, line.y[i]])
     .filter(([x, y]) => (!log.x || x > 0) && (!log.y || y > 0))}));
   const axis = (k, start, end) => {
     const to = log["xy"[k]] ? Math.log10 : value => value;
-    const near = shown.filter(line => !line.far);  // one setting alone is squeezed by none
+    const near = shown.filter(line => !line.far);  // they set the limits, if they are of two or more settings
     const held = k && !log.y && new Set(near.map(line => line.ink)).size > 1 ? near : [];
     let [low, high] = extent((held.length ? held : shown).flatMap(line => line.points.map(point => to(point[k]))));
     if (k) [low, high] = [low - 0.04 * (high - low), high + 0.04 * (high - low)];
     const at = to === Math.log10 ? high - low > 1.5 ? ticks(Math.ceil(low), high, high - low).map(power => 10 ** power)
       : ticks(10 ** low, 10 ** high) : ticks(low, high);
-    // Far beyond the axis a place need not be exact, but browsers draw no line to places that are very far.
+    // Clip places far beyond the axis, as browsers draw no line to a place that is very far away.
     return [value => start + Math.max(-999, Math.min(999, (to(value) - low) / (high - low))) * (end - start), at];
   };
   const [px, across] = axis(0, box.left, box.right), [py, up] = axis(1, box.bottom, box.top);
@@ -61,7 +62,7 @@ function chart(lines, name, of, log = {}) {
     svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
   svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
     drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
-  // An inner svg cuts at its edges.
+  // The inner svg clips the lines at the edges of the frame.
   const inner = {y: box.top, width, height: box.bottom - box.top};
   const frame = drawn("svg", {...inner, viewBox: `0 ${inner.y} ${width} ${inner.height}`});
   svg.append(frame);
@@ -93,7 +94,7 @@ function chart(lines, name, of, log = {}) {
   return svg;
 }
 
-// Last values beyond an edge, by colour and edge.
+// Return the last values of lines that end beyond an edge, grouped by colour and edge.
 function endsBeyond(lines, arrowOf) {
   const ends = new Map();
   for (const {ink, points} of lines) {
