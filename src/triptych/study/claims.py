@@ -102,7 +102,7 @@ def _combined_p(hypothesis: Hypothesis) -> float:
     if math.isnan(pair.p):
         return math.nan
     seen = [price * look.p for price, look in hypothesis.looks if look.mean * pair.mean > 0]
-    return _smallest(seen, unknown=1.0)
+    return _smallest_p(seen, unknown=1.0)
 
 
 def _combined_equivalence_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
@@ -114,10 +114,10 @@ def _combined_equivalence_p(hypothesis: Hypothesis, rule: DecisionRule) -> float
     if margin is None or not hypothesis.primary:
         return math.nan
     seen = [price * look.one_sided_p(margin - abs(look.mean)) for price, look in hypothesis.looks]
-    return _smallest(seen, unknown=math.nan)
+    return _smallest_p(seen, unknown=math.nan)
 
 
-def _smallest(p_values: Sequence[float], unknown: float) -> float:
+def _smallest_p(p_values: Sequence[float], unknown: float) -> float:
     """Return the smallest known p, at most 1; `unknown` if none is known."""
     known = [p for p in p_values if not math.isnan(p)]
     return min([1.0, *known]) if known else unknown

@@ -84,8 +84,8 @@ def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
     ratio = claim["published_ratio"]
     if ratio:
         place = np.clip(ratio, LOW, HIGH)
-        look = HOLLOW | {"marker": _ratio_marker(ratio, "D")}
-        ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
+        marker_style = HOLLOW | {"marker": _ratio_marker(ratio, "D")}
+        ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **marker_style)
 
 
 def _ratio_marker(ratio: float, inside_marker: str) -> str:

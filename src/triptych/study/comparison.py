@@ -112,10 +112,10 @@ class Comparison:
                 own |= run.measured.metrics
         # Built-in metrics come first, and user-supplied ones cannot replace them.
         metrics = {**SAMPLE_METRICS, **own, **SAMPLE_METRICS}
-        tables = {name: self._measure(metric) for name, metric in metrics.items()}
+        tables = {name: self._measure_table(metric) for name, metric in metrics.items()}
         return {name: table for name, table in tables.items() if table is not None}
 
-    def _measure(self, metric: Metric) -> MeasureTable | None:
+    def _measure_table(self, metric: Metric) -> MeasureTable | None:
         """Return a metric's figures, of runs that measured it at the first one's key and values."""
         name, figures, first = metric.name, Figures(), None
         references: dict[int | None, SampleMeasures] = {}  # a seed's runs share their true data

@@ -22,10 +22,10 @@ from triptych.study import rounds
 from triptych.study.formatting import count_noun
 
 PATIENCE = 120.0  # timeout in seconds of nvidia-smi, and of the process that counts memory
-NO_ANSWER = (OSError, subprocess.SubprocessError)
+COMMAND_ERRORS = (OSError, subprocess.SubprocessError)
 QUERY = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
 # -P: modules in the current folder must not shadow installed ones.
-COUNT = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
+COUNT_MEMORY = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
 
 
 class Card(NamedTuple):
@@ -38,8 +38,8 @@ class Card(NamedTuple):
 def find_card() -> Card | None:
     """Return the NVIDIA GPU on which a run of one device trains; None without one."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
-    with suppress(*NO_ANSWER):
-        name, _, mebibytes = _output([*QUERY, f"--id={first}"], "").rpartition(", ")
+    with suppress(*COMMAND_ERRORS):
+        name, _, mebibytes = _last_printed_line([*QUERY, f"--id={first}"], "").rpartition(", ")
         # Some drivers give no number but "[N/A]" or "[Insufficient Permissions]".
         return Card(name, int(mebibytes) * 2**20 if mebibytes.isdecimal() else 0)
     return None
@@ -50,12 +50,12 @@ def count_memory(configs: Sequence[Any]) -> float | None:
 
     None: torch cannot use the GPU. Infinity: the memory of a run is not known.
     """
-    with suppress(*NO_ANSWER):
-        return json.loads(_output(COUNT, json.dumps(configs)))  # type: ignore[no-any-return]  # a number or null
+    with suppress(*COMMAND_ERRORS):
+        return json.loads(_last_printed_line(COUNT_MEMORY, json.dumps(configs)))  # type: ignore[no-any-return]  # a number or null
     return math.inf
 
 
-def _output(command: list[str], text: str) -> str:
+def _last_printed_line(command: list[str], text: str) -> str:
     """Return the last line that a command prints, given a text on its standard input."""
     printed = subprocess.check_output(
         command,

@@ -25,7 +25,7 @@ from triptych.study.style import run_gid
 from triptych.study.tables import difference_entries
 
 # Roles of the keys by which runs cannot be grouped: paths.
-PLACES = {Role.PATH, Role.OUTPUT}
+PATH_ROLES = {Role.PATH, Role.OUTPUT}
 CURVES = 16  # maximum number of curves per run
 TEXT = 240  # maximum number of characters of a value
 # Keys of a sweep's command that one run of it does not need.
@@ -116,7 +116,7 @@ def _differing_properties(
         # Skip runs without a configuration, as their missing keys mean nothing.
         known = {values.get(key, "") for run, values in pairs if run.config}
         known |= {values[key] for values in properties if key in values}
-        if len(known) > 1 and role(key) not in PLACES:
+        if len(known) > 1 and role(key) not in PATH_ROLES:
             differing.append(key)
     return sorted(differing, key=lambda key: (key.count("."), natural_key(key)))
 

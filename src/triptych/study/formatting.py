@@ -31,7 +31,7 @@ def four_digits(x: float) -> str:
 
 def common_decimals(errors: Iterable[float]) -> int:
     """Return the decimals that show each of these errors or figures, as in a column of a table."""
-    return max((_digits(abs(error)) for error in errors), default=3)
+    return max((_error_decimals(abs(error)) for error in errors), default=3)
 
 
 def plus_minus(figure: Estimate, decimals: int = 0) -> str:
@@ -39,7 +39,7 @@ def plus_minus(figure: Estimate, decimals: int = 0) -> str:
 
     `decimals`: the minimum.
     """
-    digits = max(decimals, _digits(figure.stderr))
+    digits = max(decimals, _error_decimals(figure.stderr))
     mean = format_number(figure.mean, decimals=digits)
     if math.isnan(figure.stderr):
         return mean
@@ -50,14 +50,14 @@ def with_interval(
     mean: float, low: float, high: float, sign: bool = False, decimals: int = 0
 ) -> str:
     """Format "0.120 [0.100, 0.140]" with the decimals of half the width; no interval for NaN."""
-    digits = max(decimals, _digits((high - low) / 2))
+    digits = max(decimals, _error_decimals((high - low) / 2))
     if math.isnan(low):
         return format_number(mean, sign, digits)
     start, end = (format_number(x, decimals=digits) for x in (low, high))
     return f"{format_number(mean, sign, digits)} [{start}, {end}]"
 
 
-def _digits(error: float) -> int:
+def _error_decimals(error: float) -> int:
     return _decimals(error) if error > 1e-6 else 3
 
 

@@ -137,7 +137,7 @@ def _cost(config: Config, device: str) -> Cost:
     if device == "cpu":  # FLOPs of other attention kernels are not counted on a CPU
         attention = sdpa_kernel(SDPBackend.MATH)
     counter, saved = FlopCounterMode(display=False), SavedTensors()  # type: ignore[no-untyped-call]  # torch's own
-    passes, again = 3, 0
+    passes, recomputed = 3, 0
     with torch.device(device), attention:
         network = table.build_at("denoiser").network
         item = _example_inputs(network, data.shape)
@@ -145,12 +145,12 @@ def _cost(config: Config, device: str) -> Cost:
             network(*item)
         if config["denoiser"]["network"].get("checkpointing"):
             passes = 4
-            again = _largest_block(network, item)
+            recomputed = _largest_block(network, item)
     parameters = list(network.parameters())
     size = sum(parameter.numel() for parameter in parameters)
     forward = float(counter.get_total_flops())
     operations = passes * forward
-    activations = float(saved.bytes_excluding(parameters) + again)
+    activations = float(saved.bytes_excluding(parameters) + recomputed)
     return Cost(size, forward, operations, activations, assumed)
 
 

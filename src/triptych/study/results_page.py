@@ -285,12 +285,12 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
         if not same_runs or now.get(name) != entry["decides"].get(name, {}):
             claim = claim | {"word": AGAIN}
         if name in now:
-            claim = _relabelled(claim, labels[name])
+            claim = _with_current_labels(claim, labels[name])
         claims.append(claim)
     return claims
 
 
-def _relabelled(claim: Node, labels: Mapping[str, str]) -> Entry:
+def _with_current_labels(claim: Node, labels: Mapping[str, str]) -> Entry:
     """Return a recorded claim with its current labels, and the word that follows from them."""
     current = {**claim, **labels}
     if claim["word"] == AGAIN:

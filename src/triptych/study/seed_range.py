@@ -96,7 +96,7 @@ def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
 
     @lru_cache
     def differences(seeds: int) -> np.ndarray:
-        return detectable_difference(_possible_error(pair, seeds), alpha, COARSE)
+        return detectable_difference(_error_with_seeds(pair, seeds), alpha, COARSE)
 
     def may_suffice(seeds: int) -> bool:
         # Only open pairs get a range, so take the share relative to the chance of being open.
@@ -106,15 +106,18 @@ def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
     def must_suffice(seeds: int) -> bool:
         return _confidence(pair, differences(seeds)) >= 1 - TAIL
 
-    return SeedRange(_first(may_suffice, pair.n + 1), _first(must_suffice, pair.n + 1))
+    return SeedRange(
+        _smallest_sufficient(may_suffice, pair.n + 1),
+        _smallest_sufficient(must_suffice, pair.n + 1),
+    )
 
 
-def _first(is_enough: Callable[[int], bool], start: int) -> int:
+def _smallest_sufficient(is_enough: Callable[[int], bool], start: int) -> int:
     """Return the smallest number from `start` on that is enough; one above `MOST` if none is."""
     return start + bisect_left(range(start, MOST + 1), True, key=is_enough)
 
 
-def _possible_error(pair: Paired, seeds: int) -> MeanError:
+def _error_with_seeds(pair: Paired, seeds: int) -> MeanError:
     """Return the error of a mean over this many seeds, at each node of the true variance."""
     quantiles, _ = chi2_nodes(pair.error.df, COARSE)
     of_seeds = pair.error.of_seeds / quantiles * pair.n / seeds

@@ -50,7 +50,7 @@ TERMS = (
 )
 GAP = Column("gap", "gap to entropy")
 # Other metrics of test items. They never replace the bound.
-BESIDE = (
+OTHER_ITEM_METRICS = (
     Column("iw", "importance-weighted", rank=5),
     Column("ode", "by the ODE, its own items", rank=6),
     Column("ode_bound", "bound of those items", rank=7),
@@ -106,7 +106,7 @@ def table_columns(comparison: Comparison) -> list[Column]:
     if len(comparison.all_cells) > 1:
         columns.append(VERDICT)
     columns += [column for column in TERMS if _differs(comparison, column)]
-    others = [GAP, *BESIDE, *metric_columns(comparison)]
+    others = [GAP, *OTHER_ITEM_METRICS, *metric_columns(comparison)]
     return columns + [column for column in others if _has_figures(comparison, column)]
 
 
@@ -201,7 +201,7 @@ def _figure_entries(comparison: Comparison) -> dict[str, list[Entry]]:
 def _column_entries(cells: Sequence[Cell], column: Column) -> list[Entry]:
     """Return a column's entries; a cell's number of seeds is added if some lack the value."""
     figures = [cell.spread(column.key) for cell in cells]
-    if column in TERMS or column in BESIDE:
+    if column in TERMS or column in OTHER_ITEM_METRICS:
         return [Entry(format_number(f.mean), f.mean, f.stderr) for f in figures]
     entries = estimate_entries(figures)
     for place, (cell, figure) in enumerate(zip(cells, figures, strict=True)):

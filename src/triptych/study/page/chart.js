@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function drawn(tag, properties, text) {
+function svgElement(tag, properties, text) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(properties)) made.setAttribute(name, value);
   if (text !== undefined) made.textContent = text;
@@ -10,7 +10,7 @@ function drawn(tag, properties, text) {
 }
 
 const stroke = (d, ink, dash = "none") =>
-  drawn("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}; stroke-dasharray: ${dash}`});
+  svgElement("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}; stroke-dasharray: ${dash}`});
 
 function ticks(low, high, most = 5) {
   const rough = (high - low) / most || 1, power = 10 ** Math.floor(Math.log10(rough));
@@ -54,17 +54,17 @@ function chart(lines, name, of, log = {}) {
   const font = "font: 12px var(--font, sans-serif); fill: var(--muted, #68707c)";
   const last = lines.filter(line => line.y.length).map(line => `${line.label ?? ""} ${plain(line.y.at(-1))}`.trim());
   const about = `${name} by ${of}; last values: ${last.slice(0, 40).join(", ")}`;
-  const svg = drawn("svg", {viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": about});
+  const svg = svgElement("svg", {viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": about});
   for (const at of up)
-    svg.append(drawn("path", {d: `M${box.left} ${py(at)}H${box.right}`, style: "stroke: var(--grid, #e2e5ea)"}),
-      drawn("text", {x: box.left - 7, y: py(at) + 4, "text-anchor": "end", style: font}, plain(at)));
+    svg.append(svgElement("path", {d: `M${box.left} ${py(at)}H${box.right}`, style: "stroke: var(--grid, #e2e5ea)"}),
+      svgElement("text", {x: box.left - 7, y: py(at) + 4, "text-anchor": "end", style: font}, plain(at)));
   for (const at of across)
-    svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
-  svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
-    drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
+    svg.append(svgElement("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
+  svg.append(svgElement("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
+    svgElement("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
   // The inner svg clips the lines at the edges of the frame.
   const inner = {y: box.top, width, height: box.bottom - box.top};
-  const frame = drawn("svg", {...inner, viewBox: `0 ${inner.y} ${width} ${inner.height}`});
+  const frame = svgElement("svg", {...inner, viewBox: `0 ${inner.y} ${width} ${inner.height}`});
   svg.append(frame);
   const merged = new Map();
   for (const {points, ink, dash, run} of shown) {
@@ -74,12 +74,12 @@ function chart(lines, name, of, log = {}) {
       merged.set(alike, {ink, dash, d: (merged.get(alike)?.d ?? "") + d});
       continue;
     }
-    const group = drawn("g", run ? {"data-run": run} : {});
+    const group = svgElement("g", run ? {"data-run": run} : {});
     group.append(stroke(d, ink, dash));
     if (!run && points.length < 40)
       for (const [x, y] of points) {
-        const dot = drawn("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});
-        dot.append(drawn("title", {}, `${plain(x)}: ${plain(y)}`));
+        const dot = svgElement("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});
+        dot.append(svgElement("title", {}, `${plain(x)}: ${plain(y)}`));
         group.append(dot);
       }
     frame.append(group);
@@ -89,7 +89,7 @@ function chart(lines, name, of, log = {}) {
   for (const {ink, arrow, values} of endsBeyond(shown, value => py(value) < box.top ? "↑" : py(value) > box.bottom ? "↓" : "")) {
     y += 14;
     const range = [...new Set([Math.min(...values), Math.max(...values)].map(plain))].join(" to ");
-    svg.append(drawn("text", {x: box.right, y, "text-anchor": "end", style: `${font}; fill: ${ink}`}, `${range} ${arrow}`));
+    svg.append(svgElement("text", {x: box.right, y, "text-anchor": "end", style: `${font}; fill: ${ink}`}, `${range} ${arrow}`));
   }
   return svg;
 }

@@ -52,23 +52,23 @@ class Overlay {
     this.along.hidden = !runs.some(run => run.curves.some(curve => curve.name === name && curve.seconds?.length));
     const title = [name, lines[0]?.unit].filter(Boolean).join(", ");
     const log = {x: state.get("c.logx"), y: state.get("c.logy") || data.runs.some(run => run.curves.some(c => c.name === name && c.log))};
-    const thinned = thinning(lines), legend = new Map(lines.map(line => [line.cell, line]));
+    const thinned = thinningNote(lines), legend = new Map(lines.map(line => [line.cell, line]));
     this.place.replaceChildren(element("div", {class: "plots", "data-figure": `${name} of all runs`},
       lines.length ? chart(lines, title, of, log) : "No run that is shown has this curve."),
       ...(thinned ? [element("p", {class: "how"}, thinned)] : []), element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, line]) =>
-        [sampleOf(line), cell + " "])), ...(pair.length === 2 ? beside(...pair) : []));
+        [sampleOf(line), cell + " "])), ...(pair.length === 2 ? comparePair(...pair) : []));
   }
 }
 
 // Return a short piece of a line, for a legend.
 function sampleOf({ink, dash}) {
-  const piece = drawn("svg", {viewBox: "0 0 26 8", class: "piece", "aria-hidden": "true"});
+  const piece = svgElement("svg", {viewBox: "0 0 26 8", class: "piece", "aria-hidden": "true"});
   piece.append(stroke("M1 4H25", ink, dash));
   return piece;
 }
 
 // Return the tested difference of two settings, and a table of what differs in their configurations.
-function beside(...pair) {
+function comparePair(...pair) {
   const known = pair.map(key => {
     const [i, label] = [Number(key.slice(0, key.indexOf(":"))), key.slice(key.indexOf(":") + 1)];
     return [i, data.sections[i]?.cells.findIndex(cell => cell.label === label) ?? -1];

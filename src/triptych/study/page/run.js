@@ -15,10 +15,10 @@ function tableOf(title, head, rows, left = [0]) {
 }
 
 // {section:cell: its colour and dash}, as in the figures.
-const looks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset]));
-const lookOf = run => looks.get(`${run.section}:${run.cell}`);
-const inkOf = run => lookOf(run)?.colour ?? "var(--accent, #0072b2)";
-const dashOf = run => lookOf(run)?.dash ?? "none";
+const styles = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset]));
+const styleOf = run => styles.get(`${run.section}:${run.cell}`);
+const inkOf = run => styleOf(run)?.colour ?? "var(--accent, #0072b2)";
+const dashOf = run => styleOf(run)?.dash ?? "none";
 
 const figureOf = (title, how, svg) => element("div", {}, element("h4", {}, title), how ? element("p", {class: "how"}, how) : null, svg);
 
@@ -42,7 +42,7 @@ function runPage(run) {
     const plots = element("div", {class: "plots"});
     for (const curve of run.curves) {
       const title = [curve.name, curve.unit].filter(Boolean).join(", ");
-      plots.append(figureOf(title, thinning([curve]),
+      plots.append(figureOf(title, thinningNote([curve]),
         chart([{...curve, ink: inkOf(run)}], title, curve.of, {y: curve.log})));
     }
     page.append(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
@@ -53,7 +53,7 @@ function runPage(run) {
 }
 
 // Return a sentence on the recorded values that these curves leave out, or "".
-function thinning(curves) {
+function thinningNote(curves) {
   const all = curves.map(curve => curve.every), least = Math.min(...all.filter(every => every > 1)), most = Math.max(...all);
   if (most <= 1) return "";
   const which = least < most ? `${ordinal(least)} to ${ordinal(most)}` : ordinal(most);

@@ -26,7 +26,7 @@ function addCopies(part) {
 const left = new Set();
 function dim() {
   left.clear();
-  for (const table of tables) if (table.kept) for (const run of table.out()) left.add(run);
+  for (const table of tables) if (table.kept) for (const run of table.excludedRuns()) left.add(run);
   for (const part of document.querySelectorAll("main svg [data-run]")) part.classList.toggle("out", left.has(byMark.get(part.dataset.run)));
   overlay.show();
 }

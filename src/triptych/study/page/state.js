@@ -37,7 +37,7 @@ function element(tag, properties = {}, ...children) {
 }
 
 const numeric = text => text !== "" && !isNaN(text);
-const inOrder = (a, b) => numeric(a) && numeric(b) ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
+const compareValues = (a, b) => numeric(a) && numeric(b) ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
 
 const button = (text, title, onclick) => element("button", {type: "button", title, onclick}, text);
 

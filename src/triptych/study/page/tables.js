@@ -51,7 +51,7 @@ class Worktable {
 
   // Show the rows by the chosen filter and order; `dim` updates the figures.
   show() {
-    const [test, unknown] = wanted(this.get("filter"), this);
+    const [test, unknown] = parseFilter(this.get("filter"), this);
     this.kept = this.sorted(this.rows.filter(test));
     const shown = this.all ? this.kept : this.kept.slice(0, MANY);
     for (const row of shown) {
@@ -67,7 +67,7 @@ class Worktable {
   }
 
   // Return the runs of all rows that the filter leaves out.
-  out() {
+  excludedRuns() {
     const kept = new Set(this.kept), left = this.items ? this.rows.filter(row => !kept.has(row)).map(row => this.item(row)) : [];
     return this.section ? left.flatMap(cell => cell.runs.map(i => data.runs[i])) : left;
   }
@@ -85,21 +85,21 @@ class Worktable {
     // In both directions, numbers come before texts, and unknown values last.
     const rank = value => value === null ? 2 : typeof value === "number" ? 0 : 1;
     return rows.map(row => [this.value(row, i), row]).sort(([a], [b]) =>
-      rank(a) - rank(b) || (a === null ? 0 : (up ? 1 : -1) * inOrder(a, b))).map(([, row]) => row);
+      rank(a) - rank(b) || (a === null ? 0 : (up ? 1 : -1) * compareValues(a, b))).map(([, row]) => row);
   }
 }
 
 // Parse a filter's text into a test of a row, and a list of keys that no column or setting has.
 // A row passes if it shows every word, and if its settings or columns satisfy every key=value.
-function wanted(text, table) {
+function parseFilter(text, table) {
   const unknown = [];
   const terms = [...text.matchAll(/([\w./@-]+)(!=|<=|>=|=|<|>)("(?:[^"\\]|\\.)*"|\S*)|\S+/g)].map(([word, key, sign, value]) => {
     const shown = row => row.textContent.toLowerCase().includes(word.toLowerCase());
     if (key === undefined) return shown;
     const plain = value.startsWith('"') ? unquoted(value) : value;
     const known = data.keys.includes(key) ? [key] : data.keys.filter(other => other.endsWith("." + key));
-    if (known.length) return row => known.some(one => holds(table.item(row)?.own[one] ?? "none", sign, plain));
-    if (table.place(key) >= 0) return row => holds(String(table.value(row, table.place(key)) ?? ""), sign, plain);
+    if (known.length) return row => known.some(one => satisfies(table.item(row)?.own[one] ?? "none", sign, plain));
+    if (table.place(key) >= 0) return row => satisfies(String(table.value(row, table.place(key)) ?? ""), sign, plain);
     if (!table.rows.some(shown)) unknown.push(key);
     return shown;
   });
@@ -113,8 +113,8 @@ function unquoted(text) {
 const COMPARED = {"<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b};
 
 // Return whether a value satisfies the comparison; for a row of several runs, whether any of its values does.
-function holds(own, sign, value) {
-  if (sign === "!=") return !holds(own, "=", value);
+function satisfies(own, sign, value) {
+  if (sign === "!=") return !satisfies(own, "=", value);
   return [own, ...own.split(", ")].some(one => numeric(one) && numeric(value)
     ? (COMPARED[sign] ?? ((a, b) => a === b))(Number(one), Number(value)) : sign === "=" && one === value);
 }

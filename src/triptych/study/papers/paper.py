@@ -30,7 +30,7 @@ from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, r
 from triptych.study.papers.labels import LABELS, Node, claim_labels
 
 # Keys of a claim that do not affect its statistics.
-WORDS_ALONE = (
+TEXT_KEYS = (
     "published", "scale", "kind", "table", "figure", "section", "quote", "otherwise",
     "untestable", "counts_as", *LABELS,
 )  # fmt: skip
@@ -58,7 +58,7 @@ def decisive_keys(claims: Node, scale: str = "small") -> dict[str, Any]:
     """Return {claim: its keys that affect the verdict} of a node's claims at a scale."""
     decisive = {}
     for name, claim in claims_at_scale(claims, scale).items():
-        decisive[name] = {key: claim[key] for key in claim if key not in WORDS_ALONE}
+        decisive[name] = {key: claim[key] for key in claim if key not in TEXT_KEYS}
     return decisive
 
 
@@ -209,7 +209,7 @@ def claim_entries(
         "machine": machine(), "paper_settings": settings,
     }  # fmt: skip
     if earlier_record.claims_changed or (
-        any_result and _has_changed(earlier_record, node, axes, scale)
+        any_result and _have_claims_changed(earlier_record, node, axes, scale)
     ):
         facts["claims_changed"] = True
     return facts
@@ -223,7 +223,7 @@ def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, 
     return axes_of(jobs, map(str, keys), to_plain(config.measures))
 
 
-def _has_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str) -> bool:
+def _have_claims_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str) -> bool:
     """Return whether claims differ from those of an earlier start, or seeds were added."""
     if not earlier_record.paper:
         return False
