@@ -42,7 +42,7 @@ OWN = [
     ("train trainer.devices=[]", ["trainer.devices=[]", "1 or more entries"]),
     ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir: ", "leave it out"]),
     ("train -m seed=1,2 hydra.sweep.dir=", ["hydra.sweep.dir=: ", "leave it out"]),
-    ("train -m ablation=objectives_tuned optimizer.lr=0.02", ["optimizer.lr: this sweep tunes it"]),
+    ("train -m ablation=objectives_tuned optimizer.lr=0.02", ["optimizer.lr: this sweep's tuning sets it"]),
     ("train optimized_metric=bpd", ["optimized_metric=bpd", "must be like val.bound.mean"]),
     ("sample -x", ["unrecognized arguments: -x"]),
     ("report --foo", ["DIR"]),

@@ -84,7 +84,7 @@ def test_as_many_runs_at_a_time_as_a_gpu_holds_and_at_most_the_cores(memory, mos
             [],
             1,
             "on one NVIDIA H100 80GB HBM3: 1 run at a time, as the memory of a run is not known; "
-            "hydra.launcher.n_jobs=N sets more",
+            "pass hydra.launcher.n_jobs=N for more",
         ),
     ],
 )

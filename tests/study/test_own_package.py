@@ -103,8 +103,8 @@ def test_report_draws_panels_of_trusted_package(lab, runs, tmp_path):
     report = write_report(runs)
     html = report.html.read_text()
     assert "<h3>Drawn</h3>" in html and "<h3>Empty</h3>" not in html
-    assert "It cannot be drawn. ZeroDivisionError: division by zero" in html
-    assert "It cannot be drawn. SystemExit: 0" in html
+    assert "This panel cannot be drawn: ZeroDivisionError: division by zero" in html
+    assert "This panel cannot be drawn: SystemExit: 0" in html
     assert f"({tmp_path}/panel_lab/panels.py:8, in broken)" in html
     exported = {path.name for path in write_figures(report.study, tmp_path / "figures")}
     assert {one for one in exported if "panel_lab" in one} == {
@@ -122,7 +122,10 @@ def test_report_draws_panels_of_trusted_package(lab, runs, tmp_path):
 def test_failing_panel_package_does_not_stop_report(lab, runs, tmp_path, text, why):
     lab(text)
     html = write_report(runs).html.read_text()
-    assert "<h3>Panels of panel_lab.panels</h3>" in html and f"It cannot be drawn. {why}" in html
+    assert (
+        "<h3>Panels of panel_lab.panels</h3>" in html
+        and f"This panel cannot be drawn: {why}" in html
+    )
     assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "bits/dim more than v" in html
 
 

@@ -193,7 +193,7 @@ def test_plan_keeps_the_items_of_a_step_and_the_shards():
     cost = network_cost(config)._replace(activations=12 * 2**30)
     assert "accumulate_grad_batches=3 data.batch_size=5" in memory_problem(config, cost)
     large = cost._replace(activations=100 * 2**30)
-    assert "one item a device does not fit" in memory_problem(config, large)
+    assert "even one item per device does not fit" in memory_problem(config, large)
     config = resolved(*LARGE, *FSDP, "trainer.devices=2", "data.batch_size=64")
     assert "trainer=fsdp on 16 devices fits" in memory_problem(config, cost)
 

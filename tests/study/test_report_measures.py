@@ -377,7 +377,7 @@ def test_samples_that_were_measured_elsewhere_are_noted(tmp_path):
         draw_run(tmp_path, "ddim", seed, **measured((0.3, 0.2)))
         draw_run(tmp_path, "heun", seed, **measured((0.3, 0.2), key="sampler.steps"))
     (note,) = [note for note in one(tmp_path).notes if "measured at" in note]
-    assert "those of one are compared" in note
+    assert "only runs that agree with the first are compared" in note
     assert [*one(tmp_path).measures["sliced_wasserstein"].cells] == ["ddim"]
 
 

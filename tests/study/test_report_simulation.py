@@ -380,11 +380,11 @@ def test_caution_stands_below_tables_with_intervals():
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, [0.1, 0.2, 0.1], [0.5] * 3])[..., None]
     assert footnotes.caution(Memory(table).compare()) == (
         "By chance the best of 3 equal settings is up to 0.8 standard errors too good. An interval "
-        "holds in at least 95% of reports, all of a table in fewer."
+        "contains the true difference in at least 95% of reports, all intervals of a table in fewer."
     )
     assert footnotes.caution(Memory(table[:2]).compare()) == (
         "By chance the best of 2 equal settings is up to 0.6 standard errors too good. An interval "
-        "holds in at least 95% of reports."
+        "contains the true difference in at least 95% of reports."
     )
     sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
     beside = footnotes.caution(Memory(table[:2], sampled).compare())

@@ -219,7 +219,7 @@ TUNED = {
         ),
         (["objective=x0"], "settings: ['objective=v', 'objective=x0'] -> "),
         (["hydra.sweeper.tune=null"], "hydra.sweeper.tune: "),
-        (["test=false"], "test: this sweep tunes it; leave it out"),
+        (["test=false"], "test: this sweep's tuning sets it; leave it out"),
     ],
 )
 def test_tuned_sweep_refuses_changed_tuning_keys(folder, inside, tiny, overrides, problem):

@@ -13,14 +13,14 @@ from triptych.run.parsing import format_value, value_name
 from triptych.run.read import Run
 from triptych.study.formatting import join_names
 
-SWEEP = "directory"
+SWEEP = "directory"  # the axis of runs that only their directories distinguish
 
 
 @dataclass(frozen=True)
 class Axis:
     """A setting that differs between runs, and its values in order of appearance.
 
-    `bundled`: keys whose values follow from this one, so that they are in no name.
+    `bundled`: keys whose values follow from this setting's, so that labels omit them.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Axis:
 
 
 def axis_value(run: Run, key: str) -> str:
-    """Return a run's value on an axis; if it lacks the key, its default, "none" or "default"."""
+    """Return a run's value on an axis; without the key, the key's default, "none" or "default"."""
     if key == SWEEP:
         return run.sweep or run.dir.name
     if key in run.settings:
@@ -55,12 +55,12 @@ def axis_value(run: Run, key: str) -> str:
 
 
 def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
-    """Return the axes that name a run, and notes on settings that change together with them.
+    """Return the axes that label a run, and notes on settings that change together with them.
 
-    A setting that another determines (schedule always "cosine" where objective is "v") is in no
-    name.
+    A setting that another one determines (schedule is always "cosine" if objective is "v") is in no
+    label.
     """
-    axes = _differing(runs)
+    axes = _differing_axes(runs)
     axes = [axis for axis in axes if not _is_only_a_label(axis, axes, runs)]
     models = {(run.seed, axis_value(run, "trained")) for run in runs}
     if len(models) == len(dict(models)):
@@ -69,7 +69,7 @@ def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     return _bundle_dependent_axes(axes, runs)
 
 
-def _differing(runs: Sequence[Run]) -> list[Axis]:
+def _differing_axes(runs: Sequence[Run]) -> list[Axis]:
     """Return all settings that differ: typed ones first, then chosen ones, then resolved ones."""
     typed = all_keys(run.overrides for run in runs)
     chosen = all_keys(run.choices for run in runs)
@@ -95,7 +95,7 @@ def _is_known(run: Run, key: str) -> bool:
 def _bundle_dependent_axes(
     axes: Sequence[Axis], runs: Sequence[Run]
 ) -> tuple[list[Axis], list[str]]:
-    """Bundle each axis that others determine with these; note it where that is unexpected."""
+    """Bundle each axis with the axes that determine it; note those for which it is unexpected."""
     columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
     named = [*axes]
     notes = list[str]()
@@ -119,7 +119,7 @@ def _bundle_dependent_axes(
 
 
 def _is_explained_by(owner: Axis, axis: Axis) -> bool:
-    """Return whether an axis belongs to its owner: a key of a choice, or the same values again."""
+    """Return whether ``owner`` determines ``axis`` as expected, like a group its keys."""
     return _is_within(axis.key, owner.key) or owner.key in BUNDLES or owner.values == axis.values
 
 
@@ -144,7 +144,7 @@ class AxisColumn:
         return cls(values, neutral, [_is_known(run, key) for run in runs])
 
     def determines(self, other: Self) -> bool:
-        """Return whether each value of this setting goes with one value of the other."""
+        """Return whether each value of this setting goes with only one value of the other."""
         for values in (other.values, other.neutral):
             pairs = set(compress(zip(self.values, values, strict=True), other.known))
             if len(pairs) == len(dict(pairs)):
@@ -164,7 +164,7 @@ def varied_axes(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
 
 
 def cell_label(run: Run, axes: Sequence[Axis]) -> str:
-    """Label a cell: "x0" for one axis, "x0 / elbo" for two; by the model or "all runs" if none."""
+    """Label a cell: "x0" for one axis, "x0 / elbo" for two, the model or "all runs" for none."""
     names = [value_name(axis.key, axis_value(run, axis.key)) for axis in axes]
     text = " / ".join(names) or _model_name(run)
     # Escape control characters, as labels go into XML, markdown and terminals.

@@ -28,13 +28,13 @@ LATER_SHARES = 10  # looks after a full report share the 5% divided by this
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How a report decides: margin, planned looks, and whether runs are still to come.
+    """The rule by which a report decides: margin, planned looks, and whether runs are to come.
 
     `equal_within`: the margin below which two settings are called the same, or None.
 
-    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the
-    sweep is not at its end, and stopping when a table looks good is a look as well: nothing is
-    claimed. `reported`: a report could spend the whole 5% before the looks were planned.
+    `looks`: the number of planned looks; `seen`: the seeds of each look so far. `interim`: the
+    sweep has not ended, so nothing is claimed, as stopping at a good table would be another look.
+    `reported`: a report could spend the whole 5% before the looks were planned.
     """
 
     equal_within: float | None = None
@@ -44,10 +44,10 @@ class DecisionRule:
     reported: bool = False
 
     def price(self, look_index: int) -> int:
-        """Return the factor of p at a look: looks share 5% equally.
+        """Return the factor by which a look's p is multiplied, as looks share the 5% equally.
 
-        After a report that could spend 5%, the first look repeats it, and later ones share a tenth
-        of that: all together err in at most 5.5%.
+        After a report that could spend 5%, the first look repeats that report, and later looks
+        share another 0.5%: all together err in at most 5.5%.
         """
         if not self.reported:
             return self.looks
@@ -57,15 +57,16 @@ class DecisionRule:
 
     @property
     def current_price(self) -> int:
-        """The price of the newest look; without one, that of the last."""
+        """The price of the newest look; before any look, the price of the next one."""
         return self.price(max(len(self.seen), 1) - 1)
 
 
 @dataclass(frozen=True)
 class PairTest:
-    """The second cell minus the first: the pair, its corrected p, and that of "not the same".
+    """The test of the second cell minus the first: the pair, and its corrected p-values.
 
-    The uncorrected p has to reach `level` if no other claim holds, and `step_level` as others do.
+    `equivalence_p`: p of "they differ by the margin or more". `level`: what the uncorrected p must
+    reach if no other claim holds; `step_level`: what it must reach given those that do hold.
     """
 
     pair: Paired
@@ -96,9 +97,9 @@ class PairTest:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Interval of the difference at the level of Holm's test: no zero where corrected p <= .05.
+        """Interval of the difference at Holm's level: it excludes zero if corrected p <= .05.
 
-        Where an earlier look decided it may include zero.
+        It may include zero if an earlier look decided.
         """
         if self.p == 0:
             return self.pair.interval(self.step_level)
@@ -109,7 +110,7 @@ class PairTest:
     def to_text(self, decimals: int = 0) -> str:
         """Return "+0.120 [0.100, 0.140]", the interval as corrected as p.
 
-        `decimals`: at least so many, as a column of a table needs.
+        `decimals`: the minimum, as for a column of a table.
         """
         if self.pair.n == 0:
             return "no common seed"
@@ -125,8 +126,8 @@ def is_usable(run: Run) -> bool:
 class Cell:
     """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
 
-    `copies`: {seed: the seed whose result it repeats}, of runs among the others. `superseded`: the
-    number of usable runs of a seed that a newer run replaces.
+    `copies`: {seed: the seed whose result it repeats}, for runs in `others`. `superseded`: the
+    number of usable runs that a newer run of the same seed replaces.
     """
 
     label: str
@@ -137,7 +138,7 @@ class Cell:
     superseded: int = 0
 
     def seeds_ended_as(self, status: str) -> set[int | None]:
-        """Return the seeds that ended with this status and never finished."""
+        """Return the seeds with a run of this status and without a usable run."""
         return {run.seed for run in self.others if run.status == status} - self.runs.keys()
 
     @property
@@ -147,11 +148,11 @@ class Cell:
 
     def values(self, part: str = "") -> dict[int | None, float]:
         """Return each seed's test figure; `part`: "" (the bound), "prior", ..., "metric/NAME"."""
-        key = self._figure(part)
+        key = self._figure_key(part)
         values = {seed: run.test[key].mean for seed, run in self.runs.items() if key in run.test}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
-    def _figure(self, part: str) -> str:
+    def _figure_key(self, part: str) -> str:
         """Return the key of a part among the test figures: "bpd_prior" of "prior"."""
         if not part:
             return self.measure
@@ -170,10 +171,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class MeasureTable:
-    """A measure of samples, or the bound: for each cell and seed, its value at each value of a key.
+    """The figures of one measure, of samples or the bound, by cell and seed.
 
-    ``floor``: of pairs of sets of true data, (median, lowest, highest). ``noise``: of pure noise.
-    Both are means over seeds, as the figures that they are compared with.
+    ``key``, ``values``: the key that ``measures.over`` varies, and its values; a seed has a figure
+    at each. ``floor``: the measure between two sets of true data, (median, lowest, highest).
+    ``noise``: the measure of pure noise. Both are means over seeds.
     """
 
     metric: Metric
@@ -185,7 +187,7 @@ class MeasureTable:
 
     @cached_property
     def spreads(self) -> dict[str, list[Estimate]]:
-        """Each cell's figures over seeds, one for each value of the key."""
+        """Each cell's mean over seeds with its standard error, at each value of the key."""
         columns = {label: zip(*seeds.values(), strict=True) for label, seeds in self.cells.items()}
         return {label: [*map(spread, values)] for label, values in columns.items()}
 
@@ -215,7 +217,7 @@ class MeasureTable:
         return self.is_as_good_as_data(self.spreads[label][value_index].mean)
 
     def ranked_labels(self, value_index: int) -> list[str]:
-        """Return the cells by their means at a value, best first; those without one come last."""
+        """Return the cells' labels by their means at a value, best first; NaN comes last."""
         means = {
             label: self.sign * spreads[value_index].mean for label, spreads in self.spreads.items()
         }
@@ -226,9 +228,9 @@ def bound_by_item(
     runs: Iterable[Run],
     minus: Iterable[Run] = (),
 ) -> ItemDifferences | None:
-    """Return the bound of each test item by seed, less that of the runs ``minus``.
+    """Return each test item's bound by seed, minus the bound of the runs ``minus``.
 
-    None unless every run recorded its items, the same ones in all. Their groups are the data's.
+    None unless all runs recorded the same items. Groups of items are those of the data.
     """
     by_seed: dict[int | None, np.ndarray] = {}
     index, group = None, None

@@ -1,4 +1,4 @@
-"""Count verdicts on claims by what they are worth, for a report and for the page of results."""
+"""Count verdicts on claims, by section, for a report and for the page of results."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from triptych.study.papers.labels import CONTROL, COULD_FAIL, NEARLY_FORCED
 Outcome = Literal["as claimed", "against", "neither"]
 AGAIN = "to run again"  # label of a claim whose text or metric changed after its runs
 UNTESTABLE = "not testable here"
-# The words of counts in their order; "" where a section has one word.
+# The words that are counted, in their order; "" in a section that counts claims without words.
 WORDS = ("reproduced", "contradicted", "cannot tell", "as claimed", "against", "neither", "")
 # {section: (a noun for its claims, the sentence that counts them)}
 SENTENCES = {
@@ -24,7 +24,7 @@ SECTIONS = tuple(SENTENCES)
 
 
 class Verdict(NamedTuple):
-    """What a claim counts as, the word on it, and which way its figures came out."""
+    """What a claim counts as, its verdict as a word, and the outcome of its figures."""
 
     counts_as: str
     word: str
@@ -32,9 +32,9 @@ class Verdict(NamedTuple):
 
     @property
     def section(self) -> str:
-        """Where the claim is counted: by what it counts as, if there is a verdict at all.
+        """The section that counts the claim: what it counts as, if it has a verdict.
 
-        What the setting forces is counted in one place, whichever way and whether tested or not.
+        A nearly forced claim stays in its section even if it is not testable here.
         """
         if self.word == AGAIN:
             return AGAIN
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     @property
     def counted_word(self) -> str:
-        """The word by which it is counted in its section; "" where all have one."""
+        """The word under which its section counts it; "" in the section of claims to run again."""
         if self.section == AGAIN:
             return ""
         if self.section == CONTROL or self.word == UNTESTABLE:

@@ -1,4 +1,4 @@
-"""The settings that a published claim is about: their runs, labels and figures."""
+"""Read the settings that a published claim compares: their runs, labels and figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from triptych.study.groups import in_seed_order
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, MetricPoint
 from triptych.study.statistics import spread
 
-# The statuses of runs that ended; of one seed, the run with the higher rank counts.
+# {status of a run that ended: rank}. If a seed has several runs, one with the highest rank counts.
 ENDED = {"diverged": 1, "finished": 2}
 # {metric of a claim: its key in a run's record}. Terms of the bound have a unit, as "bpd_prior".
 KEYS = {
@@ -70,7 +70,7 @@ def point_label(point: MetricPoint, claim: Claim) -> str:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of a setting: of each seed the newest finished one, else the newest ended."""
+    """Return a setting's run of each seed: the newest finished, else diverged, else any other."""
     measured_keys = {run.measured.key for run in runs if run.measured is not None}
     setting = {key: value for key, value in point.setting if key not in measured_keys}
     planned = axes.get("seed", ())
@@ -96,9 +96,9 @@ def figure(point: MetricPoint, run: Run) -> float:
 
 
 def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
-    """Return a measure of samples, at the setting's value of the key over which runs measure.
+    """Return a measure of samples at the setting's value of the key that ``measures.over`` varies.
 
-    NaN if several figures, or none, are of this setting.
+    NaN unless exactly one figure has this value.
     """
     places = zip(measured.values, measured.at(point.metric), strict=True)
     value = dict(point.setting).get(measured.key)

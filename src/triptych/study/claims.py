@@ -1,8 +1,8 @@
 """Correct all claims of a report as one family, by Holm's method (docs/comparing.md).
 
-The question that the report asks, the bound or the measure that decides, has half of the error to
-itself (weighted Holm), so that many measures do not drown it. Each of `looks` planned looks may
-spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what
+The deciding measure (the bound, or a measure of samples) has half of the error rate to itself
+(weighted Holm), so that many other measures do not weaken its tests. Each of `looks` planned looks
+may spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what
 enters Holm's test is the smallest p of the looks taken, each times its price (`DecisionRule`).
 """
 
@@ -21,14 +21,15 @@ from triptych.study.seed_range import SeedRange, seed_range
 from triptych.study.statistics import ALPHA, Paired, holm, paired
 
 MAX_SEEDS = 12  # the default of max_seeds: a report suggests no more
-FIRST = 3  # number of seeds that a report suggests if a setting has one
+FIRST = 3  # number of seeds that a report suggests if a pair has fewer than two in common
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Two cells of comparison `comparison_index`: their pair, and (price, pair) of each look.
+    """The hypothesis that two cells of comparison `comparison_index` are equal by one measure.
 
-    `primary`: whether it is about what decides.
+    `pair`: their difference over all seeds; `looks`: (price, pair) of each look. `primary`: whether
+    the measure is the deciding one.
     """
 
     comparison_index: int
@@ -41,7 +42,7 @@ class Hypothesis:
 def correct_for_multiple_tests(
     comparisons: Sequence[Comparison], rule: DecisionRule
 ) -> list[Comparison]:
-    """Return the comparisons of one report, each with its claims under the one correction."""
+    """Return the comparisons of one report with the tests of all pairs, corrected together."""
     family: list[Hypothesis] = []
     for place, comparison in enumerate(comparisons):
         family += _hypotheses(place, comparison, rule)
@@ -101,29 +102,29 @@ def _combined_p(hypothesis: Hypothesis) -> float:
     if math.isnan(pair.p):
         return math.nan
     seen = [price * look.p for price, look in hypothesis.looks if look.mean * pair.mean > 0]
-    return _smallest(seen, unknown=1.0)
+    return _smallest_p(seen, unknown=1.0)
 
 
 def _combined_equivalence_p(hypothesis: Hypothesis, rule: DecisionRule) -> float:
     """Combine p of "they differ by the margin or more" over looks (Schuirmann 1987).
 
-    The margin is in the unit of the question, and measures beside it have units of their own.
+    The margin is in the unit of the deciding measure, so pairs by other measures are not tested.
     """
     margin = rule.equal_within
     if margin is None or not hypothesis.primary:
         return math.nan
     seen = [price * look.one_sided_p(margin - abs(look.mean)) for price, look in hypothesis.looks]
-    return _smallest(seen, unknown=math.nan)
+    return _smallest_p(seen, unknown=math.nan)
 
 
-def _smallest(p_values: Sequence[float], unknown: float) -> float:
-    """Return the smallest known p, at most 1; `unknown` without one."""
+def _smallest_p(p_values: Sequence[float], unknown: float) -> float:
+    """Return the smallest known p, at most 1; `unknown` if none is known."""
     known = [p for p in p_values if not math.isnan(p)]
     return min([1.0, *known]) if known else unknown
 
 
 def _error_weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> list[float]:
-    """Share out the error: one half to the question and one half to all else, equal within each."""
+    """Weight the tests: half for the deciding measure, half for all others, equal within each."""
     pairs = zip(family, p_values, strict=True)
     tested = Counter(hypothesis.primary for hypothesis, p in pairs if not math.isnan(p))
     if len(tested) == 2:
@@ -132,7 +133,7 @@ def _error_weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> l
 
 
 def _claimable_pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
-    """Yield each pair that may be claimed: by each measure, and by the bound if it decides."""
+    """Yield (key, pair) of each two cells, by each measure, and by the bound if it decides."""
     tables = [*comparison.measures.values()]
     if not comparison.deciding:
         tables.insert(0, comparison.bounds)
@@ -158,9 +159,9 @@ def _metric_pairs(
 
 
 def seeds_to_settle(claim: PairTest) -> SeedRange | None:
-    """Return how many seeds in all would claim the pair's true difference by until=decided.
+    """Return the total number of seeds with which until=decided would settle the pair, as a range.
 
-    None if nothing is known of the pair, or no look would follow.
+    None if the pair has no p, or if no look would follow.
     """
     if math.isnan(claim.pair.p):
         return None
@@ -172,10 +173,10 @@ def seeds_to_settle(claim: PairTest) -> SeedRange | None:
 
 
 def seeds_to_try(comparison: Comparison) -> int:
-    """Return how many seeds in all to try for the open pairs of the best; 0 if none would help.
+    """Return the total number of seeds to try for the best setting's open pairs; 0 if none helps.
 
-    With one seed a few more are needed to test anything. Otherwise `MAX_SEEDS`, where they may
-    settle a pair that is not at the floor of its measure.
+    It is `FIRST` if a pair has fewer than two common seeds, and `MAX_SEEDS` if these may settle a
+    pair.
     """
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
@@ -189,7 +190,7 @@ def seeds_to_try(comparison: Comparison) -> int:
 
 
 def open_tests(comparison: Comparison) -> list[PairTest]:
-    """Return the open tests of the best setting against others; not of those at the floor."""
+    """Return the undecided tests of the best setting against others, except at the floor."""
     tests = []
     for place in range(1, len(comparison.ranked)):
         test = comparison.pair_test(0, place)

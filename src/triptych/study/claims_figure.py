@@ -22,11 +22,11 @@ LOW, HIGH = 0.2, 5.0  # ends of the axis; an arrow shows a ratio beyond them
 
 
 def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
-    """Return a PNG of the claims that compare two positive figures; None where there are none.
+    """Return a PNG with the ratio of each claim on two positive figures; None if there are none.
 
-    ``sections``: what a verdict counts as, with each claim and its paper's result.
+    ``sections``: {heading: (paper's result, claim) pairs}.
     """
-    groups = {name: group for name, rows in sections.items() if (group := _drawn(rows))}
+    groups = {name: group for name, rows in sections.items() if (group := _drawable_claims(rows))}
     if not groups:
         return None
     # Each group has a heading, in a row of its own.
@@ -65,8 +65,8 @@ def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
         return to_png(figure)
 
 
-def _drawn(rows: Sequence[Row]) -> list[tuple[str, Any]]:
-    """Return the claims that can be drawn with their labels, by verdict."""
+def _drawable_claims(rows: Sequence[Row]) -> list[tuple[str, Any]]:
+    """Return (label, claim) of the claims that have a ratio to draw, sorted by verdict."""
     drawn = []
     for entry, claim in rows:
         if claim["ratio"] and claim["word"] in COLOURS:
@@ -84,12 +84,12 @@ def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
     ratio = claim["published_ratio"]
     if ratio:
         place = np.clip(ratio, LOW, HIGH)
-        look = HOLLOW | {"marker": _ratio_marker(ratio, "D")}
-        ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
+        marker_style = HOLLOW | {"marker": _ratio_marker(ratio, "D")}
+        ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **marker_style)
 
 
 def _ratio_marker(ratio: float, inside_marker: str) -> str:
-    """Return the sign of a ratio: an arrow where it lies beyond the axis."""
+    """Return the marker of a ratio: an arrow if the ratio lies beyond the axis."""
     if ratio > HIGH:
         return ">"
     if ratio < LOW:

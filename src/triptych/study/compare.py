@@ -28,7 +28,7 @@ Pair = tuple[str, str]
 
 
 def compare(runs: Sequence[Run], rule: DecisionRule | None = None) -> list[Comparison]:
-    """Group by data and unit, and compare within each group. Empty while nothing has finished."""
+    """Group runs by data and unit, and compare the runs of each group; [] if none has finished."""
     comparisons = list(map(build_comparison, group_runs(runs)))
     return correct_for_multiple_tests(comparisons, rule or DecisionRule())
 
@@ -36,10 +36,10 @@ def compare(runs: Sequence[Run], rule: DecisionRule | None = None) -> list[Compa
 def decide_at_look(
     root: Path, look: int, looks: int, equal_within: float | None = None
 ) -> tuple[str, dict[Pair, Outcome]]:
-    """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
+    """Test the runs beneath `root` at interim look number `look` (from 1) of at most `looks`.
 
-    Returns a sentence, and what is known of each two settings with finished runs, in alphabetical
-    order, by what decides. A look that was taken before has the seeds that it had.
+    Returns a sentence, and {pair of settings: outcome by the deciding measure} in alphabetical
+    order. A look that was taken before keeps its recorded seeds.
     """
     runs = read_runs(root)
     rule = take_look(root, runs, look, looks, equal_within)
@@ -59,7 +59,7 @@ def take_look(
     looks: int,
     equal_within: float | None,
 ) -> DecisionRule:
-    """Return the rule at this look; record the seeds that it has, unless it was taken before."""
+    """Return the decision rule at this look; record the look's seeds unless it was taken before."""
     earlier = Looks.read(root)
     recorded = list(map(frozenset, earlier.seeds))
     planned = SweepRecord.read(root).until or earlier
@@ -97,7 +97,7 @@ def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
 
 
 def build_comparison(group: Group) -> Comparison:
-    """Return the comparison of a group of data and unit, without the tests of its pairs."""
+    """Build the comparison of a group's runs: axes, cells and notes, without tests of pairs."""
     runs = group.runs
     measure = str(group.runs[0].measure)
     axes, notes = find_comparison_axes(runs)

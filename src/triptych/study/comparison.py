@@ -1,4 +1,4 @@
-"""A comparison: cells on the same data, what decides between them, and the tests of all pairs."""
+"""A comparison: cells on the same data, their deciding measure, and the tests of all pairs."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def tested(self) -> str:
-        """Number of test items and their groups, of a bound that decides; else "".
+        """The numbers of test items and of their groups if the bound decides; else "".
 
         "297 test items, taken as independent", "297 or 300 test items in 40 groups".
         """
@@ -112,11 +112,11 @@ class Comparison:
                 own |= run.measured.metrics
         # Built-in metrics come first, and user-supplied ones cannot replace them.
         metrics = {**SAMPLE_METRICS, **own, **SAMPLE_METRICS}
-        tables = {name: self._measure(metric) for name, metric in metrics.items()}
+        tables = {name: self._measure_table(metric) for name, metric in metrics.items()}
         return {name: table for name, table in tables.items() if table is not None}
 
-    def _measure(self, metric: Metric) -> MeasureTable | None:
-        """Return the figures of runs that share the first one's key and values."""
+    def _measure_table(self, metric: Metric) -> MeasureTable | None:
+        """Return a metric's figures, of runs that measured it at the first one's key and values."""
         name, figures, first = metric.name, Figures(), None
         references: dict[int | None, SampleMeasures] = {}  # a seed's runs share their true data
         for cell in self.cells:
@@ -155,12 +155,12 @@ class Comparison:
 
     @property
     def question(self) -> MeasureTable:
-        """What decides: `deciding`, or the bound."""
+        """The measure that decides: `deciding`, or the bound."""
         return self.deciding or self.bounds
 
     @property
     def ranked(self) -> tuple[Cell, ...]:
-        """The cells with a figure of what decides; they come first."""
+        """The cells with a figure of the deciding measure, which come first in `cells`."""
         return self.cells[: len(self.question.cells)]
 
     def best_first(self) -> "Comparison":
@@ -171,20 +171,20 @@ class Comparison:
 
     @property
     def one_training(self) -> bool:
-        """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
+        """Whether the seeds of each cell share one trained model and differ only in sampling."""
         if self.one_seed:
             return False
         models = [{axis_value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
         return all(len(names) == 1 and not names & {"null", "none", "default"} for names in models)
 
     def pair_test(self, i: int, j: int) -> PairTest:
-        """Return the test of cell j minus cell i by what decides, for two of `ranked`."""
+        """Return the test of cell j minus cell i by the deciding measure, for two of `ranked`."""
         table = self.question
         last = len(table.values) - 1
         return self.metric_test(table.metric.name, last, self.cells[i].label, self.cells[j].label)
 
     def are_at_floor(self, i: int, j: int) -> bool:
-        """Return whether cells i and j are both as near as true data, where `pair_test` is."""
+        """Return whether samples of cells i and j are both as close to the data as true data."""
         cells = (self.cells[i], self.cells[j])
         return all(self.question.is_at_floor(cell.label, -1) for cell in cells)
 

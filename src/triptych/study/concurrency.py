@@ -1,7 +1,7 @@
-"""How many runs of a sweep the local launcher starts at a time: by cores, or a GPU's memory.
+"""Choose how many runs the local launcher starts at a time, by cores or by a GPU's memory.
 
-The command itself does not import torch. Where there is a GPU, another process counts what the
-runs' networks need.
+The command itself does not import torch. If there is a GPU, another process counts the memory that
+the runs' networks need.
 """
 
 import json
@@ -21,11 +21,11 @@ from triptych.errors import UserError
 from triptych.study import rounds
 from triptych.study.formatting import count_noun
 
-PATIENCE = 120.0  # seconds for nvidia-smi, and for counting the memory of runs
-NO_ANSWER = (OSError, subprocess.SubprocessError)
+PATIENCE = 120.0  # timeout in seconds of nvidia-smi, and of the process that counts memory
+COMMAND_ERRORS = (OSError, subprocess.SubprocessError)
 QUERY = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
 # -P: modules in the current folder must not shadow installed ones.
-COUNT = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
+COUNT_MEMORY = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
 
 
 class Card(NamedTuple):
@@ -38,9 +38,9 @@ class Card(NamedTuple):
 def find_card() -> Card | None:
     """Return the NVIDIA GPU on which a run of one device trains; None without one."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
-    with suppress(*NO_ANSWER):
-        name, _, mebibytes = _output([*QUERY, f"--id={first}"], "").rpartition(", ")
-        # It is not a number where the driver has none, as "[N/A]" or "[Insufficient Permissions]".
+    with suppress(*COMMAND_ERRORS):
+        name, _, mebibytes = _last_printed_line([*QUERY, f"--id={first}"], "").rpartition(", ")
+        # Some drivers give no number but "[N/A]" or "[Insufficient Permissions]".
         return Card(name, int(mebibytes) * 2**20 if mebibytes.isdecimal() else 0)
     return None
 
@@ -50,12 +50,12 @@ def count_memory(configs: Sequence[Any]) -> float | None:
 
     None: torch cannot use the GPU. Infinity: the memory of a run is not known.
     """
-    with suppress(*NO_ANSWER):
-        return json.loads(_output(COUNT, json.dumps(configs)))  # type: ignore[no-any-return]  # a number or null
+    with suppress(*COMMAND_ERRORS):
+        return json.loads(_last_printed_line(COUNT_MEMORY, json.dumps(configs)))  # type: ignore[no-any-return]  # a number or null
     return math.inf
 
 
-def _output(command: list[str], text: str) -> str:
+def _last_printed_line(command: list[str], text: str) -> str:
     """Return the last line that a command prints, given a text on its standard input."""
     printed = subprocess.check_output(
         command,
@@ -69,10 +69,10 @@ def _output(command: list[str], text: str) -> str:
 
 
 def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
-    """Set how many runs a local sweep has at a time, and return a line that says so.
+    """Set how many runs a local sweep starts at a time, and return a line with the number.
 
-    On a GPU as many as its memory takes, at most ``cores``. Of another launcher, or where the
-    number was typed, nothing is set: "".
+    A GPU gets as many as fit in its memory, at most ``cores``. With another launcher, or if the
+    number was typed, nothing is set and the line is "".
     """
     launcher = config.hydra.launcher
     if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
@@ -89,7 +89,7 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
     launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
     line = f"on one {card.name}: {count_noun(launcher.n_jobs, 'run')} at a time"
     if math.isinf(memory):
-        line += ", as the memory of a run is not known; hydra.launcher.n_jobs=N sets more"
+        line += ", as the memory of a run is not known; pass hydra.launcher.n_jobs=N for more"
     return line
 
 

@@ -18,12 +18,12 @@ Settings = Mapping[MetricPoint, Setting]
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """A contrast as it was measured.
+    """The measured value of a contrast, and p-values of its range.
 
-    ``p_not_within``: p of "outside its range", small where reproduced. ``p_within``: of "inside".
-    ``trouble``: why it cannot be measured, "" if it can; both p are then 1. ``means``: of each
-    setting. ``wide``: why a tie's margin is too wide to reproduce it. ``tail``: the chance beyond
-    each end of the interval.
+    ``p_not_within``: p of "it is outside its range", small if reproduced. ``p_within``: p of "it is
+    inside". ``trouble``: why it cannot be measured, "" if it can; with a trouble both p are 1.
+    ``means``: the mean of each setting. ``wide``: why a tie's margin is too wide to reproduce it.
+    ``tail``: the error probability beyond each end of the interval.
     """
 
     contrast: Contrast
@@ -35,12 +35,12 @@ class ContrastResult:
     wide: str = ""
     tail: float = ALPHA / 2
 
-    def refuse_wide(self, max_margin: float, what: str) -> "ContrastResult":
-        """Return the result of a tie, which no margin above ``max_margin`` can reproduce."""
+    def refuse_wide(self, max_margin: float, limit_name: str) -> "ContrastResult":
+        """Return the result, not reproduced if it is a tie with a margin above ``max_margin``."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= max_margin:
             return self
         return replace(
-            self, p_not_within=1.0, wide=f"the margin {self.accepted} is wider than {what}"
+            self, p_not_within=1.0, wide=f"the margin {self.accepted} is wider than {limit_name}"
         )
 
     @property
@@ -50,7 +50,7 @@ class ContrastResult:
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
-        """First over second: (mean, low, high); None for one figure, or figures not above 0."""
+        """First setting / second: (mean, low, high); None for one setting or figures up to 0."""
         if self.trouble or not self.contrast.is_pair:
             return None
         if self.contrast.ratio:
@@ -74,7 +74,7 @@ class ContrastResult:
 
     @property
     def text(self) -> str:
-        """ "−0.120 [−0.140, −0.100]"; a ratio as such."""
+        """The measured difference or ratio with its interval: "−0.120 [−0.140, −0.100]"."""
         if self.trouble:
             return "–"
         if self.contrast.diverges:
@@ -122,7 +122,7 @@ class Unmeasurable(Exception):
 
 
 def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> ContrastResult:
-    """Return the contrast over ``seeds`` seeds, from the runs of each setting."""
+    """Measure a contrast over ``seeds`` seeds, from the runs of each setting."""
     try:
         _check_ended(contrast, settings, seeds)
         if contrast.diverges:
@@ -151,7 +151,7 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
 
 
 def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
-    """Test by sign whether most seeds diverge, or end with a figure far beyond all others'."""
+    """Test, by a sign test, whether most seeds diverge or end far above all other settings."""
     first = settings[contrast.first]
     others = [settings[point].figures for point in contrast.others]
     n = first.ended
@@ -188,7 +188,7 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
 
 
 def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
-    """Pair figures by seed, bounds also by item; Unmeasurable: no ratio, or no error is known."""
+    """Pair figures by seed, bounds also by item; Unmeasurable: the ratio or error is unknown."""
     figures = [dict(setting.figures) for setting in compared]
     items = None
     if contrast.ratio:

@@ -79,7 +79,7 @@ def _draw_by_noise_level(
     ylabel: str,
     dashed: Curve | None = None,
 ) -> Figure | None:
-    """Draw a line for each cell with its error as a band, and a dashed line to compare with."""
+    """Draw a line for each cell with its error as a band, and a dashed line for reference."""
     if not curves:
         return None
     lines = LineFigure(curves, colours)
@@ -114,8 +114,8 @@ def _mean_curves(
 def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
     """Return gamma, the curves' mean and its standard error (None for one); None without curves.
 
-    Levels that differ by seed (learned endpoints) are read at common ones, linearly between
-    logarithms.
+    If the levels differ by seed (learned endpoints), curves are interpolated at common levels,
+    linearly in the logarithm.
     """
     if not seeds:
         return None
@@ -142,7 +142,7 @@ def _interpolate_curve(gamma: np.ndarray, curve: Curve) -> np.ndarray:
 
 @dataclass(frozen=True)
 class History:
-    """A run's validation bound by training step; `x`: what is drawn across, steps or seconds."""
+    """A run's validation bound by training step; `x`: the horizontal axis, steps or seconds."""
 
     run: Run
     steps: np.ndarray
@@ -161,7 +161,7 @@ def training(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[History]]:
-    """Read the validation bounds of all runs by their cell's label, where they have two or more."""
+    """Read {cell's label: validation bounds of its runs}, of runs with two or more values."""
     bound = f"val/{comparison.measure}"
     histories: dict[str, list[History]] = {}
     for cell in comparison.cells:
@@ -187,7 +187,7 @@ def _draw_training_curves(
     lines = LineFigure(histories, colours)
     for label, seeds in histories.items():
         _draw_seeds(lines, label, seeds)
-    low, top = _late_values(comparison, histories)
+    low, top = _limits_of_late_values(comparison, histories)
     lines.ax.set_ylim(low, top)
     if lines.ax.dataLim.y1 > top:
         explain(lines.ax, "The axis is chosen for the later values; earlier ones lie above it.")
@@ -203,7 +203,7 @@ def _draw_training_curves(
 
 
 def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None:
-    """Draw a cell's seeds as thin lines, and as a thick one their mean where all have values.
+    """Draw a cell's seeds as thin lines, and their mean over common steps as a thick one.
 
     The mean is taken at equal steps: its x is the mean of the seeds' steps or seconds there.
     """
@@ -228,11 +228,11 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
         lines.line(label, x, mean, linewidth=2)
 
 
-def _late_values(
+def _limits_of_late_values(
     comparison: Comparison,
     histories: Mapping[str, Sequence[History]],
 ) -> tuple[float, float]:
-    """Return limits that show later values well; first values would flatten them."""
+    """Return axis limits for the later values, which the high first values would flatten."""
     near = [
         seeds for label, seeds in histories.items() if label not in comparison.bounds.outlying_cells
     ]
@@ -263,7 +263,7 @@ def find_crossing(comparison: Comparison) -> Crossing | None:
     """Return the grid of two crossed settings; None without one, or with too many holes."""
     if len(comparison.axes) != 2:
         return None
-    # Numbers go along x rather than names, then the axis with the most values.
+    # Draw an axis of numbers along x; if both or none have numbers, the axis with more values.
     lines, along = sorted(
         comparison.axes, key=lambda axis: (_numbers(axis) is not None, len(axis.values))
     )
@@ -292,7 +292,7 @@ def _numbers(axis: Axis) -> tuple[float, ...] | None:
 
 
 def lines_by_label(comparison: Comparison) -> dict[str, str]:
-    """Return the line on which each cell of a grid lies; {} where there is no grid."""
+    """Return {cell's label: the line on which it lies} of a grid; {} if there is no grid."""
     crossed = find_crossing(comparison)
     if crossed is None:
         return {}

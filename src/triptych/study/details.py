@@ -24,16 +24,16 @@ from triptych.study.study import Study
 from triptych.study.style import run_gid
 from triptych.study.tables import difference_entries
 
-# Runs are not grouped by paths.
-PLACES = {Role.PATH, Role.OUTPUT}
+# Roles of the keys by which runs cannot be grouped: paths.
+PATH_ROLES = {Role.PATH, Role.OUTPUT}
 CURVES = 16  # maximum number of curves per run
 TEXT = 240  # maximum number of characters of a value
 # Keys of a sweep's command that one run of it does not need.
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
 POINTS = 12_000  # maximum number of points of each curve, over all runs
 FEWEST = 24  # minimum number of points of a run's curve
-# The page rounds once more, to the digits that it shows. This mode leaves no last digit 0 or 5 that
-# is not exact, so that the second rounding gives the same as one of the recorded value.
+# The page rounds once more, to the digits that it shows. ROUND_05UP leaves no last digit 0 or 5
+# that is not exact, so that rounding twice gives the same as rounding the recorded value once.
 FIVE_DIGITS = Context(prec=5, rounding=ROUND_05UP)
 
 
@@ -46,7 +46,7 @@ def as_json(study: Study, where: Mapping[Path, str]) -> str:
 def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     """Collect the page's details: runs and each comparison's cells, in the order of their tables.
 
-    `where`: each run's directory as a reader at the report finds it, by which the page names it.
+    `where`: {run's directory: its path relative to the report}, by which the page names the run.
     """
     properties = list(map(_properties, study.runs))
     keys = _differing_properties(study.runs, properties)
@@ -78,7 +78,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return all values of each property of a cell's runs."""
+    """Return {property: its distinct values in a cell's runs}."""
     together = {}
     for key in all_keys(runs):
         texts = dict.fromkeys(properties[key] for properties in runs if key in properties)
@@ -87,7 +87,7 @@ def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _pair_verdicts(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
-    """Return difference, corrected p and verdict of each cell (inner list) by reference."""
+    """Return (difference, corrected p, verdict) of each cell (inner list) by reference (outer)."""
     count = len(comparison.ranked)
     if count < 2:
         return []
@@ -116,13 +116,13 @@ def _differing_properties(
         # Skip runs without a configuration, as their missing keys mean nothing.
         known = {values.get(key, "") for run, values in pairs if run.config}
         known |= {values[key] for values in properties if key in values}
-        if len(known) > 1 and role(key) not in PLACES:
+        if len(known) > 1 and role(key) not in PATH_ROLES:
             differing.append(key)
     return sorted(differing, key=lambda key: (key.count("."), natural_key(key)))
 
 
 def _run_details(run: Run, max_points: int, sweep_is_tuned: bool) -> dict[str, Any]:
-    """Collect everything of a run, with at most ``max_points`` of each curve."""
+    """Collect all that the page shows of a run, with at most ``max_points`` of each curve."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     provenance = RunDirectory(run.dir).readable_provenance
     return {

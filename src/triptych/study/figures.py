@@ -1,6 +1,6 @@
 """Figures with one row per cell: bounds, paired differences to the best, measures of samples.
 
-Each takes a comparison and a colour per label, and gives None where there is nothing to show.
+Each function takes a comparison and a colour per label; it returns None if it has nothing to show.
 """
 
 import math
@@ -53,7 +53,7 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw paired differences to the best; a line without zero is claimed by the corrected test."""
+    """Draw paired differences to the best; an interval without zero is significant (corrected)."""
     rivals = dict[str, PairTest]()
     verdicts = dict[str, str]()
     for place, cell in enumerate(comparison.ranked[1:], 1):
@@ -97,7 +97,7 @@ def _label_differences(ax: Axes, table: MeasureTable, best: str) -> None:
 
 
 def _draw_difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
-    """Draw a difference with its interval; the dot is filled where it is claimed."""
+    """Draw a difference with its interval; the dot is filled if the difference is significant."""
     limits = ax.get_xlim()
     ax.plot(np.clip(claim.interval, *limits), [y, y], color=ink, linewidth=1.8)
     mean_side = side_beyond(limits, claim.pair.mean)
@@ -151,7 +151,7 @@ def _values_of_cells(table: MeasureTable, labels: Iterable[str]) -> list[float]:
 
 
 def limits_without_outliers(table: MeasureTable) -> tuple[float, float]:
-    """Return limits for all seeds, without those cells that would squeeze the others."""
+    """Return axis limits that show all seeds, except those of outlying cells."""
     near = [label for label in table.cells if label not in table.outlying_cells]
     return _axis_limits(_values_of_cells(table, near), [])
 
@@ -234,7 +234,7 @@ def _axes_with_rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
 def _axis_limits(
     points: Sequence[float], spans: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """Choose limits with all points, and as much of the intervals as keeps points apart."""
+    """Choose axis limits that show all points; long intervals are cut, to keep points apart."""
     low = min(points)
     high = max(points)
     known = np.array([span for span in spans if not math.isnan(span[0])]).reshape(-1, 2)

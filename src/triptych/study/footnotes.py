@@ -1,4 +1,4 @@
-"""What a comparison's intervals and tests cover, and what its table does not show."""
+"""Write footnotes of a comparison: what its intervals and tests cover, and what they do not."""
 
 from statistics import NormalDist, fmean
 
@@ -10,9 +10,9 @@ QUANTILES = [(k + 0.5) / 1000 for k in range(1000)]
 
 
 def caution(comparison: Comparison) -> str:
-    """Return a line on best means and on all intervals together; "" where none are shown.
+    """Return a caution on the best mean and on all intervals together; "" if there are none.
 
-    It is simulated in tests/study/test_report_simulation.py.
+    tests/study/test_report_simulation.py checks it by simulation.
     """
     n = len(comparison.ranked)
     if comparison.one_seed or n < 2:
@@ -20,17 +20,17 @@ def caution(comparison: Comparison) -> str:
     sentences = [
         f"By chance the best of {n} equal settings is up to "
         f"{expected_maximum(n):.1f} standard errors too good.",
-        "An interval holds in at least 95% of reports",
+        "An interval contains the true difference in at least 95% of reports",
     ]
     if len(comparison.claims) > 1:
-        sentences[-1] += ", all of a table in fewer"
+        sentences[-1] += ", all intervals of a table in fewer"
     if any(metric != comparison.question.metric.name for metric, *_ in comparison.claims):
         sentences[-1] += "; half of the 5% is for the measure that decides"
     return " ".join(sentences) + "."
 
 
 def expected_maximum(n: int) -> float:
-    """Return the mean of the largest of n standard normal numbers: that of Phi^-1(u^(1/n))."""
+    """Return the mean of the largest of n standard normals: of Phi^-1(u^(1/n)) over uniform u."""
     return fmean([NormalDist().inv_cdf(u ** (1 / n)) for u in QUANTILES])
 
 
@@ -46,7 +46,7 @@ def footnote(comparison: Comparison) -> str:
 
 
 def _interval_footnote(comparison: Comparison) -> str:
-    """Describe what the intervals of differences cover."""
+    """Return sentences on what the intervals of differences cover."""
     sentences = []
     if comparison.deciding:
         source = "draws" if comparison.one_training else "training, if any, and draws"
@@ -73,7 +73,7 @@ def _interval_footnote(comparison: Comparison) -> str:
 
 
 def _test_footnote(comparison: Comparison) -> str:
-    """Describe how the tests are corrected."""
+    """Return sentences on how the tests are corrected, and on looks, runs to come and margin."""
     rule = comparison.rule
     sentences = []
     if comparison.tests > 1:
@@ -102,7 +102,7 @@ def _test_footnote(comparison: Comparison) -> str:
 
 
 def _looks_sentence(rule: DecisionRule) -> str:
-    """Say which share of the error each look may use."""
+    """Return a sentence on the share of the 5% that each look may use."""
     if not rule.reported:
         return (
             f"Each look may use 1/{rule.looks} of the 5%, so several looks do not raise the "
@@ -115,7 +115,7 @@ def _looks_sentence(rule: DecisionRule) -> str:
 
 
 def margin_text(comparison: Comparison) -> str:
-    """Return the margin in the unit of what decides: "0.005 bits/dim"."""
+    """Return the margin with the unit of the deciding measure: "0.005 bits/dim"."""
     return f"{comparison.rule.equal_within:g} {comparison.question.metric.unit}".rstrip()
 
 

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterable
 
 from triptych.run.parsing import Estimate
 
-ALPHA = 1 - 0.95  # level of the tests; it stands here as commands import this, but no numpy
+ALPHA = 1 - 0.95  # level of the tests; defined here, as commands import this without numpy
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
-    """Format with three decimals; more where they would show nothing but zeros; a dash for NaN."""
+    """Format with three decimals, or more if those would all be zeros; a dash for NaN."""
     if math.isnan(x):
         return "–"
     size = abs(x)
@@ -31,15 +31,15 @@ def four_digits(x: float) -> str:
 
 def common_decimals(errors: Iterable[float]) -> int:
     """Return the decimals that show each of these errors or figures, as in a column of a table."""
-    return max((_digits(abs(error)) for error in errors), default=3)
+    return max((_error_decimals(abs(error)) for error in errors), default=3)
 
 
 def plus_minus(figure: Estimate, decimals: int = 0) -> str:
     """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061".
 
-    `decimals`: at least so many.
+    `decimals`: the minimum.
     """
-    digits = max(decimals, _digits(figure.stderr))
+    digits = max(decimals, _error_decimals(figure.stderr))
     mean = format_number(figure.mean, decimals=digits)
     if math.isnan(figure.stderr):
         return mean
@@ -50,14 +50,14 @@ def with_interval(
     mean: float, low: float, high: float, sign: bool = False, decimals: int = 0
 ) -> str:
     """Format "0.120 [0.100, 0.140]" with the decimals of half the width; no interval for NaN."""
-    digits = max(decimals, _digits((high - low) / 2))
+    digits = max(decimals, _error_decimals((high - low) / 2))
     if math.isnan(low):
         return format_number(mean, sign, digits)
     start, end = (format_number(x, decimals=digits) for x in (low, high))
     return f"{format_number(mean, sign, digits)} [{start}, {end}]"
 
 
-def _digits(error: float) -> int:
+def _error_decimals(error: float) -> int:
     return _decimals(error) if error > 1e-6 else 3
 
 
@@ -71,7 +71,7 @@ def _decimals(size: float) -> int:
 def p_value(p: float) -> str:
     """Format p with two significant digits; "<0.0001" below that, a dash for NaN.
 
-    As many more digits as show that a p above the level of the tests is above it: "0.0501".
+    A p above the level of the tests gets enough digits to show that: "0.0501".
     """
     if math.isnan(p):
         return "–"

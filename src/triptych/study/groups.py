@@ -1,8 +1,8 @@
 """Group the runs that may be compared: those on the same data, of one stage of a tuning.
 
-Runs are grouped by the fingerprint that they record, so a copy of the data elsewhere is the same,
-and other pictures at the same place are not. Runs of versions without fingerprints are grouped by
-the data of their configuration.
+Runs are grouped by the fingerprint that they record, so a copy of the data in another folder counts
+as the same data, and other images in the same folder do not. Runs of versions without fingerprints
+are grouped by the data of their configuration.
 
 Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at the values that
 are best for all settings together, and each setting at its own best values.
@@ -22,13 +22,13 @@ from triptych.run.sweep_record import Tuning
 from triptych.study.axes import all_keys
 from triptych.study.formatting import join_names
 
-GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
+GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)  # roles of keys that determine the test data
 Seed = int | None  # None: not recorded
 EQUAL, BEST = "equal settings", "each at its best"
 
 
 class Group(NamedTuple):
-    """Runs on the same data and in the same unit, the first finished; `data`: a unique name."""
+    """Runs on the same data and in one unit; the first has finished. `data`: a unique name."""
 
     runs: list[Run]
     data: str
@@ -59,12 +59,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def data_choice(run: Run) -> str:
-    """Return the name by which a run chose its data."""
+    """Return a run's choice of the config group ``data``, or ""."""
     return run.choices.get("data", "")
 
 
 def data_settings(run: Run) -> dict[str, str]:
-    """Return the settings that decide which data are tested on."""
+    """Return the settings of a run that determine its test data."""
     keys = [key for key in run.config if key.startswith("data.")]
     return {key: run.config[key] for key in keys if role_in(run.config, key) in GUARDS}
 
@@ -85,7 +85,7 @@ def may_share_data(run: Run, finished: Run) -> bool:
 
 
 def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
-    """Name groups whose data were chosen by one name: by different settings, or fingerprint."""
+    """Give groups with one choice of data unique names: by differing settings or fingerprints."""
     firsts = [runs[0] for runs in groups]
     name = data_choice(firsts[0])
     if len(groups) == 1:
@@ -107,7 +107,7 @@ def different_settings(configs: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def repeated_results(runs: Mapping[Seed, Run]) -> dict[Seed, Seed]:
-    """Return {seed: the seed whose result it repeats}, all figures to the last digit."""
+    """Return {seed: an earlier seed that has the same figures to the last digit}."""
     first_seed: dict[str, Seed] = {}
     originals = {
         seed: first_seed.setdefault(_metrics_text(run), seed) for seed, run in runs.items()
@@ -144,7 +144,7 @@ def is_trial(run: Run) -> bool:
 
 
 def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
-    """Return the runs of both comparisons of a sweep that tuned first, without its trials."""
+    """Return (title, runs) of both comparisons of a tuned sweep, without the tuning's trials."""
     equal = []
     best = []
     for run in runs:
@@ -169,7 +169,7 @@ def _without_keys(run: Run, keys: Sequence[str]) -> Run:
 
 
 def describe_tuning(tuning: Tuning) -> str:
-    """Describe what was tuned and chosen."""
+    """Describe a tuning in sentences: its keys, its trials, and the values that it chose."""
     trials = len(tuning.points) * len(tuning.seeds)
     best = [f"{setting_label(name)}: {_format_point(point)}" for name, point in tuning.best.items()]
     tuned_keys = join_names(tuning.keys)
@@ -196,7 +196,7 @@ def settings_at_edge(tuning: Tuning) -> list[str]:
 
 
 def setting_label(setting: str) -> str:
-    """Name such a cell as the report does: "x0 / cosine" of "objective=x0,schedule=cosine"."""
+    """Name a setting as reports do: "x0 / cosine" for "objective=x0,schedule=cosine"."""
     return " / ".join(value_name(key, text) for key, text in _parse_setting(setting).items())
 
 

@@ -35,10 +35,10 @@ def try_write_report(root: Path, show: bool = False) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draw the progress of each run about once a second, and renew the report when one finishes.
+    """A thread that shows each run's progress every second and rewrites the report as runs finish.
 
-    Without a terminal it prints a line whenever a run ends, and at the end for each of ``done``,
-    which had finished before.
+    Without a terminal it prints a line whenever a run ends. The runs in ``done``, which had
+    finished before, get their lines at the end.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Monitor(threading.Thread):
                 self._read_runs_again()
 
     def _print_until_done(self) -> None:
-        # Runs seen before their end. Others had ended earlier, unless retry or force restarts them.
+        # Names of runs that were seen unfinished. Others had ended before, or will be restarted.
         begun: set[str] = set()
         printed: set[str] = set()
         halted = False
@@ -102,7 +102,7 @@ class Monitor(threading.Thread):
         self.join()
 
     def table(self) -> Any:
-        """Return a rich table: one row a run."""
+        """Return a rich table with one row per run."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text

@@ -87,7 +87,10 @@ def _sample_measure_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Note samples that were drawn for other values of ``measures.over``, which are left out."""
     drawn = {(run.measured.key, run.measured.values) for run in runs if run.measured}
     if len(drawn) > 1:
-        yield "Samples were measured at several values of measures.over: those of one are compared."
+        yield (
+            "Samples were measured at different values of measures.over: only runs that agree with "
+            "the first are compared."
+        )
 
 
 def _leakage_notes(runs: Sequence[Run]) -> Iterator[str]:

@@ -34,7 +34,10 @@ class PanelFigure(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Figures by name, side by side under one title; `problem`: why they could not be drawn."""
+    """Figures by name, side by side under one title.
+
+    `how`: how to read them. `problem`: why they could not be drawn, or "".
+    """
 
     title: str
     how: str
@@ -51,7 +54,7 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Pictures of one kind, with the classes of their style."""
+    """Pictures from one file of each cell's run; `style`: their CSS classes."""
 
     title: str
     how: str
@@ -178,7 +181,7 @@ def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
 
 
 def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:
-    """Draw the test bound: lines along a setting if two settings are crossed, else a row a cell."""
+    """Draw the test bound: lines along a setting if two are crossed, else one row per cell."""
     crossed = curves.find_crossing(comparison)
     if crossed is None:
         how = "Further left is better."
@@ -198,7 +201,7 @@ def known_figures(comparison: Comparison, palette: Palette) -> dict[str, Figure]
 
 
 def draw_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
-    """Draw every panel for which the runs recorded data; own panels come last."""
+    """Draw every panel for which the runs recorded data; user-supplied panels come last."""
     panels = []
     if not comparison.deciding:  # if all settings share one model, only its samples can be compared
         panels += [_panel(comparison, palette, *panel) for panel in PANELS]
@@ -271,7 +274,7 @@ def _draw_user_panels(
 
 
 def _error_panel(title: str, error: BaseException) -> Panel:
-    problem = f"It cannot be drawn. {describe_error(error)}"
+    problem = f"This panel cannot be drawn: {describe_error(error)}"
     return Panel(title, problem, {}, problem)
 
 
@@ -303,7 +306,7 @@ def _first_picture_per_cell(comparison: Comparison, file: str) -> list[Picture]:
 
 
 def _data_uri(run: Path, file: str) -> str:
-    """Return a PNG among a run's samples as a data URI; "" if it is outside or too large."""
+    """Return a run's picture as a data URI; "" if it is no PNG, too large, or outside the run."""
     path = run / "samples" / file
     try:
         inside = path.resolve().is_relative_to(run.resolve())

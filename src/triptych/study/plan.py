@@ -1,10 +1,10 @@
-"""``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
+"""Estimate the cost of a run or a sweep before it starts, for ``plan=true``.
 
-Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are
-those of one item forward, by torch's formulas, and twice as many backward; gradient checkpointing
-adds a pass forward. Activations are what autograd saves. Hours are operations over a card's peak
-rate times a utilisation: training in the command's precision, validation, bounds and samples
-forward and in float32.
+Networks are built on the ``meta`` device, or on the CPU if that fails. Torch counts the operations
+of a forward pass of one item; a backward pass counts as two, and gradient checkpointing adds one.
+Activations are the tensors that autograd saves. Hours are operations / (a card's peak rate times a
+utilisation). Training counts in the command's precision, forward and backward; validation, bounds
+and samples count in float32, forward alone.
 """
 
 import json
@@ -28,16 +28,16 @@ from triptych.run.model import injection_table
 from triptych.study.formatting import count_noun, duration, three_digits
 
 Config = Mapping[str, Any]  # a run's resolved configuration
-UTILISATION = 0.35
+UTILISATION = 0.35  # assumed fraction of the peak rate
 # {card: dense operations per second}, from the data sheets of A100 SXM 80GB and H100 SXM.
 PEAKS = {
     "A100": {"float32": 19.5e12, "TF32": 156e12, "16 bits": 312e12},
     "H100": {"float32": 67e12, "TF32": 494.5e12, "16 bits": 989e12},
 }
-CARD = 80 << 30  # bytes of either
-# Share of the activations of float32 that is saved in any case: autocast halves most of them.
+CARD = 80 << 30  # bytes of memory of either card
+# {precision: least fraction of the bytes that activations have in float32}. Autocast halves most.
 SAVED = {"float32": 1.0, "TF32": 1.0, "16 bits": 0.5}
-# {data: test items} where no key has their number.
+# {class of data: number of test items}, where no configuration key sets the number.
 TEST_ITEMS = {
     "triptych.data.digits.Digits": N_TEST,
     "triptych.data.cifar10.Cifar10": 10_000,
@@ -47,20 +47,23 @@ TEST_ITEMS = {
 ITEMS = 5000  # assumed number of validation items and of test items of other data
 # Single-precision operations per second on one CPU core, from benchmarks/training_step.py.
 CORE = 50e9
-CLASSES = 1000  # assumed number of classes of a folder, whose images are not read
+CLASSES = 1000  # assumed number of classes in a folder of images, which is not read
 DIFFUSION = "triptych.models.diffusion.Diffusion"
 # The config groups that determine the network.
 PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")
 FLOAT = 4  # bytes per number
-WHOLE = 2  # number of checkpoints that a run keeps: last and best
-# Assumed of a GPU, not measured: bytes of CUDA's context and its libraries in each process, and
-# what the allocator reserves for each byte of tensors.
+CHECKPOINTS = 2  # number of checkpoints that a run keeps: last and best
+# Assumptions on a GPU, not measured: bytes of CUDA's context and its libraries in each process, and
+# bytes that the allocator reserves for each byte of tensors.
 CONTEXT, RESERVED = 2**30, 1.25
-TOO_LARGE = "; too large for the 80 GiB of an A100 or H100, so no hours"
+TOO_LARGE = "; too large for the 80 GiB of an A100 or H100, so no hours are estimated"
 
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
-    """Keep what autograd saves for the backward pass: a freed storage's place could be reused."""
+    """A hook that keeps the tensors that autograd saves for the backward pass, to count them.
+
+    If they were freed, another tensor could reuse a storage's address and not be counted.
+    """
 
     def __init__(self) -> None:
         self.storages: dict[int, torch.UntypedStorage] = {}
@@ -72,25 +75,25 @@ class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
         return tensor
 
     def bytes_excluding(self, tensors: Iterable[torch.Tensor]) -> int:
-        """Return the size of all that was saved but for these tensors."""
+        """Return the bytes of all saved tensors except these."""
         left_out = {tensor.untyped_storage()._cdata for tensor in tensors}
         return sum(
-            storage.nbytes() for place, storage in self.storages.items() if place not in left_out
+            storage.nbytes() for key, storage in self.storages.items() if key not in left_out
         )
 
 
 class Cost(NamedTuple):
-    """The cost of one network, of a training item, and what had to be assumed to count it."""
+    """The size of a network, the cost of one training item, and the assumptions of the count."""
 
     parameters: int
-    forward: float  # operations of a pass forward
-    operations: float  # of training: forward and backward
+    forward: float  # operations of a forward pass
+    operations: float  # operations of training: forward and backward
     activations: float  # bytes that autograd saves
     assumed: str = ""
 
 
 def check_countable(config: Config) -> None:
-    """Raise UserError for a run without a network to train, or of a length that is not known."""
+    """Raise UserError if a run trains no network, or if its number of steps is not known."""
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"] or config["trained"]:
         raise UserError(
             "plan=true: supports only model=diffusion with a network to train; leave it out"
@@ -103,13 +106,13 @@ def check_countable(config: Config) -> None:
 
 
 def network_cost(config: Config) -> Cost:
-    """Return the cost of a model's network; UserError: none to count."""
+    """Count the cost of a configuration's network; UserError: there is no network to train."""
     check_countable(config)
     return count_network(config)
 
 
 def count_network(config: Config) -> Cost:
-    """Return the cost of the network of a configuration with a denoiser."""
+    """Count the cost of the network of a configuration that has a denoiser."""
     try:
         return _cost(config, "meta")
     except Exception:  # user-supplied code may read values, which meta tensors lack
@@ -134,7 +137,7 @@ def _cost(config: Config, device: str) -> Cost:
     if device == "cpu":  # FLOPs of other attention kernels are not counted on a CPU
         attention = sdpa_kernel(SDPBackend.MATH)
     counter, saved = FlopCounterMode(display=False), SavedTensors()  # type: ignore[no-untyped-call]  # torch's own
-    passes, again = 3, 0
+    passes, recomputed = 3, 0
     with torch.device(device), attention:
         network = table.build_at("denoiser").network
         item = _example_inputs(network, data.shape)
@@ -142,17 +145,17 @@ def _cost(config: Config, device: str) -> Cost:
             network(*item)
         if config["denoiser"]["network"].get("checkpointing"):
             passes = 4
-            again = _largest_block(network, item)
+            recomputed = _largest_block(network, item)
     parameters = list(network.parameters())
     size = sum(parameter.numel() for parameter in parameters)
     forward = float(counter.get_total_flops())
     operations = passes * forward
-    activations = float(saved.bytes_excluding(parameters) + again)
+    activations = float(saved.bytes_excluding(parameters) + recomputed)
     return Cost(size, forward, operations, activations, assumed)
 
 
 def _largest_block(network: Any, item: tuple[Any, ...]) -> int:
-    """Return the bytes that the largest block saves while the backward pass computes it again."""
+    """Return the bytes that the largest block saves when the backward pass recomputes it."""
     sizes = [0]
 
     def run_block(block: torch.nn.Module, *inputs: Any) -> torch.Tensor:
@@ -168,7 +171,7 @@ def _largest_block(network: Any, item: tuple[Any, ...]) -> int:
 
 
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
-    """Return an item, its noise level and its labels; UserError: a network has other conditions."""
+    """Return zeros as a network's item, noise level and labels; UserError: other conditions."""
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
         raise UserError(
             "plan=true: supports only networks without conditions, or conditioned on labels alone; "
@@ -182,7 +185,10 @@ def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
 
 
 def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]:
-    """Describe settings, each given by its name, number of runs, number of fits, configuration."""
+    """Return the lines of the estimated cost of some settings.
+
+    ``settings``: (name, number of runs, number of fits, configuration) of each setting.
+    """
     costs: dict[str, Cost] = {}
     lines: dict[str, None] = {}
     work = defaultdict[str, float](float)  # {precision: operations}
@@ -203,7 +209,7 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
         trained = fits * batches * config["data"]["batch_size"]
         work[training_precision(config)] += trained * cost.operations
         work["float32"] += runs * count_evaluations(config) * cost.forward
-        disk += runs * WHOLE * FLOAT * cost.parameters * (3 + count_averages(config))
+        disk += runs * CHECKPOINTS * FLOAT * cost.parameters * (3 + count_averages(config))
     hours = []
     if not problems:
         hours = [hours_line(work)]
@@ -224,7 +230,7 @@ def describe_cost(settings: Sequence[tuple[str, int, int, Config]]) -> list[str]
 
 
 def hours_line(work: Mapping[str, float]) -> str:
-    """Describe how long one card of each kind computes these operations, by precision."""
+    """Return a line with each card's hours for ``work``, which is {precision: operations}."""
     hours = []
     for card, peaks in PEAKS.items():
         seconds = sum(work[name] / peaks[name] for name in work) / UTILISATION
@@ -233,7 +239,7 @@ def hours_line(work: Mapping[str, float]) -> str:
 
 
 def training_precision(config: Config) -> str:
-    """Return in which numbers a GPU multiplies in training: a key of ``PEAKS``."""
+    """Return the precision of a GPU's multiplications in training, as named in ``PEAKS``."""
     if str(config["trainer"]["precision"]).endswith("mixed"):
         return "16 bits"
     if config["trainer"].get("tf32"):
@@ -244,7 +250,7 @@ def training_precision(config: Config) -> str:
 def count_evaluations(config: Config) -> int:
     """Count the items that validation, bounds and samples pass through the network.
 
-    Samples that ``measures.over`` varies count with the steps of the sampler.
+    All samples count with the evaluations of ``sampler``, even if ``measures.over`` varies these.
     """
     bound, measures, data = config["bound"], config["measures"], config["data"]
     val = data.get("val_size", ITEMS)
@@ -259,7 +265,7 @@ def count_evaluations(config: Config) -> int:
 
 
 def assumed_items(config: Config) -> str:
-    """Return a line on the numbers of items that are assumed; "" if all are known."""
+    """Return a line that states the assumed numbers of items; "" if all are known."""
     data = config["data"]
     if "test_size" in data or data["_target_"] in TEST_ITEMS:
         return ""
@@ -267,20 +273,20 @@ def assumed_items(config: Config) -> str:
 
 
 def memory_problem(config: Config, cost: Cost) -> str:
-    """Return that a run cannot fit in a card's memory, and what makes it fit; "" if it may fit."""
+    """State that a run is too large for a card, and which overrides help; "" if it may fit."""
     states, activations = device_memory(config, cost)
     free = CARD - CONTEXT - states
     needed = activations * SAVED[training_precision(config)]
     if needed <= free:
         return ""
     if free <= 0:
-        return f"{TOO_LARGE}: trainer=fsdp callbacks.ema=null weights=raw on more devices"
+        return f"{TOO_LARGE}: use trainer=fsdp callbacks.ema=null weights=raw on more devices"
     trainer, batch, devices = config["trainer"], config["data"]["batch_size"], count_devices(config)
     least = math.ceil(needed / free)
     # Parts of equal size, so that a step has as many items as before.
     parts = [n for n in range(least, batch // devices + 1) if batch % n == 0]
     if not parts:
-        return f"{TOO_LARGE}: one item a device does not fit"
+        return f"{TOO_LARGE}: even one item per device does not fit"
     strategy = "fsdp" if trainer["strategy"] == "fsdp" else "ddp"
     accumulated = trainer.get("accumulate_grad_batches", 1) * parts[0]
     return (
@@ -320,7 +326,7 @@ def network_line(config: Config, cost: Cost, batches: int) -> str:
 
 
 def device_memory(config: Config, cost: Cost) -> tuple[float, float]:
-    """Return the bytes of a device's weights, averages, gradients, moments; of its activations."""
+    """Return a device's bytes of (weights, averages, gradients and moments; activations)."""
     devices = count_devices(config)
     states = FLOAT * cost.parameters * (4.0 + count_averages(config))
     if config["trainer"]["strategy"] == "fsdp":
@@ -329,7 +335,7 @@ def device_memory(config: Config, cost: Cost) -> tuple[float, float]:
 
 
 def run_memory(config: Config) -> float:
-    """Return the bytes that a run's process needs on a GPU; infinity where they are not known."""
+    """Return the bytes that a run's process needs on a GPU; infinity if they are not known."""
     if config["model"]["_target_"] != DIFFUSION:
         return math.inf
     try:
@@ -340,7 +346,10 @@ def run_memory(config: Config) -> float:
 
 
 def answer() -> None:
-    """Print the memory of the largest run of those on standard input, null if no GPU is usable."""
+    """Print the bytes that the largest run needs on a GPU; null if no GPU is usable.
+
+    Standard input holds the runs' configurations as a JSON list.
+    """
     memory = None
     if torch.cuda.is_available():
         memory = max(map(run_memory, json.load(sys.stdin)), default=math.inf)
@@ -348,7 +357,7 @@ def answer() -> None:
 
 
 def count_devices(config: Config) -> int:
-    """Return the number of devices of a run; one a node where the machine decides."""
+    """Return the number of devices of a run; one per node if the machine determines it."""
     devices = config["trainer"]["devices"]
     number = 1
     if isinstance(devices, list):

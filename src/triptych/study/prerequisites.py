@@ -21,8 +21,8 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
     Each value is composed in the first cell that has it. A cell whose values contradict one another
     fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
 
-    Return the first warning of a training that is all warm-up, or "". A run of a sweep writes it
-    only to its ``train.log``.
+    Return the first cell's warning that its whole training is warm-up, or "". The run itself writes
+    the warning only to its ``train.log``.
     """
     known, warning = set[str](), ""
     for job in jobs:
@@ -38,7 +38,7 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
 
 
 def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
-    """Raise the first cell's refusal if all cells are refused."""
+    """Raise the first cell's error if no cell can be resolved."""
     refusals: list[Exception] = []
     for job in jobs:
         try:
@@ -53,7 +53,7 @@ def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun
 
 
 def probe_jobs(config: DictConfig) -> list[list[str]]:
-    """Return jobs with each value that a sweep may try whose cells are not known beforehand."""
+    """Return jobs that contain each value that an adaptive sweep may try; [] for other sweeps."""
     sweeper = config.hydra.sweeper
     if sweeper.get("tune"):
         points = rounds.grid_jobs({"params": sweeper.tune}, [])
@@ -67,7 +67,7 @@ def probe_jobs(config: DictConfig) -> list[list[str]]:
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Raise UserError for what SLURM or Ray would refuse, or wait for, much later."""
+    """Raise UserError for settings with which SLURM or Ray would fail or wait much later."""
     if str(config.hydra.launcher._target_).endswith("RayLauncher"):
         _hide_working_directory()
         _check_accelerator(config)
@@ -84,7 +84,7 @@ def check_launcher(config: DictConfig) -> None:
 
 
 def _check_accelerator(config: DictConfig) -> None:
-    """Raise UserError if it is open whether jobs request GPUs: this machine may not be theirs."""
+    """Raise UserError if "auto" leaves open whether jobs on other machines request GPUs."""
     if config.trainer.accelerator == "auto":
         raise UserError(
             "trainer.accelerator=auto: does not say whether the jobs request GPUs; "
@@ -103,5 +103,5 @@ def _hide_working_directory() -> None:
 
 
 def uses_slurm(config: DictConfig) -> bool:
-    """Return whether its jobs are SLURM's."""
+    """Return whether the sweep's launcher submits its jobs to SLURM."""
     return str(config.hydra.launcher._target_).endswith("SlurmLauncher")

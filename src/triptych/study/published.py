@@ -30,7 +30,7 @@ MALFORMED = (
     UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError
 )  # fmt: skip
 
-# {outcome: the word on a finding}, and on an identity, which is no finding
+# {outcome: verdict}, for findings and for identities, which hold by mathematics
 FINDING: dict[Outcome, Word] = {
     "as claimed": "reproduced", "against": "contradicted", "neither": "cannot tell",
 }  # fmt: skip
@@ -39,7 +39,7 @@ IDENTITY: dict[Outcome, Word] = FINDING | {"as claimed": "holds", "against": "fa
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim, what was measured, and the corrected p of either word on it."""
+    """A claim, its measured contrasts, and the corrected p of "reproduced" and "contradicted"."""
 
     claim: Claim
     measured: tuple[ContrastResult, ...]
@@ -61,7 +61,7 @@ class Judgement:
 
     @property
     def outcome(self) -> Outcome:
-        """Which way it came out; of what is not testable without a correction."""
+        """The outcome by corrected p, or by uncorrected p if the claim is not testable here."""
         likely = self.reproduced
         unlikely = self.contradicted
         if self.claim.untestable:
@@ -101,7 +101,7 @@ class Judgement:
 
     @property
     def p(self) -> float:
-        """The corrected p of the verdict; where it is none, of the word that comes nearer."""
+        """The corrected p of the verdict; if undecided, the smaller one of both verdicts."""
         return min(self.reproduced, self.contradicted)
 
     @property
@@ -144,7 +144,7 @@ class Judgement:
 
     @property
     def _data_basis(self) -> str:
-        """ "3 seeds × 60 items"."""
+        """The numbers of seeds and of items: "3 seeds × 60 items"."""
         seeds = count_noun(self.seeds, "seed")
         if not self.items:
             return seeds
@@ -157,7 +157,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class PaperVerdicts:
-    """A paper's claims with a sweep's verdicts; ``changed``: claims changed since it began."""
+    """A sweep's verdicts on a paper's claims; ``changed``: claims changed after it had results."""
 
     node: Mapping[str, Any]
     name: str
@@ -168,7 +168,7 @@ class PaperVerdicts:
 
     @property
     def answer(self) -> str:
-        """ "Of 3 claims that could fail: 2 reproduced and 1 contradicted."."""
+        """The counts of verdicts: "Of 3 claims that could fail: 2 reproduced ..."."""
         verdicts = [Verdict(j.claim.counts_as, j.word, j.outcome) for j in self.judgements]
         return " ".join(count_sentences(verdicts))
 
@@ -244,9 +244,9 @@ def _with_corrected_intervals(j: Judgement, tests: int) -> tuple[ContrastResult,
 
 
 def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """Return the judgements after wide margins are refused.
+    """Return the judgements, in which no tie with too wide a margin is reproduced.
 
-    No tie is reproduced if its margin exceeds an effect on its metric, be it an identity's.
+    A margin is too wide if it exceeds a reproduced effect on the same metric, identities included.
     """
     as_claimed = ("reproduced", "holds")
     reproduced = chain.from_iterable(j.measured for j in judgements if j.word in as_claimed)

@@ -1,8 +1,8 @@
 """Write the report, `report.html` (one file, no network) and `results.csv`, and an index.
 
-The result as a table in the terminal, for the end of a sweep; figures as SVG, PDF and PNG, tables
-as CSV and LaTeX, for a paper. Each file appears whole or not at all, so an open page never shows
-half a report.
+Also print the results as a table in the terminal, and write figures (SVG, PDF, PNG) and tables
+(CSV, LaTeX) for a paper. Each file appears whole or not at all, so an open page never shows half a
+report.
 """
 
 import base64
@@ -60,8 +60,11 @@ from triptych.study.verdict import Verdict
 from triptych.terminal import escape_control_characters
 
 SHOWN = 3  # maximum number of failure reasons per sweep in the index
+# {verdict: its colour in the terminal}
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
+# {number of a table's entry: suffix of its CSV column's heading}
 NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
+# {character: its LaTeX}
 TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     "−": "$-$", "∞": r"$\infty$", "–": "--", "×": r"$\times$", "<": "$<$", ">": "$>$", "|": "$|$",
@@ -81,7 +84,7 @@ class Report:
 def write_report(root: Path, *others: Path, equal_within: float | None = None) -> Report:
     """Compare all runs beneath `root` and write the report; with `others` as `joint_report.html`.
 
-    `equal_within`: by default what `root/sweep.json` says. May be called while a sweep goes on.
+    `equal_within`: by default that of `root/sweep.json`. The sweep may still be running.
     StorageError or OSError: `root` cannot be written.
     """
     root = Path(root)
@@ -100,13 +103,13 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
 
 def page_template(name: str) -> Template:
     """Return a template of the pages, with the figures' colours of both themes."""
-    room = Environment(
+    environment = Environment(
         loader=PackageLoader("triptych.study", "page"), autoescape=not name.endswith(".md.j2"),
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
-    room.filters["markdown"] = markdown
+    environment.filters["markdown"] = markdown
     css = {"light": _css_variables(PALETTE), "dark": _css_variables(PALETTE.values())}
-    return room.get_template(name, globals={"css": css})
+    return environment.get_template(name, globals={"css": css})
 
 
 def _css_variables(inks: Iterable[str]) -> str:
@@ -187,7 +190,7 @@ def is_log(directory: Path) -> bool:
 
 
 def write_index(root: Path) -> Path:
-    """Write `index.html` into a log directory, newest first; return its path."""
+    """Write `index.html`, which lists a log directory's sweeps, newest first; return its path."""
     runs_by_place: dict[Path, list[Run]] = {path.parent: [] for path in root.glob("*/*/sweep.json")}
     for run in read_runs(root):
         place = run.dir.parent if run.dir.parent in runs_by_place else run.dir
@@ -254,7 +257,7 @@ def _print_published(console: Console, published: PaperVerdicts) -> None:
 
 
 def _widest_fitting_table(study: Study, comparison: Comparison, console: Console) -> Table:
-    """Return the widest of the tables that fit; CSV and page have all columns."""
+    """Return the widest results table that fits the terminal; CSV and page have all columns."""
     columns = [SEEDS, *table_columns(comparison)]
     options = console.options.update(max_width=10_000)
     for dispensable in sorted((column for column in columns if column.rank), key=lambda c: c.rank):

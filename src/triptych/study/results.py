@@ -33,7 +33,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 def results_csv(runs: Sequence[Run], base: Path) -> str:
     """Return a row per run as CSV, its directory relative to `base`, figures in full precision.
 
-    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each
+    Columns: directory, sweep, status, seed, settings that were typed, chosen or that differ, each
     figure of test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of
     samples as `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters
     and origin. A text that a spreadsheet would take for a formula has an apostrophe in front.

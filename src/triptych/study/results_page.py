@@ -1,7 +1,7 @@
-"""`docs/results.md`: the verdict on every published claim, and a page of details per paper.
+"""Write `docs/results.md`: the verdict on every published claim, and a page of details per paper.
 
-The folder of the page's name has each paper's result as a page, and as JSON, which outlives its
-sweep.
+The folder `docs/results` has each paper's result as a page, and as JSON, which remains when the
+sweep is deleted.
 """
 
 import json
@@ -66,7 +66,7 @@ def _is_papers_sweep(folder: Path) -> bool:
 
 
 def read_papers(scale: str = "small") -> dict[str, Any]:
-    """Read the node ``paper`` of each file at a scale, ours and trusted packages', by its name."""
+    """Read the node ``paper`` of each paper's file at a scale, by name; also trusted packages'."""
     nodes: dict[str, Any] = {}
     for folder in config_folders():
         for file in sorted((folder / "paper").glob("*.yaml")):
@@ -77,7 +77,7 @@ def read_papers(scale: str = "small") -> dict[str, Any]:
 
 
 def _paper_node(settings: dict[str, Any], scale: str) -> Any:
-    """Return a file's node ``paper`` with a scale's measures; as written if it refers elsewhere."""
+    """Return a file's node ``paper`` with a scale's measures; as written if it is unresolvable."""
     try:
         config = DictConfig(settings)
         values = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
@@ -89,17 +89,18 @@ def _paper_node(settings: dict[str, Any], scale: str) -> Any:
 
 
 def write_results(page: Path, roots: Sequence[Path]) -> None:
-    """Write the page, its figure and each paper's page; papers without a sweep keep their result.
+    """Write the page, its figure and each paper's page.
 
-    UserError: ``page`` is another file; OSError, StorageError: a file cannot be written.
+    Papers without a sweep beneath ``roots`` keep their earlier result. UserError: ``page`` is a
+    file, but no page of results; OSError, StorageError: a file cannot be written.
     """
     if page.is_file() and not page.read_bytes().startswith(TITLE.encode()):
         raise UserError(
             f"--results {page}: exists, but is not a page of results; choose another name"
         )
     folder = page.with_suffix("")
-    for place in find_papers(roots):
-        study = read_study([place])
+    for sweep in find_papers(roots):
+        study = read_study([sweep])
         if study.published:
             entry = paper_entry(study)
             text = json.dumps(entry, indent=1, ensure_ascii=False)
@@ -140,7 +141,7 @@ def paper_entry(study: Study) -> Entry:
         "seconds": round(seconds, 1), "whole": all("ended" in run for run in runs),
         "origin": _origin_text(runs, seconds, results.machine), "changed": results.changed,
         "decides": decisive_keys(node["claims"], results.scale),
-        "claims": list(map(_claim_entries, results.judgements)),
+        "claims": list(map(_claim_entry, results.judgements)),
         "versions": earliest_versions(runs),
         "settings": study.record.paper_settings or None,
     }  # fmt: skip
@@ -164,7 +165,7 @@ def wall_seconds(run: Run) -> float:
     return max((run.ended - run.started).total_seconds(), run.computing_seconds)
 
 
-def _claim_entries(judgement: Judgement) -> Entry:
+def _claim_entry(judgement: Judgement) -> Entry:
     deciding = judgement.deciding
     claim = judgement.claim
     published, ratio = published_at(claim, *deciding.contrast.compared)
@@ -180,7 +181,10 @@ def _claim_entries(judgement: Judgement) -> Entry:
 
 
 def published_at(claim: Claim, *points: MetricPoint) -> tuple[str, float | None]:
-    """Return the published figures of these settings, or of all, and the first over the second."""
+    """Return the published figures of settings (if unknown, of all) as text, and their ratio.
+
+    The ratio is that of the first figure to the second; None unless both are known.
+    """
     known = dict(claim.published)
     names = [name for point in points for name in _published_names(point, points, known)]
     figures = [_first_number(known[name]) for name in names]
@@ -194,7 +198,10 @@ def published_at(claim: Claim, *points: MetricPoint) -> tuple[str, float | None]
 def _published_names(
     point: MetricPoint, points: Iterable[MetricPoint], known: Mapping[str, str]
 ) -> list[str]:
-    """Return a setting's published name: a value that the other setting lacks, or its metric."""
+    """Return the name of a setting's published figure in a list; [] unless exactly one matches.
+
+    The name is a value that the other settings lack, or the metric.
+    """
     others = {setting for other in points if other is not point for setting in other.setting}
     names = [value for key, value in point.setting if (key, value) not in others]
     matches = [name for name in [*names, point.metric] if name in known]
@@ -210,7 +217,7 @@ def _first_number(text: str) -> float:
 
 
 def claim_rows(entries: Iterable[Entry]) -> dict[str, list[Row]]:
-    """Return the claims, each with its paper's result, by the section in which they count."""
+    """Return {section: (paper's result, claim) pairs} of all claims that the section counts."""
     rows: dict[str, list[Row]] = {section: [] for section in SECTIONS}
     for entry in entries:
         for claim in entry["claims"]:
@@ -219,12 +226,12 @@ def claim_rows(entries: Iterable[Entry]) -> dict[str, list[Row]]:
 
 
 def read_verdict(claim: Node) -> Verdict:
-    """Return what a recorded claim counts as, and how it came out."""
+    """Return the verdict of a recorded claim."""
     return Verdict(claim["counts_as"], claim["word"], claim["outcome"])
 
 
 def short_citation(cite: str) -> str:
-    """Return authors and year of a citation; all of it where it has no year."""
+    """Return authors and year of a citation; the whole citation if it has no year."""
     return re.sub(r"(\b\d{4}\b).*", r"\1", cite)
 
 
@@ -240,7 +247,7 @@ def results_page(
     folder: str,
     has_figure: bool,
 ) -> str:
-    """Return the page: what held, a row a paper, the figure, a row a claim, what was not run."""
+    """Render the page: counts, a row per paper, the figure, a row per claim, papers not run."""
     sections = claim_rows(entries)
     claims = [*chain.from_iterable(entry["claims"] for entry in entries)]
     measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
@@ -258,9 +265,9 @@ def results_page(
 
 
 def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Entry]:
-    """Return a paper's claims, labelled as its file labels them now.
+    """Return a paper's recorded claims with the labels that its file has now.
 
-    A claim whose file or measures changed since is to be run again.
+    A claim whose text, settings or measures changed since its runs is marked "to run again".
     """
     node = current_papers.get(entry["name"])
     if node is None:
@@ -278,12 +285,12 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
         if not same_runs or now.get(name) != entry["decides"].get(name, {}):
             claim = claim | {"word": AGAIN}
         if name in now:
-            claim = _relabelled(claim, labels[name])
+            claim = _with_current_labels(claim, labels[name])
         claims.append(claim)
     return claims
 
 
-def _relabelled(claim: Node, labels: Mapping[str, str]) -> Entry:
+def _with_current_labels(claim: Node, labels: Mapping[str, str]) -> Entry:
     """Return a recorded claim with its current labels, and the word that follows from them."""
     current = {**claim, **labels}
     if claim["word"] == AGAIN:
@@ -292,7 +299,7 @@ def _relabelled(claim: Node, labels: Mapping[str, str]) -> Entry:
     if reason:
         return current | {"word": UNTESTABLE, "why": f"{reason.rstrip('.')}."}
     if claim["word"] == UNTESTABLE:
-        # Nothing was tested, and it can be now.
+        # The claim was not tested, and now can be.
         current["word"] = AGAIN
     return current
 

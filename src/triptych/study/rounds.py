@@ -1,4 +1,4 @@
-"""The grid of a sweep, its directories, and what rounds decide: seeds, the best value."""
+"""Expand a sweep's grid, name its runs, and choose the seeds and tuned values of its rounds."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ from triptych.run.request import Request, resolve
 Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of the tuned keys
-# {key that only a sweep over a grid can use: the problem}
+# {key that only a sweep over a grid can use: the error message without one}
 OF_A_GRID = {
     "until": "needs a sweep; pass settings and seeds, as -m objective=x0,v seed=1,2,3",
     "setting": "needs a sweep; pass -m and an ablation that lists this setting",
@@ -44,7 +44,7 @@ def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[Job]
 
 
 def with_setting(job: Job, settings: Mapping[str, Any]) -> Job:
-    """Add what a job's ``setting=NAME`` stands for, but for keys that the job sets itself."""
+    """Add the overrides that a job's ``setting=NAME`` stands for, if the job lacks their keys."""
     chosen = [override for override in job if override.startswith("setting=")]
     if chosen in ([], ["setting=null"]):
         return job
@@ -79,7 +79,7 @@ def compose_cell(config: DictConfig, job: Sequence[str]) -> DictConfig:
 
 
 def resolve_cell(config: DictConfig, job: Sequence[str]) -> Request:
-    """Return the request of a sweep's run, with its overrides checked; UserError: it is refused."""
+    """Resolve a sweep's run into its request; UserError: an override of it is not possible."""
     cell = compose_cell(config, job)
     request = resolve(cell, Path(cell.hydra.sweep.dir))
     request.check_overrides()
@@ -87,7 +87,7 @@ def resolve_cell(config: DictConfig, job: Sequence[str]) -> Request:
 
 
 def jobs_known_beforehand(config: DictConfig) -> list[Job]:
-    """Return the overrides of each job that is known beforehand."""
+    """Return the overrides of each job of a grid; [] if a sweeper chooses its jobs later."""
     if not is_grid(config) or is_adaptive(config):
         return []
     return composed_grid_jobs(config)
@@ -102,7 +102,7 @@ def cell_name(overrides: Sequence[str], hidden: set[str]) -> str:
 
 
 def is_grid(config: DictConfig) -> bool:
-    """Return whether the settings are a product of values."""
+    """Return whether the sweeper runs a grid, that is all combinations of the given values."""
     return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
 
 
@@ -112,13 +112,13 @@ def is_search(config: DictConfig) -> bool:
 
 
 def is_adaptive(config: DictConfig) -> bool:
-    """Return whether the sweeper itself plans its runs, by what earlier ones have shown."""
+    """Return whether the sweeper chooses runs by earlier results, as a search or a tuning does."""
     return is_search(config) or bool(config.hydra.sweeper.get("tune"))
 
 
 def varied_keys(config: DictConfig) -> set[str]:
-    """Return the keys and groups in which cells of a sweep differ, also by their settings."""
-    if not is_grid(config):  # an adaptive sweeper varies all keys that it has
+    """Return the keys and groups that a sweep's cells vary, those of ``setting`` included."""
+    if not is_grid(config):  # other sweepers vary all keys that they are given
         return swept_keys(config)
     jobs = composed_grid_jobs(config)
     shared = set.intersection(*map(set, jobs))
@@ -131,7 +131,7 @@ def swept_keys(config: DictConfig) -> set[str]:
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
-    """Refuse values of keys that concern a sweep as a whole; ``grid``: whether it has a grid."""
+    """Check the keys that control a sweep as a whole; ``grid``: whether the sweep has a grid."""
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     if grid:
         return
@@ -141,7 +141,7 @@ def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], list[int]]:
-    """Return a grid's settings and seeds, in order; UserError unless all settings have all."""
+    """Return a grid's settings and seeds, in order; UserError: a setting lacks a seed."""
     overrides = dict.fromkeys(itertools.chain.from_iterable(jobs))
     seeds = [text.removeprefix("seed=") for text in overrides if text.startswith("seed=")]
     settings = list(count_runs_by_setting(jobs))
@@ -158,11 +158,11 @@ def count_runs_by_setting(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
 
 
 def split_by_fit(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
-    """Part a grid's runs: the first of those that train the same network; those that take it up."""
+    """Split a grid's runs into those that train a network, and those that reuse its weights."""
     first: dict[Setting, Job] = {}
     later = []
     for job in jobs:
-        fit = tuple(override for override in job if _is_of_fit(override))
+        fit = tuple(override for override in job if _affects_training(override))
         if fit in first:
             later.append(job)
         else:
@@ -170,14 +170,14 @@ def split_by_fit(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     return [*first.values()], later
 
 
-def _is_of_fit(override: str) -> bool:
-    """Return whether an override may change what is trained, not only how samples are drawn."""
+def _affects_training(override: str) -> bool:
+    """Return whether an override may change the trained network, not only sampling from it."""
     key = override_group(override)
     return key != "setting" and role(key) is not Role.DRAWING
 
 
 def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
-    """Print what a grid of runs would cost; UserError for a search, whose runs are not known."""
+    """Print the estimated cost of a grid; UserError: a search, whose runs are not known yet."""
     from triptych.study.plan import describe_cost
 
     if not jobs:
@@ -200,7 +200,7 @@ def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
 
 
 def setting_names(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """Name each setting by the overrides that not all settings share; a single one by all."""
+    """Name each setting by the overrides that not all settings share; name a single one by all."""
     shared = set[str]()
     if len(settings) > 1:
         shared = set.intersection(*map(set, settings))
@@ -211,21 +211,21 @@ def setting_names(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def _is_axis(override: str) -> bool:
-    """Return whether an override may tell settings apart: not how, where or when they run."""
+    """Return whether an override may distinguish settings, not just where or how they run."""
     key = override_group(override)
     return key in BUNDLES or role(key) in AXES
 
 
 def seed_rounds(first_seeds: Sequence[int], max_seeds: int) -> list[list[int]]:
-    """Return the seeds of each round: those given, then half as many again, up to ``max_seeds``.
+    """Return the seeds of each round: ``first_seeds``, then half as many more, to ``max_seeds``.
 
-    Few rounds, because each look has its price: 3, 5, 8, 12 for three seeds and 12 at most.
-    UserError: fewer than two seeds to begin with, or more than ``max_seeds``.
+    For example 3, 5, 8 and 12 seeds. The rounds are few, as each one lowers the level of the tests.
+    UserError: fewer than two first seeds, or more than ``max_seeds``.
     """
     if not 2 <= len(first_seeds) <= max_seeds:
         raise UserError(
-            f"max_seeds={max_seeds}: until=decided cannot start with {len(first_seeds)} of them; "
-            f"pass 2 to {max_seeds} seeds"
+            f"max_seeds={max_seeds}: until=decided cannot start with {len(first_seeds)} seed(s); "
+            f"pass 2 to {max_seeds} seeds, as seed=1,2,3"
         )
     fresh = range(max(first_seeds) + 1, max(first_seeds) + 1 + max_seeds - len(first_seeds))
     seeds = [*first_seeds, *fresh]
@@ -243,10 +243,10 @@ def round_sizes(first: int, most: int) -> list[int]:
 def choose_point(
     bounds: Mapping[tuple[Setting, Point], Sequence[float]],
 ) -> tuple[Point, dict[Setting, Point]]:
-    """Return the point that is best for all settings together, and the best of each setting.
+    """Return the best tuned point for all settings together, and {setting: its own best point}.
 
-    ``bounds``: validation bounds over seeds, lower is better, of each setting at each point; one
-    that is not finite rules its point out. UserError: a setting, or all together, has none left.
+    ``bounds``: the validation bounds (lower is better) of all seeds, by setting and point. A bound
+    that is not finite excludes its point. UserError: no point is left.
     """
     means: dict[Setting, dict[Point, float]] = {}
     means_by_point: dict[Point, list[float]] = {}
@@ -270,7 +270,7 @@ def _lowest_point(bounds: Mapping[Point, float], name: str) -> Point:
 
 
 def _mean_or_infinity(values: Sequence[float]) -> float:
-    """Average; infinity where a value is not finite."""
+    """Return the mean of values; infinity if one of them is not finite."""
     if not all(map(math.isfinite, values)):
         return math.inf
     return sum(values) / len(values)

@@ -4,14 +4,14 @@ Power: under a true difference d the mean of S seeds is N(d, A + B), as in `stat
 
     power(d) = E[ P( |N(d, A + B)| > critical(A*, B) ) ],  A* ~ A chi2_{S-1} / (S - 1)
 
-over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The
-level is the one that holds if no other claim does (Holm's first step), so the power is a lower
-limit of what the corrected test has.
+over the same nodes as the test; without items by the noncentral t. A falls as 1 / S, B does not.
+The level is that of Holm's first step, at which no other claim holds, so the power is a lower limit
+of the corrected test's power.
 
-How many seeds settle a pair depends on a difference and a variance that are only estimated. Their
-confidence distribution is that of the test: A* as above, and d* from N(mean, A* + B). A number of
-seeds has confidence c if it has the power `GOAL` with probability c over (d*, A*). Without items
-the limits on d* / sqrt(A*) are the exact ones of the noncentral t.
+The number of seeds that settles a pair depends on a difference and a variance that are only
+estimated. Their confidence distribution is that of the test: A* as above, and d* from
+N(mean, A* + B). A number of seeds has confidence c if it has the power `GOAL` with probability c
+over (d*, A*). Without items the limits on d* / sqrt(A*) are the exact ones of the noncentral t.
 """
 
 from bisect import bisect_left
@@ -26,17 +26,17 @@ from scipy.special import ndtr
 from triptych.study.statistics import MeanError, Paired, chi2_nodes
 
 GOAL = 0.8
-TAIL = 0.1  # share of reports in which a range of seeds ends too low, and in which too high
-MOST = 100  # a range of seeds that ends beyond it is left open
-NODES = 32
-COARSE = 12  # nodes of each integral behind a range of seeds
-GRID = 32  # critical distances between which others are interpolated
+TAIL = 0.1  # share of reports whose range of seeds is too low; the same share is too high
+MOST = 100  # largest number of seeds that is considered; a range beyond it has no upper end
+NODES = 32  # quadrature nodes of a critical distance
+COARSE = 12  # quadrature nodes of each integral of `seed_range`
+GRID = 32  # number of critical distances that are computed; others are interpolated
 
 
 def critical_limits(
     error: MeanError, alpha: float, nodes: int = NODES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the critical distance at each possible estimate of the variance, and its weight."""
+    """Return the critical distance at each node of the estimated variance, and its weight."""
     quantiles, weights = chi2_nodes(error.df, 2 * nodes)
     weights = weights / weights.sum()
     of_seeds = np.asarray(error.of_seeds)[..., None] * quantiles
@@ -54,9 +54,9 @@ def critical_limits(
 def claim_power(
     difference: Any, error: MeanError, limits: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Compute the probability that a true difference is claimed beyond limits; elementwise.
+    """Compute the probability that the test claims a true difference; elementwise.
 
-    `limits`, `weights`: those of `critical_limits`.
+    `limits`, `weights`: as returned by `critical_limits`.
     """
     spread = np.sqrt(error.of_seeds + error.of_items)[..., None]
     difference = np.asarray(difference)[..., None]
@@ -79,7 +79,7 @@ def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) ->
 
 @dataclass(frozen=True)
 class SeedRange:
-    """A number of seeds per setting: `low` to `high`; a number beyond `MOST` is open."""
+    """A range of seeds per setting, `low` to `high`; an end above `MOST` is not known."""
 
     low: int
     high: int
@@ -87,44 +87,47 @@ class SeedRange:
 
 @lru_cache(maxsize=1024)
 def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
-    """Return a range that covers the number of seeds that settle a pair in 8 reports of 10.
+    """Return a range that contains, in 8 of 10 reports, the number of seeds that settles a pair.
 
-    That number is the smallest beyond the seeds at hand that claims the true difference at level
-    `alpha` with probability `GOAL`. `level`: that at which the report has left the pair open.
+    That number is the smallest above the present one with which a test at level `alpha` claims the
+    true difference with probability `GOAL`. `level`: the level of the test that left the pair open.
     """
     at_limit = replace(pair, mean=float(pair.error.critical(level)))
 
     @lru_cache
     def differences(seeds: int) -> np.ndarray:
-        return detectable_difference(_possible_error(pair, seeds), alpha, COARSE)
+        return detectable_difference(_error_with_seeds(pair, seeds), alpha, COARSE)
 
     def may_suffice(seeds: int) -> bool:
-        # Only open pairs are given a range: compare with the chance of that.
+        # Only open pairs get a range, so take the share relative to the chance of being open.
         open_share = _confidence(at_limit, differences(seeds))
         return _confidence(pair, differences(seeds)) >= TAIL * open_share
 
     def must_suffice(seeds: int) -> bool:
         return _confidence(pair, differences(seeds)) >= 1 - TAIL
 
-    return SeedRange(_first(may_suffice, pair.n + 1), _first(must_suffice, pair.n + 1))
+    return SeedRange(
+        _smallest_sufficient(may_suffice, pair.n + 1),
+        _smallest_sufficient(must_suffice, pair.n + 1),
+    )
 
 
-def _first(is_enough: Callable[[int], bool], start: int) -> int:
-    """Return the smallest number from `start` that is enough; one beyond `MOST` without any."""
+def _smallest_sufficient(is_enough: Callable[[int], bool], start: int) -> int:
+    """Return the smallest number from `start` on that is enough; one above `MOST` if none is."""
     return start + bisect_left(range(start, MOST + 1), True, key=is_enough)
 
 
-def _possible_error(pair: Paired, seeds: int) -> MeanError:
-    """Return the error of this many seeds at each possible true variance over seeds."""
+def _error_with_seeds(pair: Paired, seeds: int) -> MeanError:
+    """Return the error of a mean over this many seeds, at each node of the true variance."""
     quantiles, _ = chi2_nodes(pair.error.df, COARSE)
     of_seeds = pair.error.of_seeds / quantiles * pair.n / seeds
     return MeanError(of_seeds, seeds - 1, pair.error.of_items, pair.error.n_items)
 
 
 def _confidence(pair: Paired, differences: np.ndarray) -> float:
-    """Return the confidence that the true difference exceeds these, one at each variance.
+    """Return the confidence that the true difference exceeds `differences`, one at each node.
 
-    It is taken to have the sign of the measured one.
+    The true difference is assumed to have the sign of the measured one.
     """
     quantiles, weights = chi2_nodes(pair.error.df, COARSE)
     spread = np.sqrt(pair.error.of_seeds / quantiles + pair.error.of_items)

@@ -1,8 +1,8 @@
-"""SLURM's queue, for a sweep that waits for its jobs: one that was cancelled ends without a result.
+"""Watch SLURM's queue, so that a sweep does not wait for a job that ended without a result.
 
-submitit asks ``sacct``. Without accounting that knows nothing, and a cancelled job would be waited
-for without end; with it, one cancelled job would end the wait for all the others. ``squeue``
-answers everywhere.
+submitit asks ``sacct``. On clusters without SLURM accounting ``sacct`` knows no jobs, and a sweep
+would wait for a cancelled job without end. On others, one cancelled job would end the wait for all
+jobs. ``squeue`` works on both.
 """
 
 import logging
@@ -28,7 +28,7 @@ ENDED = {
 }
 GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
 UNSEEN = "never seen"  # the job is hidden, or on another cluster
-PATIENCE = 20.0  # seconds without the job until it counts as ended; a requeued job returns sooner
+PATIENCE = 20.0  # seconds until an ended job is over for good; a requeued job returns sooner
 EVERY = 30  # seconds between two queries of the queue
 
 Outcome = Callable[[str, Sequence[str], str], Any]
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def query_queue() -> dict[str, str] | None:
-    """Return the state of each of this user's jobs that SLURM remembers; None without answer."""
+    """Return the state of each of this user's jobs in SLURM's queue; None if the query fails."""
     # Remove the user's defaults (SQUEUE_PARTITION, ...), which could hide jobs.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
@@ -46,12 +46,12 @@ def query_queue() -> dict[str, str] | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    # Lines have a job and its state, as "17_2 RUNNING". Ignore others, as "CLUSTER: name".
+    # Read lines with a job and its state, like "17_2 RUNNING"; ignore others, like "CLUSTER: name".
     return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", done.stdout, re.MULTILINE))
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """Report the states of submitit's jobs; ``outcome`` gives the result of one without any."""
+    """A watcher of submitit's jobs; ``outcome`` returns the result of a job that left none."""
 
     def __init__(self, folder: str, tasks: int, outcome: Outcome):
         super().__init__(delay_s=EVERY)
@@ -61,7 +61,9 @@ class QueueWatcher(SlurmInfoWatcher):
         self._values: dict[str, Any] = {}  # return values of jobs that left no result
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
-        """Return {job: state} of those that have ended for good, at a look at ``now`` seconds.
+        """Return {job: state} of the jobs that have ended for good.
+
+        ``queue``: the queue's {job: state}, which was read at ``now`` seconds.
 
         A job that was never seen in the queue (another cluster's, a hidden one) is left out.
         """
@@ -76,14 +78,17 @@ class QueueWatcher(SlurmInfoWatcher):
         return over
 
     def _final_state(self, job: str) -> str:
-        """Return the state of a job that is not in the queue: its last one, if that was an end."""
+        """Return the state of a job that is not in the queue: its last one if final, else `GONE`.
+
+        It is `UNSEEN` if the job was never in the queue.
+        """
         last = self._state.get(job, UNSEEN)
         if last in (*ENDED, UNSEEN):
             return last
         return GONE
 
     def update(self) -> None:
-        """Read the queue; then submitit knows of the jobs that have ended."""
+        """Query the queue and mark ended jobs, for which submitit then stops waiting."""
         self._num_calls += 1
         waiting = self._registered - self._finished
         without = {job for job in waiting if self._tasks_without_result(job)}
@@ -105,11 +110,11 @@ class QueueWatcher(SlurmInfoWatcher):
                 self._mark_ended(job)
 
     def _mark_ended(self, job: str) -> None:
-        self._info_dict[job] = {"State": "COMPLETED"}  # a result is there
+        self._info_dict[job] = {"State": "COMPLETED"}  # all its tasks have result files
         self._finished.add(job)
 
     def _tasks_without_result(self, job: str) -> list[JobPaths]:
-        """List a job's tasks without a result; the folder is read anew, as NFS needs it."""
+        """Return a job's tasks without a result file; listing the folder refreshes NFS's cache."""
         tasks = [JobPaths(self.folder, job, task) for task in range(self.tasks)]
         try:
             there = set(os.listdir(tasks[0].folder))
@@ -134,8 +139,8 @@ class QueueWatcher(SlurmInfoWatcher):
 def watch_queue(launcher: Mapping[str, Any], outcome: Outcome) -> None:
     """Detect this process's SLURM jobs that have ended without a result, by querying the queue.
 
-    ``outcome(job, overrides, state)`` is called once for each of them; the sweeper receives what it
-    returns as the result of the run.
+    ``outcome(job, overrides, state)`` is called once for each of them; its return value is the
+    run's result for the sweeper.
     """
     tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
     SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

@@ -24,7 +24,7 @@ from triptych.run.items import effective_number, group_values
 from triptych.run.parsing import Estimate
 from triptych.study.formatting import ALPHA as ALPHA
 
-REACH = 6.0
+REACH = 6.0  # multiple of the others' span from which on a label is outlying
 LEAST = 1.1  # lowest effective number of groups; a t of fewer degrees of freedom overflows
 
 
@@ -44,7 +44,7 @@ class MeanError:
     def p(self, distance: Any, nodes: int | None = None) -> Any:
         """Return the two-sided p of a mean at this distance from the hypothesis.
 
-        `nodes`: of a coarser integral, as of `chi2_nodes`.
+        `nodes`: the number of nodes of a coarser integral, by `chi2_nodes`.
         """
         distance, seeds, items = np.broadcast_arrays(np.abs(distance), self.of_seeds, self.of_items)
         if not np.any(items):
@@ -88,7 +88,7 @@ class ItemDifferences:
 def crossed_mean_error(differences: np.ndarray, groups: np.ndarray | None = None) -> MeanError:
     """Return the error of the mean of differences (..., seeds, items); at least two seeds.
 
-    One item has no spread: the error is that over seeds. ``groups``: of the items, (items,).
+    One item has no spread: the error is that over seeds. ``groups``: the items' groups, (items,).
     """
     if groups is not None:
         by_group = crossed_mean_error(group_values(differences, groups))
@@ -118,7 +118,7 @@ def chi2_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
     """Return quantiles of chi2_df / df and weights: the trapezoidal rule in u = log(chi2_df / df).
 
     The density, exp(df (u - e^u) / 2) up to a constant, vanishes at both ends with all derivatives,
-    so the rule converges exponentially: of up to 30 seeds, a p of 1e-20 is right to one part in
+    so the rule converges exponentially: for up to 30 seeds, a p of 1e-20 is right to one part in
     1e6. The first node has a probability of about 1e-32.
     """
     u = np.linspace(2 / df * np.log(1e-32), np.log(4 + 160 / df), 256)
@@ -127,9 +127,9 @@ def chi2_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, of probability v^4.
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, with probability v^4.
 
-    A few nodes give a p above 1e-6 well, but nothing below.
+    A few nodes suffice for a p above 1e-6, but not below.
     """
     v, weights = np.polynomial.legendre.leggauss(nodes)
     v = (v + 1) / 2
@@ -141,10 +141,10 @@ UNKNOWN = MeanError(math.nan, 1)
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
+    """Mean of (other - reference) over the `n` seeds both have.
 
-    `error`, `p` and intervals are NaN of fewer than two pairs, or of pairs that differ by exactly
-    the same, which says that the seed changed nothing, not that we are certain.
+    `error`, `p` and intervals are NaN for fewer than two pairs, or if all pairs differ by exactly
+    the same: then the seed changed nothing, and the variation over seeds is unknown.
     """
 
     mean: float
@@ -153,7 +153,7 @@ class Paired:
 
     @property
     def n_items(self) -> int:
-        """Number of items, or effective number of groups, that pair it too; 0: seeds alone."""
+        """Number of paired items, or effective number of groups; 0 if only seeds are paired."""
         return round(self.error.n_items)
 
     @property
@@ -172,13 +172,13 @@ class Paired:
         return self.mean - half, self.mean + half
 
     def one_sided_p(self, distance: float) -> float:
-        """Return the one-sided p of a true distance of at most 0, given this one; NaN unknown."""
+        """Return the one-sided p of "the true distance is at most 0", given this measured one."""
         half = float(self.error.p(distance)) / 2
         return half if distance > 0 else 1 - half
 
 
 def spread(values: Collection[float]) -> Estimate:
-    """Compute mean and standard error sd / sqrt(n) of values, one per seed; NaN below two."""
+    """Compute mean and standard error sd / sqrt(n) of one value per seed; no error below two."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
@@ -194,8 +194,8 @@ def paired(
 ) -> Paired:
     """Pair `other - reference` over common seeds; `items`: the difference by item.
 
-    With items for every common seed, interval and p cover both which seed and which items
-    (`crossed_mean_error`); without, they are the paired t-test's over seeds.
+    With items for every common seed, interval and p cover the choice of seeds and of items
+    (`crossed_mean_error`); without, they are those of the paired t-test over seeds.
     """
     common = [seed for seed in reference if seed in other]
     differences = [other[seed] - reference[seed] for seed in common]
@@ -213,8 +213,8 @@ def paired(
 def outlying_labels(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
     """Return labels whose values would squeeze all others on an axis; `sign`: 1 where high is bad.
 
-    They begin `REACH` times beyond the span of the others, which are two or more, and half or more
-    of all.
+    Their values lie more than `REACH` times the span of the others from the best value. The others
+    are at least two labels, and at least half of all.
     """
     ordered = []
     for label, figures in values.items():

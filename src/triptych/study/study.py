@@ -56,7 +56,7 @@ class Study:
 
     @property
     def record(self) -> SweepRecord:
-        """What the sweep recorded of itself; nothing for a report over several directories."""
+        """The sweep's `sweep.json`; an empty record for a report over several directories."""
         return SweepRecord() if self.prefix else self.sweeps[0].record
 
     @property
@@ -65,7 +65,7 @@ class Study:
 
     @property
     def prefix(self) -> str:
-        """The start of a joint report's file names, which replace no directory's own; else ""."""
+        """The prefix of a joint report's files, which must not replace a sweep's own; else ""."""
         return "joint_" if len(self.roots) > 1 else ""
 
     @property
@@ -77,25 +77,25 @@ class Study:
         if not isinstance(command, str):
             return shlex.join(command)
         try:
-            shlex.split(command)  # check that it can be split, as is done to add seeds
+            shlex.split(command)  # `next_step` splits it again
         except ValueError:
             return ""
         return command
 
     @property
     def expected(self) -> int:
-        """The number of runs, those to come included."""
+        """The number of runs, including those still to come."""
         return len(self.runs) + sum([sweep.missing for sweep in self.sweeps])
 
     @property
     def tuned(self) -> str:
-        """A description of what was tuned and what was chosen; "" where nothing was."""
+        """A description of the tuned keys and their chosen values; "" if nothing was tuned."""
         tunings = [sweep.record.tuning for sweep in self.sweeps if sweep.record.tuning.best]
         return " ".join(map(describe_tuning, tunings))
 
     @property
     def shared(self) -> str:
-        """Overrides of the last command that all runs have."""
+        """The overrides of the sweep's last command that all runs share."""
         varied = {axis.key for comparison in self.comparisons for axis in comparison.axes}
         typed = map(first_line, self.record.shared)
         return ", ".join(text for text in typed if text.lstrip("+").partition("=")[0] not in varied)
@@ -107,7 +107,7 @@ class Study:
 
     @property
     def damage(self) -> str:
-        """The problems with records of sweeps that cannot be read."""
+        """Why records of these sweeps cannot be read; "" if all can."""
         return "; ".join(filter(None, [sweep.damage for sweep in self.sweeps]))
 
     @property
@@ -149,7 +149,7 @@ class Study:
 
     @property
     def failure(self) -> str:
-        """The most frequent reason why runs failed, and of how many; "" where none failed."""
+        """The most frequent reason why runs failed, with its count; "" if none failed."""
         errors = [first_line(run.error) for run in self.runs if run.status == "failed"]
         if not errors:
             return ""
@@ -158,7 +158,7 @@ class Study:
 
     @property
     def sentences(self) -> list[str]:
-        """The sentences of the only comparison's verdict, or the headline of each of several."""
+        """The verdict's sentences if there is one comparison, else a headline for each of them."""
         answers = self._verdict_sentences()
         if self.verdicts and self.has_open_runs:
             answers[0] = f"So far: {answers[0]}"
@@ -203,7 +203,7 @@ class Study:
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
             return None
         if any(word.startswith("hparams_search=") for word in words):
-            return None  # a search is continued by its number of trials
+            return None  # to continue a search, raise its number of trials
         words = [word for word in words if word not in (RETRY, "force=true")]
         failed = self.counts["failed"]
         if failed and not self.has_open_runs:
@@ -237,7 +237,7 @@ class Study:
 
     @property
     def hues(self) -> dict[str, str]:
-        """The key of each cell's colour, by the label: its line in a grid, else the label."""
+        """{cell's label: key of its colour}, which is its line in a grid, or else the label."""
         hues: dict[str, str] = {}
         for comparison in self.comparisons:
             labels = sorted([cell.label for cell in comparison.all_cells], key=natural_key)
@@ -248,8 +248,8 @@ class Study:
 def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
     """Read the runs beneath `roots` and compare them.
 
-    `equal_within`: the difference below which settings are called the same, in the unit of what
-    decides.
+    `equal_within`: the difference below which settings are called the same, in the unit of the
+    deciding measure.
     """
     roots = tuple(map(Path, roots))
     sweeps = tuple(read_sweeps(roots))

@@ -84,7 +84,7 @@ class Drawing(Figure):
 
 
 def explain(ax: Axes, sentence: str) -> None:
-    """Add a sentence on something drawn to the figure's caption, once."""
+    """Add a sentence to the caption of the axes' figure, unless the caption has it already."""
     figure = ax.figure
     if isinstance(figure, Drawing) and sentence not in figure.sentences:
         figure.sentences.append(sentence)
@@ -107,7 +107,7 @@ def mark_beyond(ax: Axes, x: Iterable[float], y: Iterable[float], color: str) ->
 
 
 def new_axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
-    """Return a figure of `WIDTH` x `height` inches with one axes; margins are inches too."""
+    """Return a figure of `WIDTH` x `height` inches with one axes; margins are in inches too."""
     figure = Drawing(height)
     box = (left / WIDTH, 0.5 / height, (WIDTH - left - right) / WIDTH, (height - 0.62) / height)
     return figure, figure.add_axes(box)
@@ -141,7 +141,7 @@ def css_dash(label: str, colours: Mapping[str, str]) -> str:
 
 
 class LineFigure:
-    """Axes for a line a label, with a legend beside them in the order of the lines' last values."""
+    """A figure with a line per label, and a legend in the order of the lines' last values."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names = legend_names([*labels])
@@ -152,7 +152,7 @@ class LineFigure:
         self.figure, self.ax = new_axes(HEIGHT, 0.78, right + 0.55)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
-        """Draw a line, named in the legend; with `marker=True` with the label's own marker."""
+        """Draw a line and name it in the legend; `marker=True` gives it the label's own marker."""
         if how.get("marker") is True:
             how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
         how = {"linewidth": LINE_WIDTH, "linestyle": line_dash(label, self.colours)} | how
@@ -162,7 +162,7 @@ class LineFigure:
             self.ends[label] = finite[-1]
 
     def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
-        """Mark the values along x, and nothing else there."""
+        """Put ticks with these texts at these places of the x axis, and no others."""
         if log:
             self.ax.set_xscale("log")
         self.ax.set_xticks(places, texts)
@@ -206,7 +206,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return a figure as inline SVG, described by its label, with CSS colours and own ids."""
+    """Return a figure as inline SVG, described by its label, with CSS colours and unique ids."""
     out = io.StringIO()
     with figure_style():
         figure.savefig(out, format="svg", metadata={"Date": None})

@@ -49,7 +49,8 @@ from triptych.study.sweep_plan import (
 )
 
 _hooks: list["SweepHook"] = []  # the hook of the sweep that this process runs
-# {exit code of a sweep: statuses that all its runs may have}. The first match counts, else 1.
+# {exit code of a sweep: run statuses that it allows}. The first code that allows all runs' statuses
+# is used; if there is none, the code is 1.
 EXIT_CODES = {
     0: {"finished", "pruned"},
     Diverged.exit_code: {"finished", "pruned", "diverged"},
@@ -95,13 +96,13 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
-        warning = place = ""
+        warning = concurrency = ""
         with exit_on_hook_error("train"):
             with open_dict(config):
                 check_command(config)
                 name_directory(config, set_scale(config))
             check_launcher(config)
-            self._open(config)
+            self._read_directory(config)
             new = self.plan(self.jobs)
             self.facts = self._sweep_entries()
             if config.plan:
@@ -111,7 +112,7 @@ class SweepHook(Callback):
             if new or not self.cells:
                 jobs = self.jobs or probe_jobs(config)
                 warning = check_cells(config, jobs, self._has_begun())
-                place = set_runs_at_once(config, jobs)
+                concurrency = set_runs_at_once(config, jobs)
             if not rounds.is_adaptive(config):
                 self.reserve(new)
                 self.record(expected=self._count_expected_runs())
@@ -119,12 +120,15 @@ class SweepHook(Callback):
         if self.cells:
             size = f"{count_noun(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
-        log_line(None, place)
+        log_line(None, concurrency)
         log_line(None, warning)
         self._start_monitor()
 
-    def _open(self, config: DictConfig) -> None:
-        """Read the records of an earlier command in the directory, and list this one's runs."""
+    def _read_directory(self, config: DictConfig) -> None:
+        """Read the records that earlier commands left in the directory; list this command's runs.
+
+        UserError: a link in a file's place, two runs with one directory, or a changed tuning.
+        """
         self.config = config
         self.root = Path(config.hydra.sweep.dir)
         check_outside_of_records("hydra.sweep.dir", self.root, self.root)
@@ -135,14 +139,14 @@ class SweepHook(Callback):
         self.cells = list(map(self.cell_directory_name, self.jobs))  # a sweeper may add more later
         if len({*self.cells}) < len(self.cells):
             raise UserError(
-                "-m: two runs would have the same directory; list each value once, and one name"
+                "-m: two runs would have the same directory; list each value once and pass one name"
             )
         self.before = SweepRecord.read(self.root)
         Looks.read(self.root)  # raises if unreadable, as earlier looks limit later claims
         if not config.hydra.sweeper.get("tune"):
             check_tuning(config, self.root, self.before.tuning, {})
         self.reservation = Reservation(self.root)
-        self.kept = RecordBackup(self.root)
+        self.backup = RecordBackup(self.root)
         self.done = set[str]()
 
     def _has_begun(self) -> bool:
@@ -164,11 +168,11 @@ class SweepHook(Callback):
         return facts | claim_entries(self.config, self.jobs, self.before, any_result)
 
     def _start_monitor(self) -> None:
-        """Show the progress of runs, share the cores among them, and end them with this process."""
+        """Show the runs' progress, share the cores among them, and stop them with this process."""
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)
         at_once = self.config.hydra.launcher.get("n_jobs") or 1
-        # A negative n_jobs, by which joblib uses all cores, gives each run one thread.
+        # joblib uses all cores if n_jobs is negative: give each run one thread then.
         threads = max(1, self.config.cores // at_once)
         os.environ["TRIPTYCH_THREADS"] = str(threads)
         os.environ[processes.SWEEP] = str(os.getpid())
@@ -187,8 +191,8 @@ class SweepHook(Callback):
         others = self.reservation.others()
         self.reservation.release()
         with suppress(KeyboardInterrupt):  # a second Ctrl-C keeps the earlier report
-            if self.kept.untouched and not others and not uses_slurm(self.config):
-                self.kept.restore()
+            if self.backup.no_run_changed and not others and not uses_slurm(self.config):
+                self.backup.restore()
             elif (self.root / "report.html").exists():
                 try_write_report(self.root)
 
@@ -237,7 +241,7 @@ class SweepHook(Callback):
         self.record(expected=self._count_expected_runs() + n_later, **facts)
 
     def _count_expected_runs(self) -> int:
-        """Count the runs there, copies of a run as one, and the cells of all commands at work."""
+        """Count runs with a directory (copies once) and the other cells of all running commands."""
         names = {*self.cells}
         for _, others in self.reservation.others():
             names |= others.keys() - {STUDY}
@@ -255,7 +259,7 @@ class SweepHook(Callback):
         return RunDirectory(self.root / self.cell_directory_name(job))
 
     def next_look(self, facts: dict[str, Any]) -> int:
-        """Return the look that an earlier start reached; 1 without one, or if its rules differ."""
+        """Return the number of the look that an earlier command with equal rules reached, or 1."""
         until = self.before.until
         rule = (facts["looks"], facts["equal_within"])
         if until is None or (until.looks, until.equal_within) != rule:
@@ -264,13 +268,13 @@ class SweepHook(Callback):
 
     @property
     def reported(self) -> bool:
-        """Whether a command without looks has run here: its report could spend the whole 5%."""
+        """Whether a command without planned looks ran here; its report could use the whole 5%."""
         if self.before.until is None:
             return bool(self.before.record)
         return self.before.until.reported
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
-        """Return whether every one of these jobs' runs has finished or diverged."""
+        """Return whether the runs of all these jobs have finished or diverged."""
         ends = {self.run_of(job).status for job in jobs}
         return ends <= {"finished", "diverged"}
 
@@ -285,7 +289,7 @@ class SweepHook(Callback):
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
-        """Print that a SLURM job ended without a result (e.g. scancel); return the run's metric."""
+        """Report a SLURM job that ended without a result (as by scancel); return its metric."""
         run = self.run_of(overrides)
         if run.status not in ENDED:
             message = (

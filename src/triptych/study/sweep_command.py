@@ -16,7 +16,10 @@ from triptych.study import rounds
 
 
 def check_command(config: DictConfig) -> None:
-    """Refuse what concerns a sweep as a whole; UserError."""
+    """Check the settings of a sweep as a whole: launch, directory, keys, tuning and search.
+
+    UserError: one of them cannot be used.
+    """
     if processes.launch_id():
         raise UserError(
             "-m: a sweep starts its processes itself; use trainer=ddp without torchrun or srun"
@@ -48,7 +51,7 @@ def _check_tuning_overrides(config: DictConfig) -> None:
     typed_and_tuned = typed & {*config.hydra.sweeper.tune, "test"}
     if typed_and_tuned:
         raise UserError(
-            f"{min(typed_and_tuned)}: this sweep tunes it; leave it out, or add "
+            f"{min(typed_and_tuned)}: this sweep's tuning sets it; leave it out, or add "
             "hydra.sweeper.tune=null"
         )
 
@@ -56,7 +59,7 @@ def _check_tuning_overrides(config: DictConfig) -> None:
 def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
     """Set the sweep's directory, and the keys that the names of its cells leave out.
 
-    Both are appended to the typed overrides, because every launcher passes those to its jobs.
+    Both are appended to the typed overrides, because every launcher passes overrides to its jobs.
     """
     typed = config.hydra.overrides.hydra
     if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
@@ -64,7 +67,7 @@ def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
     root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
     config.hydra.sweep.dir = str(root)
     # Overrides that all cells share are in the sweep's name, so the cells' names leave them out.
-    # A key that had several values in an earlier command stays.
+    # A key that had several values in an earlier command stays in the cells' names.
     shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
     naming = config.hydra.job.config.override_dirname
     naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]

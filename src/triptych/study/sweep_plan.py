@@ -1,7 +1,7 @@
-"""Plan, check and reserve what a command will do in each cell of a sweep before it writes.
+"""Plan, check and reserve the cells of a sweep before a command writes to them.
 
-Commands share a sweep's directory as long as none wants another run in a cell than is there, or
-than one at work there has reserved. A reservation ends with its process, however that ends.
+Commands may share a sweep's directory unless two of them want different settings in one cell. A
+reservation ends when its process ends, even if the process is killed.
 """
 
 import secrets
@@ -42,7 +42,7 @@ Others = Sequence[tuple[str, Cells]]
 
 
 def check_own_files(root: Path) -> None:
-    """Refuse a link, a directory in a file's place, or a run, where this sweep will write."""
+    """Raise UserError if the sweep would write in a run, over a link, or over a directory."""
     if holds_run_records(root):
         raise UserError(f"hydra.sweep.dir={root}: a run's directory; choose another place")
     for path in map(root.joinpath, (COMMANDS, *FILES)):
@@ -53,7 +53,7 @@ def check_own_files(root: Path) -> None:
 
 
 class RecordBackup:
-    """The records of a sweep before a command, to be restored if it starts no run."""
+    """A copy of a sweep's records before a command, restored if the command starts no run."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -63,12 +63,12 @@ class RecordBackup:
         }
 
     @property
-    def untouched(self) -> bool:
-        """Whether no run has been started or moved aside since."""
+    def no_run_changed(self) -> bool:
+        """Whether no run has been started or moved aside since the backup."""
         return _directory_times(self.root) == self.directories
 
     def restore(self) -> None:
-        """Put the records back that were written since."""
+        """Write the saved records back, and remove those that did not exist before."""
         for path, content in self.contents.items():
             if content is None:
                 path.unlink(missing_ok=True)
@@ -83,12 +83,12 @@ def _read_if_present(path: Path) -> bytes | None:
 
 
 def _directory_times(root: Path) -> dict[str, int]:
-    """Return when each of a sweep's directories has changed."""
+    """Return the modification time of each directory in a sweep, by its name."""
     return {path.name: path.stat().st_mtime_ns for path in root.glob("[!.]*") if path.is_dir()}
 
 
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
-    """Plan the cells whose directories already hold a run; the others simply start."""
+    """Plan the cells whose directories already hold a run; other cells need no plan."""
     plans = {}
     for name, job in cells.items():
         run = RunDirectory(root / name)
@@ -114,9 +114,10 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
 def check_other_commands(
     config: DictConfig, root: Path, cells: Cells, other_processes: Others
 ) -> None:
-    """Refuse cells that another command will run with other settings, or that would be moved aside.
+    """Raise an error if another running command has one of these cells and they conflict.
 
-    ``other_processes``: processes with their cells. UserError, or Busy where it is enough to wait.
+    ``other_processes``: (process, its cells) of each such command. UserError: it runs a cell with
+    other settings. Busy: this command must wait, as with force or in a search.
     """
     for process, theirs in other_processes:
         shared = cells.keys() & theirs.keys()
@@ -141,9 +142,10 @@ def _override_values(job: Sequence[str]) -> dict[str, str]:
 def refuse_differences(
     root: Path, differing: Sequence[Changes], problem: str, fix: str = FIX
 ) -> None:
-    """Raise UserError, for the whole sweep, if there are differences in any of its cells.
+    """Raise one UserError for the whole sweep if any cell has different settings.
 
-    ``problem`` has {} for their number.
+    ``differing``: the differences of each cell. ``problem``: a text with {} for the number of
+    cells that have any.
     """
     refused = [changes for changes in differing if changes]
     if refused:
@@ -152,9 +154,10 @@ def refuse_differences(
 
 
 def check_tuning(config: DictConfig, root: Path, earlier: Tuning, planned: Entries) -> None:
-    """Refuse to tune otherwise than a choice was made before: its runs would leave the report.
+    """Raise UserError if the sweep was tuned before with other settings.
 
-    ``planned``: as ``Tuning.plan_entries``; {} for a sweep that does not tune.
+    Its earlier runs would disappear from the report. ``planned``: this command's
+    ``Tuning.plan_entries``; {} if it does not tune.
     """
     if earlier.best and not config.force:
         changes = differences(earlier.plan_entries(list(earlier.best)), dict(planned))
@@ -162,7 +165,7 @@ def check_tuning(config: DictConfig, root: Path, earlier: Tuning, planned: Entri
 
 
 class Reservation:
-    """The cells that this command will run, for others to read while its process lives."""
+    """The cells that this command will run; other commands read them while its process lives."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -180,7 +183,7 @@ class Reservation:
         return others
 
     def reserve(self, config: DictConfig, cells: Cells) -> None:
-        """Reserve these cells beside ``self.cells``; errors as of ``check_other_commands``."""
+        """Reserve these cells in addition to ``self.cells``; raise as ``check_other_commands``."""
         with RunDirectory(self.root).lock(PATIENCE):
             check_other_commands(config, self.root, cells, self.others())
             if not self.command.path.exists():

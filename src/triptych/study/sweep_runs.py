@@ -25,7 +25,7 @@ from triptych.study.groups import group_runs, is_trial, tuning_stages
 class SweepRuns:
     """The runs in a sweep's directory, and the records that the sweep wrote.
 
-    `damage`: why a record cannot be read, or "". Without it the number of runs still to come is
+    `damage`: why a record cannot be read, or "". If one cannot, the number of runs still to come is
     unknown.
     """
 
@@ -50,7 +50,7 @@ class SweepRuns:
 
     @cached_property
     def missing(self) -> int:
-        """The number of expected runs that have no directory; a copy replaces no missing run."""
+        """The number of expected runs without a directory; copies of a run count as one run."""
         known = [run for run in self.runs if run.digests.get("config.yaml")]
         copied = len(known) - len({(run.digests["config.yaml"], run.started) for run in known})
         return max(self.record.expected - len(self.runs) + copied, 0)

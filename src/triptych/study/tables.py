@@ -50,7 +50,7 @@ TERMS = (
 )
 GAP = Column("gap", "gap to entropy")
 # Other metrics of test items. They never replace the bound.
-BESIDE = (
+OTHER_ITEM_METRICS = (
     Column("iw", "importance-weighted", rank=5),
     Column("ode", "by the ODE, its own items", rank=6),
     Column("ode_bound", "bound of those items", rank=7),
@@ -91,7 +91,7 @@ class TableRow:
 
 
 def estimate_entries(figures: Sequence[Estimate]) -> list[Entry]:
-    """Return a column's entries: means over seeds with standard errors, of equal decimals."""
+    """Return a column's entries: means over seeds with standard errors, with equal decimals."""
     decimals = common_decimals(figure.stderr for figure in figures)
     return [Entry(plus_minus(figure, decimals), figure.mean, figure.stderr) for figure in figures]
 
@@ -106,12 +106,12 @@ def table_columns(comparison: Comparison) -> list[Column]:
     if len(comparison.all_cells) > 1:
         columns.append(VERDICT)
     columns += [column for column in TERMS if _differs(comparison, column)]
-    others = [GAP, *BESIDE, *metric_columns(comparison)]
+    others = [GAP, *OTHER_ITEM_METRICS, *metric_columns(comparison)]
     return columns + [column for column in others if _has_figures(comparison, column)]
 
 
 def _measure_columns(table: MeasureTable) -> list[Column]:
-    """Return one column for each value of a metric's swept key, or the bound's."""
+    """Return a column for each value of a measure's swept key; one column if it has no key."""
     name = table.metric.name or "bound"
     if not table.key:
         return [Column(name, table.metric.label, table.metric.title)]
@@ -201,7 +201,7 @@ def _figure_entries(comparison: Comparison) -> dict[str, list[Entry]]:
 def _column_entries(cells: Sequence[Cell], column: Column) -> list[Entry]:
     """Return a column's entries; a cell's number of seeds is added if some lack the value."""
     figures = [cell.spread(column.key) for cell in cells]
-    if column in TERMS or column in BESIDE:
+    if column in TERMS or column in OTHER_ITEM_METRICS:
         return [Entry(format_number(f.mean), f.mean, f.stderr) for f in figures]
     entries = estimate_entries(figures)
     for place, (cell, figure) in enumerate(zip(cells, figures, strict=True)):
@@ -214,9 +214,9 @@ def _column_entries(cells: Sequence[Cell], column: Column) -> list[Entry]:
 def difference_entries(
     comparison: Comparison, reference_index: int, cell_index: int, decimals: int = 0
 ) -> tuple[dict[str, Entry], str]:
-    """Return a cell's entries for its difference to a reference and the corrected p, and a verdict.
+    """Return a cell's entries (its difference to a reference cell, corrected p), and its verdict.
 
-    `reference_index`, `cell_index`: indices of cells. `decimals`: at least so many.
+    `reference_index`, `cell_index`: indices of cells. `decimals`: the minimum.
     """
     if len(comparison.cells) == 1:
         return {}, ""
@@ -317,7 +317,7 @@ def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
 
 
 def _seeds_text(cell: Cell) -> str:
-    """Return the number of seeds with a result, and the fate of the others: "3 (1 diverged)"."""
+    """Return the number of seeds with a result, and the status of others: "3 (1 diverged)"."""
     others = [run for run in cell.others if run.status != "diverged" or run.seed not in cell.runs]
     tally = Counter(map(_run_outcome, others))
     if not tally:

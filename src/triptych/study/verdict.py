@@ -89,7 +89,7 @@ def describe_verdict(comparison: Comparison) -> Verdict:
     return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), weakness.of_all)
 
 
-def _verdict_sentences(comparison: Comparison, any_untrained: bool) -> list[str]:
+def _verdict_sentences(comparison: Comparison, all_untrained: bool) -> list[str]:
     if comparison.is_unmeasured:
         return [
             "These settings share one model and its bound; to compare their samples, set "
@@ -101,11 +101,11 @@ def _verdict_sentences(comparison: Comparison, any_untrained: bool) -> list[str]
         return [ranking(comparison, comparison.deciding)]
     if len(comparison.cells) == 1:
         return _single_setting(comparison)
-    return [*_rank_by_bound(comparison, any_untrained), _neglected_bound_sentence(comparison)]
+    return [*_rank_by_bound(comparison, all_untrained), _neglected_bound_sentence(comparison)]
 
 
 def _neglected_bound_sentence(comparison: Comparison) -> str:
-    """Say that the bound judges some settings by what they hardly train; "" of none."""
+    """Warn of settings whose loss hardly trains what the bound judges; "" if there are none."""
     labels = neglecting_settings(comparison)
     if not labels:
         return ""
@@ -210,7 +210,7 @@ class Relations:
         return relations
 
 
-def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
+def _rank_by_bound(comparison: Comparison, all_untrained: bool) -> list[str]:
     """State which setting has the lowest bound, and how the others relate to it."""
     best = comparison.cells[0]
     sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
@@ -233,7 +233,7 @@ def _rank_by_bound(comparison: Comparison, any_untrained: bool) -> list[str]:
     if comparison.rule.interim:
         return [*sentences, "Runs are still to come: nothing is settled before they end."]
     not_settled = f"Not settled against {_names_or_count(relations.open)}"
-    if any_untrained or comparison.rule.looks > 1:
+    if all_untrained or comparison.rule.looks > 1:
         return [*sentences, f"{not_settled}."]
     return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
 
@@ -256,7 +256,7 @@ def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
 
 
 def _range_text(seeds: SeedRange) -> str:
-    """Return "6 to 31 seeds per setting"; numbers that nobody would train are not given."""
+    """Return "6 to 31 seeds per setting"; numbers that are too large to train are left out."""
     if seeds.low > MAX_SEEDS:
         return f"more than {MAX_SEEDS} seeds per setting"
     if seeds.high > MOST:
@@ -286,7 +286,7 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
 
 
 def _floor_text(comparison: Comparison, table: MeasureTable) -> list[str]:
-    """Say that open settings are in the range of true data, where seeds are no answer."""
+    """Advise more samples, not seeds, for undecided settings that are as near as true data."""
     last = len(table.values) - 1
     best = table.ranked_labels(last)[0]
     open_labels = Relations.read(comparison, table, last).open
@@ -306,7 +306,8 @@ def _floor_text(comparison: Comparison, table: MeasureTable) -> list[str]:
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
     """Return whether a metric is no better than that of pure noise, up to rounding.
 
-    Samples that are as good as true data are not: the metric does not tell noise from data there.
+    False for samples that are as good as true data: there the metric cannot separate noise from
+    data.
     """
     if table.is_as_good_as_data(figure.mean):
         return False
@@ -342,7 +343,7 @@ def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int)
 
 
 def _names_or_count(labels: Collection[str], noun: str = "setting") -> str:
-    """Name settings, or count them where they are many: "6 settings"."""
+    """Name up to `NAMED` settings, or count more of them: "6 settings"."""
     if len(labels) <= NAMED:
         return join_names(labels)
     return count_noun(len(labels), noun)

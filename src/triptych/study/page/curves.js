@@ -1,4 +1,4 @@
-// Curves of all runs over each other, and any two settings beside each other. What is chosen stands in the address.
+// Draw the curves of all runs in one chart, and compare any two settings. The address keeps the reader's choices.
 
 class Overlay {
   constructor() {
@@ -23,7 +23,7 @@ class Overlay {
     const part = element("section", {class: "panel"}, element("h3", {}, "Curves of all runs"), element("p", {class: "how"},
       "Choose two settings to see them side by side. Filters of the table of runs apply here too."), this.bar, this.place);
     document.querySelector("h2.runs").before(part);
-    // thousands of lines are drawn once they come near
+    // Draw thousands of lines only when the reader scrolls near them.
     this.near = data.runs.length <= MANY;
     if (!this.near) new IntersectionObserver(([one], watch) => {
       if (one.isIntersecting) { this.near = true; watch.disconnect(); this.show(); }
@@ -48,27 +48,27 @@ class Overlay {
           lines.push({x: timed ? curve.seconds : curve.x, y: smoothed(curve.y, weight), ink: inkOf(run), dash: dashOf(run),
             run: run.mark, far: run.far, label: run.name, unit: curve.unit, every: curve.every, cell: run.cell});
       }
-    // of an axis of its own, as of noise levels, there is nothing to choose
+    // A curve with its own axis, such as noise levels, has no choice of steps or seconds.
     this.along.hidden = !runs.some(run => run.curves.some(curve => curve.name === name && curve.seconds?.length));
     const title = [name, lines[0]?.unit].filter(Boolean).join(", ");
     const log = {x: state.get("c.logx"), y: state.get("c.logy") || data.runs.some(run => run.curves.some(c => c.name === name && c.log))};
-    const thinned = thinning(lines), legend = new Map(lines.map(line => [line.cell, line]));
+    const thinned = thinningNote(lines), legend = new Map(lines.map(line => [line.cell, line]));
     this.place.replaceChildren(element("div", {class: "plots", "data-figure": `${name} of all runs`},
       lines.length ? chart(lines, title, of, log) : "No run that is shown has this curve."),
       ...(thinned ? [element("p", {class: "how"}, thinned)] : []), element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, line]) =>
-        [sampleOf(line), cell + " "])), ...(pair.length === 2 ? beside(...pair) : []));
+        [sampleOf(line), cell + " "])), ...(pair.length === 2 ? comparePair(...pair) : []));
   }
 }
 
-// A short piece of a line, for a legend.
+// Return a short piece of a line, for a legend.
 function sampleOf({ink, dash}) {
-  const piece = drawn("svg", {viewBox: "0 0 26 8", class: "piece", "aria-hidden": "true"});
+  const piece = svgElement("svg", {viewBox: "0 0 26 8", class: "piece", "aria-hidden": "true"});
   piece.append(stroke("M1 4H25", ink, dash));
   return piece;
 }
 
-// Two settings: the tested difference, and what differs in their configuration.
-function beside(...pair) {
+// Return the tested difference of two settings, and a table of what differs in their configurations.
+function comparePair(...pair) {
   const known = pair.map(key => {
     const [i, label] = [Number(key.slice(0, key.indexOf(":"))), key.slice(key.indexOf(":") + 1)];
     return [i, data.sections[i]?.cells.findIndex(cell => cell.label === label) ?? -1];
@@ -85,7 +85,7 @@ function beside(...pair) {
   return parts;
 }
 
-// A moving average whose past weighs `weight` times as much a step before.
+// Return the exponential moving average of values, in which each step back multiplies the weight by `weight`.
 function smoothed(values, weight) {
   let sum = 0, total = 0;
   return values.map(value => { sum = weight * sum + value; total = weight * total + 1; return sum / total; });

@@ -1,4 +1,4 @@
-// A run's own page within the page, and the summary of a run under the pointer.
+// Show a run's own page within the report, and a summary of the run under the pointer.
 
 const byMark = new Map(data.runs.map(run => [run.mark, run]));
 const byName = new Map(data.runs.map(run => [run.name, run]));
@@ -14,11 +14,11 @@ function tableOf(title, head, rows, left = [0]) {
   return element("section", {class: "panel"}, element("div", {class: "table"}, table));
 }
 
-// Colour and dash of each setting, as in the figures.
-const looks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset]));
-const lookOf = run => looks.get(`${run.section}:${run.cell}`);
-const inkOf = run => lookOf(run)?.colour ?? "var(--accent, #0072b2)";
-const dashOf = run => lookOf(run)?.dash ?? "none";
+// {section:cell: its colour and dash}, as in the figures.
+const styles = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset]));
+const styleOf = run => styles.get(`${run.section}:${run.cell}`);
+const inkOf = run => styleOf(run)?.colour ?? "var(--accent, #0072b2)";
+const dashOf = run => styleOf(run)?.dash ?? "none";
 
 const figureOf = (title, how, svg) => element("div", {}, element("h4", {}, title), how ? element("p", {class: "how"}, how) : null, svg);
 
@@ -42,7 +42,7 @@ function runPage(run) {
     const plots = element("div", {class: "plots"});
     for (const curve of run.curves) {
       const title = [curve.name, curve.unit].filter(Boolean).join(", ");
-      plots.append(figureOf(title, thinning([curve]),
+      plots.append(figureOf(title, thinningNote([curve]),
         chart([{...curve, ink: inkOf(run)}], title, curve.of, {y: curve.log})));
     }
     page.append(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
@@ -52,8 +52,8 @@ function runPage(run) {
   return page;
 }
 
-// What is left out of curves that are drawn together.
-function thinning(curves) {
+// Return a sentence on the recorded values that these curves leave out, or "".
+function thinningNote(curves) {
   const all = curves.map(curve => curve.every), least = Math.min(...all.filter(every => every > 1)), most = Math.max(...all);
   if (most <= 1) return "";
   const which = least < most ? `${ordinal(least)} to ${ordinal(most)}` : ordinal(most);
@@ -62,7 +62,7 @@ function thinning(curves) {
 
 const ordinal = n => n + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th");
 
-// Shown instead of the report while the address names a run.
+// Show a run's page instead of the report while the address names a run.
 function route() {
   const run = byName.get(state.get("run")), report = document.querySelector("main"), old = document.querySelector("article.run");
   const title = document.body.dataset.title ??= document.title;

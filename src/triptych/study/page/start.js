@@ -1,4 +1,4 @@
-// The page as it stands in HTML, made workable. Without this script all of it can still be read.
+// Make the HTML page interactive. Without this script the whole page can still be read.
 
 for (const cell of document.querySelectorAll("td[data-seeds]")) {
   const [section, item] = cell.dataset.seeds.split(":"), runs = data.sections[section].cells[item].runs.map(i => data.runs[i]);
@@ -6,7 +6,7 @@ for (const cell of document.querySelectorAll("td[data-seeds]")) {
   const link = run => { const made = linkTo(run); made.textContent = run.own.seed ?? "run"; made.title = ""; return made; };
   if (runs.length <= 12) cell.append(element("small", {}, ...runs.flatMap((run, i) => [i ? " " : "", link(run)])));
 }
-// a thin line is hard to point at: a broad one that is not seen lies over it
+// Thin lines are hard to point at, so lay a broad transparent line over each.
 for (const line of document.querySelectorAll("svg g[data-run] > path")) {
   const broad = line.cloneNode();
   broad.setAttribute("class", "reach");
@@ -22,11 +22,11 @@ function addCopies(part) {
     code.after(" ", element("span", {class: "exports"}, copy));
   }
 }
-// runs that a filter leaves out are faint in every figure
+// In every figure, fade the runs that a table's filter leaves out.
 const left = new Set();
 function dim() {
   left.clear();
-  for (const table of tables) if (table.kept) for (const run of table.out()) left.add(run);
+  for (const table of tables) if (table.kept) for (const run of table.excludedRuns()) left.add(run);
   for (const part of document.querySelectorAll("main svg [data-run]")) part.classList.toggle("out", left.has(byMark.get(part.dataset.run)));
   overlay.show();
 }
@@ -48,7 +48,7 @@ function restore() {
 }
 addEventListener("hashchange", restore);
 restore();
-// while runs go on, the page that has been written by then; not under the hands of who is choosing
+// While runs go on, reload the page to show the newest report, but not while the reader uses a control.
 if (data.running) setInterval(() => {
   if (!document.activeElement?.matches("input, select")) location.reload();
 }, 30_000);

@@ -1,4 +1,4 @@
-// Tables one can work in: sort and filter. Of long ones the first rows stand in the page, the others on request.
+// Make tables sortable and filterable. Of a long table only the first rows are shown, and all on request.
 
 class Worktable {
   constructor(table) {
@@ -16,7 +16,7 @@ class Worktable {
   get(what) { return state.get(`${this.name}.${what}`); }
   set(what, value) { state.set(`${this.name}.${what}`, value); this.show(); dim(); }
 
-  // what a row is of, by the number that the page gave it
+  // Return the run or cell of a row, by the number that the page gave the row.
   item(row) { return this.items?.[row.dataset.item]; }
   place(key) { return [...this.head.cells].findIndex(cell => cell.dataset.key === key); }
 
@@ -49,9 +49,9 @@ class Worktable {
     if (this.items || this.rows.length > MANY) this.table.closest(".table").before(bar);
   }
 
-  // Everything that was chosen, shown; figures follow by `dim`.
+  // Show the rows by the chosen filter and order; `dim` updates the figures.
   show() {
-    const [test, unknown] = wanted(this.get("filter"), this);
+    const [test, unknown] = parseFilter(this.get("filter"), this);
     this.kept = this.sorted(this.rows.filter(test));
     const shown = this.all ? this.kept : this.kept.slice(0, MANY);
     for (const row of shown) {
@@ -66,8 +66,8 @@ class Worktable {
       : this.kept.length < this.rows.length ? `${this.kept.length} of ${this.rows.length} rows` : "";
   }
 
-  // the runs of rows that a filter leaves out
-  out() {
+  // Return the runs of all rows that the filter leaves out.
+  excludedRuns() {
     const kept = new Set(this.kept), left = this.items ? this.rows.filter(row => !kept.has(row)).map(row => this.item(row)) : [];
     return this.section ? left.flatMap(cell => cell.runs.map(i => data.runs[i])) : left;
   }
@@ -82,24 +82,24 @@ class Worktable {
     for (const cell of this.head.cells) cell.removeAttribute("aria-sort");
     if (i < 0) return rows;
     this.head.cells[i].setAttribute("aria-sort", up ? "ascending" : "descending");
-    // numbers before words, and what is not known last, either way up
+    // In both directions, numbers come before texts, and unknown values last.
     const rank = value => value === null ? 2 : typeof value === "number" ? 0 : 1;
     return rows.map(row => [this.value(row, i), row]).sort(([a], [b]) =>
-      rank(a) - rank(b) || (a === null ? 0 : (up ? 1 : -1) * inOrder(a, b))).map(([, row]) => row);
+      rank(a) - rank(b) || (a === null ? 0 : (up ? 1 : -1) * compareValues(a, b))).map(([, row]) => row);
   }
 }
 
-// Whether a row matches, and the keys that nothing has: by each word of a text that it shows, and by each
-// key=value of its settings, or of its columns.
-function wanted(text, table) {
+// Parse a filter's text into a test of a row, and a list of keys that no column or setting has.
+// A row passes if it shows every word, and if its settings or columns satisfy every key=value.
+function parseFilter(text, table) {
   const unknown = [];
   const terms = [...text.matchAll(/([\w./@-]+)(!=|<=|>=|=|<|>)("(?:[^"\\]|\\.)*"|\S*)|\S+/g)].map(([word, key, sign, value]) => {
     const shown = row => row.textContent.toLowerCase().includes(word.toLowerCase());
     if (key === undefined) return shown;
     const plain = value.startsWith('"') ? unquoted(value) : value;
     const known = data.keys.includes(key) ? [key] : data.keys.filter(other => other.endsWith("." + key));
-    if (known.length) return row => known.some(one => holds(table.item(row)?.own[one] ?? "none", sign, plain));
-    if (table.place(key) >= 0) return row => holds(String(table.value(row, table.place(key)) ?? ""), sign, plain);
+    if (known.length) return row => known.some(one => satisfies(table.item(row)?.own[one] ?? "none", sign, plain));
+    if (table.place(key) >= 0) return row => satisfies(String(table.value(row, table.place(key)) ?? ""), sign, plain);
     if (!table.rows.some(shown)) unknown.push(key);
     return shown;
   });
@@ -112,9 +112,9 @@ function unquoted(text) {
 
 const COMPARED = {"<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b};
 
-// of a row of several runs, whether one of its values does
-function holds(own, sign, value) {
-  if (sign === "!=") return !holds(own, "=", value);
+// Return whether a value satisfies the comparison; for a row of several runs, whether any of its values does.
+function satisfies(own, sign, value) {
+  if (sign === "!=") return !satisfies(own, "=", value);
   return [own, ...own.split(", ")].some(one => numeric(one) && numeric(value)
     ? (COMPARED[sign] ?? ((a, b) => a === b))(Number(one), Number(value)) : sign === "=" && one === value);
 }

@@ -1,7 +1,7 @@
 """Published claims and the contrasts that decide them; docs/papers.md says what can be claimed.
 
-A contrast is a number that is to lie in a range. Where other axes vary, a claim is made at each of
-their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
+A contrast is a number that is to lie in a range. If other axes vary, a claim must hold at each of
+their values, unless ``at`` names one. Commands import this module without numpy or torch.
 """
 
 import itertools
@@ -46,7 +46,7 @@ TOLERANCES = ("by", "by_factor", "within", "within_factor", "beyond")
 
 
 class MetricPoint(NamedTuple):
-    """One figure: a metric of one setting, a value for every axis."""
+    """One figure of a claim: a metric at one setting, which has a value for every axis."""
 
     metric: str
     setting: tuple[tuple[str, str], ...]
@@ -54,10 +54,10 @@ class MetricPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Contrast:
-    """A figure, the difference of two, or with ``ratio`` the logarithm of their ratio, in a range.
+    """A number that a claim puts between ``low`` and ``high``.
 
-    With ``diverges`` it is the share of seeds that diverge, or are above ``beyond`` times all
-    ``others``.
+    It is one figure, the difference of two, or with ``ratio`` the logarithm of their ratio. With
+    ``diverges`` it is the share of seeds that diverge or exceed ``beyond`` times all ``others``.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Contrast:
 
     @property
     def is_pair(self) -> bool:
-        """Two figures are compared, not one with a number."""
+        """Whether two figures are compared, not one figure with a number."""
         return len(self.compared) > 1
 
     @property
@@ -85,20 +85,20 @@ class Contrast:
 
     @property
     def is_tie(self) -> bool:
-        """Two figures are to be the same."""
+        """Whether two figures are claimed to be the same."""
         return self.is_pair and math.isfinite(self.low) and self.low == -self.high
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, the figures that it gives, and the contrasts that decide it.
+    """A statement of a paper, the figures that it published, and the contrasts that decide it.
 
-    ``rule``: how it is decided. ``note``: what is to be known of the verdict. ``metric``: "" where
-    metrics are compared. ``kind``: identity, exact or trained; "" in an earlier record. ``source``:
-    "table 2". ``untestable``: why this scale cannot decide it, "" if it can. ``counts_as``: "could
-    fail", "nearly forced" or "control"; ``reason``: why. ``contradicted_by``: the outcome that
-    would contradict it. ``control``: what was planted and caught. ``relabelled``: the date of a
-    label that came after a result, and why.
+    ``rule``: how it is decided. ``note``: a remark on the verdict. ``metric``: "" where metrics are
+    compared. ``kind``: identity, exact or trained; "" in an earlier record. ``source``: "table 2".
+    ``untestable``: why this scale cannot decide it, "" if it can. ``counts_as``: "could fail",
+    "nearly forced" or "control"; ``reason``: why. ``contradicted_by``: the outcome that would
+    contradict it. ``control``: a planted error that the same test caught. ``relabelled``: when and
+    why its label was changed after a result.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Claim:
 def read_claim(name: str, node: Node, axes: Axes) -> Claim:
     """Return the claim of a node ``paper.claims.NAME``; UserError: it cannot be decided.
 
-    What it counts as, and whether its scale can decide it, depends on the file's other claims.
+    The fields that depend on the file's other claims are set later, see ``claim_labels``.
     """
     path = f"paper.claims.{name}"
     statistic = _read_statistic(path, node)
@@ -192,7 +192,7 @@ def _compared_axis(path: str, node: Node, axes: Axes) -> str:
 
 
 class ContrastBuilder:
-    """Build the contrasts of a claim from its node and the sweep's axes; a method a statistic."""
+    """A builder of a claim's contrasts from its node and the sweep's axes, by statistic."""
 
     def __init__(self, path: str, node: Node, axes: Axes, statistic: str):
         self.path, self.node, self.axes, self.statistic = path, node, axes, statistic
@@ -240,7 +240,7 @@ class ContrastBuilder:
             yield from self._contrasts([setting], others, low=0.5, diverges=True, beyond=beyond)
 
     def _tolerance(self, key: str) -> tuple[float, bool]:
-        """Return the tolerance of a difference, or that of a ratio's logarithm, and which it is."""
+        """Return a claim's tolerance, and whether it is on a ratio's logarithm."""
         factor = f"{key}_factor"
         if factor in self.node:
             return math.log(self.node[factor]), True
@@ -255,7 +255,7 @@ class ContrastBuilder:
     ) -> Iterator[Contrast]:
         """Yield the contrast of one or two settings at each value of the axes that are left open.
 
-        ``fields``: its other fields.
+        ``fields``: further fields of the contrast.
         """
         sign = " / " if ratio else " − "
         compared = sign.join(value_name(self.axis, text) for text in settings)
@@ -284,7 +284,7 @@ class ContrastBuilder:
         return tuple(points)
 
     def _settings(self, entry: Any) -> list[str]:
-        """Return values of the compared axis, of a list or alone, as the sweep types them."""
+        """Return one or several values of the compared axis as the sweep types them."""
         if not isinstance(entry, list):
             entry = [entry]
         return [self._format_axis_value(self.statistic, self.axis, value) for value in entry]
@@ -308,7 +308,7 @@ class ContrastBuilder:
 
 
 def _source_text(kind: str, number: str) -> str:
-    """ "table 2", "table A1", and by its name alone "abstract"."""
+    """Name a claim's source: "table 2", "table A1", or just "abstract" if that is its name."""
     if number[:3].isalpha():
         return number
     return f"{kind} {number}"

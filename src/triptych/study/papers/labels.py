@@ -1,20 +1,20 @@
-"""What a claim's verdict counts as, and which claims a small scale cannot decide.
+"""Label claims: what a verdict on them counts as, and whether a small scale can decide them.
 
-Both follow from the paper's file before any run, by rules that are the same for every paper.
+Both labels follow from the paper's file before any run, by the same rules for every paper.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 Node = Mapping[str, Any]  # a node of a paper's file, as plain values
-# Words of a claim, most of which say what its verdict is worth; none affects what is measured.
+# Keys of a claim that hold texts, mostly on what its verdict is worth; none affects a measurement.
 LABELS = ("says", "note", "contradicted_by", "control", "reason", "relabelled")
 COULD_FAIL, NEARLY_FORCED, CONTROL = COUNTS = ("could fail", "nearly forced", "control")
 TIE = (
     "networks trained apart for few steps differ in how far they are trained, so a tie at "
     "convergence cannot be tested"
 )
-# Axes along which one trained network is used in several ways.
+# Axes whose values share one trained network and differ only in how it is used.
 OF_ONE_NETWORK = ("sampler", "guidance", "threshold", "evaluations", "metric")
 
 
@@ -32,7 +32,7 @@ def claim_labels(claims: Node, scale: str) -> dict[str, dict[str, Any]]:
 def counts_as(claim: Node) -> str:
     """Return what a verdict on a claim counts as: one of ``COUNTS``.
 
-    It could fail only if the file says what would contradict it, and which control was caught.
+    It counts as "could fail" only if the file states what would contradict it, and its control.
     """
     if claim.get("kind") == "identity" or claim.get("counts_as") == CONTROL:
         return CONTROL
@@ -43,10 +43,10 @@ def counts_as(claim: Node) -> str:
 
 
 def untestable_reasons(claims: Node, scale: str) -> dict[str, str]:
-    """Return why a scale cannot decide a claim, by its name; of no claim at the paper's scale.
+    """Return {claim: why this scale cannot decide it}; {} at the paper's scale.
 
-    Either its file says so; or it is a tie of networks that are trained apart; or it compares the
-    same networks as a claim that is undecidable, one of them by bits and the other by samples.
+    Either the file states the reason, or the claim is a tie of networks that are trained apart, or
+    it compares the networks of a claim with a stated reason, one by bits, the other by samples.
     """
     if scale != "small":
         return {}
@@ -62,7 +62,7 @@ def untestable_reasons(claims: Node, scale: str) -> dict[str, str]:
 
 
 def _judge_the_same_networks(claim: Node, other: Node) -> bool:
-    """Return whether one claim is of the bits, the other of the samples of the same networks."""
+    """Return whether two claims judge the same networks, one by bits, the other by samples."""
     networks = _trained_networks(claim)
     if not networks or networks != _trained_networks(other):
         return False
@@ -70,16 +70,16 @@ def _judge_the_same_networks(claim: Node, other: Node) -> bool:
 
 
 def _is_tie_of_networks(claim: Node) -> bool:
-    """Return whether settings are to be the same for which networks were trained apart."""
+    """Return whether a claim calls settings the same whose networks are trained apart."""
     axis = str(claim.get("compare", ""))
     trained_apart = claim.get("kind") == "trained" and not axis.startswith(OF_ONE_NETWORK)
     return trained_apart and "same" in claim
 
 
 def _trained_networks(claim: Node) -> frozenset[str]:
-    """Return the settings that a claim of trained networks puts in order or holds to be the same.
+    """Return the settings whose trained networks a claim orders or calls the same.
 
-    Empty if it compares nothing that is trained.
+    Empty if it compares no trained networks.
     """
     entries = claim.get("order") or claim.get("same") or []
     names: list[Any] = []

@@ -1,6 +1,6 @@
-"""A published table and its claims: the node ``paper`` of a file in ``configs/paper``.
+"""Read and check a published table and its claims: the node ``paper`` in ``configs/paper``.
 
-It is read and checked here, without numpy or torch; a sweep sets its scale and records the claims
+Commands import this module without numpy or torch. A sweep sets its scale and records the claims
 before its first run.
 """
 
@@ -30,7 +30,7 @@ from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, r
 from triptych.study.papers.labels import LABELS, Node, claim_labels
 
 # Keys of a claim that do not affect its statistics.
-WORDS_ALONE = (
+TEXT_KEYS = (
     "published", "scale", "kind", "table", "figure", "section", "quote", "otherwise",
     "untestable", "counts_as", *LABELS,
 )  # fmt: skip
@@ -39,7 +39,7 @@ WORDS_ALONE = (
 def axes_of(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Node
 ) -> dict[str, list[str]]:
-    """Return the values of ``keys`` in a grid's jobs, and those at which each run is measured."""
+    """Return the values of ``keys`` in a grid's jobs, and those of the key ``measures.over``."""
     axes: dict[str, list[str]] = {key: [] for key in keys}
     for override in itertools.chain.from_iterable(jobs):
         key, _, text = override.lstrip("+").partition("=")
@@ -55,15 +55,15 @@ def axes_of(
 
 
 def decisive_keys(claims: Node, scale: str = "small") -> dict[str, Any]:
-    """Return the part of a node's claims at a scale on which a verdict depends: all but words."""
+    """Return {claim: its keys that affect the verdict} of a node's claims at a scale."""
     decisive = {}
     for name, claim in claims_at_scale(claims, scale).items():
-        decisive[name] = {key: claim[key] for key in claim if key not in WORDS_ALONE}
+        decisive[name] = {key: claim[key] for key in claim if key not in TEXT_KEYS}
     return decisive
 
 
 def settings_digest(file: Node, scale: str) -> str:
-    """Return a digest of what a paper's file sets for runs at a scale, without ``paper``."""
+    """Return a digest of the settings in a paper's file for runs at a scale, without ``paper``."""
     settings = dict(file)
     settings.pop("paper", None)
     hydra = settings.pop("hydra", None) or {}
@@ -108,7 +108,7 @@ def read_claims(node: Node, axes: Axes, scale: str = "small") -> list[Claim]:
 
 
 def check_keys_present(path: str, node: Node, declared: Any) -> None:
-    """Raise UserError for a key that a node of a TypedDict lacks."""
+    """Raise UserError if a node lacks a required key of the TypedDict ``declared``."""
     for key in declared.__required_keys__:
         if key not in node:
             raise UserError(f"{path}.{key}: required key is missing")
@@ -130,7 +130,7 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Node, axes: Axes) -> 
 
 
 def scale_values(config: DictConfig) -> dict[str, Any]:
-    """Return {key: value} of the chosen scale, {} of the small one; UserError: there is none."""
+    """Return {key: value} of the chosen scale, {} of the small one; UserError: unknown scale."""
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
@@ -143,10 +143,10 @@ def scale_values(config: DictConfig) -> dict[str, Any]:
 
 
 def set_scale(config: DictConfig) -> list[str]:
-    """Set the sweep's values to its scale's; return the keys that get one value for all runs.
+    """Put the chosen scale's values into the sweep's grid; return keys with one value for all runs.
 
-    Each stands in the place of the grid's value, or beside it; null takes a key out of the grid,
-    and "~key" with its value out of the configuration.
+    A value replaces the grid's value of its key, or adds the key. null removes a key from the grid;
+    "~key" removes the key from the configuration.
     """
     values = scale_values(config)
     if not values:
@@ -162,7 +162,7 @@ def set_scale(config: DictConfig) -> list[str]:
 
 
 def set_measures(config: DictConfig, values: Node) -> None:
-    """Set the values of a scale on which claims depend."""
+    """Set those values of a scale that are below ``measures``, as claims depend on them."""
     for key, value in values.items():
         if not key.startswith("measures.") or value is None:
             continue
@@ -179,7 +179,7 @@ def _single_valued_keys(values: Node) -> list[str]:
 def claim_entries(
     config: DictConfig, jobs: Sequence[Sequence[str]], earlier_record: SweepRecord, any_result: bool
 ) -> dict[str, Any]:
-    """Return what ``sweep.json`` records of a paper's claims; UserError: one cannot be decided.
+    """Return the entries of ``sweep.json`` on a paper's claims; UserError: one is not decidable.
 
     ``jobs``: the overrides of each run. ``earlier_record``: the record of an earlier start.
     ``any_result``: whether a run of the sweep has ended.
@@ -209,7 +209,7 @@ def claim_entries(
         "machine": machine(), "paper_settings": settings,
     }  # fmt: skip
     if earlier_record.claims_changed or (
-        any_result and _has_changed(earlier_record, node, axes, scale)
+        any_result and _have_claims_changed(earlier_record, node, axes, scale)
     ):
         facts["claims_changed"] = True
     return facts
@@ -223,7 +223,7 @@ def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, 
     return axes_of(jobs, map(str, keys), to_plain(config.measures))
 
 
-def _has_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str) -> bool:
+def _have_claims_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str) -> bool:
     """Return whether claims differ from those of an earlier start, or seeds were added."""
     if not earlier_record.paper:
         return False
@@ -232,7 +232,7 @@ def _has_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str
 
 
 def _current_settings_digest(name: str, scale: str) -> str:
-    """Return the digest of a paper's file; "" without one."""
+    """Return the digest of the settings in a paper's file; "" if there is no such file."""
     for folder in config_folders():
         file = folder / "paper" / f"{name}.yaml"
         if file.is_file():
