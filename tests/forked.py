@@ -7,6 +7,7 @@ while it imports is shown by tests/cli/test_startup.py and the others that start
 import atexit
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -68,27 +69,26 @@ def run(
     return subprocess.CompletedProcess(line, process.exitcode, out, err)
 
 
-def start_call(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-    """Start a call in such a process; return the process and the end of a pipe for the value."""
+def start_call(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """Start a call in such a process, which shares no state with this one.
+
+    The returned function waits for the value; it raises EOFError if the process failed.
+    """
     _connect()
     here, there = SERVER.Pipe(duplex=False)
-    process = SERVER.Process(target=_send, args=(there, sys.path, function, arguments))
-    process.start()
+    surroundings = dict(os.environ), os.getcwd(), sys.path
+    SERVER.Process(target=_send, args=(there, surroundings, function, arguments)).start()
     there.close()
-    return process, here
+    return lambda: pickle.loads(here.recv_bytes())
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the value of a call in such a process, which shares no state with this one."""
-    process, value = start_call(function, *arguments)
-    process.join(280)
-    assert process.exitcode == 0, f"the call of {function.__name__} ended with {process.exitcode}"
-    return value.recv()
-
-
-def _send(there: Any, path: list[str], function: Callable[..., Any], arguments: Any) -> None:
-    sys.path[:] = path
-    there.send(function(*arguments))
+def _send(there: Any, surroundings: Any, function: Callable[..., Any], arguments: Any) -> None:
+    environment, folder, sys.path[:] = surroundings
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    # A tensor that is sent as it is lies in memory of this process.
+    there.send_bytes(pickle.dumps(function(*arguments)))
 
 
 class _Rank:
