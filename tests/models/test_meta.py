@@ -249,8 +249,12 @@ FIT = [
 ]
 LINES = {
     "unet": ["denoiser=unet"],
-    "unet_ddpm": ["denoiser=unet_ddpm", "denoiser.network.attention_at=[8]"],
-    "dit_b": ["denoiser=dit_b"],
+    "unet_ddpm": [
+        "denoiser=unet_ddpm",
+        "denoiser.network.attention_at=[8]",
+        "denoiser.network.widths=[32,64,64,64]",
+    ],
+    "dit_b": ["denoiser=dit_b", "denoiser.network.width=96", "denoiser.network.depth=3"],
 }
 
 
