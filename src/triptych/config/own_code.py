@@ -50,8 +50,10 @@ def remember_imported() -> None:
 
     ``provenance.check_imported`` compares them.
     """
+    # As in ``is_trusted``, but thousands of modules are looked at.
+    prefixes = tuple(f"{package}." for package in trusted_packages())
     for name, module in [*sys.modules.items()]:
-        if not is_trusted(name):
+        if not f"{name}.".startswith(prefixes):
             continue
         spec = getattr(module, "__spec__", None)
         # A reloaded module has a new spec, so it is recorded again.
