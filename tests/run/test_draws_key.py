@@ -20,7 +20,7 @@ BLOCKS = "draws=blocks"
 FLIP = "augmentation=flip"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 # Evaluation of latents differs between the streams on the CPU, too.
-LATENTS = ("model=vae", "model.network.width=8")
+LATENTS = ("model=vae", "model.network.width=8", "model.importance_samples=4")
 
 
 def last(run):
