@@ -18,7 +18,7 @@ from torch import Tensor
 from triptych.callbacks.metrics import logged_mean
 from triptych.config.build import check_targets
 from triptych.config.metric import metric_names, metric_version
-from triptych.config.own_code import is_trusted
+from triptych.config.own_code import user_modules
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
@@ -101,7 +101,7 @@ class FinalCheckpoint:
     @property
     def uses_new_processes(self) -> bool:
         """Whether to evaluate in a new process: this one is single and has user-supplied code."""
-        return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
+        return self.world_size == 1 and bool(user_modules())
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model and load the weights of this name; by default the reported weights."""
