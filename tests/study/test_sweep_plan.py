@@ -375,7 +375,7 @@ def swept(tmp_path_factory):
     root = tmp_path_factory.mktemp("swept")
 
     def run(*typed: str) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", TRAIN, *SWEPT, *TINY, *typed]
+        line = [sys.executable, "-m", TRAIN, *SWEPT, *TINY, "samples.n=0", *typed]
         return forked.run(line, environment(root), cwd=root)
 
     first = run("seed=1")
