@@ -7,14 +7,17 @@ while it imports is shown by tests/cli/test_startup.py and the others that start
 import atexit
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -40,7 +43,7 @@ def _connect() -> None:
     server: Any = forkserver._forkserver
     if SHARED not in os.environ:
         serve()
-    elif server._forkserver_address is None:
+    elif server._forkserver_pid is None and "ensure_running" not in vars(server):
         server._forkserver_address = os.environ[SHARED]
         server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)
         server.ensure_running = resource_tracker.ensure_running  # it is no child of ours
@@ -52,9 +55,8 @@ def run(
     """As ``subprocess.run`` with both streams captured; ``line``: [python, "-m", module, ...]."""
     _connect()
     streams = [tempfile.mkstemp(suffix=end)[1] for end in (".out", ".err")]
-    process = SERVER.Process(
-        target=_begin, args=(line, dict(env), str(cwd or os.getcwd()), *streams)
-    )
+    env = env | {SHARED: os.environ[SHARED]}  # for ranks that the command starts
+    process = SERVER.Process(target=_begin, args=(line, env, str(cwd or os.getcwd()), *streams))
     process.start()
     process.join(timeout)
     if process.exitcode is None:
@@ -65,6 +67,48 @@ def run(
         os.unlink(stream)
     assert not (check and process.exitcode), err
     return subprocess.CompletedProcess(line, process.exitcode, out, err)
+
+
+def start_call(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """Start a call in such a process, which shares no state with this one.
+
+    The returned function waits for the value; it raises EOFError if the process failed.
+    """
+    _connect()
+    here, there = SERVER.Pipe(duplex=False)
+    surroundings = dict(os.environ), os.getcwd(), sys.path
+    SERVER.Process(target=_send, args=(there, surroundings, function, arguments)).start()
+    there.close()
+    return lambda: pickle.loads(here.recv_bytes())
+
+
+def _send(there: Any, surroundings: Any, function: Callable[..., Any], arguments: Any) -> None:
+    environment, folder, sys.path[:] = surroundings
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    # A tensor that is sent as it is lies in memory of this process.
+    there.send_bytes(pickle.dumps(function(*arguments)))
+
+
+class _Rank:
+    """Another rank of a run, in a process of the server; it stands for ``subprocess.Popen``."""
+
+    def __init__(self, line: list[str], env: dict[str, str]):
+        _connect()
+        # The rank is no child of rank 0, which it would watch.
+        env = {name: value for name, value in env.items() if name != "TRIPTYCH_PARENT"}
+        streams = [f"/proc/{os.getpid()}/fd/{number}" for number in (1, 2)]
+        self.process: Any = SERVER.Process(target=_begin, args=(line, env, os.getcwd(), *streams))
+        self.process.start()
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """End the process."""
+        self.process.kill()
 
 
 class _Replaced(BaseException):
@@ -103,7 +147,7 @@ def _run_job(argument: str, log: Path) -> int:
 def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err: str) -> None:
     """Run the command in this process, which ends with it."""
     from triptych.cli import startup
-    from triptych.run import jobs
+    from triptych.run import jobs, stopping
 
     atexit._clear()
     os.environ.clear()
@@ -116,6 +160,7 @@ def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err
     startup.start()
     references.share()
     jobs.run_job = _run_job
+    stopping.subprocess = SimpleNamespace(Popen=_Rank)
     code = 1
     while True:
         try:

@@ -131,6 +131,14 @@ def packages() -> list[SimpleNamespace]:
     ]
 
 
+@functools.cache
+def external_callbacks(group: str) -> list[Any]:
+    """Return the callbacks that installed packages add to each trainer."""
+    from lightning_fabric.utilities import registry
+
+    return registry._load_external_callbacks(group)
+
+
 def of_clone_once(call: Any, own: Any, *arguments: Any, **options: Any) -> Any:
     """Return what a run records of this clone; it is looked up once, as it does not change."""
     if not own(*arguments, **options):
@@ -150,6 +158,7 @@ def share_files(setattr_: Any = setattr) -> None:
 def share(setattr_: Any = setattr) -> None:
     """Make the runs of this process use these functions."""
     import torch
+    from pytorch_lightning.trainer.connectors import callback_connector
     from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 
     from triptych.diffusion import control
@@ -170,6 +179,8 @@ def share(setattr_: Any = setattr) -> None:
         not torch.cuda.is_available()
     ):  # Lightning copies a figure that is logged to the device it is on
         setattr_(_ResultMetric, "to", lambda self, *_: self)
+    # Lightning looks for the callbacks of installed packages with each trainer.
+    setattr_(callback_connector, "_load_external_callbacks", external_callbacks)
     setattr_(provenance, "distributions", packages)
     here, versioned = provenance.CLONE, {"triptych", *provenance.BY_VERSION}
     for name, own in (

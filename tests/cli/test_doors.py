@@ -52,6 +52,7 @@ def test_the_same_command_again_returns_the_recorded_result(root, door):
         ["data.train_size=500", "data.val_size=50", "data.test_size=50"],
     )
     typed = ["triptych.cli.train", "name=first", "data=ring", "denoiser=mlp", *small, *TINY]
+    typed += ["logger=csv"]
     line = [sys.executable, "-P", "-m", *typed]
     first = subprocess.run(line, capture_output=True, text=True, cwd=here, timeout=240)
     assert not (here / "imported").exists() and first.returncode == 0, first.stderr

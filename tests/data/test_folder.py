@@ -1,6 +1,6 @@
 """A folder of images."""
 
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.run.commands import start
+from tests import forked
 from triptych.data import folder
 from triptych.data.build import check_splits_match_declaration, fingerprint
 from triptych.data.cache import item_number
@@ -169,34 +169,28 @@ def test_failed_cache_build_leaves_no_file(plain, root):
     assert not list((root / "data").rglob("*.*"))
 
 
-COUNTED_DECODING = """
-import sys, time
-from pathlib import Path
-from tests.data.test_folder import image_folder
-from triptych.data import folder
-read = folder.read_image
+def decode_slowly(place: Path, log: Path) -> int:
+    """Write a line for each image that is decoded, and return the number of items."""
+    read = folder.read_image
 
-def counted(file, *how):
-    with open(sys.argv[2], "a") as log:
-        log.write(file.name + chr(10))
-    time.sleep(0.1)
-    return read(file, *how)
+    def counted(file, *how):
+        with open(log, "a") as lines:
+            lines.write(f"{file.name}\n")
+        time.sleep(0.1)
+        return read(file, *how)
 
-folder.read_image = counted
-data = image_folder(Path(sys.argv[1]))
-print(sum(len(split) for split in data.splits.values()))
-"""
+    folder.read_image = counted
+    return sum(len(split) for split in image_folder(place).splits.values())
 
 
-def test_two_processes_that_start_together_decode_each_image_once(plain, root, tmp_path_factory):
+def test_two_processes_that_start_together_decode_each_image_once(plain, tmp_path_factory):
     """torchrun starts all ranks of a node at once, a sweep its jobs."""
     log = tmp_path_factory.mktemp("decoded") / "log"
-    line = [sys.executable, "-c", COUNTED_DECODING, str(plain), str(log)]
-    both = [start(line, root, PYTHONPATH=".") for _ in range(2)]
-    counts = [process.communicate(timeout=120) for process in both]
-    assert len({out for out, _ in counts}) == 1, counts
+    both = [forked.start_call(decode_slowly, plain, log) for _ in range(2)]
+    counts = [value() for value in both]
+    assert len({*counts}) == 1, counts
     decoded = log.read_text().splitlines()
-    assert len(decoded) == len({*decoded}) == int(counts[0][0])
+    assert len(decoded) == len({*decoded}) == counts[0]
 
 
 def test_unwritable_cache_names_triptych_cache(plain, monkeypatch, tmp_path):

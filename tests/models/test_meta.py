@@ -248,9 +248,14 @@ FIT = [
     "samples.n=0",
 ]
 LINES = {
-    "unet": ["denoiser=unet"],
-    "unet_ddpm": ["denoiser=unet_ddpm", "denoiser.network.attention_at=[8]"],
-    "dit_b": ["denoiser=dit_b"],
+    "unet": ["denoiser=unet", "denoiser.network.widths=[32,64]", "denoiser.network.blocks=1"],
+    "unet_ddpm": [
+        "denoiser=unet_ddpm",
+        "denoiser.network.attention_at=[8]",
+        "denoiser.network.widths=[32,64]",
+        "denoiser.network.blocks=1",
+    ],
+    "dit_b": ["denoiser=dit_b", "denoiser.network.width=96", "denoiser.network.depth=3"],
 }
 
 

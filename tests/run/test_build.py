@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests import forked
 from tests.refusal import refused
 from triptych.config.build import PARTS, build
 from triptych.config.file import copy_plain
@@ -16,7 +17,6 @@ from triptych.run import other_runs as guides
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
 from triptych.run.model import build_model, injection_table, set_up_torch
-from triptych.run.new_process import call_in_new_process
 
 RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp".split()
 LAB = '''
@@ -178,7 +178,6 @@ def pages_taken() -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_freed_tensor_memory_is_reused():
     """Memory pages that are freed and allocated again cost a sixth of a training step."""
-    taken = call_in_new_process(
-        pages_taken
-    )  # what other tests have left of this process's memory counts, too
+    # What other tests have left of this process's memory counts, too.
+    taken = forked.start_call(pages_taken)()
     assert min(taken[1:]) < 5_000, "of 100 thousand pages that the tensors lay on"

@@ -1,19 +1,20 @@
 """On a GPU checkpoints are written by a thread; here it is chosen by hand."""
 
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests import forked
 from tests.run.accidents import stop_after
 from triptych.errors import StorageError
 from triptych.run import checkpoints
 from triptych.run.checkpoints import AtomicCheckpointIO
-from triptych.run.directory import write_atomic
+from triptych.run.directory import atomic, write_atomic
 from triptych.run.execute import execute
 
 
@@ -93,37 +94,29 @@ def test_an_error_of_the_thread_is_raised_once(tmp_path, monkeypatch, moment):
     assert load(path)["steps"] == [4]
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-import torch
-from triptych.run import checkpoints
-from triptych.run.directory import atomic
+def end_within_a_write(path: Path) -> None:
+    """Save a checkpoint, and end this process when half of the next one is written."""
 
-def half(path, data):
-    with atomic(path) as file:
-        file.write(data[: len(data) // 2])
-        file.flush()
-        print("half", flush=True)
-        time.sleep(60)
+    def half(path, data):
+        with atomic(path) as file:
+            file.write(data[: len(data) // 2])
+            file.flush()
+            (path.parent / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-path = Path(sys.argv[1])
-writer = checkpoints.AtomicCheckpointIO(background=True)
-writer.save_checkpoint({"steps": [1]}, path)
-writer.wait()
-checkpoints.write_atomic = half
-writer.save_checkpoint({"steps": [2]}, path)
-time.sleep(60)
-"""
+    writer = checkpoints.AtomicCheckpointIO(background=True)
+    writer.save_checkpoint({"steps": [1]}, path)
+    writer.wait()
+    checkpoints.write_atomic = half
+    writer.save_checkpoint({"steps": [2]}, path)
+    time.sleep(60)
 
 
 def test_a_kill_within_a_write_leaves_the_former_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
-    line = [sys.executable, "-c", KILLED, str(path)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "half\n"
-        process.kill()
-    assert process.returncode == -signal.SIGKILL and load(path)["steps"] == [1]
+    with pytest.raises(EOFError):
+        forked.start_call(end_within_a_write, path)()
+    assert (tmp_path / "half").exists() and load(path)["steps"] == [1]
 
 
 def test_a_run_with_the_thread_equals_one_without(prepared, monkeypatch):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from tests import forked
 from tests.run.accidents import Accident, at_call, column, stumble, table
-from tests.run.commands import command, end, evaluated
+from tests.run.commands import command, environment, evaluated
 from triptych.data import order
 from triptych.diffusion.block_draws import STREAMS
 from triptych.run.checkpoints import save_checkpoint
@@ -19,7 +20,7 @@ BLOCKS = "draws=blocks"
 FLIP = "augmentation=flip"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 # Evaluation of latents differs between the streams on the CPU, too.
-LATENTS = ("model=vae", "model.network.width=8")
+LATENTS = ("model=vae", "model.network.width=8", "model.importance_samples=4")
 
 
 def last(run):
@@ -102,7 +103,7 @@ def run_on(devices: int, root):
     line = command(f"name=on{devices}", BLOCKS, FLIP, "data.batch_size=24")
     if devices > 1:
         line += ["trainer=ddp_sim", f"trainer.devices={devices}"]
-    end(line, root)
+    forked.run(line, environment(root), check=True)
     folder = root / "logs" / "runs" / f"on{devices}"
     assert json.loads((folder / "summary.json").read_text())["world_size"] == devices
     return folder

@@ -5,13 +5,14 @@ import sys
 import pytest
 import torch
 
+from tests import forked
 from tests.refusal import refused
 from tests.run.commands import evaluated
 from triptych.run.build import build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.model import set_up_process
-from triptych.run.new_process import call_in_new_process, remember_environment
+from triptych.run.new_process import call_in_new_process
 from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
@@ -261,16 +262,19 @@ def test_torch_settings_of_imported_user_module_are_not_used(prepared, trusting)
     assert torch.tensor(1e-39) * 1 == 0
 
 
-def finish(path) -> None:
-    """Execute a run."""
-    execute(RunDirectory(path))
-
-
 def samples(path) -> torch.Tensor:
     """Draw three samples of an opened run."""
     opened = reopen(str(path), None, None)
     drawing = build_drawing(opened.config, opened.model, opened.data, OtherRuns(opened.config))
     return drawing.samples(3, seed=0)
+
+
+def finish(path) -> tuple[dict, torch.Tensor]:
+    """Execute a run; return its figures and samples, each computed again in a new process."""
+    execute(RunDirectory(path))
+    splits = ("test", "val", "train")
+    again = {name: call_in_new_process(evaluated, path, f"split={name}") for name in splits}
+    return again, call_in_new_process(samples, path)
 
 
 @pytest.mark.parametrize("part", [pytest.param(part, marks=marks) for part, marks in KEPT.items()])
@@ -279,12 +283,11 @@ def test_figures_do_not_depend_on_process_state(prepared, trusting, part):
     run = prepared(*RING, "samples.n=3", path="run")
     place, _, name = part.rpartition(".")
     choose(run, place, name)
-    remember_environment()  # as a run does when it begins
-    call_in_new_process(finish, run.path)
+    figures, again = forked.start_call(finish, run.path)()
     result = run.summary()
-    for split in ("test", "val", "train"):
-        assert call_in_new_process(evaluated, run.path, f"split={split}") == result[split]
-    again = call_in_new_process(samples, run.path)
+    assert len(figures) == 3
+    for split, figure in figures.items():
+        assert figure == result[split]
     at_the_end = torch.load(run / "samples" / "final.pt")["x"]
     assert torch.equal(again, at_the_end)
 

@@ -33,34 +33,35 @@ def process() -> tuple[int, str, str]:
     return os.getpid(), os.getcwd(), os.environ.get("LAB", "")
 
 
-def test_call_in_new_process_starts_without_earlier_state():
-    assert [call_in_new_process(leave_and_read, number) for number in (5, 5)] == [1, 1]
-    assert leave_and_read(5) == 1
-
-
-def test_new_process_has_remembered_environment_and_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("LAB", "before")
-    remember_environment()
-    here = os.getcwd()
-    monkeypatch.setenv("LAB", "after")
-    monkeypatch.chdir(tmp_path)
-    number, folder, value = call_in_new_process(process)
-    assert (number != os.getpid(), folder, value) == (True, here, "before")
-
-
 def search_path() -> list[str]:
     """Return where this process looks for modules."""
     return sys.path
 
 
-@pytest.mark.parametrize("searched", [True, False])
-def test_new_process_keeps_current_folder_on_sys_path_only_if_set(tmp_path, monkeypatch, searched):
+def test_new_process_has_remembered_environment_folder_and_search_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB", "before")
     monkeypatch.chdir(tmp_path)
-    if searched:  # as in a notebook
-        monkeypatch.syspath_prepend("")
+    monkeypatch.syspath_prepend("")  # as in a notebook
+    remember_environment()
+    monkeypatch.setenv("LAB", "after")
+    monkeypatch.chdir("/")
+    number, folder, value = call_in_new_process(process)
+    assert (number != os.getpid(), folder, value) == (True, str(tmp_path), "before")
+    there = call_in_new_process(search_path)
+    assert "" not in there and str(tmp_path) in there
+
+
+def test_new_process_keeps_current_folder_on_sys_path_only_if_set(tmp_path, monkeypatch):
+    """The tests after it call the server that this one has started."""
+    monkeypatch.chdir(tmp_path)
     remember_environment()
     there = call_in_new_process(search_path)
-    assert "" not in there and (str(tmp_path) in there) == searched
+    assert "" not in there and str(tmp_path) not in there
+
+
+def test_call_in_new_process_starts_without_earlier_state():
+    assert [call_in_new_process(leave_and_read, number) for number in (5, 5)] == [1, 1]
+    assert leave_and_read(5) == 1
 
 
 def test_failed_call_is_one_line_with_traceback_note():

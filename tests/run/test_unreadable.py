@@ -117,10 +117,10 @@ def test_unreadable_summary_requires_checkpoint_path(finished, inside, command):
     assert state(run.path) == before
 
 
-def test_sweep_with_unreadable_run_is_refused_before_writing(root, inside):
+def test_sweep_with_unreadable_run_is_refused_before_writing(root, inside, door):
     line = ["-m", "name=s", "seed=1,2", "logger=csv", *TINY]
     sweep = root / "logs" / "sweeps" / "s"
-    assert inside("triptych.cli.train", *line, "trainer.max_steps=3").returncode == 0
+    assert door("triptych.cli.train", *line, "trainer.max_steps=3").returncode == 0
     first, second = sorted(file.parent for file in sweep.rglob("config.yaml"))
     recorded = (first / "summary.json").read_text()
     plant(first / "summary.json", RESULT | {"schema": 99})

@@ -74,16 +74,21 @@ def test_single_value_is_named_like_earlier_cells_of_axis(root, prepared, door, 
 
     No run counts as missing.
     """
+    ring = (
+        "denoiser=mlp data=ring data.train_size=60 data.val_size=20 data.test_size=30 samples.n=0"
+    ).split()
     for schedule in ("linear", "cosine"):
         prepared(
             "name=s",
+            *ring,
             f"schedule={schedule}",
             "seed=1",
             path=f"../sweeps/s/schedule={schedule},seed=1",
         )
     sweep = root / "logs" / "sweeps" / "s"
     (sweep / "sweep.json").write_text('{"named": ["schedule"]}')
-    done = door("triptych.cli.train", "-m", "name=s", "schedule=sigmoid", "seed=1,2", *tiny)
+    line = ["-m", "name=s", "schedule=sigmoid", "seed=1,2", *tiny, *ring]
+    done = door("triptych.cli.train", *line)
     assert done.returncode == 0, done.stderr
     assert (sweep / "schedule=sigmoid,seed=1" / "summary.json").exists() and not (
         sweep / "seed=1"

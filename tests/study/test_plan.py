@@ -3,8 +3,6 @@
 import copy
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -258,30 +256,16 @@ def test_plan_counts_parameters_of_learned_variance():
     assert more > 0 and sum("parameters" in line for line in lines) == 2
 
 
-THREE_PLANS = """
-import sys
-from hydra.core.global_hydra import GlobalHydra
-from triptych.cli.train import main
-for line in sys.argv[1:]:
-    GlobalHydra.instance().clear()
-    sys.argv = ["triptych-train", "plan=true", *line.split()]
-    try:
-        main()
-    except SystemExit as ended:
-        assert not ended.code
-    print("planned")
-"""
 UNTIL = "-m until=decided seed=1,2 max_seeds=5 sampler=ddim,heun"
 
 
-def test_plan_starts_nothing_and_prints_no_errors(root):
-    before = {*root.rglob("*")}
-    line = [sys.executable, "-c", THREE_PLANS, "name=mine", "-m paper=vdm_bits scale=paper", UNTIL]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    *plans, rest = done.stdout.split("planned\n")
-    assert len(plans) == 3 and not rest
-    assert all("not started" in one and "hours on one A100" in one for one in plans)
+def test_plan_starts_nothing_and_prints_no_errors(root, door):
+    before, plans = {*root.rglob("*")}, []
+    for typed in ("name=mine", "-m paper=vdm_bits scale=paper", UNTIL):
+        done = door("triptych.cli.train", "plan=true", *typed.split())
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert "not started" in done.stdout and "hours on one A100" in done.stdout
+        plans.append(done.stdout)
     counted = (
         "until=decided: this plan counts only the first seeds; more may follow, up to 5 per setting"
     )

@@ -1,6 +1,7 @@
 """A paper's claims in a report and on the page of results."""
 
 import json
+import pickle
 import re
 import subprocess
 import warnings
@@ -32,6 +33,23 @@ NODE = {
         "open": {"says": "Nobody knows.", "value": {"v": 2.1}, "within": 0.02},
     },
 }  # fmt: skip
+
+
+PAPER_NODES: dict[bytes, bytes] = {}  # by a file's settings and a scale, pickled
+
+
+@pytest.fixture(autouse=True)
+def known_papers(monkeypatch):
+    """Compute the node of each paper's file once; each page reads all of them."""
+    compute = results_page._paper_node
+
+    def node(settings, scale):
+        key = pickle.dumps([settings, scale])
+        if key not in PAPER_NODES:
+            PAPER_NODES[key] = pickle.dumps(compute(settings, scale))
+        return pickle.loads(PAPER_NODES[key])
+
+    monkeypatch.setattr(results_page, "_paper_node", node)
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from tests import forked
+from tests.conftest import TINY
 from tests.refusal import refused, refused_command
-from tests.run.commands import command, start
+from tests.run.commands import command, environment, start
 from triptych.errors import Busy, Unreadable, UserError
 from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study import sweep
@@ -362,6 +364,26 @@ def test_concurrent_sweeps_with_other_steps_refuse_one(root, apart):
     assert len(steps) == 2 and all(kept in text for text in steps.values())
 
 
+SWEPT = (
+    "-m name=s denoiser=mlp data=ring data.train_size=60 data.val_size=20 data.test_size=30 "
+    "lr_schedule.warmup_steps=1000"
+).split()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """``swept("seed=1")``: a command in a root where it has already run, and what it said then."""
+    root = tmp_path_factory.mktemp("swept")
+
+    def run(*typed: str) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-m", TRAIN, *SWEPT, *TINY, "samples.n=0", *typed]
+        return forked.run(line, environment(root), cwd=root)
+
+    first = run("seed=1")
+    assert first.returncode == 0, first.stderr
+    return root / "logs" / "sweeps" / "s", first, run
+
+
 @pytest.mark.parametrize(
     "typed",
     [
@@ -372,24 +394,21 @@ def test_concurrent_sweeps_with_other_steps_refuse_one(root, apart):
         ["until=decided", "max_seeds=1"],
     ],
 )
-def test_refused_sweep_leaves_existing_records_unchanged(folder, door, tiny, typed):
+def test_refused_sweep_leaves_existing_records_unchanged(swept, typed):
     """It does not matter who refuses the sweep, and when."""
-    command = ["-m", "name=s", "denoiser=mlp", "data=ring", *tiny]
-    assert door("triptych.cli.train", *command, "seed=1").returncode == 0
+    folder, _, run = swept
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert folder / "sweep.json" in before and folder / "report.html" in before
-    done = door("triptych.cli.train", *command, "seed=1,2", *typed)
+    done = run("seed=1,2", *typed)
     assert done.returncode == 1, done.stderr
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {*after} - {*before} <= {folder / ".lock"}
     assert all(after[path] == content for path, content in before.items() if path.name != ".lock")
 
 
-def test_sweep_whose_training_is_all_warm_up_says_so(door, tiny):
+def test_sweep_whose_training_is_all_warm_up_says_so(swept):
     """Each run says it, too, but only in its ``train.log``."""
-    command = ["-m", "name=s", "seed=1", "denoiser=mlp", "data=ring", *tiny]
-    done = door("triptych.cli.train", *command, "lr_schedule.warmup_steps=1000")
-    assert done.returncode == 0
+    _, done, _ = swept
     said = "lr_schedule.warmup_steps=1000: all 6 training steps are warm-up; lower it"
     assert done.stderr.count(said) == 1
 

@@ -45,14 +45,20 @@ def is_user_code(part: object) -> bool:
     return is_trusted(getattr(part, "__module__", None) or "")
 
 
+def user_modules() -> list[str]:
+    """Return the names of all imported modules that lie in a trusted package."""
+    # As ``is_trusted``, but the packages are looked up once for thousands of modules.
+    prefixes = tuple(f"{package}." for package in trusted_packages())
+    return [name for name in [*sys.modules] if f"{name}.".startswith(prefixes)]
+
+
 def remember_imported() -> None:
     """Record digests of the user's modules that have been imported.
 
     ``provenance.check_imported`` compares them.
     """
-    for name, module in [*sys.modules.items()]:
-        if not is_trusted(name):
-            continue
+    for name in user_modules():
+        module = sys.modules.get(name)
         spec = getattr(module, "__spec__", None)
         # A reloaded module has a new spec, so it is recorded again.
         if spec and spec.has_location and IMPORTED.get(name, (None,))[0] is not spec:

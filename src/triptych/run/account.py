@@ -17,7 +17,7 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import logged_mean
 from triptych.config.metric import metric_names, metric_version
-from triptych.config.own_code import is_trusted
+from triptych.config.own_code import user_modules
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
@@ -98,7 +98,7 @@ class FinalCheckpoint:
     @property
     def uses_new_processes(self) -> bool:
         """Whether to evaluate in a new process: if a single process has user-supplied code."""
-        return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
+        return self.world_size == 1 and bool(user_modules())
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model with the weights called ``weights``; by default the reported weights."""
