@@ -109,7 +109,7 @@ OWN = [
     ("train trainer.strategy=deepspeed", ["trainer.strategy='deepspeed'", "auto, ddp"]),
     ("train optimizer._target_=torch.optim.LBFGS", ["torch.optim.LBFGS", "several times per step"]),
     ("train condition_from=[a]", ["condition_from=[a]: must be a group of keys", "condition_from.KEY"]),
-    ("train --config-dir {mine} experiment=header", ["experiment: the file's keys are not", "# @package _global_"]),
+    ("train --config-dir {mine} experiment=header", ["experiment: no run uses the keys", "# @package _global_"]),
     ("train --config-dir {mine} schedule=other", ["invalid YAML", "schedule/other.yaml\", line 2"]),
     ("train -m seed=1,x", ["seed='x'", "a whole number"]),
     ("train -m sampler=heun,ddim +sampler.eta=0.5", ["sampler.eta=0.5", "no such key"]),

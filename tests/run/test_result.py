@@ -35,7 +35,7 @@ def test_user_panels_add_curves_but_cannot_replace_figures(prepared, monkeypatch
 
 @pytest.mark.parametrize(
     ("record", "words"),
-    [({"schema": 2}, "schema 2"), ({"schema": 1, "status": "x"}, "status 'x'")],
+    [({"schema": 2}, "schema=2"), ({"schema": 1, "status": "x"}, "status='x'")],
 )
 def test_result_refuses_unknown_schema_or_status(record, words):
     with pytest.raises(ValueError, match=words):
