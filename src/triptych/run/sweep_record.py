@@ -7,7 +7,7 @@ whole record unreadable. Unknown entries are kept in ``record``.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from triptych.declare import Ge, Le, Positive, Whole
 from triptych.errors import Unreadable
@@ -17,7 +17,7 @@ from triptych.run.parsing import error_line
 from triptych.run.provenance_file import check_type, entries_of_class
 
 SWEEP, LOOKS = "sweep.json", "looks.json"
-SCHEMA = 1
+SCHEMA: Final = 1
 LookCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 
