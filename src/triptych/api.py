@@ -92,6 +92,7 @@ def _execute(run: RunDirectory) -> None:
         execute(run)
     finally:
         os.environ.pop(OWN, None)
+        run.clear_owner()  # release the lock of an interrupted run, as this process continues
 
 
 def check_one_process(config: DictConfig) -> None:

@@ -35,7 +35,7 @@ LIMITS = {
 STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
-    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),  # a directory in a file's place, or the reverse
+    *(errno.EISDIR, errno.ENOTDIR),  # a directory in a file's place, or the reverse
 )
 LINE = 65536  # maximum number of characters in a line of a table
 

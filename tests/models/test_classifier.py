@@ -74,7 +74,7 @@ def test_incompatible_guidance_checkpoint_is_refused(trained, prepared, finished
     ring, _ = trained("data=ring", "denoiser=mlp", *BRIEF, path="on_ring")
     clean, _ = trained("model.noise=false", *BRIEF, path="clean")
     for guide, *words in (
-        (ring, f"guidance.classifier={ring}", "trained on Ring(", "pass one trained on Digits"),
+        (ring, f"guidance.classifier={ring}", "trained on Ring(", "pass a run trained on Digits"),
         (clean, "needs a classifier trained with model.noise=true"),
         ("/nowhere", "guidance.classifier=/nowhere: no such file"),
         ("exact", "these data have no known density"),

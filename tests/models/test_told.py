@@ -92,7 +92,7 @@ def test_non_leaking_augmentation_run_trains_and_reopens(prepared):
 
 def test_vae_refuses_augmentation_with_told(prepared):
     run = prepared("model=vae", "augmentation=flip", "augmentation.flip.told=true")
-    refused(lambda: execute(run), "augmentation: VAE ", " pass told=false")
+    refused(lambda: execute(run), "augmentation: VAE ", " set told=false")
 
 
 @pytest.mark.parametrize(

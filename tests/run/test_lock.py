@@ -98,10 +98,3 @@ def test_discard_removes_empty_parent_folders(root):
     assert not runs[0].path.exists() and runs[1].path.exists()
     runs[1].discard()
     assert root.exists() and not [*root.iterdir()]
-
-
-def test_lock_file_is_empty_after_use(tmp_path):
-    run = RunDirectory(tmp_path)
-    with run.lock():
-        assert (tmp_path / ".lock").read_text()
-    assert (tmp_path / ".lock").read_text() == ""

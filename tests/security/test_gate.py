@@ -140,7 +140,9 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
 
 def test_finished_run_without_config_is_not_restarted(run):
     (run / "config.yaml").unlink()
-    with pytest.raises(UserError, match="lost its config.yaml; choose another name, or force=true"):
+    with pytest.raises(
+        UserError, match="run without config.yaml; choose another name, or force=true"
+    ):
         same_name(run)
     assert (run / "summary.json").exists()
 

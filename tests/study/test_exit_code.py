@@ -19,7 +19,7 @@ from triptych.study.sweep_plan import RecordBackup
 def hook(root, monkeypatch):
     """The hook of this process's sweep over one objective, for runs that a test makes."""
     found = sweep_hook(root, optimized_metric="val.bpd.mean")
-    found.monitor, found.kept = SimpleNamespace(stop=lambda: None), RecordBackup(found.root)
+    found.monitor, found.backup = SimpleNamespace(stop=lambda: None), RecordBackup(found.root)
     monkeypatch.setattr(sweep, "_hooks", [found])
     return found
 

@@ -205,8 +205,6 @@ class Lockable:
                     yield
                 finally:
                     _held.remove((folder, file))
-                    with suppress(OSError):
-                        os.ftruncate(file.fileno(), 0)
                 return
 
     def _open_lock(self) -> IO[str]:
