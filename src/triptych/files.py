@@ -38,6 +38,8 @@ STORAGE = (
     *(errno.EISDIR, errno.ENOTDIR),  # a directory in a file's place, or the reverse
 )
 LINE = 65536  # maximum number of characters in a line of a table
+RUN_RECORDS = ("config.yaml", "provenance.json", "summary.json", "items.npz")
+SWEEP_FILES = ("multirun.yaml", "report.html", "results.csv")
 
 
 def parse_path(text: str, key: str) -> Path:
@@ -49,14 +51,20 @@ def parse_path(text: str, key: str) -> Path:
 
 def holds_run_records(folder: Path) -> bool:
     """Return whether a directory has two records of a run; other programs may write one."""
-    names = ("config.yaml", "provenance.json", "summary.json", "items.npz")
-    return sum((folder / name).exists() for name in names) >= 2
+    return sum((folder / name).exists() for name in RUN_RECORDS) >= 2
+
+
+def holds_sweep_records(folder: Path) -> bool:
+    """Return whether a directory has ``sweep.json`` and another file that each sweep writes."""
+    return (folder / "sweep.json").exists() and any(
+        (folder / name).exists() for name in SWEEP_FILES
+    )
 
 
 def check_outside_of_records(key: str, path: object, output: Path) -> None:
     """Refuse an output within the directory of a run or a sweep."""
     for folder in output.resolve().parents:
-        if holds_run_records(folder) or (folder / "sweep.json").exists():
+        if holds_run_records(folder) or holds_sweep_records(folder):
             raise UserError(
                 f"{key}={path}: lies in a run's or sweep's directory, {folder}; choose another "
                 "place"
@@ -146,7 +154,8 @@ def atomic_replacement(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     # The name is random, because processes of two containers may have the same id.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # If it is a file, opening raises ENOTDIR.
+            path.parent.mkdir(parents=True)
         with open(part, "wb", opener=open_without_links) as file:
             yield file
             file.flush()

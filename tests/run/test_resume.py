@@ -205,7 +205,10 @@ def test_checkpoint_of_another_schema_is_not_overwritten(prepared):
 
 
 def test_retry_that_cannot_be_built_leaves_recorded_divergence(prepared):
-    run = prepared("data=folder", "data.root=/nowhere")
-    run.write("summary.json", {"schema": 1, "status": "diverged", "error": "x", "step": 3})
+    lost = ("data=folder", "data.root=/nowhere")
+    prepared(*lost).write(
+        "summary.json", {"schema": 1, "status": "diverged", "error": "x", "step": 3}
+    )
+    run = prepared(*lost, "retry=true")
     refused(lambda: execute(run), "no such folder")
     assert run.status == "diverged"

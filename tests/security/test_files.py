@@ -26,9 +26,9 @@ from triptych.config.file import read_config
 from triptych.data.captions import read_caption
 from triptych.data.folder import ImageFolder, read_image
 from triptych.data.mnist import read_idx
-from triptych.errors import UserError
-from triptych.files import load_object
-from triptych.run.directory import SCHEMA, RunDirectory
+from triptych.errors import StorageError, UserError
+from triptych.files import check_outside_of_records, load_object
+from triptych.run.directory import SCHEMA, RunDirectory, write_atomic
 from triptych.run.items import read_arrays
 from triptych.run.read import read_run
 from triptych.run.reopen import reopen
@@ -38,6 +38,22 @@ from triptych.study.results import results_csv
 from .strangers import Opener, configuration, marks, save_checkpoint
 
 MIB = 2**20
+
+
+def test_output_beneath_another_programs_sweep_json_is_allowed(tmp_path):
+    """A sweep's directory is known by two records, as other programs write a sweep.json, too."""
+    (tmp_path / "sweep.json").write_text("{}")
+    check_outside_of_records("out", "x", tmp_path / "x")
+    (tmp_path / "multirun.yaml").write_text("")
+    with pytest.raises(UserError, match="lies in a run's or sweep's directory"):
+        check_outside_of_records("out", "x", tmp_path / "x")
+
+
+def test_file_in_place_of_a_runs_folder_is_a_storage_error(tmp_path):
+    (tmp_path / "samples").write_text("mine")
+    with pytest.raises(StorageError, match="samples/final.png: cannot be written"):
+        write_atomic(tmp_path / "samples" / "final.png", b"")
+    assert (tmp_path / "samples").read_text() == "mine"
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def prepare(request: Request) -> RunDirectory:
                 return run
     plan = plan_run(request)
     check_same_run(request, plan)
-    _clear_or_raise_failure(run, request.config["retry"])
+    _check_failure(run, request.config["retry"])
     if plan.changes:
         _record_changed_settings(run, plan.changes)
     return run
@@ -129,13 +129,18 @@ def _write_config(run: RunDirectory, config: Config) -> None:
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-def _clear_or_raise_failure(run: RunDirectory, may_retry: bool) -> None:
-    """Clear a recorded failure if the run may be retried; otherwise raise it again."""
+def _check_failure(run: RunDirectory, may_retry: bool) -> None:
+    """Raise a recorded failure again, unless the run may be retried.
+
+    The record of a failure in training stays until training begins again, as building may fail.
+    """
     result = run.summary()
     if result is None or result.status == "finished":
         return
-    if result.stage == "build" or may_retry:
+    if result.stage == "build":
         run.clear_failure()
+        return
+    if may_retry:
         return
     if result.status == "diverged":
         raise Diverged.from_earlier_start(result.error, result.step or 0)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from triptych.config.identity import Changes, describe_differences, differences
 from triptych.errors import Busy, UserError, mask_password
-from triptych.files import holds_run_records, load_object
+from triptych.files import SWEEP_FILES, holds_run_records, load_object
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.prepare import (
     CHOOSE_NAME,
@@ -36,7 +36,7 @@ CELLS = "cells.json"
 FIX = f"{CHOOSE_NAME}, {START_OVER}"
 STUDY = "study.db"  # a search reserves it like a cell, so that only one search runs
 # Files that a sweep writes. They must not be links, which could lead out of its directory.
-FILES = (STUDY, "multirun.yaml", "report.html", "results.csv")
+FILES = (STUDY, *SWEEP_FILES)
 Cells = dict[str, Sequence[str]]  # overrides of each cell
 Others = Sequence[tuple[str, Cells]]
 
