@@ -27,7 +27,7 @@ OUTPUT_FILES = ("samples.pt", "samples.png", "trajectory.png")
 def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return their folder.
 
-    ``save_tensor`` chooses the folder.
+    The folder is ``cfg.out``, or a new one beside it (see ``save_tensor``).
     """
     values = checked_values(cfg, "sample")
     check_output_folder("out", values["out"])
@@ -60,7 +60,7 @@ def sample(cfg: DictConfig) -> Path:
 
 
 def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
-    """Return {key: path of its checkpoint}, for ``ckpt`` or for the stages of ``cascade``."""
+    """Return {configuration key: checkpoint path}, of ``ckpt`` or of each stage of ``cascade``."""
     stages = values["cascade"]
     if stages is None:
         if values["ckpt"] == "???":
@@ -74,16 +74,16 @@ def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
 
 
 def check_unused(values: dict[str, Any], keys: tuple[str, ...], problem: str) -> None:
-    """Raise UserError if one of ``keys``, which would have no effect, is set."""
+    """Raise UserError if one of ``keys`` is set, as it has no effect with these values."""
     for key in keys:
         if values[key]:
             raise UserError(f"{key}={values[key]}: {problem}")
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save ``samples.pt`` atomically in the folder ``out``, and return the folder.
+    """Save ``samples.pt`` atomically in the folder ``out``, and return this folder.
 
-    If ``out`` already contains samples, save in out-2, out-3, ....
+    If ``out`` already contains samples, use the next free folder of out-2, out-3, ....
     """
     import torch
 
@@ -109,7 +109,7 @@ def sample_and_print(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run the command ``triptych-sample``."""
     run_command("sample", sample_and_print)
 
 

@@ -13,7 +13,7 @@ from yaml import MarkedYAMLError
 
 from triptych.config.own_code import describe_error, error_location
 from triptych.errors import Interrupted, StorageError, UserError
-from triptych.files import STORAGE
+from triptych.files import STORAGE_ERRNOS
 from triptych.run.processes import ENDING, rank, set_handlers
 
 OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # our modules; their errors are bugs
@@ -93,7 +93,7 @@ def _to_user_error(error: Exception, command: str) -> UserError | None:
         return UserError(f"invalid YAML: {error}")
     if _is_hydra_error(error):
         if isinstance(error, OSError) and error.filename:
-            kind = StorageError if error.errno in STORAGE else UserError
+            kind = StorageError if error.errno in STORAGE_ERRNOS else UserError
             return kind(f"{error.filename}: cannot be written ({error.strerror})")
         return UserError(explain(error, command) or describe_error(error))
     if isinstance(error, PermissionError) and error.filename:

@@ -90,7 +90,7 @@ class Drawing:
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
         return replace(
-            self, sampler=self.model.prepared(self.sampler), sources={**self.sources, **stages}
+            self, sampler=self.model.adapt_sampler(self.sampler), sources={**self.sources, **stages}
         )
 
     def generator(self, seed: int) -> torch.Generator:

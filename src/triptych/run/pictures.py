@@ -117,7 +117,7 @@ def sample_trajectory(
     draws several for each that it keeps, the first draw.
     """
     model = drawing.model
-    sampler = model.prepared(drawing.sampler)
+    sampler = model.adapt_sampler(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()

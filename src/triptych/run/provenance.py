@@ -15,7 +15,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import Any
 
-from triptych.config.build import targets
+from triptych.config.build import nodes_with_target
 from triptych.config.own_code import IMPORTED, digest_file
 from triptych.config.source import module_file, module_paths
 from triptych.errors import UserError, mask_password
@@ -226,7 +226,7 @@ def _package_paths(package: str) -> list[Path]:
 
 
 def _user_packages_in(config: Config) -> set[str]:
-    return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
+    return {str(node["_target_"]).partition(".")[0] for _, node in nodes_with_target(config, "")}
 
 
 @functools.cache  # Versions do not change while a process runs.

@@ -149,7 +149,7 @@ def find_runs(root: Path) -> list[Path]:
     """
     directories: list[Path] = []
     closed: list[Path] = []
-    for here, entries in walk(root, refuse=lambda error: closed.append(Path(error.filename))):
+    for here, entries in walk(root, on_error=lambda error: closed.append(Path(error.filename))):
         if any(
             entry.name in ("config.yaml", "summary.json") and not entry.is_dir()
             for entry in entries

@@ -190,9 +190,9 @@ class SampleReference:
         if self.classifier is None:
             self._compute_user_metrics(Samples(x, true, labels))
             return
-        features, logits = self.classifier.read(x)
+        features, logits = self.classifier.features_and_logits(x)
         self._compute_user_metrics(
-            Samples(x, true, labels, features, self.classifier.read(true)[0], logits)
+            Samples(x, true, labels, features, self.classifier.features_and_logits(true)[0], logits)
         )
 
 
@@ -337,7 +337,7 @@ class ImageReference(SampleReference):
         if self.user_metrics:
             features["x"] = x
         if self.classifier is not None:
-            features["features"], features["logits"] = self.classifier.read(x)
+            features["features"], features["logits"] = self.classifier.features_and_logits(x)
         if self.inception is not None:
             features["inception"] = inception_features(self.inception, x.to(self.device)).cpu()
         if self.prompts is not None and self.prompts.embedder is not None:

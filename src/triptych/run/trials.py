@@ -13,7 +13,7 @@ from triptych.callbacks.metrics import item_metrics_callback
 from triptych.config.own_code import definition_location, is_user_code
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.contract import check_output, isolated_evaluation, try_guides, try_sampler
+from triptych.models.contract import check_output, isolated_evaluation, try_guidance, try_sampler
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.run.experiment import Experiment
 from triptych.run.parsing import error_line
@@ -36,7 +36,7 @@ def try_experiment(experiment: Experiment, device: torch.device) -> None:
         if data.augmentations:
             last = data.augmentations[-1]
             check_output("augmentation", last.__call__, batch.x, (len(batch.x), *data.shape))
-        model.try_parts(batch)
+        model.try_components(batch)
         _try_drawing(experiment)
         _try_metrics(experiment, device)
 
@@ -49,7 +49,7 @@ def _try_drawing(experiment: Experiment) -> None:
         return
     if not drawing.sources:
         wrappers = [key for key in ("threshold", "guidance") if config.get(key)]
-        try_guides(drawing, wrappers, model)
+        try_guidance(drawing, wrappers, model)
     try_sampler(drawing.sampler, model)
 
 

@@ -118,8 +118,8 @@ def _current_config(path: Path, where: str, config: Config) -> Config:
     if differences:
         raise ForeignCheckpoint(
             f"{where}: belongs to another run than {run / 'config.yaml'} "
-            f"({describe_differences(differences)}); restore the wrong file, or copy the "
-            "checkpoint to another folder and pass the copy"
+            f"({describe_differences(differences)}); put back the file that was replaced, or copy "
+            "the checkpoint to another folder and pass the copy"
         )
     check_is_reported(run, path, where)
     return current
@@ -136,7 +136,8 @@ def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
         check_digests(run.path, result.digests, [f"checkpoints/{path.name}"])
     except ValueError as error:
         raise UserError(
-            f"{where}: not the checkpoint that the run's result reports; remove it"
+            f"{where}: differs from the checkpoint that the run's result reports; pass another "
+            "checkpoint, or delete this file"
         ) from error
 
 
