@@ -220,11 +220,11 @@ class Trained:
         }
         values = _checked_values("sample", arguments, overrides)
         from triptych.run.experiment import Experiment
-        from triptych.run.sample import SAMPLES, draw_all_sources, drawing_of
+        from triptych.run.sample import SAMPLES, build_run_drawing, draw_all_sources
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
-            return draw_all_sources(drawing_of(opened, values), values)[SAMPLES]
+            return draw_all_sources(build_run_drawing(opened, values), values)[SAMPLES]
         finally:  # sampling may have moved the model to a GPU
             self.model.to(device)
 

@@ -40,9 +40,9 @@ def sample(cfg: DictConfig) -> Path:
     from triptych.run.reopen import reopen
 
     if values["cascade"] is None:
-        drawing = sampling.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+        drawing = sampling.build_run_drawing(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     else:
-        drawing = sampling.cascade_of(values)
+        drawing = sampling.build_cascade_drawing(values)
     drawn = sampling.draw_all_sources(drawing, values)
     samples = drawn[sampling.SAMPLES]
     folder = save_tensor(samples, Path(cfg.out))
@@ -53,7 +53,7 @@ def sample(cfg: DictConfig) -> Path:
                 drawn[name][:MAX_PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png"
             )
     if values["trajectory"] is not None:
-        condition = sampling.condition_of(drawing, values, cfg.n)
+        condition = sampling.build_condition(drawing, values, cfg.n)
         seed, few = sampling.batch_seed(values, 0), min(cfg.n, cfg.batch_size)
         save_trajectory(drawing, condition, few, seed, folder)
     return folder

@@ -1,4 +1,4 @@
-"""Score samples with networks: InceptionV3 for FID; classifier and text embedder for captions."""
+"""Compute features of samples with networks: InceptionV3 for FID, and matches with captions."""
 
 from pathlib import Path
 
@@ -68,8 +68,11 @@ def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([inception(part) for part in shades.split(INCEPTION_BATCH)])
 
 
-class Prompts:
-    """A comparison of samples with the captions of ``data`` that they were drawn from."""
+class CaptionComparison:
+    """A comparison of samples with the captions of ``data`` that they were drawn from.
+
+    ``embedder`` embeds images and texts in one space; None: only a classifier judges.
+    """
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
@@ -115,4 +118,5 @@ class Prompts:
 
 
 def _fraction_true(is_right: Tensor) -> float:
+    """Return the fraction of true entries."""
     return is_right.double().mean().item()

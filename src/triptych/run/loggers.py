@@ -24,7 +24,7 @@ from triptych.config.trust import import_class
 from triptych.records import Config
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.metrics import MetricsCsv, flat_parameters, flatten_numbers, sweep_name_of
+from triptych.run.metrics import MetricsCsv, flat_parameters, flatten_numbers, recorded_sweep_name
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank
 from triptych.run.result import Result
@@ -263,7 +263,7 @@ class MLflowRun(MLFlowLogger):
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()
         provenance = run.provenance
-        tags = {ID: provenance.id, "directory": str(run.path), "sweep": sweep_name_of(run)}
+        tags = {ID: provenance.id, "directory": str(run.path), "sweep": recorded_sweep_name(run)}
         tags["mlflow.source.git.commit"] = provenance.commit
         tags = {name: tag for name, tag in tags.items() if tag}
         super().__init__(

@@ -64,7 +64,7 @@ def draw_sets(
         return []
     folder = open_chunk_folder(run.path, strategy.broadcast(_cache_key(experiment, run)))
     reference, device = experiment.reference, strategy.root_device
-    chunks = Chunks(folder, experiment.data.shape, reference.read, device)
+    chunks = Chunks(folder, experiment.data.shape, reference.compute_features, device)
     experiment.model.to(device)  # Lightning has moved the model to the CPU.
     reference.fill(chunks, device)
     measured = []

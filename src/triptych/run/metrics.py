@@ -119,7 +119,7 @@ def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | Non
     return int(step), figures
 
 
-def sweep_name_of(run: RunDirectory) -> str | None:
+def recorded_sweep_name(run: RunDirectory) -> str | None:
     """Return the name of a run's sweep; None for a run without one."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None

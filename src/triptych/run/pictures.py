@@ -84,7 +84,7 @@ def save_trajectory(
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
-    condition = drawing.fill(select_rows(condition, slice(n)), n, generator)
+    condition = drawing.complete_condition(select_rows(condition, slice(n)), n, generator)
     if drawing.prepare is not None and condition is not None:
         condition = drawing.prepare(condition, generator)
     x, gammas = sample_trajectory(

@@ -97,7 +97,7 @@ def add_execution(
         "device": device,
         "world_size": world_size,
         "python": sys.version.split()[0],
-        "commit": commit_of(CLONE),
+        "commit": git_commit(CLONE),
         "sources": code.sources,
         "versions": code.versions,
         "data": {key: data[key] for key in ("fingerprint", "split")},
@@ -138,7 +138,7 @@ def changed_code_warning(*runs: RunDirectory) -> str:
     return f"{problem}; force=true runs again and keeps the old directory under another name"
 
 
-def commit_of(root: Path) -> str:
+def git_commit(root: Path) -> str:
     """Return the git commit at ``root``; "" if it is not in a repository."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return _git(root, "rev-parse", "HEAD")

@@ -26,7 +26,12 @@ from triptych.models.metric import OfSamples, Samples
 from triptych.records import Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed
 from triptych.run.drawing import spread_indices
-from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
+from triptych.run.judges import (
+    CaptionComparison,
+    inception_features,
+    open_inception,
+    read_statistics,
+)
 
 PAIRS = 5  # number of pairs of true sets that are compared for the noise floor
 MAX_TRIED = 1000  # maximum number of samples on which user-supplied metrics are tried
@@ -70,7 +75,7 @@ class SampleReference:
     name: str  # description for the report
     files: Mapping[str, str | None] = {}  # digests of the files that FID is computed from
     classifier: Classifier | None = None
-    prompts: Prompts | None = None
+    prompts: CaptionComparison | None = None
 
     def __init__(self, data: Any, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
         self.data, self.n, self.seed, self.user_metrics, self.shape = (
@@ -96,7 +101,7 @@ class SampleReference:
         """The number of held-out true items from which sets can be drawn."""
         return sum(len(items) for _, items in self.held_out_items)
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
+    def compute_features(self, x: Tensor) -> dict[str, Tensor]:
         """Return the features by name, (k, ...) each, of items x (k, *shape)."""
         raise NotImplementedError
 
@@ -199,7 +204,7 @@ class SampleReference:
 class PointReference(SampleReference):
     """A reference of true points (n, d); the features of a point are its coordinates."""
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
+    def compute_features(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
 
     def true_points(self, n: int, repeat: int) -> Tensor:
@@ -316,7 +321,7 @@ class ImageReference(SampleReference):
         self.name = f"{len(self.order)} training images of {data.name}"
         self.classifier = classifier
         if isinstance(data, Captioned) and classifier is not None:
-            self.prompts = Prompts(data, embedder)
+            self.prompts = CaptionComparison(data, embedder)
         self.inception = None if inception is None else open_inception(inception)
         self.published = None if statistics is None else read_statistics(statistics)
         files = {"inception": inception, "statistics": statistics}
@@ -328,7 +333,7 @@ class ImageReference(SampleReference):
             networks.append(self.prompts.embedder.network)
         return [network for network in networks if network is not None]
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
+    def compute_features(self, x: Tensor) -> dict[str, Tensor]:
         """Return features of images from the classifier, InceptionV3 and the contrastive model.
 
         The images themselves are added if there are user-supplied metrics.

@@ -26,7 +26,7 @@ from triptych.terminal import progress_bar
 SAMPLES = "samples"
 
 
-def drawing_of(opened: Experiment, values: Config) -> Drawing:
+def build_run_drawing(opened: Experiment, values: Config) -> Drawing:
     """Build the ``Drawing`` that samples from ``opened``; raise UserError if it cannot be sampled.
 
     ``values`` are the keys of ``configs/sample.yaml``.
@@ -41,7 +41,7 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
     return _check_and_move(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
-def cascade_of(values: Config) -> Drawing:
+def build_cascade_drawing(values: Config) -> Drawing:
     """Build the ``Drawing`` of a cascade: its last run, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
@@ -82,7 +82,7 @@ def _check_and_move(drawing: Drawing, values: Config) -> Drawing:
     if values["like"] is not None:
         others = {name: source for name, source in drawing.sources.items() if name != IMAGE}
         drawing = replace(drawing, sources=others)
-    condition_of(drawing, values, 1)  # Raises errors before anything is drawn.
+    build_condition(drawing, values, 1)  # Raises errors before anything is drawn.
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(values["threads"] or torch.get_num_threads())
     return drawing
@@ -98,7 +98,7 @@ def _check_label(drawing: Drawing, values: Config) -> None:
         raise UserError(f"label={label}: must be null if a prompt is set")
 
 
-def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
+def build_condition(drawing: Drawing, values: Config, n: int) -> Condition | None:
     """Return the condition of n samples from the keys ``prompt``, ``label`` and ``like``."""
     prompt = values.get("prompt")
     if prompt is None:
@@ -143,7 +143,7 @@ def draw_all_sources(drawing: Drawing, values: Config) -> dict[str, Tensor]:
     Raises UserError if a sample is not finite.
     """
     n = values["n"]
-    condition = condition_of(drawing, values, n)
+    condition = build_condition(drawing, values, n)
     batches = []
     for rows in torch.arange(n).split(values["batch_size"]):
         batches.append(_draw_batch(drawing, values, select_rows(condition, rows), rows))
@@ -156,7 +156,7 @@ def _draw_batch(
     size, end = len(rows), int(rows[-1]) + 1
     generator = drawing.generator(batch_seed(values, int(rows[0])))
     bar = partial(progress_bar, desc=f"samples {end}/{values['n']}", disable=None)
-    condition = drawing.fill(condition, size, generator, bar)
+    condition = drawing.complete_condition(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
         # Round to the data's levels, as is done for samples of the earlier stages.

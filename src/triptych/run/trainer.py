@@ -52,7 +52,7 @@ class ShardedPrecision(FSDPPrecision):
         return MixedPrecision()
 
 
-def steps_of(config: Config, items: int) -> int:
+def count_steps(config: Config, items: int) -> int:
     """Return the number of steps of a fit: max_steps, or ceil(epochs * batches / accumulated)."""
     node = config["trainer"]
     if node["max_steps"]:

@@ -64,7 +64,7 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
         experiment.reference.try_user_metrics(experiment.drawing.conditional)
 
 
-def check_loads(experiment: Experiment) -> None:
+def check_model_loads(experiment: Experiment) -> None:
     """Raise UserError if a newly built model cannot load this model's state.
 
     After the fit, the evaluation rebuilds the model in this way.

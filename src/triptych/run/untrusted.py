@@ -100,7 +100,7 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     return content
 
 
-def is_averaging(state: dict[str, Any]) -> bool:
+def is_ema_state(state: dict[str, Any]) -> bool:
     """Return whether a callback's state is that of ``EMA`` or of a subclass."""
     return {"average", "name", "others"} <= state.keys()
 

@@ -22,7 +22,7 @@ from triptych.run.metrics import (
     curve_tables,
     flatten_metrics,
     grouping_settings,
-    sweep_name_of,
+    recorded_sweep_name,
 )
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
@@ -187,7 +187,7 @@ def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> 
 
     The cells of a sweep form a group and are named like their directories.
     """
-    sweep, provenance = sweep_name_of(run), run.provenance
+    sweep, provenance = recorded_sweep_name(run), run.provenance
     choices = provenance.choices
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
