@@ -107,7 +107,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     torch.testing.assert_close(pictures_like(3, 7), project_to_sphere(pictures_like(3, 7)))
     for part, what, words in (
         ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
-        ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),
+        ("embedding", "text", r"text is Tokens\(.*embedding needs Vectors\(width=6\)"),
         ("low", "embedding", "the model has no condition 'low'; use one of {embedding}"),
     ):
         config = opened.config | {"condition_from": {part: what}}

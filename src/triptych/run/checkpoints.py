@@ -216,7 +216,7 @@ class CheckpointSaver(pl.Callback):
         trainer.save_checkpoint(self.folder / name)
 
     def _log_row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
-        """Log this step's training metrics now; Lightning logs them after this hook."""
+        """Log this step's training metrics to ``loggers`` now; Lightning would do so too late."""
         if trainer.global_step % trainer.log_every_n_steps:
             return
         figures = {

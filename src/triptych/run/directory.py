@@ -116,7 +116,7 @@ class RunDirectory(Lockable):
 
     @property
     def readable_provenance(self) -> Provenance:
-        """The provenance, or an empty one if it is unreadable; only for counting or naming runs."""
+        """The provenance, or an empty one if it is unreadable; only to count or name runs."""
         try:
             return self.provenance
         except Unreadable:

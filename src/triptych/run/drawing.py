@@ -75,7 +75,7 @@ class Drawing:
         return split.condition[items % len(split)].merge(labels)
 
     def held_out_indices(self, n: int) -> Tensor:
-        """Return the indices (n,) of the held-out items whose conditions are used for metrics."""
+        """Return the indices (n,) of held-out items whose conditions the sample metrics use."""
         return spread_indices(n, len(self.data.splits[self.data.condition_split]))
 
     @property

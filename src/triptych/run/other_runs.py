@@ -15,9 +15,9 @@ from triptych.run.reopen import refuse_cascade, reopen
 
 
 class OtherRuns:
-    """The other runs that a configuration refers to, each opened on first request and cached.
+    """The other runs that a configuration names, each opened on first request and then cached.
 
-    A run is opened once as a model of the same data, and once as a stage of a cascade.
+    A run is opened at most twice: as a model of the same data, and as a stage of a cascade.
     """
 
     def __init__(self, config: Config):
@@ -25,7 +25,10 @@ class OtherRuns:
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Open a run of the same data or, with ``stage``, a run that draws part of a condition."""
+        """Open a run of the same data or, with ``stage``, a run that draws part of a condition.
+
+        ``key`` is the configuration key that names it, ``path`` the value.
+        """
         if path is None:
             raise UserError(
                 f"{key}=null: needs a checkpoint; pass one, as guide=.../checkpoints/last.ckpt"
@@ -69,14 +72,14 @@ class OtherRuns:
 
 
 def set_teacher(config: Config, model: Any, data: DataModule, other_runs: OtherRuns) -> None:
-    """Open the teacher of ``model``, if it has one, and pass it to the objective."""
+    """Open the other run that is the teacher of ``model``, if any, and pass it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):
         model.objective.teacher = open_teacher(objective["teacher"], model, data, other_runs)
 
 
 def open_teacher(path: str, model: Any, data: DataModule, other_runs: OtherRuns) -> Denoiser:
-    """Open another run's denoiser as a teacher of ``model``; UserError if it does not fit."""
+    """Return another run's denoiser as the teacher of ``model``; UserError if it is unsuitable."""
     where = f"objective.teacher={path}"
     if model.of_latents:
         raise UserError(f"{where}: distillation is not supported for latents; pass null")

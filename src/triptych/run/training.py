@@ -1,6 +1,6 @@
 """The steps of a run: build, fit, evaluate the bound, draw samples, compute metrics, record.
 
-``execute`` calls it and handles the lock, signals, other ranks and failures.
+``execute`` calls ``train``, and handles the lock, signals, other ranks and failures.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def train(session: Session) -> Result:
 
 
 def set_up(config: Config) -> None:
-    """Set this process's threads and seeds, and check the code that the configuration names."""
+    """Check the code that a configuration names; set this process's threads and seeds."""
     set_up_process(config)
     check_imported(config)
 

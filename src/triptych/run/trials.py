@@ -25,7 +25,7 @@ TRIAL_ITEMS = 4  # number of items on which a model is tried
 def try_experiment(experiment: Experiment, device: torch.device) -> None:
     """Try augmentation, model, sampler and metrics on a few items of the first batch.
 
-    Raises UserError for the first that fails or returns a wrong shape.
+    Raises UserError for the first of them that fails or returns a wrong shape.
     """
     model, data = experiment.model.to(device), experiment.data
     x, condition, index = data.train_dataloader().batch(0)
@@ -54,7 +54,7 @@ def _try_drawing(experiment: Experiment) -> None:
 
 
 def _try_metrics(experiment: Experiment, device: torch.device) -> None:
-    """Try the user-supplied metrics on a few held-out items, and those of samples on noise."""
+    """Try user-supplied metrics: those of items on a few held-out items, of samples on noise."""
     model, splits = experiment.model, experiment.data.splits
     split = splits["val"] if len(splits["val"]) else splits["test"]
     items = split.batch(torch.arange(min(TRIAL_ITEMS, len(split))))
@@ -65,7 +65,7 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
 
 
 def check_model_loads(experiment: Experiment) -> None:
-    """Raise UserError if a newly built model cannot load this model's state.
+    """Raise UserError if a newly built model cannot load the state of this model.
 
     After the fit, the evaluation rebuilds the model in this way.
     """
@@ -93,6 +93,7 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
 
 
 def _check_state_is_plain(state: Any, owner: str, location: str = "") -> None:
+    """Raise UserError if ``state`` cannot be loaded as tensors and plain data; ``owner`` has it."""
     file = io.BytesIO()
     try:
         torch.save(state, file)
