@@ -100,15 +100,15 @@ class Interrupted(BaseException):
 
     def __init__(self, signal: int, step: int = 0, lost_process: str = ""):
         super().__init__(signal, step, lost_process)
-        self.signal, self.step, self.lost = signal, step, lost_process
+        self.signal, self.step, self.lost_process = signal, step, lost_process
         self.fix = "repeat the same command to resume"
 
     def __str__(self) -> str:
         import signal
 
         name = signal.Signals(self.signal).name
-        if self.lost:
-            return as_one_line(f"interrupted: {self.lost} was killed ({name}); {self.fix}")
+        if self.lost_process:
+            return as_one_line(f"interrupted: {self.lost_process} was killed ({name}); {self.fix}")
         where = f" at step {self.step}" if self.step else ""
         return as_one_line(f"interrupted{where} ({name}); {self.fix}")
 

@@ -137,7 +137,7 @@ def test_an_argument_without_a_declaration_has_its_parents():
         def __init__(self, width, scale=1.0): ...
 
     child, closed = inspect_class(Child), inspect_class(Closed)
-    assert list(child.named) == ["width", "scale", "depth", "seed"] and not child.more
+    assert list(child.named) == ["width", "scale", "depth", "seed"] and not child.takes_any
     assert child.named["width"] == (Count, 8) and child.named["scale"] == (Share, REQUIRED)
     assert list(closed.named) == ["width", "scale"]
     assert closed.named["width"] == (Count, REQUIRED) and closed.named["scale"] == (Share, 1.0)

@@ -83,7 +83,7 @@ class EMA(pl.Callback):
         self.updates = 0
         self.averages: dict[str, dict[str, Tensor]] = {}
         self._raw: list[Tensor] | None = None
-        self._seen = 0
+        self._last_step = 0
 
     @property
     def average(self) -> dict[str, Tensor]:
@@ -98,16 +98,16 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Read the step here, as on_fit_start comes before Lightning restores it.
-        self._seen = trainer.global_step
+        self._last_step = trainer.global_step
         # Listing the module's parameters takes as long as averaging them, so do it once.
         self._weights = list(_parameters(module).values())
         self._lists = {length: list(self.averages[length].values()) for length in self._beta}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         # Gradients were accumulated, but no optimizer step was taken.
-        if trainer.global_step == self._seen:
+        if trainer.global_step == self._last_step:
             return
-        self._seen = trainer.global_step
+        self._last_step = trainer.global_step
         self.updates += 1
         with torch.no_grad():
             for length, beta in self._beta.items():

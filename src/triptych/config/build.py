@@ -92,8 +92,8 @@ def drop_unaccepted_arguments(config: dict[str, Any], typed_keys: Collection[str
     for group, node in nodes_with_target(config, ""):
         if f"{group}._target_" not in typed_keys:
             continue
-        names, more = class_arguments(check_name(node["_target_"], group))
-        if more:
+        names, takes_any = class_arguments(check_name(node["_target_"], group))
+        if takes_any:
             continue
         kept = {"lr"} if group == "optimizer" else {*names}
         kept = {*kept, *OPTIONS}
@@ -123,8 +123,8 @@ def check_base(target: str, dotted_key: str) -> None:
 def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
     """Raise UserError for a key beside ``_target_`` that the class does not accept."""
     target = node["_target_"]
-    names, more = class_arguments(target)
-    if more:
+    names, takes_any = class_arguments(target)
+    if takes_any:
         return
     for key in node:
         if key not in names and key not in OPTIONS and f"{dotted_key}.{key}" not in SHARED:
@@ -242,12 +242,12 @@ def _build_arguments(
     owner: type, node: dict[str, Any], dotted_key: str, table: Dependencies, extra: Collection[str]
 ) -> dict[str, Any]:
     """Build those arguments of the class ``owner`` that its configuration ``node`` sets."""
-    names, more = inspect_class(owner)
+    names, takes_any = inspect_class(owner)
     arguments = {}
     for key, value in node.items():
         if key in OPTIONS or key in extra:
             continue
-        if key not in names and not more:  # Another class of this group accepts the key.
+        if key not in names and not takes_any:  # Another class of this group accepts the key.
             continue
         path = f"{dotted_key}.{key}"
         if path in table.built or (path in SHARED and table is not NO_TABLE):

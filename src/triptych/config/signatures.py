@@ -32,7 +32,7 @@ class Arguments(NamedTuple):
     """The arguments that a class accepts, including those that it passes on to its parents."""
 
     named: dict[str, Argument]
-    more: bool  # whether it accepts **kwargs beyond the named arguments
+    takes_any: bool  # whether it accepts **kwargs beyond the named arguments
 
 
 UNKNOWN = Arguments({}, True)

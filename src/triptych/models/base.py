@@ -85,8 +85,8 @@ class BoundModel(LoggingModule):
         )
         self._clock = (0, time.perf_counter())
 
-    draws = True  # whether samples can be drawn from the model
-    samplers = True  # whether the configured sampler draws them
+    can_sample = True  # whether samples can be drawn from the model
+    uses_sampler = True  # whether the configured sampler draws them
     of_latents = False  # whether the denoiser acts on latents that the model learns
     # Probability that an item trains without its condition, or {part of the condition:
     # probability}.
@@ -114,7 +114,7 @@ class BoundModel(LoggingModule):
 
     def check_sampler(self, sampler: Any) -> None:
         """Raise UserError if this model cannot use ``sampler``; the default is always allowed."""
-        if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
+        if not ((self.can_sample and self.uses_sampler) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
             raise UserError(
                 f"sampler: {type(self).__name__} cannot use {name}; leave out the key sampler"

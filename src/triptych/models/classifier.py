@@ -31,7 +31,7 @@ class Classifier(BoundModel):
     """
 
     schedule: Schedule
-    draws = False
+    can_sample = False
     ignores = ("denoiser", "objective", "bound", "likelihood")
 
     def __init__(

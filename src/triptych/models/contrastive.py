@@ -121,7 +121,7 @@ class Contrastive(BoundModel):
     ``embeddings=RUN`` load it.
     """
 
-    draws = False
+    can_sample = False
     ignores = ("denoiser", "objective", "bound", "likelihood", "schedule", "process")
 
     def __init__(self, network: ContrastiveNetwork, **more: Any):

@@ -74,7 +74,7 @@ class LatentModel(BoundModel):
             is not evaluated.
     """
 
-    samplers = False  # samples are always drawn from the top level down
+    uses_sampler = False  # samples are always drawn from the top level down
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class LatentModel(BoundModel):
             extras.append("iw")
         super().__init__(extras=extras, **more)
         self.network = network
-        self.observation, self.numbers = Observation(levels), self.outputs(levels)
+        self.observation, self.outputs_per_dim = Observation(levels), self.outputs(levels)
         self.importance_samples = importance_samples
         self.hierarchy = Hierarchy(
             [_gaussian(encoder) for encoder in network.encoders],
@@ -114,7 +114,7 @@ class LatentModel(BoundModel):
         path = self.hierarchy.path(batch.x, plain_noise())
         top, head = (len(batch.x), *self.network.top), self.network.head
         check_output("model.network.encoders", self.network.encoders[-1].forward, path[-1], top)
-        shape = (len(batch.x), self.numbers, *self.shape)
+        shape = (len(batch.x), self.outputs_per_dim, *self.shape)
         check_output("model.network.head", head.forward, head(path[0]), shape)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:

@@ -48,7 +48,7 @@ def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Exper
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
     metrics = user_sample_metrics(config)
-    if not model.draws:
+    if not model.can_sample:
         return Experiment(config, data, model)
     if not config["measures"]["n"]:
         return Experiment(config, data, model, drawing)
@@ -110,7 +110,7 @@ def _condition_sources(
                 )
             sources[name] = source
             continue
-        stage = other_runs.open(f"condition_from.{name}", str(source), stage=True)
+        stage = other_runs.open(f"condition_from.{name}", str(source), as_stage=True)
         check_condition_source(key, name, stage, data, earlier=[*sources])
         drawn = with_changed_sampling(f"stages.{name}", stage.config, stages.get(name, {}))
         sources[name] = build_drawing(drawn, stage.model, stage.data, OtherRuns(drawn))
@@ -171,7 +171,7 @@ def _build_reference(
         )
     classifier = None
     if path is not None:
-        classifier = other_runs.classifier("measures.classifier", path, noise=False)
+        classifier = other_runs.classifier("measures.classifier", path, noisy=False)
     embedder = _open_embedder(measures.get("contrastive"), data)
     statistics = measures.get("statistics")
     return ImageReference(

@@ -90,7 +90,7 @@ def _draw_final_samples(
     }
     if "samples/final" in pictures:
         entries["samples"] = str(pictures["samples/final"].relative_to(run.path))
-    if model.draws and checkpoint.evaluates_test:
+    if model.can_sample and checkpoint.evaluates_test:
         entries["baselines"] = baseline_bounds(checkpoint.data)
     entries |= measure_posterior_mean(experiment)
     if sets:

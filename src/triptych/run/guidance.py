@@ -94,7 +94,7 @@ def _open_classifier(path: str, model: Any, data: DataModule, other_runs: OtherR
             )
         return ExactClassifier(data.mixture, model.denoiser.process)
     key = "guidance.classifier"
-    classifier = other_runs.classifier(key, path, noise=True)
+    classifier = other_runs.classifier(key, path, noisy=True)
     check_process(f"{key}={path}", classifier, model.denoiser)
     return classifier
 

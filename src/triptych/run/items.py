@@ -109,12 +109,12 @@ def effective_number(groups: np.ndarray) -> float:
 
 
 def read_arrays(
-    file: str | Path, names: Sequence[str], square: str = ""
+    file: str | Path, names: Sequence[str], square_name: str = ""
 ) -> dict[str, np.ndarray] | None:
     """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it is malformed.
 
-    The array called ``square`` must have shape (n, n). Nothing is unpickled. Files that unpack to
-    more than TRIPTYCH_MAX_ITEMS bytes are refused.
+    The array called ``square_name`` must have shape (n, n). Nothing is unpickled. Files that unpack
+    to more than TRIPTYCH_MAX_ITEMS bytes are refused.
     """
     try:
         arrays = _unpack(file, names)
@@ -122,7 +122,7 @@ def read_arrays(
         return None
     sizes = {size for array in arrays.values() for size in array.shape}
     numbers = all(array.dtype.kind in KINDS for array in arrays.values())
-    shaped = all(array.ndim == 1 + (name == square) for name, array in arrays.items())
+    shaped = all(array.ndim == 1 + (name == square_name) for name, array in arrays.items())
     if not numbers or not shaped or len(sizes) != 1:
         return None
     return arrays

@@ -45,7 +45,7 @@ def read_statistics(path: str) -> Moments:
 
     Raises UserError for any other file.
     """
-    arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
+    arrays = read_arrays(Path(path), ("mu", "sigma"), square_name="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(
         np.isfinite(array).all() for array in arrays.values()
     ):

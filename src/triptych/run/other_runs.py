@@ -24,8 +24,8 @@ class OtherRuns:
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
-    def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Open a run of the same data or, with ``stage``, a run that draws part of a condition.
+    def open(self, key: str, path: str | None, as_stage: bool = False) -> Experiment:
+        """Open a run of the same data or, with ``as_stage``, a run that draws part of a condition.
 
         ``key`` is the configuration key that names it, ``path`` the value.
         """
@@ -35,17 +35,17 @@ class OtherRuns:
             )
 
         def adjust_config(other: Config) -> None:
-            if stage:
+            if as_stage:
                 refuse_cascade(other)
             else:
                 self._use_own_data_folder(other)
             other["threads"] = self.config["threads"]
 
-        if (path, stage) not in self._opened:
+        if (path, as_stage) not in self._opened:
             opened = reopen(str(path), adjust=adjust_config, key=key)
             opened.model.requires_grad_(False)
-            self._opened[path, stage] = opened
-        return self._opened[path, stage]
+            self._opened[path, as_stage] = opened
+        return self._opened[path, as_stage]
 
     def _use_own_data_folder(self, other: Config) -> None:
         """Check that another run has the same data, and set its data folder to this run's."""
@@ -57,16 +57,16 @@ class OtherRuns:
         if "root" in data:
             other["data"]["root"] = data["root"]
 
-    def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
-        """Open a classifier of the same data, trained on noisy (``noise``) or clean images."""
+    def classifier(self, key: str, path: str | None, noisy: bool) -> Classifier:
+        """Open a classifier of the same data, trained on noisy (``noisy``) or clean images."""
         model = self.open(key, path).model
         if not isinstance(model, Classifier):
             raise UserError(
                 f"{key}={path}: not a classifier; pass a checkpoint of model=classifier"
             )
-        if model.noise != noise:
+        if model.noise != noisy:
             raise UserError(
-                f"{key}={path}: needs a classifier trained with model.noise={str(noise).lower()}"
+                f"{key}={path}: needs a classifier trained with model.noise={str(noisy).lower()}"
             )
         return model
 

@@ -107,7 +107,7 @@ class SampleReference:
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
         """Compute the features of true items and of pure noise, in this process's chunks only."""
-        self.pure = chunks.fill("noise", self.n, self._draw_noise)
+        self.noise_features = chunks.fill("noise", self.n, self._draw_noise)
 
     def measure(
         self, features: Features, conditions: SetConditions, repeat: int
@@ -176,7 +176,7 @@ class SampleReference:
 
     def noise_metrics(self, conditions: SetConditions) -> dict[str, float]:
         """Return the metrics of pure noise, as if it were samples with these conditions."""
-        figures = self.measure(self.pure, conditions, 0)
+        figures = self.measure(self.noise_features, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _compute_user_metrics(self, samples: Samples) -> dict[str, float]:

@@ -33,7 +33,7 @@ def build_run_drawing(opened: Experiment, values: Config) -> Drawing:
     """
     model = opened.model
     check_guide(values)
-    if not model.draws:
+    if not model.can_sample:
         raise UserError(
             f"ckpt={values['ckpt']}: a classifier cannot draw samples; pass a generative model"
         )

@@ -34,7 +34,7 @@ class Session:
         """The current stage: "build" until training begins, then "fit", then "test"."""
         if self.fitted:
             return "test"
-        if self.stop.began:
+        if self.stop.training_began:
             return "fit"
         return "build"
 

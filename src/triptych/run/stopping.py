@@ -61,7 +61,7 @@ class Stop(pl.Callback):
         # Code of the first loss or weight that was not finite: 2 * step + index in ``KINDS``.
         self._first_bad: Tensor | None = None
         self.received: int | None = None
-        self.began = False  # whether training has started
+        self.training_began = False  # whether training has started
         self._training = False
         self._next = 0  # step of the next exchange among ranks
         self._exchange = (0.0, 0)  # time and step of the last exchange
@@ -174,7 +174,7 @@ class Stop(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Replace the handlers that Lightning has just set, which communicate with other ranks.
         self.install_handlers()
-        self.began = self._training = True
+        self.training_began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # Validation can be interrupted: the last checkpoint was saved before it.
