@@ -24,7 +24,7 @@ from triptych.config.compose import compose_command, without_hydra
 from triptych.run.chunks import Chunks
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
-from triptych.run.sample import cascade_of, draw_all_sources
+from triptych.run.sample import build_cascade_drawing, draw_all_sources
 
 SETS = 3
 WAYS = {
@@ -40,9 +40,9 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     """Print the table."""
     made = without_hydra(compose_command("sample", [f"n={n}"]))
     composed = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
-    data = cascade_of(composed).data
+    data = build_cascade_drawing(composed).data
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
-    chunks = Chunks(Path(tempfile.mkdtemp()), data.shape, reference.read)
+    chunks = Chunks(Path(tempfile.mkdtemp()), data.shape, reference.compute_features)
     reference.fill(chunks, torch.device("cpu"))
     names = count()
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
@@ -63,7 +63,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
         for way, change in WAYS.items():
             for seed in range(SETS):
                 values = composed | change | {"seed": seed}
-                first, drawn = draw_all_sources(cascade_of(values), values).values()
+                first, drawn = draw_all_sources(build_cascade_drawing(values), values).values()
                 rows.setdefault(way, []).append(figures(drawn, seed))
                 if not change:
                     for mode in ("bilinear", "nearest"):

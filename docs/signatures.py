@@ -94,7 +94,7 @@ def _entry(arguments: Arguments) -> dict[str, Any]:
     return {
         "kinds": {name: _text(argument.kind) for name, argument in named.items()},
         "defaults": {name: _plain(named[name]) for name in optional},
-        "more": arguments.more,
+        "more": arguments.takes_any,
     }
 
 

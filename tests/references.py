@@ -185,7 +185,7 @@ def share(setattr_: Any = setattr) -> None:
     here, versioned = provenance.CLONE, {"triptych", *provenance.BY_VERSION}
     for name, own in (
         ("package_versions", lambda: True),
-        ("commit_of", lambda root: root == here),
+        ("git_commit", lambda root: root == here),
         ("git_state", lambda root, *code: root == here),
         ("code_digest", lambda config: provenance._user_packages_in(config) <= versioned),
     ):

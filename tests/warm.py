@@ -16,7 +16,7 @@ for name in (
 ):
     import_module(f"triptych.{name}")
 references.share()
-provenance.commit_of(provenance.CLONE)
+provenance.git_commit(provenance.CLONE)
 provenance.git_state(provenance.CLONE, "src", "configs")
 provenance.code_digest({})
 provenance.package_versions()

@@ -1,7 +1,7 @@
 """Use Triptych from Python: in a notebook, a debugger or a script.
 
-The commands do the same: a run that was trained in Python is a directory like any other, and Python
-and the commands can resume each other's runs.
+The functions do the same as the commands. A run that was trained in Python is a directory like any
+other: Python can resume the runs of the commands, and the commands those of Python.
 """
 
 import os
@@ -36,7 +36,7 @@ UNUSED_KEYS = {  # {command: its keys that have no effect in Python}
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose the configuration that ``triptych-train OVERRIDES`` trains.
+    """Compose the configuration with which ``triptych-train OVERRIDES`` trains.
 
     ``overrides`` is one override or a list of them. Values of the returned configuration may be
     changed by assignment.
@@ -54,11 +54,11 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     """Train a run of a composed configuration, or of overrides, and return the run.
 
-    If a run of this name exists, it is resumed, or only read if it has ended. The random seeds and
-    the number of threads of this process are set.
+    If a run of this name exists and has ended, it is only read; otherwise it is resumed. The random
+    seeds and the number of threads of this process are set.
 
     Raises:
-        UserError: a value is not accepted, several processes are requested, or the run of this name
+        UserError: a value is not allowed, several processes are requested, or the run of this name
             has another configuration.
         Busy, Diverged, Interrupted, StorageError: see ``run.execute.execute``.
     """
@@ -72,6 +72,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
 
 
 def _train(config: DictConfig) -> Run:
+    """Prepare the run's directory, execute the run unless it has finished, and read its result."""
     request = request_single(config)
     check_one_process(config)
     run = prepare_run(request)
@@ -85,6 +86,7 @@ def _train(config: DictConfig) -> Run:
 
 
 def _execute(run: RunDirectory) -> None:
+    """Execute a prepared run in this process, marked as composed by this user."""
     from triptych.run.execute import execute
 
     os.environ[OWN] = str(run.path)
@@ -96,7 +98,7 @@ def _execute(run: RunDirectory) -> None:
 
 
 def check_one_process(config: DictConfig) -> None:
-    """Raise UserError for a run of several processes, which only the command can start."""
+    """Raise UserError if several processes are requested, which only the command can start."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch_id():
         raise UserError(
@@ -106,7 +108,7 @@ def check_one_process(config: DictConfig) -> None:
 
 
 def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
-    """Compose a configuration anew from its overrides and assigned values, to check every value."""
+    """Compose a configuration again from its overrides and assigned values; check every value."""
     if not isinstance(config, DictConfig):
         return compose(config)
     typed = OmegaConf.select(config, "hydra.overrides")
@@ -126,7 +128,7 @@ def _recompose(config: DictConfig | Sequence[str] | str) -> DictConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run or checkpoint, as ``load`` returns it; its model is in evaluation mode."""
+    """A trained run or checkpoint, opened by ``load``; its model is in evaluation mode."""
 
     path: Path
     weights: str | None
@@ -137,7 +139,7 @@ class Trained:
 
     @property
     def denoiser(self) -> Any:
-        """The denoiser: (z (B, *event), gamma (B,), condition) -> Prediction, with .x0 etc."""
+        """The denoiser: (z (B, *event), gamma (B,), condition) -> Prediction, which has .x0 etc."""
         return self.model.denoiser
 
     @property
@@ -147,22 +149,22 @@ class Trained:
 
     @property
     def process(self) -> Any:
-        """The noise process: gamma -> alpha and sigma of z = alpha x + sigma eps."""
+        """The noise process: it maps gamma to the alpha and sigma of z = alpha x + sigma eps."""
         return self.denoiser.process
 
     def bound(self, x: Any, condition: Any = None) -> Any:
-        """Estimate the three terms of each item's bound from one random draw, in nats (B,).
+        """Estimate the three terms of each item's bound, nats (B,), from one random draw.
 
         The terms are prior, reconstruction and diffusion.
 
         Args:
-            x: items (B, *event) in data units. They get the random times and noise of the first B
-                items of a split.
+            x: items (B, *event) in data units. Their random times and noise are those of the first
+                B items of a split.
             condition: the items' condition, if the model is conditional.
 
         Raises:
-            UserError: the items are not valid, for example images off the data's levels; or the
-                condition is missing.
+            UserError: the items are not valid, for example images whose values are not levels of
+                the data; or the condition is missing.
         """
         import torch
 
@@ -196,18 +198,19 @@ class Trained:
 
     @cached_property
     def _calibrated_model(self) -> Any:
+        """The model, after its bound was prepared for the loaded weights, once."""
         self.model.before_accounting()
         return self.model
 
     def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
-        """Draw n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` does.
+        """Draw n samples (n, *shape) in data units, as ``triptych-sample n=... OVERRIDES`` does.
 
         Args:
-            overrides: such as ``"sampler=ddim", "sampler.steps=20", "guidance=classifier_free"``.
+            overrides: settings, for example ``"sampler=ddim", "sampler.steps=20"``.
             label: the class of all samples; None: all classes in turn, if the model has classes.
 
         Raises:
-            UserError: as the command.
+            UserError: the command would refuse these settings, or a sample is not finite.
         """
         arguments = {
             "ckpt": self.path,
@@ -217,21 +220,22 @@ class Trained:
         }
         values = _checked_values("sample", arguments, overrides)
         from triptych.run.experiment import Experiment
-        from triptych.run.sample import SAMPLES, draw_all_sources, drawing_of
+        from triptych.run.sample import SAMPLES, build_run_drawing, draw_all_sources
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
-            return draw_all_sources(drawing_of(opened, values), values)[SAMPLES]
+            return draw_all_sources(build_run_drawing(opened, values), values)[SAMPLES]
         finally:  # sampling may have moved the model to a GPU
             self.model.to(device)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
-        """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
+        """Evaluate a split as ``triptych-evaluate`` does, and return its bound and metrics.
 
-        It reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` in memory.
+        The result is {"bpd": {"mean", "stderr", "n"}, ...}. The model is loaded again from the
+        checkpoint, so changes to ``self.model`` have no effect here.
 
         Raises:
-            UserError: as the command.
+            UserError: the command would refuse these settings.
         """
         split = composing.format_override_value(split)  # quoted, because it may be any text
         arguments = {
@@ -253,7 +257,7 @@ class Trained:
 def load(
     run: Run | str | os.PathLike[str], weights: str | None = None, data_root: str | None = None
 ) -> Trained:
-    """Open a run (the object or its directory) or a checkpoint, without executing untrusted code.
+    """Open a run (a ``Run`` or its directory) or a checkpoint, without executing untrusted code.
 
     Args:
         weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: the reported weights.
@@ -274,7 +278,7 @@ def load(
 
 
 def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return all runs beneath a folder, each a dictionary, for ``pandas.DataFrame``.
+    """Return one dictionary per run beneath a folder, as rows for ``pandas.DataFrame``.
 
     The rows are those of ``results.csv``. Keys: status, seed, settings that differ between runs,
     and the metrics of test, val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
@@ -296,7 +300,10 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _compose_overrides(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> DictConfig:
-    """Compose ``arguments`` ({key: value}) and a user's overrides like ``triptych-COMMAND``."""
+    """Compose ``triptych-COMMAND``'s configuration from ``arguments`` and a user's overrides.
+
+    ``arguments`` is {key: value}.
+    """
     problem = type_error_line("overrides", Sequence[str], overrides)
     if problem:
         raise UserError(problem)
@@ -314,6 +321,7 @@ def _compose_overrides(
 
 
 def _key_and_value(override: str) -> tuple[str, str]:
+    """Split an override, with or without leading "+" or "--", into its key and its value."""
     key, _, value = without_hyphens(override).lstrip("+").partition("=")
     return key, value
 
@@ -321,6 +329,6 @@ def _key_and_value(override: str) -> tuple[str, str]:
 def _checked_values(
     command: str, arguments: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a command's values; raise UserError for an override without effect in Python."""
+    """Return all values of a command; raise UserError for an override without effect in Python."""
     config = _compose_overrides(command, arguments, overrides)
     return composing.checked_values(composing.without_hydra(config), command)

@@ -1,12 +1,13 @@
-"""Declare a key by the annotation of its argument: type, range, unit and role, once.
+"""Declare configuration keys by annotating constructor arguments: type, range, unit and role.
 
     def __init__(self, width: Count = 32, seed: Annotated[int, Role.LOADING] = 0): ...
 
-``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these
-are checked, with the limits of ``annotated_types`` in ``Annotated``. Values of any other annotation
-are checked by the class itself. ``config/signatures.py`` knows the annotations without importing the
-classes; ``declared`` enforces them in Python. This module imports nothing of the project, so every
-package can use it.
+Each key is declared once, in this way. ``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``,
+``None``, sequences and unions of these are checked, with the limits of ``annotated_types`` in
+``Annotated``. Values of any other annotation are checked by the class itself.
+``config/signatures.py`` knows the annotations without importing the classes; the decorator
+``declared`` checks arguments that are passed in Python. This module imports nothing of the project,
+so every package can use it.
 """
 
 import functools
@@ -91,7 +92,7 @@ UNIONS = (Union, types.UnionType)
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Split ``Annotated`` into (type, metadata)."""
+    """Split a type into (type without ``Annotated``, its metadata); metadata may be ()."""
     if get_origin(kind) is Annotated:
         inner, *metadata = get_args(kind)
         return inner, tuple(metadata)
@@ -99,12 +100,12 @@ def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def alternatives(kind: Any) -> list[Any]:
-    """Return the members of a union, or the type itself."""
+    """Return the members of a union type; for any other type, a list of the type alone."""
     return list(get_args(kind)) if get_origin(kind) in UNIONS else [kind]
 
 
 def annotated_metadata(kind: Any) -> list[Any]:
-    """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
+    """Return all ``Annotated`` metadata of a type, and then those of the members of a union."""
     inner, metadata = unwrap(kind)
     every = list(metadata)
     if get_origin(inner) in UNIONS:
@@ -114,17 +115,20 @@ def annotated_metadata(kind: Any) -> list[Any]:
 
 
 def is_declaration(kind: Any) -> bool:
-    """Return whether a configuration may set an argument of this type; others are injected."""
+    """Return whether an argument of this type is a configuration key; other arguments are injected.
+
+    A type declares a key if it has ``Annotated`` metadata or a ``Literal``, perhaps nested.
+    """
     inner, metadata = unwrap(kind)
     return (
         bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
     )
 
 
-def fits(kind: Any, value: Any) -> bool:
-    """Return whether ``value`` has the declared type and range.
+def is_valid_value(kind: Any, value: Any) -> bool:
+    """Return whether ``value`` has the type and range that ``kind`` declares.
 
-    Undeclared types accept everything.
+    If ``kind`` is a type that this module does not check, every value is valid.
     """
     inner, metadata = unwrap(kind)
     has_type = _type_of(inner).accepts(get_args(inner), value)
@@ -132,7 +136,7 @@ def fits(kind: Any, value: Any) -> bool:
 
 
 def describe_kind(kind: Any) -> str:
-    """Describe a type in words; "" if it is undeclared.
+    """Describe a type in words; return "" for a type that this module does not check.
 
     Example: "null or a whole number of at least 1".
     """
@@ -143,7 +147,10 @@ def describe_kind(kind: Any) -> str:
 
 
 def literal_values(kind: Any) -> list[str]:
-    """Return the values of a type that can be listed, such as "null" or those of a ``Literal``."""
+    """Return the values of a type as texts, if it has a few fixed ones; otherwise [].
+
+    Examples: ["null"], ["true", "false"], the values of a ``Literal``.
+    """
     inner, _ = unwrap(kind)
     return _type_of(inner).options(get_args(inner))
 
@@ -173,6 +180,7 @@ LIMIT_WORDS = {
 
 
 def _satisfies_limit(limit: Any, value: Any) -> bool:
+    """Return whether a value satisfies one metadata entry of its type, such as ``Ge(1)``."""
     match limit:
         case Ge(end) | Gt(end) | Le(end) | Lt(end):
             return COMPARISONS[type(limit)](value, end)
@@ -186,7 +194,10 @@ def _satisfies_limit(limit: Any, value: Any) -> bool:
 
 
 def _describe_range(limits: Sequence[Any], closed_format: str) -> str:
-    """Return the limits of a range in words; ``closed_format``: the format of a closed range."""
+    """Return the limits of a range in words, such as "of at least 1"; "" without limits.
+
+    ``closed_format`` is the format for a range with both ends, such as "in [{:g}, {:g}]".
+    """
     ends = {
         type(limit): getattr(limit, type(limit).__name__.lower())
         for limit in limits
@@ -204,23 +215,31 @@ Arguments = tuple[Any, ...]  # arguments of a type: int and str of dict[int, str
 
 
 class Type:
-    """The check of one declared type; this base class accepts any value."""
+    """The check and the description of one kind of type; this base class accepts any value.
+
+    ``arguments`` are those of the checked type, for example (int, str) of ``tuple[int, str]``.
+    """
 
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         """Return whether a value is of this type."""
         return True
 
     def options(self, arguments: Arguments) -> list[str]:
-        """Return all values if they can be listed, else []."""
+        """Return all valid values as texts if there are only a few fixed ones, else []."""
         return []
 
     def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        """Return each alternative of the type in words; [""] if it is undeclared."""
+        """Return each alternative of the type, within ``limits``, in words; [""] if unknown."""
         return self.options(arguments) or [""]
 
 
 @dataclass(frozen=True)
 class _Instance(Type):
+    """A type whose values are instances of ``classes``; ``noun`` is its description.
+
+    ``values`` are its values as texts, if there are only a few fixed ones.
+    """
+
     classes: tuple[type, ...]
     noun: str = ""
     values: tuple[str, ...] = ()
@@ -236,6 +255,8 @@ class _Instance(Type):
 
 
 class _Integer(Type):
+    """Whole numbers; ``bool`` is not one of them."""
+
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -244,6 +265,8 @@ class _Integer(Type):
 
 
 class _Number(Type):
+    """Finite real numbers."""
+
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         number = isinstance(value, Real) and not isinstance(value, bool)
         # Compare, because ``math.isfinite`` fails for whole numbers too large for a float.
@@ -254,6 +277,8 @@ class _Number(Type):
 
 
 class _Literal(Type):
+    """The values that a ``Literal`` lists."""
+
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         return any(type(option) is type(value) and option == value for option in arguments)
 
@@ -262,8 +287,10 @@ class _Literal(Type):
 
 
 class _Union(Type):
+    """Values of any member of a union."""
+
     def accepts(self, arguments: Arguments, value: Any) -> bool:
-        return any(fits(member, value) for member in arguments)
+        return any(is_valid_value(member, value) for member in arguments)
 
     def options(self, arguments: Arguments) -> list[str]:
         return [option for member in arguments for option in literal_values(member)]
@@ -282,10 +309,11 @@ class _List(Type):
         if not isinstance(value, Sequence) or isinstance(value, str):
             return False
         if self.is_fixed(arguments):
-            return len(arguments) == len(value) and all(map(fits, arguments, value))
-        return all(fits(kind, item) for kind in arguments[:1] for item in value)
+            return len(arguments) == len(value) and all(map(is_valid_value, arguments, value))
+        return all(is_valid_value(kind, item) for kind in arguments[:1] for item in value)
 
     def is_fixed(self, arguments: Arguments) -> bool:
+        """Return whether the list has a fixed length, as ``tuple[int, str]`` has."""
         return arguments[1:] not in ((), (Ellipsis,))
 
     def describe(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
@@ -315,6 +343,7 @@ TYPES: dict[Any, Type] = {
 
 
 def _type_of(kind: Any) -> Type:
+    """Return the ``Type`` that checks the type ``kind``."""
     return TYPES.get(get_origin(kind) or kind, UNDECLARED)
 
 
@@ -322,8 +351,8 @@ def _type_of(kind: Any) -> Type:
 
 
 def type_error_line(key: str, kind: Any, value: Any) -> str:
-    """Return the error line for a ``value`` of a wrong type or range; "" if it is valid."""
-    if fits(kind, value):
+    """Return the error line for a value that ``kind`` does not allow; "" for a valid value."""
+    if is_valid_value(kind, value):
         return ""
     return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
 
@@ -332,13 +361,14 @@ C = TypeVar("C", bound=type)
 
 
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
-    """Decorate a class so that its ``__init__``, and a subclass's, checks declared arguments.
+    """Decorate a class so that its constructor checks all arguments with a declared type.
 
-    ``place``: the configuration group of the class, such as "denoiser.network"; ``error``: the type
-    of exception to raise.
+    Constructors of subclasses check theirs, too. ``place`` is the configuration group of the class,
+    such as "denoiser.network"; ``error`` is the type of exception to raise.
     """
 
     def wrap_init(cls: type) -> None:
+        """Wrap the ``__init__`` that ``cls`` itself defines, if any, to check its arguments."""
         original = cls.__dict__.get("__init__")
         if original is None:
             return
@@ -350,7 +380,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
             with suppress(TypeError):  # Python's own message is clearer
                 values = signature.bind(self, *args, **kwargs).arguments
             for name, kind in _declared_types(original).items():
-                if name in values and not fits(kind, values[name]):
+                if name in values and not is_valid_value(kind, values[name]):
                     raise error(type_error_line(f"{place}.{name}", kind, values[name]))
             original(self, *args, **kwargs)
 
@@ -373,7 +403,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
 @functools.cache
 def _declared_types(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return {argument: type} of a function's declared arguments."""
+    """Return {argument: type} of those arguments of a function that declare a configuration key."""
     kinds = {}
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):

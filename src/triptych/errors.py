@@ -26,15 +26,15 @@ class DataError(UserError):
 
 
 class ForeignCheckpoint(UserError):
-    """Raised for a checkpoint that does not belong to the run of its directory."""
+    """Raised for a checkpoint in a run's directory that does not belong to this run."""
 
 
 class Unreadable(UserError):
-    """Raised for a malformed record, which must not be removed or overwritten."""
+    """Raised for a malformed record of a run or sweep, which must not be removed or overwritten."""
 
     @property
     def problem(self) -> str:
-        """The file and what is wrong with it, without the fix."""
+        """The file's path and what is wrong with it, without advice."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -58,9 +58,10 @@ class StorageError(UserError):
 
 
 class Diverged(UserError):
-    """Raised if a loss, bound or weight is not finite; this is recorded as the run's result.
+    """Raised if a loss, bound or weight is not finite; the run's result records this.
 
-    ``what``, such as "the loss", is not finite at ``step``, counted from 1.
+    ``what`` names the value, such as "the loss"; ``step`` is the step at which it was not finite,
+    counted from 1.
     """
 
     exit_code = 3
@@ -74,7 +75,10 @@ class Diverged(UserError):
 
     @classmethod
     def from_earlier_start(cls, error: str, step: int) -> "Diverged":
-        """Rebuild the error of an earlier execution from its message, and add a fix."""
+        """Build the error for a run whose result says that it diverged, from the recorded message.
+
+        Advice for another attempt is added to the message.
+        """
         earlier = cls("", step)
         UserError.__init__(
             earlier,
@@ -90,20 +94,21 @@ class Interrupted(BaseException):
     It is not an Exception, so that ``except Exception`` does not catch it.
 
     ``signal``: number of the signal that this process received, or that killed another rank;
-    ``step``: the last saved step; ``lost_process``: the killed rank, such as "process 1", or "".
+    ``step``: the last saved step; ``lost_process``: the killed rank, such as "process 1", or "" if
+    no rank was killed.
     """
 
     def __init__(self, signal: int, step: int = 0, lost_process: str = ""):
         super().__init__(signal, step, lost_process)
-        self.signal, self.step, self.lost = signal, step, lost_process
+        self.signal, self.step, self.lost_process = signal, step, lost_process
         self.fix = "repeat the same command to resume"
 
     def __str__(self) -> str:
         import signal
 
         name = signal.Signals(self.signal).name
-        if self.lost:
-            return as_one_line(f"interrupted: {self.lost} was killed ({name}); {self.fix}")
+        if self.lost_process:
+            return as_one_line(f"interrupted: {self.lost_process} was killed ({name}); {self.fix}")
         where = f" at step {self.step}" if self.step else ""
         return as_one_line(f"interrupted{where} ({name}); {self.fix}")
 

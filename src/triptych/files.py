@@ -1,6 +1,6 @@
-"""Read untrusted files safely: only regular files of limited size inside their directory.
+"""Read untrusted files safely: regular files of limited size, in directories without outward links.
 
-Control characters in them are escaped. Every reader of a run's directory first calls
+Control characters in the text of these files are escaped. A reader of a run's directory first calls
 ``check_directory``, and opens files with ``open_regular``. docs/security.md has the guarantees.
 """
 
@@ -32,25 +32,28 @@ LIMITS = {
     "TRIPTYCH_MAX_PIXELS": 50_000_000,  # pixels of one image in a data folder
 }
 # Errors of the storage, not of the program: disk full, permissions, quotas, limits, lost disks.
-STORAGE = (
+STORAGE_ERRNOS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
     *(errno.EISDIR, errno.ENOTDIR),  # a directory in a file's place, or the reverse
 )
-LINE = 65536  # maximum number of characters in a line of a table
+MAX_LINE = 65536  # maximum number of characters in a line of a table
 RUN_RECORDS = ("config.yaml", "provenance.json", "summary.json", "items.npz")
 SWEEP_FILES = ("multirun.yaml", "report.html", "results.csv")
 
 
 def parse_path(text: str, key: str) -> Path:
-    """Convert a typed path; raise UserError if it is empty, as "" means the current directory."""
+    """Convert a typed path; raise UserError for "", which would mean the current directory."""
     if not text:
         raise UserError(f"{key}: an empty path; type a name, or . for the current directory")
     return Path(text)
 
 
 def holds_run_records(folder: Path) -> bool:
-    """Return whether a directory has two records of a run; other programs may write one."""
+    """Return whether a directory has at least two of the files that every run writes.
+
+    A single one, such as config.yaml, is not sufficient, as other programs write such files too.
+    """
     return sum((folder / name).exists() for name in RUN_RECORDS) >= 2
 
 
@@ -62,7 +65,7 @@ def holds_sweep_records(folder: Path) -> bool:
 
 
 def check_outside_of_records(key: str, path: object, output: Path) -> None:
-    """Refuse an output within the directory of a run or a sweep."""
+    """Raise UserError if ``output`` lies in a run's or sweep's directory; ``key`` is its option."""
     for folder in output.resolve().parents:
         if holds_run_records(folder) or holds_sweep_records(folder):
             raise UserError(
@@ -85,7 +88,7 @@ def size_limit(name: str) -> int:
 
 
 def check_directory(folder: str | Path) -> None:
-    """Raise UserError if a directory has special files, or links that lead out of it.
+    """Raise UserError if a directory contains special files, or links that lead out of it.
 
     Special files are pipes, sockets and devices.
     """
@@ -103,13 +106,16 @@ def check_directory(folder: str | Path) -> None:
 
 
 def walk(
-    root: str | Path, links: bool = False, refuse: Callable[[OSError], None] = lambda error: None
+    root: str | Path,
+    follow_links: bool = False,
+    on_error: Callable[[OSError], None] = lambda error: None,
 ) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
     """Yield each folder at or beneath ``root`` with its entries.
 
-    With ``links``, links to folders are followed. Folders that the caller removes from the list are
-    not entered. ``refuse`` is called with the error of a folder that cannot be read. This is not
-    os.walk, which before Python 3.12 is recursive and fails a thousand folders deep.
+    With ``follow_links``, links to folders are followed. Folders that the caller removes from the
+    yielded list are not entered. ``on_error`` is called with the error of a folder that cannot be
+    read. os.walk is not used, as before Python 3.12 it is recursive and fails a thousand folders
+    deep.
     """
     ahead = [Path(root)]
     for here in ahead:
@@ -117,14 +123,16 @@ def walk(
             with os.scandir(here) as listing:
                 entries = [*listing]
         except OSError as error:
-            refuse(error)
+            on_error(error)
             continue
         yield here, entries
-        ahead += [here / entry.name for entry in entries if entry.is_dir(follow_symlinks=links)]
+        ahead += [
+            here / entry.name for entry in entries if entry.is_dir(follow_symlinks=follow_links)
+        ]
 
 
 def open_without_links(path: str, flags: int) -> int:
-    """Open a file as ``opener`` of ``open``; raise OSError if the file is a symbolic link."""
+    """Open a file, as the argument ``opener`` of ``open``; raise OSError for a symbolic link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -137,7 +145,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in STORAGE:
+        if error.errno not in STORAGE_ERRNOS:
             raise
         raise StorageError(
             f"{path}: cannot be written ({os.strerror(error.errno)}); complete files are kept; "
@@ -147,9 +155,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_replacement(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open a temporary file for writing, which is renamed to ``path`` at the end of the block.
+    """Open a temporary file for writing, and rename it to ``path`` at the end of the block.
 
-    Raises OSError; in particular FileExistsError if ``new`` is true and the file exists.
+    Raises OSError; in particular FileExistsError if ``new`` is true and ``path`` exists.
     """
     # The name is random, because processes of two containers may have the same id.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -182,9 +190,9 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def read_bytes(path: str | Path, limit_name: str) -> bytes:
-    """Read a regular file.
+    """Read a regular file of limited size; ``limit_name`` is the name of the limit in ``LIMITS``.
 
-    Raises OSError for any other file, and ValueError if it exceeds the limit ``limit_name``.
+    Raises OSError if the file is not regular, and ValueError if it is too large.
     """
     most = size_limit(limit_name)
     with open_regular(path) as file:
@@ -195,7 +203,7 @@ def read_bytes(path: str | Path, limit_name: str) -> bytes:
 
 
 def load_tensors(path: str | Path) -> Any:
-    """Load a file of ``torch.save`` on the CPU.
+    """Load a file that ``torch.save`` has written, with all tensors on the CPU.
 
     Raises ValueError if it is damaged, or contains more than tensors and plain data.
     """
@@ -216,7 +224,10 @@ def load_tensors(path: str | Path) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a JSON file and escape control characters; OSError or ValueError if it is invalid."""
+    """Parse a JSON file and escape control characters in its texts.
+
+    Raises OSError or ValueError if the file cannot be read or is not JSON.
+    """
     try:
         return escape_control_characters(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
     except RecursionError as error:
@@ -224,9 +235,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Read a record of a run or sweep, a JSON object; return None if there is no such file.
+    """Read a record of a run or sweep, a file with one JSON object; return None without a file.
 
-    Raises Unreadable if it is not a JSON object.
+    Raises Unreadable if the content is not a JSON object.
     """
     try:
         record = read_json(path)
@@ -259,7 +270,7 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size <= size_limit("TRIPTYCH_MAX_TABLE"):
                 text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-                yield from csv.reader(iter(lambda: text.readline(LINE), ""))
+                yield from csv.reader(iter(lambda: text.readline(MAX_LINE), ""))
     except (OSError, csv.Error):
         return
 

@@ -1,6 +1,6 @@
 """Write text to terminals with control characters escaped, as it may come from untrusted files.
 
-Tables and progress bars of the project write to the original stream, with colours.
+The project's own tables and progress bars need colours, so they are written unescaped.
 """
 
 import re
@@ -16,7 +16,7 @@ CONTROL = re.compile(
 
 
 def escape_control_characters(value: Any) -> Any:
-    r"""Escape control characters in a text, or in all texts of JSON: ESC becomes "\\x1b".
+    r"""Escape control characters in a text, or in every text of parsed JSON: ESC becomes "\\x1b".
 
     Line ends are kept.
     """
@@ -66,7 +66,7 @@ class PlainStream:
 
 
 def escaped_stream(stream: TextIO) -> TextIO:
-    """Wrap ``stream`` in a PlainStream, unless it is one."""
+    """Wrap ``stream`` in a PlainStream, unless it is a PlainStream already."""
     return stream if isinstance(stream, PlainStream) else cast(TextIO, PlainStream(stream))
 
 

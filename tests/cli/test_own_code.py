@@ -12,7 +12,7 @@ import pytest
 import triptych
 from tests.refusal import refused
 from tests.run.accidents import rows
-from triptych.config.build import targets
+from triptych.config.build import nodes_with_target
 from triptych.config.check import CONFIGS
 from triptych.config.file import read_config
 from triptych.run.untrusted import check_checkpoint
@@ -44,7 +44,9 @@ def trusted(trusting):
 
 def test_mylab_run_uses_every_kind_of_component(run):
     """All classes but the second network and the metric of samples are used and recorded."""
-    named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
+    named = {
+        node["_target_"] for _, node in nodes_with_target(read_config(run / "config.yaml"), "")
+    }
     classes = {
         f"mylab.{file.stem}.{name}"
         for file in MYLAB.glob("*.py")

@@ -53,11 +53,11 @@ def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):
 def test_only_trusted_packages_add_config_choices(packages):
     _, trusting = packages
     assert composed("data=mine").data.where == "x"
-    assert find_key("data.where").find_mark(IsPath)
+    assert find_key("data.where").find_annotation(IsPath)
     trusting("lab_b")
     with pytest.raises(MissingConfigException):
         composed("data=mine")
-    assert not find_key("data.where").find_mark(IsPath)
+    assert not find_key("data.where").find_annotation(IsPath)
 
 
 def test_other_hydra_program_does_not_see_trusted_packages(packages, tmp_path):

@@ -137,7 +137,7 @@ def test_an_argument_without_a_declaration_has_its_parents():
         def __init__(self, width, scale=1.0): ...
 
     child, closed = inspect_class(Child), inspect_class(Closed)
-    assert list(child.named) == ["width", "scale", "depth", "seed"] and not child.more
+    assert list(child.named) == ["width", "scale", "depth", "seed"] and not child.takes_any
     assert child.named["width"] == (Count, 8) and child.named["scale"] == (Share, REQUIRED)
     assert list(closed.named) == ["width", "scale"]
     assert closed.named["width"] == (Count, REQUIRED) and closed.named["scale"] == (Share, 1.0)
@@ -165,8 +165,8 @@ Positive, Pair = Annotated[float, Gt(0), Le(10)], tuple[Share, Share]
     ],
 )
 def test_fits_and_describe_kind_for_each_annotation(kind, good, bad, words):
-    assert all(declare.fits(kind, value) for value in good)
-    assert not any(declare.fits(kind, value) for value in bad)
+    assert all(declare.is_valid_value(kind, value) for value in good)
+    assert not any(declare.is_valid_value(kind, value) for value in bad)
     assert declare.describe_kind(kind) == words
 
 
@@ -246,12 +246,12 @@ def test_find_key_reports_role_and_path_mark():
         Role.DRAWING,
     ]
     assert all(
-        find_key(key).find_mark(IsPath)
+        find_key(key).find_annotation(IsPath)
         for key in ("guidance.weak", "data.root", "measures.inception")
     )
-    assert find_key("items", command="evaluate").find_mark(IsPath) and not find_key(
+    assert find_key("items", command="evaluate").find_annotation(IsPath) and not find_key(
         "data.std"
-    ).find_mark(IsPath)
+    ).find_annotation(IsPath)
 
 
 def test_mapping_argument_accepts_any_name_and_checks_values():

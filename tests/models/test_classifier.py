@@ -45,7 +45,7 @@ def test_classifier_run_reports_accuracy_and_reopens(trained):
     opened = reopen(ckpt)
     assert isinstance(opened.model, Classifier)
     test = opened.data.splits["test"].batch(torch.arange(297))
-    features, logits = opened.model.read(test.x)
+    features, logits = opened.model.features_and_logits(test.x)
     assert features.shape == (297, 64)
     right = (logits.argmax(1) == test.condition.label).double().mean().item()
     assert right == pytest.approx(accuracy["mean"])

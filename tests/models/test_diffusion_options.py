@@ -141,10 +141,10 @@ def test_likelihood_is_reported_for_likelihood_items(data, tmp_path):
 def test_ancestral_sampler_uses_bound_variance(data, variance):
     """It uses ``bound.variance`` unless it has its own; tests/diffusion check the draws."""
     model = make(data, Linear(-8.0, 6.0), 10, variance)
-    assert model.prepared(Ancestral(10)).reverse is model.bound.variance
-    assert isinstance(model.prepared(Ancestral(10, variance="beta_tilde")).reverse, BetaTilde)
+    assert model.adapt_sampler(Ancestral(10)).reverse is model.bound.variance
+    assert isinstance(model.adapt_sampler(Ancestral(10, variance="beta_tilde")).reverse, BetaTilde)
     deterministic = DDIM(10)
-    assert model.prepared(deterministic) is deterministic
+    assert model.adapt_sampler(deterministic) is deterministic
 
 
 def test_optimal_variance_is_measured_on_sampler_grid(data):
@@ -154,7 +154,7 @@ def test_optimal_variance_is_measured_on_sampler_grid(data):
     model.before_accounting()
     before = model.bound.variance.epsilon_mse.clone()
     for sampler in (Ancestral(5, grid="karras"), PredictorCorrector(5, variance="optimal")):
-        ready = model.prepared(sampler)
+        ready = model.adapt_sampler(sampler)
         assert torch.equal(ready.reverse.gamma, sampler.gammas(model.schedule)[:-1].flip(0))
         assert ready.reverse is not model.bound.variance
     assert torch.equal(model.bound.variance.epsilon_mse, before)

@@ -32,7 +32,7 @@ def test_gradient_noise_scale_matches_closed_form(draws):
     away, std = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([1.0, 2.0, 0.3])
     metric = GradientNoise(batch=8, draws=draws)
     for item in (away + std * torch.randn(20_000 // draws, 8, 3, generator=random)).mean(1):
-        metric.count([item] * draws)  # all noise is the items' own
+        metric.add_group([item] * draws)  # all noise is the items' own
     wanted = (std.square().sum() / away.square().sum()).item()
     assert metric.compute() == pytest.approx(wanted, rel=0.05)
 
@@ -54,7 +54,7 @@ def test_gradient_noise_scale_is_unbiased_with_repeated_draws(scale, share):
         metric.reset()
         for _ in range(groups):
             own = std[0] * torch.randn(1, size, generator=random)
-            metric.count(mean + own + std[1] * torch.randn(k, size, generator=random))
+            metric.add_group(mean + own + std[1] * torch.randn(k, size, generator=random))
         ratios.append(metric.compute())
     assert sum(ratios) / repeats == pytest.approx(scale, rel=0.02)
 
@@ -69,7 +69,7 @@ def test_gradient_noise_scale_median_is_unbiased_for_few_weights():
     for _ in range(repeats):
         metric.reset()
         for gradient in size**-0.5 + std * torch.randn(groups, size, generator=random):
-            metric.count([gradient])
+            metric.add_group([gradient])
         ratios.append(metric.compute() / scale)
     s = scale / metric.batch / groups
     v = (2 * groups / (groups - 1) * s**2 + 4 * s) / size
@@ -83,7 +83,7 @@ def test_gradient_noise_scale_is_nan_for_zero_mean_gradient():
     metric = GradientNoise(draws=1)
     assert math.isnan(metric.compute())
     for gradient in (torch.ones(1), -torch.ones(1)):
-        metric.count([gradient])
+        metric.add_group([gradient])
     assert math.isnan(metric.compute()), "the mean is zero"
 
 

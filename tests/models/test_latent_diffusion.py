@@ -218,7 +218,7 @@ def test_initial_latent_diffusion_prior_is_standard_normal(monkeypatch):
 
     for module in ("latent_diffusion", "diffusion"):
         monkeypatch.setattr(f"triptych.models.{module}.check_output", note)
-    model.try_parts(items)
+    model.try_components(items)
     assert tried >= {"model.network.head", "denoiser.network"}
 
 

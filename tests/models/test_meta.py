@@ -161,7 +161,7 @@ def test_training_and_validation_step_run_on_meta_device(name, draws):
         model.train().validation_step(batch(), 0)
         assert not model.training, "a callback may have left it so"
     assert model.accounting.sums.device == META
-    extra = model.extra(batch()) if name.endswith("vae") else {}
+    extra = model.extra_metrics(batch()) if name.endswith("vae") else {}
     if extra:
         model._evaluate_batch(batch(), 2, extra, report=True)
 

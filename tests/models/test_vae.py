@@ -72,7 +72,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     assert gap.abs().max() < 1e-3 and gap.mean().abs() < 1e-5
     # Also as the model is evaluated, by sampling.
     with torch.no_grad():
-        model._evaluate_batch(items, 2, model.extra(items))
+        model._evaluate_batch(items, 2, model.extra_metrics(items))
     found = model.accounting.compute().figures
     assert abs(found["gap"]["mean"]) < 3 * found["gap"]["stderr"] + 1e-3
     assert found["nats_per_dim_iw"]["mean"] == pytest.approx(exact.mean().item() / d, abs=1e-4)
@@ -98,7 +98,7 @@ def test_conv_ladder_reports_kl_per_level(levels, halvings):
     model = make(network, 17, shape=(1, 8, 8), importance_samples=4)
     x = digits_like()
     with torch.no_grad():
-        model._evaluate_batch(batch(x), model.repeats, model.extra(batch(x)))
+        model._evaluate_batch(batch(x), model.repeats, model.extra_metrics(batch(x)))
     found = model.accounting.compute().figures
     kls = [found[f"bpd_kl_{level + 1}"]["mean"] for level in range(levels)]
     assert sum(kls) == pytest.approx(

@@ -19,10 +19,10 @@ from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 from triptych.run.sample import (
     _conditioning_noise,
-    cascade_of,
-    condition_of,
+    build_cascade_drawing,
+    build_condition,
+    build_run_drawing,
     draw_all_sources,
-    drawing_of,
 )
 
 SHAPES = (
@@ -78,7 +78,7 @@ def asked(*overrides):
 def opened(runs, *overrides, stages=("base", "fine")):
     paths = ",".join(f"'{runs[name]}'" for name in stages)
     values = OmegaConf.to_container(asked(f"cascade=[{paths}]", *overrides), resolve=True)
-    return cascade_of(values), values
+    return build_cascade_drawing(values), values
 
 
 def test_prompts_are_drawn_low_first_and_told_to_both(runs):
@@ -147,7 +147,7 @@ def test_noise_is_on_the_part_that_training_noised(runs, monkeypatch):
 
 def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
     cascade, values = opened(runs, "n=3")
-    condition = condition_of(cascade, values, 3)
+    condition = build_condition(cascade, values, 3)
     val = cascade.data.splits["val"].condition[torch.arange(3)]
     assert condition.parts["text"].value.equal(val.parts["text"].value)
 
@@ -159,22 +159,26 @@ def test_one_run_is_asked_a_prompt(runs):
     drawn = []
     for prompt in (["one red circle", "two blue squares"], "one red circle", None):
         given = keys | {"prompt": prompt}
-        drawn.append(draw_all_sources(drawing_of(run, given), given)["samples"])
+        drawn.append(draw_all_sources(build_run_drawing(run, given), given)["samples"])
     assert drawn[0][::2].equal(drawn[1][::2]) and not drawn[0].equal(drawn[1])
     told = []
     run.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     small = keys | {"batch_size": 3, "sampler": keys["sampler"] | {"steps": 1}}
-    draw_all_sources(drawing_of(run, small), small)
+    draw_all_sources(build_run_drawing(run, small), small)
     text = torch.cat([one.parts["text"].value for one in told])
     assert text.equal(run.data.splits["val"].condition.parts["text"].value[:4]), (
         "in turn over batches"
     )
     unknown = keys | {"prompt": "one purple circle"}
-    refused(lambda: drawing_of(run, unknown), "prompt='one purple circle'")
-    refused(lambda: drawing_of(run, keys | {"prompt": "red", "label": 3}), "label=3", "prompt")
+    refused(lambda: build_run_drawing(run, unknown), "prompt='one purple circle'")
+    refused(
+        lambda: build_run_drawing(run, keys | {"prompt": "red", "label": 3}), "label=3", "prompt"
+    )
     run.model.conditional, run.model.label_dropout = ["text", "label"], {"text": 0.1}
     refused(
-        lambda: drawing_of(run, keys | {"prompt": "one red circle"}), "prompt=", "without label"
+        lambda: build_run_drawing(run, keys | {"prompt": "one red circle"}),
+        "prompt=",
+        "without label",
     )
 
 

@@ -94,7 +94,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
     drawing = build_drawing(config, opened.model, opened.data, OtherRuns(config))
     asked = drawing.condition(5)
-    drawn = drawing.fill(asked, 5, drawing.generator(0)).parts["embedding"].value
+    drawn = drawing.complete_condition(asked, 5, drawing.generator(0)).parts["embedding"].value
     torch.testing.assert_close(drawn, project_to_sphere(drawn))
     assert not torch.allclose(drawn, asked.parts["embedding"].value)
 
@@ -107,7 +107,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     torch.testing.assert_close(pictures_like(3, 7), project_to_sphere(pictures_like(3, 7)))
     for part, what, words in (
         ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
-        ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),
+        ("embedding", "text", r"text is Tokens\(.*embedding needs Vectors\(width=6\)"),
         ("low", "embedding", "the model has no condition 'low'; use one of {embedding}"),
     ):
         config = opened.config | {"condition_from": {part: what}}
@@ -118,7 +118,7 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
         "condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}
     }
     drawing = build_drawing(config, opened.model, opened.data, OtherRuns(config))
-    told = drawing.fill(drawing.condition(5), 5, drawing.generator(0))
+    told = drawing.complete_condition(drawing.condition(5), 5, drawing.generator(0))
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
     texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
     torch.testing.assert_close(told.parts["embedding"].value, texts)
@@ -127,7 +127,11 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
         drawing = build_drawing(
             config | {"stages": changes}, opened.model, opened.data, OtherRuns(config)
         )
-        return drawing.fill(drawing.condition(5), 5, drawing.generator(0)).parts["low"].value
+        return (
+            drawing.complete_condition(drawing.condition(5), 5, drawing.generator(0))
+            .parts["low"]
+            .value
+        )
 
     as_it_is = low_pictures()
     torch.testing.assert_close(as_it_is, told.parts["low"].value)

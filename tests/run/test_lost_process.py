@@ -105,7 +105,7 @@ def test_peers_reason_names_killed_process_and_signal(tmp_path):
     found = peers.original_error(
         RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer")
     )
-    assert isinstance(found, Interrupted) and (found.signal, found.lost) == (
+    assert isinstance(found, Interrupted) and (found.signal, found.lost_process) == (
         signal.SIGKILL,
         "process 2",
     )

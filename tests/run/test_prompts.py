@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 from triptych.data.captions import DigitsCaptioned
 from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes
 from triptych.data.text import Words
-from triptych.run.judges import Prompts
+from triptych.run.judges import CaptionComparison
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def changed(label, name):
 
 
 def test_prompt_accuracy_of_true_items_is_one(data):
-    prompts, items = Prompts(data, None), torch.arange(90)
+    prompts, items = CaptionComparison(data, None), torch.arange(90)
     found = prompts.match_fractions(None, logits(data.splits["val"].labels), items)
     assert found == {"prompt_accuracy": 1.0} | {f"{name}_accuracy": 1.0 for name in ATTRIBUTES}
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_prompt_accuracy_counts_attributes_named_in_caption(data, name):
-    prompts, items = Prompts(data, None), torch.arange(90)
+    prompts, items = CaptionComparison(data, None), torch.arange(90)
     labels = torch.tensor([changed(label, name) for label in data.splits["val"].labels.tolist()])
     found = prompts.match_fractions(None, logits(labels), items)
     words = [set(caption.split()) for caption in data.captions["val"]]
@@ -50,7 +50,7 @@ def test_prompt_accuracy_counts_attributes_named_in_caption(data, name):
 
 def test_prompt_accuracy_skips_captions_without_class(data):
     prompts, items, labels = (
-        Prompts(data, None),
+        CaptionComparison(data, None),
         torch.arange(90),
         data.splits["val"].labels.clone(),
     )
@@ -72,7 +72,7 @@ class OneHot:
 
 
 def test_retrieval_accepts_captions_of_equal_meaning(data):
-    prompts = Prompts(data, OneHot())
+    prompts = CaptionComparison(data, OneHot())
     distinct = list(dict.fromkeys(data.captions["val"]))
     asked = distinct.index(next(c for c in distinct if not {"left", "right"} & set(c.split())))
     item = data.captions["val"].index(distinct[asked])
@@ -85,7 +85,7 @@ def test_retrieval_accepts_captions_of_equal_meaning(data):
 
 
 def test_untrained_prompts_are_held_out_combinations(data):
-    prompts = Prompts(data, None)
+    prompts = CaptionComparison(data, None)
     kept = {
         COMBINATIONS[k][:3]
         for k in data.splits["val"].labels[prompts.is_left_out_of_training].tolist()
@@ -99,8 +99,10 @@ def test_prompt_accuracy_of_digits_captions_is_class_accuracy():
     data.setup()
     own = data.splits["val"].labels
     assert torch.equal(data.meaning(data.captions["val"]), own.unsqueeze(1))
-    found = Prompts(data, None).match_fractions(None, one_hot(own, 10).double(), torch.arange(150))
+    found = CaptionComparison(data, None).match_fractions(
+        None, one_hot(own, 10).double(), torch.arange(150)
+    )
     assert found == {"prompt_accuracy": 1.0}
     other = one_hot((own + 1) % 10, 10).double()
-    wrong = Prompts(data, None).match_fractions(None, other, torch.arange(150))
+    wrong = CaptionComparison(data, None).match_fractions(None, other, torch.arange(150))
     assert wrong == {"prompt_accuracy": 0.0}

@@ -175,7 +175,7 @@ def test_foreign_checkpoint_error_leaves_no_summary(finished):
     (run / "summary.json").unlink()
     config = (run / "config.yaml").read_text()
     run.write("config.yaml", run.config() | {"seed": 99})
-    with pytest.raises(ForeignCheckpoint, match="restore the wrong file"):
+    with pytest.raises(ForeignCheckpoint, match="put back the file that was replaced"):
         execute(RunDirectory(run.path))
     assert not (run / "summary.json").exists()
     (run / "config.yaml").write_text(config)

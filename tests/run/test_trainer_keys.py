@@ -16,7 +16,7 @@ from triptych.run import trainer
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import Progress
-from triptych.run.trainer import build_trainer, steps_of
+from triptych.run.trainer import build_trainer, count_steps
 
 
 def test_a_profiler_writes_into_the_runs_directory(prepared):
@@ -66,7 +66,7 @@ def test_enable_progress_bar_false_hides_bar(tmp_path, monkeypatch):
 def test_steps_of_converts_max_epochs_to_steps(keys, steps):
     trainer = {"max_steps": None, "accumulate_grad_batches": 1, "overfit_batches": 0} | keys
     config = {"trainer": trainer, "data": {"batch_size": keys.get("batch_size", 100)}}
-    assert steps_of(config, 1000) == steps
+    assert count_steps(config, 1000) == steps
 
 
 def test_sanity_steps_and_lightning_callbacks_do_not_change_figures(root, tiny):

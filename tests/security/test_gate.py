@@ -130,12 +130,15 @@ def test_truncated_config_is_reported_instead_of_checkpoint(run):
     """Its only good file would have been removed, or the run called interrupted."""
     whole, damaged = (run / "config.yaml").read_text(), "config.yaml: damaged"
     (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
-    kept = "restore the wrong file, or copy the checkpoint to another folder and pass the copy"
+    kept = (
+        "put back the file that was replaced, or copy the checkpoint to another folder and pass "
+        "the copy"
+    )
     assert "remove" not in refused(lambda: read_checkpoint(last(run)), kept)
     refused(lambda: check_reference("guide", str(run)), damaged)
     refused(lambda: adopt_trained_config({"trained": str(run)}, {}, []), damaged)
     (run / "summary.json").unlink()  # then either may be wrong
-    assert "remove" not in refused(lambda: read_checkpoint(last(run)), "restore the wrong file")
+    assert "remove" not in refused(lambda: read_checkpoint(last(run)), "put back the file")
 
 
 def test_finished_run_without_config_is_not_restarted(run):
@@ -412,7 +415,7 @@ def test_checkpoint_of_other_step_than_summary_is_refused(run):
     checkpoint = torch.load(last(run), weights_only=True)
     torch.save(checkpoint | {"global_step": 1}, last(run))
     with pytest.raises(
-        UserError, match="last.ckpt: not the checkpoint that the run's result reports"
+        UserError, match="last.ckpt: differs from the checkpoint that the run's result reports"
     ):
         read_checkpoint(last(run))
 

@@ -22,7 +22,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.hydra_internals import BasicSweeper
-from triptych.declare import Count, Seed, fits
+from triptych.declare import Count, Seed, is_valid_value
 
 Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -164,7 +164,7 @@ class RoundsSweeper(BasicSweeper):
 
         texts = str(self.tuning_seeds).split(",")
         tuning_seeds: list[Any] = [to_int(text.strip()) for text in texts]
-        if not fits(Sequence[Seed], tuning_seeds) or set(tuning_seeds) & set(seeds):
+        if not is_valid_value(Sequence[Seed], tuning_seeds) or set(tuning_seeds) & set(seeds):
             expected = f"must be seeds other than the grid's ({', '.join(map(str, seeds))})"
             raise UserError(f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: {expected}")
         return tuning_seeds

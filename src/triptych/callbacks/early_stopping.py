@@ -12,10 +12,10 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """Stop after ``patience`` validations in a row that do not lower ``monitor`` by ``min_delta``.
+    """Stop a fit after ``patience`` validations in a row without an improvement of ``monitor``.
 
-    The count is stored in each checkpoint and continues after a resume. "val/bound" has the unit of
-    the data's bound.
+    An improvement is a decrease by more than ``min_delta``. The count of validations is stored in
+    each checkpoint and continues after a resume. "val/bound" has the unit of the data's bound.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The state's key, unlike that of Lightning's ``EarlyStopping`` with the same monitor."""
+        """The key of this state in checkpoints, which differs from that of Lightning's callback."""
         return type(self).__qualname__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
-r"""Average the network's parameters over steps, with several lengths; validate with one average.
+"""Average the network's parameters over steps, with several lengths; validate with one average.
 
 A profile is the weight that the parameters of each step have in the average at step n. Profiles are
-power functions (EDM2, Karras et al. 2024, section 3, app. C) or an exponential. A power function's,
+power functions (EDM2, Karras et al. 2024, section 3, app. C) or an exponential. The power function
 
     p(tau) = (gamma + 1) tau^gamma / n^(gamma + 1),   0 < tau <= n,
 
-grows with the run: its standard deviation is the share sigma_rel of n for every n, and the initial
-parameters have no weight. The running average
+becomes wider as the run goes on: for every n, its standard deviation is the share sigma_rel of n,
+and the initial parameters have no weight. The running average
 
     average <- beta_n average + (1 - beta_n) parameters,   beta_n = (1 - 1 / n)^(gamma + 1),
 
@@ -83,7 +83,7 @@ class EMA(pl.Callback):
         self.updates = 0
         self.averages: dict[str, dict[str, Tensor]] = {}
         self._raw: list[Tensor] | None = None
-        self._seen = 0
+        self._last_step = 0
 
     @property
     def average(self) -> dict[str, Tensor]:
@@ -98,16 +98,16 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Read the step here, as on_fit_start comes before Lightning restores it.
-        self._seen = trainer.global_step
+        self._last_step = trainer.global_step
         # Listing the module's parameters takes as long as averaging them, so do it once.
         self._weights = list(_parameters(module).values())
         self._lists = {length: list(self.averages[length].values()) for length in self._beta}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         # Gradients were accumulated, but no optimizer step was taken.
-        if trainer.global_step == self._seen:
+        if trainer.global_step == self._last_step:
             return
-        self._seen = trainer.global_step
+        self._last_step = trainer.global_step
         self.updates += 1
         with torch.no_grad():
             for length, beta in self._beta.items():
@@ -154,11 +154,13 @@ class EMA(pl.Callback):
 
 
 def _parameters(module: pl.LightningModule) -> dict[str, Tensor]:
+    """Return {name: parameter} of the trainable parameters."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()
 def _copy_values(parameters: dict[str, Tensor], values: list[Tensor]) -> None:
+    """Copy ``values`` into the parameters, in place and in the same order."""
     torch._foreach_copy_(list(parameters.values()), values)
 
 
@@ -191,9 +193,10 @@ def power_beta(gamma: float, n: int) -> float:
 
 
 def half_life_beta(half_life: float, n: int) -> float:
-    """Return beta_n of an exponential with the normalised weights 2^(-(n - i) / half_life).
+    """Return beta_n of the exponential average with the given half-life in steps.
 
-    i = 1 ... n; the initial parameters (step 0) have no weight.
+    At step n the parameters of step i = 1 ... n have weights proportional to 2^(-(n - i) /
+    half_life); the initial parameters (step 0) have no weight.
     """
     keep = 2 ** (-1 / half_life)
     return 1 - (1 - keep) / (1 - keep**n)
@@ -202,11 +205,12 @@ def half_life_beta(half_life: float, n: int) -> float:
 def combination_factors(
     stored_averages: Sequence[tuple[int, float]], step: int, sigma_rel: float
 ) -> np.ndarray:
-    """Solve for factors that combine stored averages into one of another length (app. C, alg. 3).
+    """Solve for the factors whose combination of stored averages has another length (sigma_rel).
 
-    They minimise the squared distance of the profiles among factors with the sum 1, so parameters
-    that do not change in training are unchanged. ``stored_averages``: (step, sigma_rel) of each
-    average, in the order of the factors.
+    They minimise the squared distance between the profile of the combination and the wanted one,
+    among factors with the sum 1, so parameters that training does not change stay unchanged (app.
+    C, alg. 3). ``stored_averages``: (step, sigma_rel) of each average, in the order of the factors.
+    ``step`` and ``sigma_rel`` are those of the wanted average.
     """
     profiles = [(t, power_exponent(s)) for t, s in stored_averages]
     gram = np.array([[_profile_product(a, b) for b in profiles] for a in profiles])

@@ -1,4 +1,4 @@
-"""Log the norms of a run's gradients and how often clipping changed them."""
+"""Log the norm of a run's gradient, and how often clipping changed the gradient."""
 
 import math
 from typing import Any
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Gradients(pl.Callback):
-    """Log the gradient's total norm before clipping and the share of steps that were clipped.
+    """Log the gradient's total norm before clipping, and the share of steps that were clipped.
 
-    The share is over all steps so far. A step whose norm is not finite counts as not clipped.
+    The share is over all steps so far. A step whose norm is not finite does not count as clipped.
     ``clip``: the limit of the norm or, with ``by_value``, of each element; None: no clipping.
     """
 
@@ -43,6 +43,7 @@ class Gradients(pl.Callback):
             module.log("train/clipped", self.clipped / steps, on_step=True, on_epoch=False)
 
     def _count_clipped(self, gradients: list[Tensor], norm: Tensor) -> None:
+        """Count this step if its norm (``by_value``: its largest element) exceeds the limit."""
         size = norm
         if self.by_value:
             size = torch.stack(torch._foreach_norm(gradients, math.inf)).max()

@@ -1,4 +1,4 @@
-"""Compute user-supplied metrics whenever the bound is evaluated: in validation and at the end."""
+"""Compute user-supplied metrics of items whenever the bound is evaluated: validation and test."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ BETTER: dict[Any, str] = {True: "higher", False: "lower"}
 
 
 class Metrics(pl.Callback):
-    """Update each metric with every evaluated batch, and log its value beside the bound.
+    """Update each item metric with every batch that is evaluated, and log its value.
 
     The random numbers of a metric follow from the seed and the batch's index and leave torch's
     generator unchanged, so a run with metrics trains like one without.
@@ -37,7 +37,7 @@ class Metrics(pl.Callback):
 
     @property
     def better(self) -> dict[str, str]:
-        """The better direction of each metric: "higher", "lower" or ""."""
+        """The better direction of each metric: "higher", "lower", or "" if it declares none."""
         return {name: better_direction(metric) for name, metric in self.metrics.items()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -74,7 +74,10 @@ class Metrics(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def try_user_metrics(self, model: BoundModel, batch: Batch) -> None:
-        """Update each metric once and reset it, if any is user-supplied; UserError if one fails."""
+        """Update each metric once with ``batch`` and reset it, if any metric is user-supplied.
+
+        Raises UserError if one fails.
+        """
         if not any(map(is_user_code, self.metrics.values())):
             return
         model.before_accounting()  # as Lightning does before metrics are updated
@@ -93,25 +96,26 @@ class Metrics(pl.Callback):
         self._compute(module.test_loader.items)
 
     def _compute(self, items: int) -> None:
+        """Compute all metrics of a split of ``items`` items, as ``figures``."""
         self.figures = {
             name: _item_metric(name, m.compute(), items) for name, m in self.metrics.items()
         }
 
 
 def better_direction(metric: Metric) -> str:
-    """Return a metric's better direction: "higher", "lower", or "" if it declares none."""
+    """Return which direction of a metric is better: "higher", "lower", or "" if not declared."""
     return BETTER.get(getattr(metric, "higher_is_better", None), "")
 
 
 def logged_mean(figure: dict[str, Any]) -> float:
-    """Return the value for loggers: the metric's mean, NaN if no item had a value."""
+    """Return the mean of a metric for loggers; NaN if no item had a value."""
     return math.nan if figure["mean"] is None else float(figure["mean"])
 
 
 def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the user's metrics that ``config`` names, both of items and of samples.
+    """Build the user's metrics, of items and of samples, that a configuration describes.
 
-    Raises UserError if a metric's better direction is unclear.
+    Raises UserError if ``higher_is_better`` of a metric is not True, False or None.
     """
     nodes = (config.get("metrics") or {}).items()
     metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
@@ -125,7 +129,7 @@ def build_user_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:
-    """Return the callback of the item metrics that ``config`` names, or [] if there are none."""
+    """Return [callback of the item metrics in a configuration], or [] if it has none."""
     item_metrics = {
         n: metric
         for n, metric in build_user_metrics(config).items()
@@ -135,13 +139,13 @@ def build_metrics_callback(config: dict[str, Any]) -> list[Metrics]:
 
 
 def item_metrics_callback(trainer: pl.Trainer) -> Metrics:
-    """Return the callback of the trainer's item metrics, or one without metrics if it has none."""
+    """Return the trainer's ``Metrics`` callback; if it has none, a callback without metrics."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
     return next((callback for callback in callbacks if isinstance(callback, Metrics)), Metrics({}))
 
 
 def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
-    """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
+    """Update one metric with a copy of a batch, in evaluation mode; UserError if this fails."""
     model.eval()  # another metric may have changed the mode
     # Pause the accounting of every bound, as a cascade has one ``Accounting`` for each stage.
     Accounting.paused = True
@@ -153,6 +157,7 @@ def _update_metric(name: str, metric: Metric, model: BoundModel, batch: Batch) -
 
 
 def _item_metric(name: str, value: Any, items: int) -> dict[str, Any]:
+    """Convert the value that a metric computed to {"mean", "stderr", "n"}; UserError if invalid."""
     try:
         if isinstance(value, Mapping):
             return {key: value[key] for key in ("mean", "stderr", "n")}

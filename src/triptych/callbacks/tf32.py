@@ -12,9 +12,9 @@ def allow_tf32(allowed: bool) -> None:
 
 
 class TF32(pl.Callback):
-    """Allow TF32 in each training step; ``set_up_torch`` forbids it everywhere else.
+    """Allow TF32 in each training step; everywhere else ``set_up_torch`` has forbidden it.
 
-    It comes before all other callbacks, so that they compute in full float32 after a step.
+    This callback comes before all others, so that they compute in full float32 after a step.
     """
 
     def on_train_batch_start(self, *_: Any) -> None:

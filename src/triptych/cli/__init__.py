@@ -1,6 +1,6 @@
-"""The commands, which do not import torch until a run starts.
+"""The commands. They import torch only when a run starts.
 
-Signals and streams are set up before other imports.
+Signals and standard streams are set up before other imports.
 """
 
 import os

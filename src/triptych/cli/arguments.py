@@ -35,17 +35,17 @@ NO_QUOTES = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are UserErrors."""
+    """A command-line parser that raises UserError for an invalid argument, and does not exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; other arguments are KEY=VALUE")
 
 
 def make_parser(command: str) -> Parser:
-    """Return the parser of a command's options, which may come before, between or after overrides.
+    """Return the parser of a command's options, which may stand anywhere among the overrides.
 
-    Options are spelt as in Hydra. Hydra's other options are refused, as one of them unpickles a
-    file. ``hydra`` is an option that Hydra itself handles, such as -m for a sweep.
+    Options are spelt as in Hydra. ``hydra`` is the option that Hydra itself handles, such as -m for
+    a sweep. Options of Hydra that are not here are refused, as one of them unpickles a file.
     """
     parser = Parser(f"triptych-{command}", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -60,7 +60,7 @@ def make_parser(command: str) -> Parser:
 
 
 def config_folder(text: str) -> Path:
-    """Return the folder of --config-dir; raise UserError if it is missing (Hydra ignores that)."""
+    """Parse the value of --config-dir; raise UserError for a missing folder (Hydra ignores it)."""
     folder = Path(text).absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir={text}: not a directory")
@@ -68,7 +68,10 @@ def config_folder(text: str) -> Path:
 
 
 def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namespace:
-    """Parse a command's options and overrides; for --version, --help or --cfg, print and exit."""
+    """Parse the options and overrides of a command.
+
+    For --version, --help and --cfg, print the answer and exit.
+    """
     print_version_and_exit(arguments)
     register_resolvers()
     options = make_parser(command).parse_intermixed_args(list(map(without_hyphens, arguments)))
@@ -94,7 +97,10 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 
 
 def without_hyphens(argument: str) -> str:
-    """Turn ``--optimizer.lr=0.1``, as W&B's agents pass it, into an override; None becomes null."""
+    """Turn ``--optimizer.lr=0.1``, as W&B's agents pass it, into ``optimizer.lr=0.1``.
+
+    The value None becomes null. Other arguments are unchanged.
+    """
     match = FLAG.fullmatch(argument)
     if match is None:
         return argument
@@ -103,7 +109,10 @@ def without_hyphens(argument: str) -> str:
 
 
 def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
-    """Convert a command's overrides to Hydra's grammar; raise UserError for one without effect."""
+    """Convert the overrides of a command to Hydra's grammar.
+
+    Raises UserError for an override without effect.
+    """
     typed = [without_hyphens(argument) for argument in arguments]
     parts = [override.lstrip("+").partition("._target_=") for override in typed]
     classes = {place: target for place, is_class, target in parts if is_class}
@@ -113,9 +122,10 @@ def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
 
 
 def hydra_override(override: str, classes: Mapping[str, str], command: str) -> str:
-    """Convert an override: quote its value if needed; add "+" if no configuration file has the key.
+    """Convert one override to Hydra's grammar: quote its value, add "+" to its key where needed.
 
-    A key that no file has is an argument of a class. ``classes`` is {group: its typed class}.
+    "+" is needed for an argument of a class that no configuration file sets. ``classes`` is {group:
+    class}, for classes that were themselves typed.
     """
     key, equals, value = override.partition("=")
     if not equals:
@@ -127,10 +137,10 @@ def hydra_override(override: str, classes: Mapping[str, str], command: str) -> s
 
 
 def quote_value(key: str, value: str, command: str) -> str:
-    """Quote a value that Hydra would misread or refuse."""
+    """Quote a value if Hydra would misread or refuse it without quotes."""
     if NO_QUOTES.fullmatch(value):
         return value
-    is_path = find_key(key, command=command).find_mark(IsPath) is not None
+    is_path = find_key(key, command=command).find_annotation(IsPath) is not None
     misread = UNQUOTED.fullmatch(value) or (key == "name" and GROUPED.fullmatch(value))
     return quote(value) if is_path or misread else value
 
@@ -139,7 +149,7 @@ def quote_value(key: str, value: str, command: str) -> str:
 
 
 def help_or_config_text(options: argparse.Namespace, command: str) -> str:
-    """Return the output of ``--help`` or ``--cfg``, after the checks of a run."""
+    """Return what ``--help`` or ``--cfg`` prints, after the same checks as for a run."""
     cfg = compose_command(command, options.overrides)
     if options.help:
         return help_text(command, cfg)
@@ -152,10 +162,11 @@ def help_or_config_text(options: argparse.Namespace, command: str) -> str:
 
 
 def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
-    """Return the configuration that a run would record.
+    """Return the configuration that ``--cfg=job`` prints.
 
-    For other commands and for sweeps, return the composed configuration. With scale=paper, return
-    the configuration of the sweep's first run, as only the runs have the values of that scale.
+    For a run, this is the configuration that the run would record. For other commands and for
+    sweeps, it is the composed configuration; for a sweep with scale=paper, it is that of the first
+    run, as only the runs have the values of this scale.
     """
     if command == "train" and cfg.get("scale", "small") != "small":
         return first_job_at_scale(cfg)
@@ -170,7 +181,7 @@ def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
 
 
 def first_job_at_scale(cfg: DictConfig) -> DictConfig:
-    """Return the configuration of the first run of a sweep, with the values of ``scale=paper``."""
+    """Return the configuration of a sweep's first run, with the values for ``scale=paper``."""
     from triptych.study.papers.paper import set_scale
     from triptych.study.rounds import composed_grid_jobs
 

@@ -14,7 +14,10 @@ from triptych.run.untrusted import find_checkpoint
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluate a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}."""
+    """Evaluate a checkpoint's bound over one split, as the composed configuration ``cfg`` says.
+
+    Return {"bpd": {"mean", "stderr", "n"}, ...}.
+    """
     values = checked_values(cfg, "evaluate")
     outputs = {key: values[key] for key in ("out", "items") if values[key]}
     for key, path in outputs.items():
@@ -42,7 +45,7 @@ def evaluate_and_print(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run the command ``triptych-evaluate``."""
     run_command("evaluate", evaluate_and_print)
 
 

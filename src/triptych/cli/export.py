@@ -1,6 +1,6 @@
-"""`triptych-export RUN to=diffusers DIR [license=mit]`: write a finished run's model for diffusers.
+"""Write a finished run's model for diffusers: `triptych-export RUN to=diffusers DIR [license=mit]`.
 
-The run has `denoiser=unet2d schedule=betas`; anything else is refused. DIR must be new or
+The run must have `denoiser=unet2d schedule=betas`; any other run is refused. DIR must be new or
 empty.
 """
 
@@ -19,7 +19,7 @@ from triptych.run.untrusted import find_checkpoint
 
 
 def export(arguments: list[str]) -> Path:
-    """Export the run that the arguments name, and return the directory that was written."""
+    """Export the run that the command's arguments name, and return the directory of the export."""
     source, target, license_name = parse(arguments)
     run, folder = RunDirectory(parse_path(source, "RUN")), parse_path(target, "OUT").absolute()
     check_directory(run.path)
@@ -38,7 +38,7 @@ def export(arguments: list[str]) -> Path:
 
 
 def parse(arguments: list[str]) -> tuple[str, str, str]:
-    """Parse the arguments into the run's directory, the output directory and the licence."""
+    """Parse the command's arguments; return run directory, output directory and licence."""
     options = {"to": "", "license": "unknown"}
     places = []
     for argument in arguments:
@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run the command ``triptych-export``."""
     print_version_and_exit(sys.argv[1:])
     if {"-h", "--help"} & {*sys.argv[1:]}:
         sys.exit(print(__doc__))

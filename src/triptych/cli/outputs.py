@@ -1,15 +1,15 @@
-"""Check that a command's output can be written, before slow work begins."""
+"""Check that a command can write its output, before slow work begins."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from triptych.errors import StorageError, UserError
-from triptych.files import STORAGE, check_outside_of_records
+from triptych.files import STORAGE_ERRNOS, check_outside_of_records
 
 
 def check_output_file(key: str, path: str) -> None:
-    """Raise UserError or StorageError unless the file can be written."""
+    """Raise UserError or StorageError if the file ``path`` (the option ``key``) is not writable."""
     place = Path(path).absolute()
     check_outside_of_records(key, path, place)
     if place.is_symlink() or (place.exists() and not place.is_file()):
@@ -18,18 +18,18 @@ def check_output_file(key: str, path: str) -> None:
 
 
 def check_output_folder(key: str, path: str) -> None:
-    """Raise UserError or StorageError unless files can be written in this folder."""
+    """Raise UserError or StorageError if no files can be written in the folder ``path``."""
     place = Path(path).absolute()
     check_outside_of_records(key, path, place / "samples")
     check_first_writable(key, path, [place, *place.parents])
 
 
 def check_first_writable(key: str, path: str, folders: Iterable[Path]) -> None:
-    """Check, with a temporary folder, that the first of ``folders`` that exists is writable."""
+    """Check that the first existing folder of ``folders`` is writable, by a temporary folder."""
     probe = next(folder for folder in folders if folder.exists()) / f".{os.getpid()}.tmp"
     try:
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        kind = StorageError if error.errno in STORAGE else UserError
+        kind = StorageError if error.errno in STORAGE_ERRNOS else UserError
         raise kind(f"{key}={path}: cannot be written ({error.strerror})") from error

@@ -1,9 +1,8 @@
-"""`triptych-report DIR [DIR...]`: compare the runs beneath directories, in a report.
+"""Compare the runs beneath directories in a report: `triptych-report DIR [DIR...]`.
 
 The report is written into the first directory.
-`triptych-report logs`: one page over all sweeps and runs there, with a search.
-
-`triptych-report DIR --results FILE`: one page with the published claims of all sweeps beneath them.
+`triptych-report logs`: an index page of all sweeps and runs beneath logs, with a search field.
+`triptych-report DIR --results FILE`: a page with the published claims of all sweeps beneath DIR.
 """
 
 import argparse
@@ -62,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are UserErrors."""
+    """A command-line parser that raises UserError for an invalid argument, and does not exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
+    """Return the command-line parser of ``triptych-report``."""
     parser = Parser("triptych-report", description=__doc__)
     parser.add_argument(
         "dirs", nargs="+", type=partial(parse_path, key="DIR"), metavar="DIR", help=DIRS_HELP
@@ -94,7 +93,10 @@ def parse_margin(text: str) -> float:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse directories without runs, and outputs that would replace a report or a record."""
+    """Raise UserError for directories without runs, and outputs that would replace existing files.
+
+    These files are reports and the records of runs and sweeps.
+    """
     for directory in options.dirs:
         if not directory.is_dir():
             raise UserError(f"{directory}: not a directory")

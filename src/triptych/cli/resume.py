@@ -20,7 +20,7 @@ ARGUMENT = "resume="  # prefix of the only argument
 
 
 def resume(run: RunDirectory) -> None:
-    """Execute a run from its last checkpoint, unless it has finished, and print its result."""
+    """Execute a run from its last checkpoint and print its result; if finished, only print it."""
     check_run(run)  # before any write or import, as the run may be untrusted
     if run.status != "finished":
         _execute(run)
@@ -31,6 +31,7 @@ def resume(run: RunDirectory) -> None:
 
 
 def _execute(run: RunDirectory) -> None:
+    """Execute a run; on an error, exit without a message in every rank except rank 0."""
     # Torch reads this variable on import. It silences a warning of each DDP process about unused
     # parameters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -45,14 +46,14 @@ def _execute(run: RunDirectory) -> None:
 
 
 def print_finished(run: RunDirectory) -> None:
-    """Print the result of a run that had already finished."""
+    """Print the result of a run that had finished before this command."""
     print(changed_code_warning(run) or "finished before")
     warn_if_checkpoint_is_lost(run)
     print_result(run)
 
 
 def warn_if_checkpoint_is_lost(run: RunDirectory) -> None:
-    """Warn if a finished run's checkpoint is missing or is not the one that was evaluated."""
+    """Warn if the checkpoint that a finished run reports is missing or has been replaced."""
     try:
         path = find_checkpoint(run.path)
         check_is_reported(run, path, str(path))
@@ -69,7 +70,7 @@ def print_result(run: RunDirectory) -> None:
 
 
 def main() -> None:
-    """Execute the run that the only argument names, or serve the runs of a sweep."""
+    """Execute the run that the argument ``resume=DIR`` names, or serve the runs of a sweep."""
     with one_line_errors("train"):
         serving = sys.argv[1:] == [jobs.SERVE]
         if serving:

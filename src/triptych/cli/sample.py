@@ -27,7 +27,7 @@ OUTPUT_FILES = ("samples.pt", "samples.png", "trajectory.png")
 def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and a tensor, and return their folder.
 
-    ``save_tensor`` chooses the folder.
+    The folder is ``cfg.out``, or a new one beside it (see ``save_tensor``).
     """
     values = checked_values(cfg, "sample")
     check_output_folder("out", values["out"])
@@ -40,9 +40,9 @@ def sample(cfg: DictConfig) -> Path:
     from triptych.run.reopen import reopen
 
     if values["cascade"] is None:
-        drawing = sampling.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+        drawing = sampling.build_run_drawing(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     else:
-        drawing = sampling.cascade_of(values)
+        drawing = sampling.build_cascade_drawing(values)
     drawn = sampling.draw_all_sources(drawing, values)
     samples = drawn[sampling.SAMPLES]
     folder = save_tensor(samples, Path(cfg.out))
@@ -53,14 +53,14 @@ def sample(cfg: DictConfig) -> Path:
                 drawn[name][:MAX_PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png"
             )
     if values["trajectory"] is not None:
-        condition = sampling.condition_of(drawing, values, cfg.n)
+        condition = sampling.build_condition(drawing, values, cfg.n)
         seed, few = sampling.batch_seed(values, 0), min(cfg.n, cfg.batch_size)
         save_trajectory(drawing, condition, few, seed, folder)
     return folder
 
 
 def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
-    """Return {key: path of its checkpoint}, for ``ckpt`` or for the stages of ``cascade``."""
+    """Return {configuration key: checkpoint path}, of ``ckpt`` or of each stage of ``cascade``."""
     stages = values["cascade"]
     if stages is None:
         if values["ckpt"] == "???":
@@ -74,16 +74,16 @@ def checkpoint_paths(values: dict[str, Any]) -> dict[str, str]:
 
 
 def check_unused(values: dict[str, Any], keys: tuple[str, ...], problem: str) -> None:
-    """Raise UserError if one of ``keys``, which would have no effect, is set."""
+    """Raise UserError if one of ``keys`` is set, as it has no effect with these values."""
     for key in keys:
         if values[key]:
             raise UserError(f"{key}={values[key]}: {problem}")
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save ``samples.pt`` atomically in the folder ``out``, and return the folder.
+    """Save ``samples.pt`` atomically in the folder ``out``, and return this folder.
 
-    If ``out`` already contains samples, save in out-2, out-3, ....
+    If ``out`` already contains samples, use the next free folder of out-2, out-3, ....
     """
     import torch
 
@@ -109,7 +109,7 @@ def sample_and_print(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run the command ``triptych-sample``."""
     run_command("sample", sample_and_print)
 
 

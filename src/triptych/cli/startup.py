@@ -1,4 +1,4 @@
-"""Set up a command's process before slow imports: signals, standard output, Python's path."""
+"""Set up a command's process before slow imports: signals, standard streams and environment."""
 
 import atexit
 import errno
@@ -25,7 +25,7 @@ def is_command() -> bool:
 
 
 def start() -> None:
-    """Set up a command's process: environment variables, signals and standard streams."""
+    """Set environment variables, signal handlers and standard streams of a command's process."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         # Ignore ranks in the shell's environment, as this process is rank 0 of its own run.
         for name in ("RANK", "LOCAL_RANK"):
@@ -55,14 +55,14 @@ def start() -> None:
 
 
 def print_version_and_exit(arguments: Sequence[str]) -> None:
-    """Print the package's version and exit, if ``--version`` is among a command's arguments."""
+    """If ``--version`` is among a command's arguments, print the package's version and exit."""
     if "--version" in arguments:
         print(f"triptych {version('triptych')}")
         sys.exit(0)
 
 
 def escape_standard_streams() -> None:
-    """Escape control characters in all output of this process."""
+    """Escape control characters in all that this process writes to its standard streams."""
     sys.stdout, sys.stderr = escaped_stream(sys.stdout), escaped_stream(sys.stderr)
 
 
@@ -77,6 +77,7 @@ def replace_process(command: list[str]) -> None:
 
 
 def _exit_on_signal(signal_number: int, _: Any) -> None:
+    """Exit at once; rank 0 first prints a line that names the signal."""
     if all(
         os.environ.get(name) in (None, "", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     ):
@@ -88,7 +89,7 @@ def _exit_on_signal(signal_number: int, _: Any) -> None:
 
 
 class _EscapedOutput(io.FileIO):
-    """A standard stream that never raises, because a failed write must not end a run."""
+    """A standard stream whose ``write`` never raises, because a failed write must not end a run."""
 
     lost = 0  # errno of the first write that failed, or 0
 
@@ -101,7 +102,10 @@ class _EscapedOutput(io.FileIO):
 
 
 def _escaped_stream(file_descriptor: int, stream: TextIO | None) -> TextIO:
-    """Reopen the standard stream ``file_descriptor``; escape what its encoding cannot represent."""
+    """Return a new text stream for ``file_descriptor``, with the settings of ``stream``.
+
+    Characters that its encoding cannot represent are escaped, and failed writes are ignored.
+    """
     raw = io.BufferedWriter(_EscapedOutput(file_descriptor, "w", closefd=False))
     encoding, by_line = (
         getattr(stream, "encoding", "utf-8"),
@@ -111,9 +115,9 @@ def _escaped_stream(file_descriptor: int, stream: TextIO | None) -> TextIO:
 
 
 def _flush_at_exit(output: Any) -> None:
-    """Flush standard output at exit; exit with code 74 if output was lost.
+    """Flush standard output at exit; if output was lost, exit with code 74.
 
-    Output that a closed pipe no longer reads (``| head``) does not count as lost.
+    Output after the reading process has closed the pipe (``| head``) does not count as lost.
     """
     # Python restores the default action of signals in its shutdown, so ignore them from here on.
     for number in SIGNALS:

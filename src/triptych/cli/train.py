@@ -1,9 +1,10 @@
-"""Train one run, or a sweep of many, with ``triptych-train``.
+"""Train one run, or a sweep of many runs, with ``triptych-train``.
 
 ``triptych-train [-m] [overrides]`` starts, ``triptych-train resume=DIR`` resumes.
+
 This module composes and checks a run's configuration and prepares its directory, without importing
-torch. Another process (``resume.py``) then executes what the directory records. So single runs,
-runs of a sweep, and resumed or requeued runs take the same path.
+torch. Another process (``resume.py``) then executes the run in this directory. So single runs, runs
+of a sweep, and resumed or requeued runs are executed in the same way.
 """
 
 import os
@@ -39,7 +40,7 @@ register_resolvers()
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run the command ``triptych-train``."""
     if any(argument.startswith(resume.ARGUMENT) for argument in sys.argv[1:]):
         resume.main()
         return
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def train(config: DictConfig) -> None:
-    """Check and prepare a single run; then replace this process by one that executes it."""
+    """Check a single run and prepare its directory; then replace this process by ``resume.py``."""
     if config.plan:
         print_plan(config)
         return
@@ -69,7 +70,7 @@ def train(config: DictConfig) -> None:
 
 
 def print_plan(config: DictConfig) -> None:
-    """Print the expected cost of a single run, after the checks that the run would make."""
+    """Print the expected cost of a single run, after the checks that are made before training."""
     check_no_sweep(config)
     request = resolve(config, Path(config.hydra.run.dir))
     request.check_overrides()
@@ -84,9 +85,9 @@ def print_plan(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def train_cell(cfg: DictConfig) -> float | None:
-    """Execute a run of a sweep in its own process; return the metric that a search optimises.
+    """Execute one run of a sweep in a new process; return the metric that a search optimises.
 
-    This is Hydra's task function in a sweep.
+    Hydra calls this task function for each run of a sweep.
     """
     job: Any = HydraConfig.get()  # a DictConfig when it runs
     run = RunDirectory(job.runtime.output_dir)
@@ -105,7 +106,7 @@ def train_cell(cfg: DictConfig) -> float | None:
 
 
 def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) -> None:
-    """Record and print why a run of a sweep was refused; the other runs continue."""
+    """Record and print why one run of a sweep cannot start; the other runs continue."""
     if processes.rank() != 0:
         return
     temporary = isinstance(error, Busy | StorageError)
@@ -133,7 +134,7 @@ def execute_in_process(run: RunDirectory) -> None:
 
 
 def report_unfinished_run(run: RunDirectory, code: int, pruned: bool) -> None:
-    """Print why a run has not finished; record a failure that its own process did not record."""
+    """Print why a run has not finished, and record its failure if its process could not."""
     reason = process_end_reason(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):

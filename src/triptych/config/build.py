@@ -40,7 +40,7 @@ SHARED = frozenset(PARTS.values())  # keys whose objects are built once and inje
 
 @cache
 def _arguments_with_class_names(owner: type) -> Mapping[str, Any]:
-    """Return {argument: base class} of a class's arguments that accept the name of a class."""
+    """Return {argument: base class} for the arguments of a class that accept a class name."""
     kinds: dict[str, Any] = {}
     for name, argument in inspect_class(owner).named.items():
         for member in alternatives(unwrap(argument.kind)[0]):
@@ -50,22 +50,26 @@ def _arguments_with_class_names(owner: type) -> Mapping[str, Any]:
     return kinds
 
 
-def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every dictionary with a ``_target_`` in a plain config, with its dotted path."""
+def nodes_with_target(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (dotted path, dictionary) of every dictionary with a ``_target_`` in a plain config."""
     if isinstance(node, list):
         for i, value in enumerate(node):
-            yield from targets(value, f"{path}[{i}]")
+            yield from nodes_with_target(value, f"{path}[{i}]")
     if not isinstance(node, dict):
         return
     if "_target_" in node:
         yield path, node
     for key, value in node.items():
-        yield from targets(value, join(path, key))
+        yield from nodes_with_target(value, join(path, key))
 
 
 def check_names(config: Any, path: str = "") -> None:
-    """Check each ``_target_`` by its name alone, without importing it."""
-    for place, node in targets(config, path):
+    """Check each ``_target_`` of a configuration by its name alone, without importing the class.
+
+    Raises UserError if the class is not allowed, or if its node has keys of Hydra or nested groups
+    that are not allowed.
+    """
+    for place, node in nodes_with_target(config, path):
         target = check_name(node["_target_"], place)
         unknown = [key for key in node if str(key).startswith("_") and key not in OPTIONS]
         if unknown:
@@ -79,16 +83,17 @@ def check_names(config: Any, path: str = "") -> None:
 
 
 def drop_unaccepted_arguments(config: dict[str, Any], typed_keys: Collection[str]) -> None:
-    """Drop keys of a configuration file that a typed ``_target_`` does not accept.
+    """Drop keys from configuration files that the class in a typed override does not accept.
 
-    If another optimizer was typed, only ``lr`` is kept: other keys of AdamW, such as its weight
-    decay, have a different meaning there.
+    Such a class replaces the ``_target_`` of a file, whose other keys remain. If another optimizer
+    was typed, only ``lr`` remains: other keys of AdamW, such as its weight decay, have a different
+    meaning there. ``typed_keys`` are the keys of the overrides.
     """
-    for group, node in targets(config, ""):
+    for group, node in nodes_with_target(config, ""):
         if f"{group}._target_" not in typed_keys:
             continue
-        names, more = class_arguments(check_name(node["_target_"], group))
-        if more:
+        names, takes_any = class_arguments(check_name(node["_target_"], group))
+        if takes_any:
             continue
         kept = {"lr"} if group == "optimizer" else {*names}
         kept = {*kept, *OPTIONS}
@@ -99,15 +104,15 @@ def drop_unaccepted_arguments(config: dict[str, Any], typed_keys: Collection[str
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Check that each ``_target_`` is allowed for its node and accepts all keys of the node."""
+    """Check that each ``_target_`` is allowed in its group and accepts all other keys there."""
     check_names(config, path)
-    for place, node in targets(config, path):
+    for place, node in nodes_with_target(config, path):
         check_base(node["_target_"], place)
         check_arguments(node, place)
 
 
 def check_base(target: str, dotted_key: str) -> None:
-    """Raise UserError for a class that does not derive from the base class of its group."""
+    """Raise UserError if the class ``target`` does not derive from the base class of its group."""
     bases = find_key(dotted_key).bases
     if bases and not issubclass(import_class(target, dotted_key), tuple(map(resolve_name, bases))):
         raise UserError(
@@ -116,10 +121,10 @@ def check_base(target: str, dotted_key: str) -> None:
 
 
 def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
-    """Raise UserError for a key that the class of its node does not accept."""
+    """Raise UserError for a key beside ``_target_`` that the class does not accept."""
     target = node["_target_"]
-    names, more = class_arguments(target)
-    if more:
+    names, takes_any = class_arguments(target)
+    if takes_any:
         return
     for key in node:
         if key not in names and key not in OPTIONS and f"{dotted_key}.{key}" not in SHARED:
@@ -130,11 +135,11 @@ def check_arguments(node: dict[str, Any], dotted_key: str) -> None:
 
 
 class Dependencies:
-    """Objects and values that are injected into constructors by argument name.
+    """Objects and values that are injected into constructors by argument name, as a mapping.
 
-    ``config``: the whole resolved configuration; its ``PARTS`` are built once, on first use.
-    ``facts``: {argument name: value}, which take precedence over ``PARTS``. ``built``: {dotted key:
-    object that exists already}.
+    ``config``: the whole resolved configuration; ``PARTS`` gives the key of each argument in it,
+    whose object is built once, on first use. ``facts``: {argument name: value}, which take
+    precedence over ``PARTS``. ``built``: {dotted key: object that exists already}.
     """
 
     def __init__(
@@ -168,7 +173,10 @@ class Dependencies:
         return self.built[dotted_key]
 
     def for_parts_of(self, owner: type) -> "Dependencies":
-        """Return these dependencies with ``outputs``, if the model class ``owner`` defines it."""
+        """Return these dependencies for the parts of a model of class ``owner``.
+
+        If ``owner`` has a function ``outputs``, its value is injected, too, as ``outputs``.
+        """
         outputs: Any = getattr(owner, "outputs", None)
         if self is NO_TABLE or not callable(outputs):
             return self
@@ -190,8 +198,8 @@ def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) 
     """Build the object that ``config`` describes; ``path`` is its dotted key, for messages.
 
     Arguments that are in neither ``config`` nor ``extra`` are injected from ``table`` by name. A
-    text stays text, unless the argument accepts the name of a class. Raises UserError for anything
-    that cannot be built.
+    text is built as an object only if its argument accepts the name of a class. Raises UserError
+    for anything that cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
         raise UserError(f"{path}: has no class; pass a group with _target_=CLASS")
@@ -200,7 +208,7 @@ def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) 
 
 
 def _build_value(node: Any, dotted_key: str, table: Dependencies) -> Any:
-    """Build all objects within ``node``; return other values as they are."""
+    """Build all objects within ``node``, a configuration's value; return other values unchanged."""
     if isinstance(node, list):
         return [_build_value(value, f"{dotted_key}[{i}]", table) for i, value in enumerate(node)]
     if not isinstance(node, dict):
@@ -215,7 +223,7 @@ def _build_value(node: Any, dotted_key: str, table: Dependencies) -> Any:
 def _build_object(
     node: dict[str, Any], dotted_key: str, table: Dependencies, extra: dict[str, Any]
 ) -> Any:
-    """Build an object: injected dependencies first, then nested ones, then itself."""
+    """Build an object after its injected arguments and its nested objects, in this order."""
     owner = import_class(node["_target_"], dotted_key)
     needs_optimizer = any(base.__module__ == "torch.optim.lr_scheduler" for base in owner.__mro__)
     arguments = {} if needs_optimizer else _injected_arguments(owner, {*node, *extra}, table)
@@ -233,13 +241,13 @@ def _build_object(
 def _build_arguments(
     owner: type, node: dict[str, Any], dotted_key: str, table: Dependencies, extra: Collection[str]
 ) -> dict[str, Any]:
-    """Build the arguments that a node gives for its class ``owner``."""
-    names, more = inspect_class(owner)
+    """Build those arguments of the class ``owner`` that its configuration ``node`` sets."""
+    names, takes_any = inspect_class(owner)
     arguments = {}
     for key, value in node.items():
         if key in OPTIONS or key in extra:
             continue
-        if key not in names and not more:  # Another class of this group accepts the key.
+        if key not in names and not takes_any:  # Another class of this group accepts the key.
             continue
         path = f"{dotted_key}.{key}"
         if path in table.built or (path in SHARED and table is not NO_TABLE):
@@ -252,7 +260,11 @@ def _build_arguments(
 def _injected_arguments(
     owner: type, nested_arguments: set[str], table: Dependencies
 ) -> dict[str, Any]:
-    """Return the injected arguments of a class; raise UserError if the configuration lacks one."""
+    """Return the arguments of the class ``owner`` that ``table`` injects.
+
+    ``nested_arguments`` are set by the configuration and not injected. Raises UserError if the
+    configuration has no object for a required argument.
+    """
     if table is NO_TABLE:
         return {}
     named = {**inspect_class(owner).named}
@@ -269,7 +281,10 @@ def _injected_arguments(
 
 
 def _expand_class_name(value: Any, dotted_key: str, owner: type, key: str) -> Any:
-    """Expand a class name to a node with ``_target_``, if the argument ``key`` accepts names."""
+    """Replace a class name by {"_target_": path of the class}, if argument ``key`` accepts names.
+
+    Return any other ``value`` unchanged.
+    """
     base = _arguments_with_class_names(owner).get(key)
     if base is None or not isinstance(value, str):
         return value
@@ -290,7 +305,7 @@ def _expand_class_name(value: Any, dotted_key: str, owner: type, key: str) -> An
 
 
 def _error_cause(error: BaseException, path: str, dotted_key: str) -> str:
-    """Return the innermost exception's message in one line, with its key and place in user code."""
+    """Return the innermost exception's message in one line, with the key and the place in code."""
     while error.__cause__ is not None:
         error = error.__cause__
     message = (as_one_line(error) or type(error).__name__) + (error_location(error) or dotted_key)

@@ -1,4 +1,4 @@
-"""Refuse undeclared keys, naming the nearest key, and keys that contradict each other.
+"""Refuse undeclared keys, suggesting the nearest key, and keys that contradict each other.
 
 Hydra itself refuses undeclared keys on the command line, but not in files that are packaged at the
 top (``experiment/``, ``ablation/``, ``debug/``, ``local/``). This module does not import torch.
@@ -44,7 +44,10 @@ Problem = tuple[str, str]  # a dotted key and the error line
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Raise UserError for the first undeclared key or value, with its file and the nearest name."""
+    """Raise UserError for the first key that is not declared, or whose value is not allowed.
+
+    The message names the file that may have set the key, and the nearest declared key.
+    """
     missing = Train.__required_keys__ - {*cfg}
     if missing:
         key = min(missing)
@@ -69,13 +72,13 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def _swept_key_prefixes(hydra: DictConfig) -> tuple[str, ...]:
-    """Return prefixes such as "objective.loss." of keys in groups that a file's sweep chooses."""
+    """Return a prefix such as "objective.loss." for each config group that a sweep's file sets."""
     axes = hydra.sweeper.get("params") or {}
     return tuple(f"{axis.replace('/', '.')}." for axis in axes if group_choices(axis))
 
 
 def check_packaged_keys(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a config file without "# @package _global_": its keys reach no run."""
+    """Raise UserError for a chosen file without "# @package _global_": its keys have no effect."""
     for group in sorted({*FREE_GROUPS} & {*config} - {"paper"}):
         raise UserError(
             f"{group}: no run uses the keys of the chosen file; begin this file with the line "
@@ -84,7 +87,10 @@ def check_packaged_keys(config: Mapping[str, Any]) -> None:
 
 
 def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
-    """Name the chosen files that may add any key, as " (in experiment=first)"; "" if there are none."""
+    """Return " (in experiment=first)" with the chosen files of free groups; "" without any.
+
+    Only such files may set keys that no other file has.
+    """
     # Most clones lack the file of local=default.
     files = [
         f"{group}={choices[group]}"
@@ -95,7 +101,10 @@ def _files_that_add_keys(choices: Mapping[str, Any]) -> str:
 
 
 def check_choice_lists(overrides: Iterable[str]) -> None:
-    """Raise UserError for a list of choices of a group that needs one; Hydra would merge them."""
+    """Raise UserError for a list of choices, such as data=[a,b], for a group that takes one choice.
+
+    Hydra would merge the files of such a list.
+    """
     for override in overrides:
         group, _, value = override.partition("=")
         if value.startswith("[") and group not in MERGED_GROUPS and group_choices(group):
@@ -105,13 +114,14 @@ def check_choice_lists(overrides: Iterable[str]) -> None:
 
 
 def check_declared(values: dict[str, Any], command: str) -> None:
-    """Raise UserError for an undeclared key of evaluate or sample, such as ``+step=100``."""
+    """Raise UserError for an undeclared key of ``triptych-evaluate`` or ``triptych-sample``."""
     check_names(values)
     for _, line in _undeclared_keys(values, Key(COMMANDS[command]), command):
         raise UserError(line)
 
 
 def _undeclared_keys(config: dict[str, Any], group: Key, command: str) -> Iterator[Problem]:
+    """Yield (dotted key, error line) for each key of a configuration that is not declared."""
     for entry in entries(config, group):
         if accepts_key(entry.group, entry.name, entry.target):
             continue
@@ -125,12 +135,16 @@ def _undeclared_keys(config: dict[str, Any], group: Key, command: str) -> Iterat
 
 
 def _unknown_key_error(key: str, value: Any, fix: str, command: str) -> str:
+    """Return the error line for an undeclared key, with advice for this key or else ``fix``."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return advice_line(key, text, command=command) or f"{key}={value!r}: no such key; {fix}"
 
 
 def compose_defaults(choices: dict[str, Any]) -> DictConfig:
-    """Compose these choices of config groups, without other overrides and without free groups."""
+    """Compose the configuration of the group choices alone: no other overrides, no free groups.
+
+    Files of free groups, such as ``experiment/``, may set any key.
+    """
     overrides = ["~local"]  # the only free group that train.yaml lists
     for group, choice in choices.items():
         if choice and not group.startswith("hydra/") and group not in FREE_GROUPS:
@@ -142,12 +156,13 @@ def compose_defaults(choices: dict[str, Any]) -> DictConfig:
 
 
 def _compose_train_config(overrides: list[str]) -> DictConfig:
+    """Compose ``train.yaml`` with these overrides; Hydra must be initialised."""
     loader = GlobalHydra.instance().config_loader()
     return loader.load_configuration("train", overrides, RunMode.RUN)
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Check that names of user metrics are identifiers and not those of built-in metrics."""
+    """Raise UserError if a user metric's name is no identifier or is that of a built-in metric."""
     for name in names:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
@@ -156,7 +171,7 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 
 def check_contradictions(config: dict[str, Any]) -> None:
-    """Raise UserError for the first keys that contradict each other."""
+    """Raise UserError for settings that contradict each other, or for metric names not allowed."""
     check_metric_names(config.get("metrics") or {})
     check_run_length(config["trainer"])
     check_fsdp(config)
@@ -211,7 +226,7 @@ def warm_up_warning(warmup: int, steps: float) -> str:
 
 
 def check_overrides_are_read(config: Mapping[str, Any], typed_keys: Collection[str]) -> None:
-    """Raise UserError for a typed ``guide`` or ``optimized_metric`` that has no effect in the run."""
+    """Raise UserError if ``guide`` or ``optimized_metric`` was typed but has no effect."""
     if "guide" in typed_keys:
         check_guide(config)
     if "optimized_metric" in typed_keys:

@@ -31,7 +31,7 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def overrides_between(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    """Yield the overrides that turn the configuration ``old`` into ``new``.
+    """Yield the overrides that change the configuration ``old`` into ``new``.
 
     Examples: ``a.b=1``, ``+a.c=x``, ``~a.d``.
     """
@@ -74,12 +74,12 @@ def format_override_value(value: Any) -> str:
 
 
 def unresolved_config(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration without the node ``hydra``, interpolations unresolved."""
+    """Return the configuration without the node ``hydra``, with interpolations unresolved."""
     return to_plain(without_hydra(cfg), resolve=False)
 
 
 def settable_config(cfg: DictConfig) -> dict[str, Any]:
-    """Return the keys that overrides can set, with the node ``hydra``, without resolving them."""
+    """Return all keys that overrides can set, including the node ``hydra``, unresolved."""
     plain = to_plain(cfg, resolve=False)
     # These keys record the composition itself, so overrides cannot set them.
     del plain["hydra"]["runtime"], plain["hydra"]["overrides"]
@@ -87,7 +87,7 @@ def settable_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def to_plain(cfg: Any, resolve: bool = True, throw_on_missing: bool = False) -> dict[str, Any]:
-    """Resolve a config group to plain dictionaries and lists."""
+    """Convert a config group to plain dictionaries and lists, by default with resolved values."""
     plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=throw_on_missing)
     return cast(dict[str, Any], plain)
 

@@ -51,9 +51,9 @@ class KeyRow(NamedTuple):
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
-    """Yield a row for each key below ``key``.
+    """Yield a row for each key below ``key``, whose configuration is ``config``.
 
-    Keys that a group accepts but the configuration lacks come after its other keys.
+    Keys that a group accepts but ``config`` lacks come after the group's other keys.
     """
     target = str(config.get("_target_") or "")
     known = declared_members(key, target)
@@ -69,21 +69,23 @@ def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
 
 
 def _added_rows(config: Any, known: Mapping[str, Key], path: str) -> Iterator[KeyRow]:
+    """Yield a row for each optional key in ``known`` that ``config`` lacks."""
     for name, key in known.items():
         if name not in config and key.default is not REQUIRED:
             yield _key_row(f"{path}.{name}", key, key.default, is_added=True)
 
 
 def _key_row(path: str, key: Key, value: Any, is_added: bool = False) -> KeyRow:
+    """Return the row of one key; ``path`` is its dotted name and ``key`` its declaration."""
     text = str(yaml.safe_dump(value, default_flow_style=True, width=1000))
-    unit = key.find_mark(Unit)
+    unit = key.find_annotation(Unit)
     values = describe_kind(key.kind) + (f" ({unit.name})" if unit else "")
     return KeyRow(path, text.removesuffix("\n...\n").strip(), values, key.role, added=is_added)
 
 
 @cache
 def file_comments(file: Path) -> dict[str, str]:
-    """Return {dotted key: its comment} of a file; "" is the comment at its top."""
+    """Return {dotted key: its comment} of a file; the key "" has the comment at the file's top."""
     lines = file.read_text(encoding="utf-8").splitlines()
     head = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
     texts = {"": " ".join(line for line in head if not line.startswith("@package"))}
@@ -98,7 +100,7 @@ def file_comments(file: Path) -> dict[str, str]:
 
 
 def inheritance_chain(file: Path) -> list[Path]:
-    """Return a file and the files of its group that it inherits from."""
+    """Return a file, and the files of its group that it inherits from by its ``defaults``."""
     files = [file]
     for child in files:  # the list grows by the parents of each
         homes = (home for home in config_folders() if home in child.parents)
@@ -123,18 +125,22 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def choices_with_key(key: str, depth: int = 1) -> list[str]:
-    """Return the choices whose files have a key; ``depth``: number of names in its config group."""
+    """Return the choices of a config group whose files set the dotted key ``key``.
+
+    The group is that of the key's first ``depth`` names, such as objective/loss for depth 2.
+    """
     names = key.split(".")
     group, inner = "/".join(names[:depth]), names[depth:]
     return sorted({file.stem for file in group_files(group) if _file_has_key(file, inner)})
 
 
 def _file_has_key(file: Path, names: list[str]) -> bool:
-    """Return whether a file, or one from which it inherits, has this key."""
+    """Return whether a file, or one from which it inherits, sets the nested key ``names``."""
     return any(_has_nested_key(read_yaml(member), names) for member in inheritance_chain(file))
 
 
 def _has_nested_key(node: Any, names: list[str]) -> bool:
+    """Return whether ``node`` has the nested key ``names``."""
     for name in names:
         if not isinstance(node, dict) or name not in node:
             return False
@@ -145,8 +151,9 @@ def _has_nested_key(node: Any, names: list[str]) -> bool:
 def plus_signs(key: str, typed_classes: Mapping[str, str]) -> str:
     """Return the prefix that a typed key needs in Hydra's grammar: "", "+" or "++".
 
-    "+" is for a class's argument that no configuration file has, "++" for an argument of a class
-    that was itself typed (``typed_classes``: {group: class}).
+    "" is for a key that a configuration file of its group sets. "+" is for an argument of the
+    group's class that no file sets. "++" is for an argument of a class that was itself typed
+    (``typed_classes`` is {group: class}), as files may or may not set it.
     """
     parent, _, name = key.rpartition(".")
     if parent in typed_classes:
@@ -159,9 +166,9 @@ def plus_signs(key: str, typed_classes: Mapping[str, str]) -> str:
 
 
 def inherited_comment(key: str, file: Path, folder: str = "") -> str:
-    """Return the comment of a dotted key in a file, or in one from which the file inherits.
+    """Return the comment of a dotted key in ``file`` or in a file from which it inherits; or "".
 
-    ``folder``: the group of these files.
+    ``folder``: the config group of these files.
     """
     if key == folder:
         key = ""
@@ -185,7 +192,7 @@ def help_text(command: str, cfg: DictConfig) -> str:
 
 
 def _choice_files(runtime: Any) -> dict[str, Path]:
-    """Return the file of each group's choice, from the first folder that has it."""
+    """Return {group: path of the chosen file}, from the first config folder that has this file."""
     files = {}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     for folder in reversed(folders):
@@ -197,7 +204,7 @@ def _choice_files(runtime: Any) -> dict[str, Path]:
 
 
 def _help_line(row: KeyRow, files: Mapping[str, Path]) -> str:
-    """Return a key's line in ``--help``, with the comment of the first file that has one."""
+    """Return a key's line in ``--help``, with the key's comment in the first file that has one."""
     places = ("", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0])
     texts = (inherited_comment(row.key, files[place], place) for place in places if place in files)
     about = "; ".join(filter(None, (row.values, next(filter(None, texts), ""))))

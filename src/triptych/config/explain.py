@@ -1,6 +1,6 @@
 """Explain errors of Hydra and OmegaConf in one line: KEY=VALUE: problem; fix.
 
-``EXPLANATIONS`` lists all explanations; its tests type each example.
+``EXPLANATIONS`` lists all explanations; the tests type the example of each.
 """
 
 import re
@@ -19,7 +19,7 @@ QUOTED = {"train": "name='a=b'", "evaluate": "ckpt='a=b'", "sample": "ckpt='a=b'
 
 
 class Explanation(NamedTuple):
-    """A pattern of an error's text, an example that causes the error, and the line to show.
+    """A pattern of Hydra's error message, an example that causes the error, and the line to show.
 
     Braces in the line are replaced by the pattern's groups, and ``{fix}`` by the result of
     ``find_fix(command, **groups)``.
@@ -32,7 +32,7 @@ class Explanation(NamedTuple):
 
 
 def explain(error: Exception, command: str) -> str:
-    """Explain an error in a command's overrides; if none matches, return the error's own text."""
+    """Explain an error in a command's overrides; if no pattern matches, return the error's text."""
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: must be KEY=VALUE; quote special characters, as in "
@@ -50,7 +50,7 @@ def explain(error: Exception, command: str) -> str:
 
 
 def choice_fix(command: str, group: str, choice: str) -> str:
-    """Return what to type in place of a choice that does not exist."""
+    """Return advice on what to type in place of a choice that its group does not have."""
     options = group_choices(group)
     every = f"choose from {', '.join(options)}"
     match = closest_name(choice, options)
@@ -60,13 +60,13 @@ def choice_fix(command: str, group: str, choice: str) -> str:
 
 
 def key_fix(command: str, key: str, value: str = "") -> str:
-    """Return what to type in place of a key that does not exist."""
-    text = advice(key, value, command) or key_of_other_choice(command, key, value)
+    """Return advice on what to type in place of a key that does not exist."""
+    text = advice(key, value, command) or hint_other_choices(command, key, value)
     return text or suggest_name(key, known_names(command))
 
 
-def key_of_other_choice(command: str, key: str, value: str) -> str:
-    """Return a hint that names the choices of a key's group that have the key; or ""."""
+def hint_other_choices(command: str, key: str, value: str) -> str:
+    """Return a hint naming other choices of the key's group whose files have the key; or ""."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         group = "/".join(parts[:depth])

@@ -1,6 +1,6 @@
-"""Read a configuration file as plain data, without objects, aliases or interpolations.
+"""Read configuration files as plain data, without objects, aliases or interpolations.
 
-Its size is limited.
+Their size is limited.
 """
 
 import re
@@ -21,7 +21,10 @@ REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cac
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C is optional
-    """A YAML loader for files of OmegaConf: 8e-3 is a number, dates are text, << does not merge."""
+    """A YAML loader that reads files as OmegaConf writes them.
+
+    In contrast to PyYAML's loader, 8e-3 is a number, dates are text, and << does not merge.
+    """
 
 
 Loader.yaml_implicit_resolvers = {
@@ -50,7 +53,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_aliases(text: str, file: Path) -> None:
-    """Raise UserError for YAML aliases, a few of which can expand to more than memory holds."""
+    """Raise UserError for YAML aliases, as a few can expand to more than memory holds."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
         raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
 
@@ -59,8 +62,8 @@ def copy_plain(value: Any, description: str) -> Any:
     """Copy a configuration that consists of None, bool, int, float, str, list and dict only.
 
     Raises UserError, which begins with ``description``, for any other value, and for ``${...}``, as
-    runs record their configuration resolved. Keys of older versions without effect (`REMOVED`) are
-    dropped.
+    recorded configurations are resolved. Keys of earlier versions that have no effect (``REMOVED``)
+    are dropped.
     """
     try:
         copied = _copy_value(value, "", description)
@@ -72,6 +75,7 @@ def copy_plain(value: Any, description: str) -> Any:
 
 
 def _drop_removed_keys(config: dict[str, Any]) -> None:
+    """Drop keys in ``REMOVED`` that have the value without effect, from ``config`` itself."""
     for (group, key), neutral in REMOVED.items():
         node = config.get(group)
         if isinstance(node, dict) and key in node and node[key] == neutral:
@@ -79,6 +83,7 @@ def _drop_removed_keys(config: dict[str, Any]) -> None:
 
 
 def _copy_value(value: Any, path: str, description: str) -> Any:
+    """Copy a plain value; ``path`` is its dotted key, for messages."""
     if isinstance(value, dict):
         _check_keys(value, path, description)
         return {
@@ -100,6 +105,7 @@ def _copy_value(value: Any, path: str, description: str) -> Any:
 
 
 def _check_keys(group: dict[Any, Any], path: str, description: str) -> None:
+    """Raise UserError if a key of a group is not a text, or not allowed in a configuration."""
     for key in group:
         if type(key) is not str:
             raise UserError(

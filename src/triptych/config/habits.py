@@ -1,6 +1,6 @@
-"""Suggest what to type in place of keys and choices of other tools, or of misspelt names.
+"""Suggest a key or choice for one that does not exist: a name of another tool, or misspelt.
 
-``HABITS`` is the table of other tools' names. ``docs/habits.md`` lists it, and its tests type each
+``HABITS`` is the table of other tools' names. ``docs/habits.md`` lists it, and the tests type each
 example and then the suggestion.
 """
 
@@ -30,10 +30,10 @@ CALLBACKS = {  # Lightning's callbacks that a run replaces by its own, with the 
 
 
 class Habit(NamedTuple):
-    """Names that users of other tools type, an example, and the overrides to ``use`` here.
+    """Names that users of other tools type, with an example, and the overrides to ``use`` here.
 
-    If there is no such override, ``why`` is the reason. A name is a key, or a choice KEY=VALUE,
-    which is looked up first.
+    ``names`` are keys or choices KEY=VALUE, separated by spaces; choices are looked up first. If
+    there are no overrides to use, ``why`` is the reason.
     """
 
     names: str
@@ -142,9 +142,9 @@ HABITS = (
 
 
 def advice(key: str, value: str, command: str = "train") -> str:
-    """Return what to type in place of another tool's key or choice; "" if it is not in ``HABITS``.
+    """Return advice on a key or choice of another tool; "" if it is not in ``HABITS``.
 
-    If there is no equivalent, return the reason.
+    The advice is what to type instead, or why there is no equivalent.
     """
     for typed in (f"{key}={value}", key):
         for habit in HABITS:
@@ -154,15 +154,16 @@ def advice(key: str, value: str, command: str = "train") -> str:
 
 
 def advice_line(key: str, value: str, command: str = "train") -> str:
-    """Return ``advice`` as a line, such as ``lr=0.1: use optimizer.lr=0.1``; or ""."""
+    """Return the error line for a key of another tool, "lr=0.1: use optimizer.lr=0.1"; or ""."""
     text = advice(key, value, command)
     return f"{key}={value}: {text}" if text else ""
 
 
 def suggest_name(name: str, names: Sequence[str]) -> str:
-    """Suggest a key that ends in ``name``, such as optimizer.lr for lr, or else a similar name.
+    """Suggest names out of ``names`` in place of ``name``, which does not exist.
 
-    If there is none, list all names.
+    The suggestion is a key that ends in ``name``, such as optimizer.lr for lr; or else a similar
+    name; or else a list of the names in the same group.
     """
     # Skip names that are groups of further keys.
     keys = sorted(known for known in set(names) if not known.startswith(f"{name}."))
@@ -178,9 +179,9 @@ def suggest_name(name: str, names: Sequence[str]) -> str:
 
 
 def closest_name(name: str, names: Sequence[str]) -> str:
-    """Return the most similar name; "" if none is similar.
+    """Return the name in ``names`` that is most similar to ``name``; "" if none is similar.
 
-    Both the whole name and its last part must be similar, as keys of one group begin alike.
+    Both the whole name and its last part must be similar, as all keys of a group begin alike.
     """
 
     def similarity(known: str) -> float:

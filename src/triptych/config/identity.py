@@ -1,4 +1,4 @@
-"""Identify a run, its data and its directory by the roles of its keys.
+"""Compare configurations and name runs, by the role of each key in a run's identity.
 
 The directory of a sweep's job or of a named run does not contain the time, so the same command
 finds the same directory. This module also has the resolvers for OmegaConf.
@@ -44,7 +44,7 @@ Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
 
 class Absent(Enum):
-    """The value of a key that only one of two compared configurations has."""
+    """The value that stands for a key which only one of two compared configurations has."""
 
     ABSENT = "none"
 
@@ -56,13 +56,13 @@ ABSENT = Absent.ABSENT
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
-    """Return the role of a dotted key or a config group; ``config`` is {dotted key: value}."""
+    """Return the role of a dotted key or group in ``config``, which is {dotted key: value}."""
     parent = key.replace("/", ".").rpartition(".")[0]
     return role(key, str(config.get(f"{parent}._target_", "")))
 
 
 def default_value(config: Mapping[str, Any], key: str) -> Any:
-    """Return the default of a dotted key that a configuration of an earlier version lacks.
+    """Return the default of a dotted key, for a configuration whose version did not have this key.
 
     Return ABSENT if the key has no default.
     """
@@ -89,6 +89,7 @@ def default_choice(group: str) -> str:
 
 @cache
 def _top_level_defaults() -> dict[str, Any]:
+    """Return {dotted key: value} of the keys that ``train.yaml`` itself sets."""
     config = {**read_yaml(CONFIGS / "train.yaml")}
     del config["defaults"]
     return dict(flatten_config(config))
@@ -104,7 +105,7 @@ def flatten_config(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of a ``data`` configuration that identify the data distribution."""
+    """Return those keys of a ``data`` configuration that determine the distribution of the data."""
     target = data.get("_target_", "")
     return {
         key: value
@@ -114,7 +115,7 @@ def data_identity(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(data: dict[str, Any]) -> str:
-    """Describe a data configuration briefly: class name and arguments."""
+    """Describe a data configuration in a few words: class name and arguments."""
     identity = data_identity(data)
     identity.pop("_target_", None)
     settings = ", ".join(f"{key}={value}" for key, value in identity.items())
@@ -123,7 +124,10 @@ def describe(data: dict[str, Any]) -> str:
 
 
 def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
-    """Return {key: (recorded, composed)} of differing keys that belong to a run's identity."""
+    """Return {key: (recorded, composed)} of the keys whose values differ.
+
+    Keys that only affect where or how a command starts are left out.
+    """
     if isinstance(recorded, dict) and isinstance(composed, dict):
         differing: Changes = {}
         for name in dict.fromkeys([*recorded, *composed]):
@@ -151,14 +155,14 @@ def _equal_values(recorded: Any, composed: Any) -> bool:
 
 
 def result_changing_differences(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
-    """Return those ``differences`` between two configurations that may change the result."""
+    """Return the ``differences`` of keys that may change the result, without paths, labels etc."""
     flat = dict(flatten_config(recorded))
     others = differences(recorded, config)
     return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
 
 
 def describe_differences(differing: Changes) -> str:
-    """Format a few differences: "seed: 1 -> 2; ..."."""
+    """Format the first few differences in one line: "seed: 1 -> 2; ..."."""
     lines = [f"{key}: {was!r} -> {composed!r}" for key, (was, composed) in differing.items()]
     if len(lines) > 5:
         lines[5:] = ["..."]
@@ -166,7 +170,7 @@ def describe_differences(differing: Changes) -> str:
 
 
 def plain_name(text: str) -> str:
-    """Replace each sequence of characters that are unsuitable for file names by a hyphen."""
+    """Replace each sequence of characters that file names should not have by one hyphen."""
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
     return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # names of replaced runs end with .old-HASH
 
@@ -187,9 +191,9 @@ def run_name(name: Any) -> str:
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """Return {key: override} of the overrides that all runs of a sweep share.
+    """Return {key: override} of the typed overrides that are equal for all runs of a sweep.
 
-    In an unnamed sweep, choices of config groups are left out, as if they were axes.
+    In a sweep without a name, typed choices of config groups are left out.
     """
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if explicit_sweep_name(cfg) is None:
@@ -204,13 +208,14 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
 
 
 def grid_keys(cfg: DictConfig) -> set[str]:
-    """Return the keys with several values on the command line."""
+    """Return the keys for which several values were typed on the command line."""
     return {
         override.key_or_group for override in _typed_overrides(cfg) if override.is_sweep_override()
     }
 
 
 def _typed_overrides(cfg: DictConfig) -> list[Any]:
+    """Parse the overrides of the command line into Hydra's override objects."""
     # Only sweeps need the parser, whose import is slow.
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -218,10 +223,10 @@ def _typed_overrides(cfg: DictConfig) -> list[Any]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """Return the name of a sweep's directory.
+    """Return the name of a sweep's directory: the typed ``name`` alone, or else a generated one.
 
-    It is the explicit name, or else the sweep file's name with the shared overrides, shortened and
-    hashed.
+    The generated name joins the name of the sweep's file and the shared overrides, and is shortened
+    and hashed if it is long.
     """
     if any(override.startswith("name=") for override in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
@@ -232,7 +237,7 @@ def sweep_name(cfg: DictConfig) -> str:
 
 
 def explicit_sweep_name(cfg: DictConfig) -> str | None:
-    """Return the sweep's name, or else the name of its experiment; None if it has neither."""
+    """Return a sweep's key ``name``, or else its choice of ``experiment``; None without both."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
     return None if name is None else str(name)
 
@@ -267,7 +272,10 @@ def cores() -> int:
 
 
 def check_cores(config: Mapping[str, Any], *keys: str) -> None:
-    """Raise UserError if ``keys`` set far more processes or threads than the machine has cores."""
+    """Raise UserError if one of ``keys`` requests more processes or threads than are allowed.
+
+    Allowed are as many as the machine has cores, and always ``ALWAYS_ALLOWED``.
+    """
     most = max(cores(), ALWAYS_ALLOWED)
     for key in keys:
         if (config.get(key) or 1) > most:
@@ -282,13 +290,13 @@ def threads(cores: int) -> int:
 
 
 def gpus(accelerator: str, devices: int) -> int | None:
-    """Return the number of GPUs that a job of SLURM (per node) or Ray requests, or None."""
+    """Return how many GPUs a job of SLURM (per node) or Ray requests; None without GPUs."""
     return devices if accelerator in ("gpu", "cuda") else None
 
 
 def register_resolvers() -> None:
-    """Register the functions above with OmegaConf, as in ``${cores:}``."""
+    """Register functions of this module as resolvers of OmegaConf, for use as in ``${cores:}``."""
     for resolver in (slug, cores, threads, root, not_in_names, gpus):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-    # Resolvers are cached, so that one configuration keeps one name.
+    # This resolver is cached, so that a configuration keeps the name that it first got.
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)

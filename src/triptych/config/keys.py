@@ -1,4 +1,4 @@
-"""Look up the declaration of a key, in ``schema.py`` or its class: type, range, unit, role."""
+"""Look up the declaration of a key, in ``schema.py`` or its class: type, role and default."""
 
 import re
 import typing
@@ -16,8 +16,8 @@ from triptych.declare import (
     Role,
     alternatives,
     annotated_metadata,
-    fits,
     is_declaration,
+    is_valid_value,
     literal_values,
     type_error_line,
     unwrap,
@@ -40,41 +40,44 @@ class Key(NamedTuple):
     default: Any = REQUIRED
 
     def nested(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """Return a nested key of type ``kind``, with its declared role or else this key's role."""
-        return Key(kind, Key(kind).find_mark(Role) or self.role, default)
+        """Return the declaration of a key within this group, with the type ``kind``.
 
-    def find_mark(self, kind: type[M]) -> M | None:
-        """Return the annotation of class ``kind``, such as a ``Unit``; None if there is none."""
+        Its role is the one in ``kind``, or else this group's role.
+        """
+        return Key(kind, Key(kind).find_annotation(Role) or self.role, default)
+
+    def find_annotation(self, kind: type[M]) -> M | None:
+        """Return the ``Annotated`` metadata of class ``kind``, such as a ``Unit``; or None."""
         return next(
             (mark for mark in annotated_metadata(self.kind) if isinstance(mark, kind)), None
         )
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """Base classes that a group's ``_target_`` must derive from; () for any."""
-        base = self.find_mark(Base)
+        """The names of base classes for a group's ``_target_``; () if any class is allowed."""
+        base = self.find_annotation(Base)
         if base is None:
             return ()
         return base.target, *base.others
 
     @property
     def base(self) -> str:
-        """The class whose arguments are the keys of a group without ``_target_``; or ""."""
+        """The name of the class whose arguments a group without ``_target_`` has as keys; or ""."""
         return self.bases[0] if self.bases else ""
 
 
 def join(path: str, name: Any) -> str:
-    """Return the dotted key of a name in a group; at the top, the name alone."""
+    """Return the dotted key of ``name`` in the group ``path``; at the top (""), ``name`` alone."""
     return f"{path}.{name}" if path else str(name)
 
 
 def override_keys(overrides: Iterable[str]) -> list[str]:
-    """Return the keys of overrides, also of +KEY=VALUE and ~KEY."""
+    """Return the keys of overrides; an override may be KEY=VALUE, +KEY=VALUE or ~KEY."""
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def declared_fields(kind: Any) -> dict[str, Any]:
-    """Return {key: type} of a declared group; {} for anything else."""
+    """Return {key: type} of a group declared as a TypedDict; {} for any other type."""
     for member in alternatives(unwrap(kind)[0]):
         table, _ = unwrap(member)
         if is_typeddict(table):
@@ -84,6 +87,7 @@ def declared_fields(kind: Any) -> dict[str, Any]:
 
 @cache
 def _type_hints(table: type) -> dict[str, Any]:
+    """Return {key: type} of a TypedDict, with ``Annotated`` but without ``NotRequired``."""
     hints = typing.get_type_hints(table, include_extras=True)
     return {name: _without_not_required(kind) for name, kind in hints.items()}
 
@@ -93,12 +97,15 @@ def _without_not_required(kind: Any) -> Any:
 
 
 def class_arguments(target: str) -> Arguments:
-    """Return the arguments of a class; an unknown class may take any argument."""
+    """Return the arguments of the class ``target``; an unknown class may take any argument."""
     return arguments(target) or UNKNOWN
 
 
 def nested_key(key: Key, name: str, target: str = "") -> Key | None:
-    """Return the key ``name`` of a group that ``target`` describes; None if unknown."""
+    """Return the declaration of ``name`` in the group ``key``; None if it is not declared.
+
+    ``target`` is the name of the class that the group describes, or "".
+    """
     declared = declared_fields(key.kind)
     if name in declared:
         return key.nested(declared[name])
@@ -111,7 +118,7 @@ def nested_key(key: Key, name: str, target: str = "") -> Key | None:
 
 
 def _kind_of_values(kind: Any) -> Any:
-    """Return the type of the values in a group of free names; ``Any`` for other groups."""
+    """Return the type of the values in a group whose keys are free; ``Any`` for any other group."""
     for member in alternatives(unwrap(kind)[0]):
         if typing.get_origin(member) is dict:
             return typing.get_args(member)[1]
@@ -119,7 +126,10 @@ def _kind_of_values(kind: Any) -> Any:
 
 
 def accepts_key(key: Key, name: str, target: str = "") -> bool:
-    """Return whether the group ``key``, described by ``target``, may have a key ``name``."""
+    """Return whether the group ``key`` may contain a key ``name``.
+
+    ``target`` is the name of the class that the group describes, or "".
+    """
     if nested_key(key, name, target) is not None:
         return True
     owner = target or key.base
@@ -127,7 +137,10 @@ def accepts_key(key: Key, name: str, target: str = "") -> bool:
 
 
 def declared_members(key: Key, target: str = "") -> dict[str, Key]:
-    """Return a group's declared keys; undeclared arguments are injected, not configured."""
+    """Return {name: declaration} of a group's keys, including arguments of the class ``target``.
+
+    Arguments that are injected are left out.
+    """
     named = {name: key.nested(kind) for name, kind in declared_fields(key.kind).items()}
     for name, argument in class_arguments(target or key.base)[0].items():
         if name not in named and is_declaration(argument.kind):
@@ -138,8 +151,8 @@ def declared_members(key: Key, target: str = "") -> dict[str, Key]:
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
     """Return the declaration of a command's dotted key.
 
-    An undeclared key has its group's role, or identity. ``target`` is the class of the group, if
-    known; then the classes that ``configs/`` names for the group are tried.
+    An undeclared key has its group's role, or else ``Role.IDENTITY``. ``target`` is the class of
+    the group, if it is known; the classes that ``configs/`` names for the group are tried next.
     """
     key, parent = Key(COMMANDS[command]), ""
     *groups_above, last = path.replace("/", ".").split(".")
@@ -151,7 +164,10 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
 
 
 def _merged_member(key: Key, name: str, targets: list[str]) -> Key:
-    """Return the key as the first of these classes declares it, or else with the group's role."""
+    """Return the declaration of ``name`` by the first class in ``targets`` that declares it.
+
+    If none of these classes does, the key has any type and the role of its group ``key``.
+    """
     for target in [*targets, ""]:
         member = nested_key(key, name, target)
         if member is not None:
@@ -160,7 +176,10 @@ def _merged_member(key: Key, name: str, targets: list[str]) -> Key:
 
 
 def describe_null(key: str, value: str) -> str:
-    """Return ``value`` for a report; "null" becomes the text of its ``Annotated[None, "..."]``."""
+    """Return a value as a report shows it: "null" may be declared to have another text.
+
+    The text is the one in the key's type ``Annotated[None, "..."]``.
+    """
     if value != "null":
         return value
     for member in alternatives(unwrap(find_key(key).kind)[0]):
@@ -174,13 +193,13 @@ def describe_null(key: str, value: str) -> str:
 def role(key: str, target: str = "") -> Role:
     """Return the role of a dotted key or config group.
 
-    ``target``: the class whose argument it is.
+    ``target``: the class of which the key is an argument, or "".
     """
     return find_key(key, target).role
 
 
 def allowed_target(target: str) -> str:
-    """Return ``target`` if a configuration may name that class; "" if not."""
+    """Return ``target`` if a configuration may name this class, else ""."""
     return _allowed_target(target, trusted_packages())
 
 
@@ -195,7 +214,7 @@ def _allowed_target(target: str, packages: tuple[str, ...]) -> str:
 
 
 def named_classes(dotted_key: str) -> list[str]:
-    """Return the allowed classes that config files name as ``_target_`` at a dotted key."""
+    """Return the classes that config files set as ``_target_`` of a group, if they are allowed."""
     return _named_classes(dotted_key, config_folders(), trusted_packages())
 
 
@@ -218,7 +237,10 @@ def _named_classes(
 
 
 class Entry(NamedTuple):
-    """A key of a configuration, with its value and the declaration of its group."""
+    """A key in a configuration, with its value and the declaration of its group.
+
+    ``place`` is the dotted key, ``name`` its last part.
+    """
 
     place: str
     name: str
@@ -228,12 +250,12 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """The key's declaration; a key without one accepts any value."""
+        """The declaration of the key; if there is none, one that allows any value."""
         return nested_key(self.group, self.name, self.target) or Key()
 
 
 def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
-    """Yield every key of a configuration, and after each group the keys in it."""
+    """Yield an ``Entry`` for every key of a configuration; a group comes before the keys in it."""
     target = allowed_target(str(config.get("_target_") or ""))
     for name, value in config.items():
         if name in OPTIONS:
@@ -247,7 +269,10 @@ def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
 def invalid_values(
     config: Any, group: Key, path: str = "", command: str = "train"
 ) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) for every value at or below ``path`` that is not allowed."""
+    """Yield (dotted key, error line) for every value of a configuration that is not allowed.
+
+    ``group`` declares the configuration, which is at the dotted key ``path``.
+    """
     for entry in entries(config, group, path):
         line = _value_error(entry.place, entry.key, entry.value, command)
         if line:
@@ -261,7 +286,7 @@ def _value_error(dotted_key: str, key: Key, value: Any, command: str) -> str:
             return ""
         names = ", ".join(declared_members(key))
         return f"{dotted_key}={repr(value)[:100]}: must be a group of keys ({names})"
-    if fits(key.kind, value) or (isinstance(value, dict) and "_target_" in value):
+    if is_valid_value(key.kind, value) or (isinstance(value, dict) and "_target_" in value):
         return ""  # the class that receives an object checks it
     return advice_line(dotted_key, str(value), command=command) or type_error_line(
         dotted_key, key.kind, value
@@ -269,7 +294,10 @@ def _value_error(dotted_key: str, key: Key, value: Any, command: str) -> str:
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
-    """Raise UserError for the first key below ``path`` with a value that is not allowed."""
+    """Raise UserError for the first value of a configuration that is not allowed.
+
+    ``path`` is the dotted key of the configuration, or "" for a whole one.
+    """
     key = find_key(path, command=command) if path else Key(COMMANDS[command])
     for _, line in invalid_values(config, key, path, command):
         raise UserError(line)
@@ -283,11 +311,15 @@ def groups() -> tuple[str, ...]:
 
 
 def _is_group(kind: Any) -> bool:
+    """Return whether a type is that of a config group."""
     return is_typeddict(kind) or typing.get_origin(kind) is dict
 
 
 def keys_with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
-    """Return all keys with one of these roles; descend only into groups without such a role."""
+    """Return all dotted keys that have one of these roles, below ``key`` or of ``triptych-train``.
+
+    A group with such a role is returned itself, without the keys in it.
+    """
     names, group = [], key or Key(Train)
     for name, kind in declared_fields(group.kind).items():
         member, place = group.nested(kind), join(path, name)

@@ -1,4 +1,4 @@
-"""Describe the metrics of samples: name, title, unit, direction, version; without torch."""
+"""Describe the metrics of samples, without torch: name, title, unit, direction and version."""
 
 import re
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ class Metric:
 
     @property
     def label(self) -> str:
+        """The title with the unit."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     @property

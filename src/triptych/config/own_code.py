@@ -19,7 +19,7 @@ IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: (its spec, digest of its f
 
 
 def trusted_packages() -> tuple[str, ...]:
-    """Return the packages whose classes configurations may name."""
+    """Return the names of the user's packages whose classes configurations may name."""
     # Read the variable each time, as a notebook may change it.
     return _trusted_packages(os.environ.get("TRIPTYCH_TRUST", ""))
 
@@ -53,9 +53,9 @@ def user_modules() -> list[str]:
 
 
 def remember_imported() -> None:
-    """Record digests of the user's modules that have been imported.
+    """Record a digest of each user module that is imported, as its file may change later.
 
-    ``provenance.check_imported`` compares them.
+    ``provenance.check_imported`` compares the digests with the files.
     """
     for name in user_modules():
         module = sys.modules.get(name)
@@ -90,9 +90,9 @@ def definition_location(definition: Callable[..., Any]) -> str:
 
 
 def error_location(error: BaseException) -> str:
-    """Return " (FILE:LINE, in NAME)" of the innermost frame in user code; or "".
+    """Return " (FILE:LINE, in NAME)" of the innermost frame in user code; "" without such a frame.
 
-    If the last call was a method of a user's class, the location is " (FILE:LINE)" of the class.
+    If the error arose in a method that a user's class inherits, return the place of the class.
     """
     if isinstance(error, SyntaxError):
         return f" ({error.filename}:{error.lineno})"

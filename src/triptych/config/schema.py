@@ -1,7 +1,7 @@
-"""Declare the top-level keys of each command; defaults and comments are in ``configs/``.
+"""Declare the top-level keys of each command: type, range, unit and role.
 
-The keys of a group with a ``_target_`` are the arguments of that class; this module only declares
-the base class of such a group and the role of its keys.
+Defaults and comments are in ``configs/``. The keys of a group with a ``_target_`` are the arguments
+of that class; for such a group, this module declares only the base class and the role.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ from triptych.declare import (
 
 @dataclass(frozen=True)
 class Base:
-    """The base class of a group's ``_target_``: ``target``, or one of ``others`` as an alternative.
+    """The base class that a group's ``_target_`` must have: ``target`` or one of ``others``.
 
-    A group without ``_target_`` has the arguments of ``target``.
+    A group without ``_target_`` has the arguments of ``target`` as keys.
     """
 
     target: str
@@ -175,7 +175,7 @@ class _Logger(TypedDict):
 
 
 class DrawingKeys(TypedDict):
-    """Keys of sampling; runs of earlier versions lack guidance and threshold."""
+    """Keys that determine how samples are drawn; runs of earlier versions lack some of them."""
 
     sampler: Annotated[Group, Base("triptych.diffusion.sampler.base.Sampler"), Role.DRAWING]
     guidance: NotRequired[

@@ -22,17 +22,17 @@ REQUIRED = object()  # stands for a missing default
 
 
 class Argument(NamedTuple):
-    """An argument of a class: its type, ``Any`` if it has none, and its default."""
+    """An argument of a class: its type (``Any`` without annotation) and its default."""
 
     kind: Any
     default: Any = REQUIRED
 
 
 class Arguments(NamedTuple):
-    """The arguments of a class, including those that it passes on to its parents."""
+    """The arguments that a class accepts, including those that it passes on to its parents."""
 
     named: dict[str, Argument]
-    more: bool  # whether it accepts **kwargs beyond the named arguments
+    takes_any: bool  # whether it accepts **kwargs beyond the named arguments
 
 
 UNKNOWN = Arguments({}, True)
@@ -40,23 +40,26 @@ UNKNOWN = Arguments({}, True)
 
 @cache
 def read_table() -> dict[str, Any]:
-    """Return the table of signatures: classes, aliases of their names, torch's version."""
+    """Return the table of signatures: classes, aliases of class names, and torch's version."""
     table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return table
 
 
 def defining_name(target: str) -> str:
-    """Return the name of a listed class in the module that defines it, such as ``...ode.DDIM``."""
+    """Return a class's name in the module that defines it, for a name that a package re-exports.
+
+    Example: "triptych.diffusion.sampler.DDIM" becomes "triptych.diffusion.sampler.ode.DDIM".
+    """
     return str(read_table()["aliases"].get(target, target))
 
 
 def is_listed(target: str) -> bool:
-    """Return whether the table has this class, perhaps under a name that a package re-exports."""
+    """Return whether the table of signatures has this class, perhaps under another name."""
     return defining_name(target) in read_table()["classes"]
 
 
 def arguments(target: str) -> Arguments | None:
-    """Return the arguments of a class by its dotted name; None if it is unknown or untrusted."""
+    """Return the arguments of the class ``target``; None if it is unknown or not trusted."""
     if is_listed(target):
         return _signature_from_table(defining_name(target))
     if is_trusted(target) or target.startswith("torch.optim."):
@@ -66,7 +69,7 @@ def arguments(target: str) -> Arguments | None:
 
 @cache
 def _signature_from_table(name: str) -> Arguments:
-    """Return the arguments of a listed class, with types evaluated from names in ``declare``."""
+    """Return the arguments of a class in the table; their types are evaluated in ``declare``."""
     entry = read_table()["classes"][name]
     named = {}
     for argument, kind in entry["kinds"].items():
@@ -76,6 +79,7 @@ def _signature_from_table(name: str) -> Arguments:
 
 
 def _signature_from_import(target: str) -> Arguments | None:
+    """Import a user's class and return its arguments; None if it cannot be imported."""
     module, _, name = target.rpartition(".")
     known = module in sys.modules
     try:
@@ -89,9 +93,9 @@ def _signature_from_import(target: str) -> Arguments | None:
 
 @cache
 def inspect_class(owner: type) -> Arguments:
-    """Return the arguments of a class from its signature and those of the parents that it calls.
+    """Return the arguments of a class, including those that it passes on to its parents.
 
-    An undeclared argument has the declaration of the parent's argument of the same name.
+    An argument without a declared type has the type of the same argument of a parent.
     """
     named: dict[str, Argument] = {}
     passes_on = True
@@ -109,6 +113,7 @@ def inspect_class(owner: type) -> Arguments:
 
 
 def _declared_arguments(init: Callable[..., Any]) -> Iterator[tuple[str, Argument]]:
+    """Yield (name, argument) of the parameters of an ``__init__``, except *args and **kwargs."""
     for parameter in [*inspect.signature(init).parameters.values()][1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -117,12 +122,13 @@ def _declared_arguments(init: Callable[..., Any]) -> Iterator[tuple[str, Argumen
 
 
 def _takes_keywords(init: Callable[..., Any]) -> bool:
+    """Return whether an ``__init__`` has a parameter **kwargs."""
     parameters = inspect.signature(init).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _annotation_type(init: Callable[..., Any], annotation: Any) -> Any:
-    """Return the type of an annotation; ``Any`` if only type checkers can evaluate it."""
+    """Return the type that an annotation names; ``Any`` if it cannot be evaluated at run time."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):

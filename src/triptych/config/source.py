@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"  # the folder of this clone
 
 
 def module_file(name: str) -> Path | None:
-    """Return the file of a module, without importing the module."""
+    """Return the path of a module's file, without importing the module; None if there is none."""
     spec = _top_module_spec(name.partition(".")[0])
     if spec is not None and spec.name == name and spec.origin:
         return Path(spec.origin)
@@ -38,6 +38,7 @@ def module_paths(name: str) -> list[Path]:
 
 
 def _top_module_spec(top: str) -> ModuleSpec | None:
+    """Return the import spec of a top-level module; None if there is no such module."""
     try:
         return find_spec(top)
     except (ImportError, ValueError):
@@ -50,14 +51,14 @@ def package_config_folders() -> dict[str, Path]:
 
 
 def config_folders() -> tuple[Path, ...]:
-    """Return all config folders in Hydra's search order, the clone's first."""
+    """Return all config folders in Hydra's search order, beginning with that of this repository."""
     return (CONFIGS, *package_config_folders().values())
 
 
 def config_groups(folders: Sequence[Path] | None = None) -> list[str]:
-    """Return all groups in the folders ``folders``, such as ``objective/loss``.
+    """Return all config groups in ``folders``, such as ``objective/loss``.
 
-    By default, those in all config folders.
+    By default, all config folders are searched.
     """
     groups = set()
     for home in config_folders() if folders is None else folders:
@@ -66,17 +67,17 @@ def config_groups(folders: Sequence[Path] | None = None) -> list[str]:
 
 
 def group_files(group: str) -> list[Path]:
-    """Return a group's files in all folders."""
+    """Return the files of a config group in all config folders."""
     return list(chain.from_iterable((folder / group).glob("*.yaml") for folder in config_folders()))
 
 
 def group_choices(group: str) -> list[str]:
-    """Return the names of a group's files in all folders."""
+    """Return the choices of a config group: the names of its files in all config folders."""
     return sorted({file.stem for file in group_files(group)})
 
 
 def check_files_are_unique() -> None:
-    """Raise UserError for a config file in two folders, as one would shadow the other."""
+    """Raise UserError if two config folders have the same file, as one would hide the other."""
     known: dict[str, Path] = {}
     for folder in config_folders():
         for file in sorted(folder.rglob("*.yaml")):

@@ -78,6 +78,7 @@ def check_name(target: Any, where: str = "") -> str:
 
 
 def _is_allowed_target(target: str) -> bool:
+    """Return whether a configuration may name this class, without importing it."""
     if is_trusted(target) or target in HOMES:
         return True
     if OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
@@ -86,7 +87,7 @@ def _is_allowed_target(target: str) -> bool:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """Import the class of this name.
+    """Import the class with this name.
 
     Raises UserError if it is not allowed, or if the name refers to something else.
     """
@@ -106,7 +107,7 @@ def import_class(target: Any, where: str = "") -> type:
 
 
 def _is_defined_in(owner: type, target: str, module: str) -> bool:
-    """Return whether the class is defined where its name says, not imported from elsewhere."""
+    """Return whether ``target`` is the place where the class is defined, not an imported name."""
     if owner.__qualname__ != target.rpartition(".")[2]:
         return False
     if is_trusted(target):
@@ -115,10 +116,12 @@ def _is_defined_in(owner: type, target: str, module: str) -> bool:
 
 
 def _key_prefix(where: str) -> str:
+    """Return the dotted key of a ``_target_`` in the group ``where``."""
     return f"{where}._target_".lstrip(".")
 
 
 def _not_allowed_error(target: str, where: str) -> UserError:
+    """Return the error for a class that a configuration must not name, with a suggestion."""
     problem = f"{_key_prefix(where)}={target[:100]}: class is not allowed in a configuration"
     listed = (name for name in read_table()["classes"] if _is_allowed_target(name))
     close = difflib.get_close_matches(target[:100], listed, n=1, cutoff=0.75)

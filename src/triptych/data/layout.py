@@ -53,7 +53,7 @@ def list_images(root: Path) -> list[Path]:
         )
 
     images: list[Path] = []
-    for folder, entries in walk(root, links=True, refuse=refuse):
+    for folder, entries in walk(root, follow_links=True, on_error=refuse):
         entries[:] = [entry for entry in entries if _is_visible(folder, entry)]
         for entry in entries:
             if not entry.is_dir() and entry.name.lower().endswith(ENDINGS):

@@ -1,4 +1,4 @@
-"""LightningModules: each trains on a loss and reports a bound.
+"""LightningModules, each of which trains on a loss and reports a bound.
 
 The mathematics is in ``diffusion``.
 """

@@ -1,6 +1,6 @@
 """Average the bound and other metrics over the items of a split, on any number of processes.
 
-The state consists of sums and counts, to which each item adds exactly once.
+The metrics' states are sums and counts to which each item contributes once.
 """
 
 import math
@@ -30,14 +30,13 @@ class Account:
     """The bound and other metrics of a split, averaged over its items.
 
     Attributes:
-        figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first
-            item.
+        figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty without items.
         unit: the bound's key in ``figures``: "bpd" (bits/dim) or "nats_per_dim".
         noise_levels: the epsilon error by noise level: "gamma", "epsilon_mse", "stderr".
         estimator: "mean" (nats per item) and "variance" (nats^2) of the estimate of the diffusion
             term from one draw.
         per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw
-            variance; None if no values by item were kept.
+            variance; None if values of single items were not stored.
         groups: group number of each item in ``per_item``, (n,); None: items are independent.
     """
 
@@ -50,10 +49,10 @@ class Account:
 
 
 class ItemAverages(Metric):
-    """Averages, with standard errors, of the metrics ``names`` over items.
+    """Averages over items, with standard errors, of the metrics called ``names``.
 
-    The first metric is the bound, or what a model without a bound reports in its place. Sums are
-    kept in double and added over processes, so batch size and processes change only the rounding.
+    The first metric is the bound or, for a model without a bound, its main metric. Sums are kept in
+    double and added over processes, so batch size and number of processes change only the rounding.
     """
 
     full_state_update = False
@@ -68,11 +67,11 @@ class ItemAverages(Metric):
         )
 
     def expect(self, items: int) -> None:
-        """Reset the sums before the evaluation of a split of ``items`` items."""
+        """Prepare for the evaluation of a split with ``items`` items: reset the sums."""
         self.reset()
 
     def update(self, rows: Tensor) -> None:
-        """Add the values (F, B) of B items for the first F metrics."""
+        """Add values (F, B) of B items, for the first F metrics in ``names``."""
         number = torch.full_like(rows[:, :1], rows.shape[1]).squeeze(1)
         self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
 
@@ -81,7 +80,7 @@ class ItemAverages(Metric):
         return Account(self.figures(), self.unit)
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return {"mean", "stderr", "n"} of each metric that has values."""
+        """Return {name: {"mean", "stderr", "n"}} of each metric for which an item has a value."""
         sums = zip(self.names, self.sums.tolist(), strict=True)
         return {name: metric_from_sums(*row) for name, row in sums if row[0]}
 
@@ -90,9 +89,9 @@ class Accounting(ItemAverages):
     """Averages of a bound and its terms per dimension, and of the epsilon error by noise level.
 
     Args:
-        dims: dimensions of one item.
-        discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
-        edges: increasing gammas that bound the noise-level bins, or None.
+        dims: number of dimensions of one item.
+        discrete: True: bits per dimension ("bpd"); False: nats per dimension ("nats_per_dim").
+        edges: increasing gammas at the edges of the noise-level bins, or None.
         extras: names of metrics beside the bound, each averaged over the items that have a value.
     """
 
@@ -116,7 +115,7 @@ class Accounting(ItemAverages):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
-        """Reset the sums, and make a table with a row for each of the split's ``items`` items.
+        """Prepare for a split of ``items`` items: reset the sums, and make a table of the items.
 
         Each process fills the rows of its own items and leaves the others at 0, so that the sum of
         the tables over processes is exact.
@@ -133,11 +132,11 @@ class Accounting(ItemAverages):
         index: Tensor | None = None,
         error: DrawError | None = None,
     ) -> None:
-        """Add B items with bound terms ``elbo``, (B,) nats each, averaged over an item's draws.
+        """Add B items; ``elbo`` has their bound terms, nats (B,), averaged over an item's draws.
 
         ``exact``: -log p, nats (B,).
         ``gap``: an estimate of bound - exact, nats (B,), if it is better than their difference.
-        ``extra_metrics``: nats (B,) by name; items with NaN are left out of that metric.
+        ``extra_metrics``: {name: nats (B,)}; items with NaN are left out of that metric.
         ``index``: positions in the split, (B,), of the items' rows in ``Account.per_item``.
         ``error``: the error of each item's total due to its random draws, if known.
         """
@@ -172,10 +171,11 @@ class Accounting(ItemAverages):
         weight: Tensor,
         estimate: Tensor,
     ) -> None:
-        """Add one random draw per item: the squared epsilon error (B,) at noise level gamma (B,).
+        """Add the epsilon errors of B items to the bins of their noise levels ``gamma`` (B,).
 
-        The errors are summed over dimensions. ``nats``: each draw's estimate of the diffusion term,
-        (B,); ``weight``: 1 / density of its time; ``estimate``: the same after control variates.
+        ``squared_error`` (B,) is the error of one random draw per item, summed over dimensions.
+        ``nats``: each draw's estimate of the diffusion term, (B,); ``estimate``: the same after
+        control variates; ``weight``: 1 / density of the draw's time.
         """
         if self.paused:
             return
@@ -195,7 +195,7 @@ class Accounting(ItemAverages):
             self.bins.index_add_(0, bin_index + i * bins, value)
 
     def compute(self) -> Account:
-        """Return all averages; torchmetrics calls it with the sums of all processes."""
+        """Return all averages as an ``Account``; torchmetrics has added the processes' sums."""
         figures = self.figures()
         counted, noise, quadrature = self.noise.tolist()
         if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
@@ -212,6 +212,7 @@ class Accounting(ItemAverages):
         return Account(figures, self.unit, self._level_curves(), estimator, per_item)
 
     def _level_curves(self) -> dict[str, list[Any]]:
+        """Return the epsilon error at the centres of the noise-level bins; {} without bins."""
         if self.edges is None:
             return {}
         levels: dict[str, list[Any]] = {"gamma": [], "epsilon_mse": [], "stderr": []}
@@ -229,13 +230,14 @@ class Accounting(ItemAverages):
 
 
 class LoggingModule(pl.LightningModule):
-    """A LightningModule that refuses a metric name which the model and a callback both log.
+    """A LightningModule that raises UserError if the model and a callback log the same name.
 
     Lightning would silently log the mean of the two values.
     """
 
     # ``own``: whether the model itself logs the value. The other arguments are Lightning's.
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
+        """Log a metric; ``own`` is True for the model's own metrics, False for all others."""
         sides = self.__dict__.setdefault("_sides", {})
         # Any component may log "step", which sets the x axis of loggers.
         if sides.setdefault(name, own) != own and name != "step":
@@ -243,19 +245,23 @@ class LoggingModule(pl.LightningModule):
         super().log(name, *value, **how)
 
     def log_model_metrics(self, figures: dict[str, Any], **how: Any) -> None:
-        """Log the model's own metrics."""
+        """Log ``figures`` ({name: value}) as the model's own metrics."""
         for name, value in figures.items():
             self.log(name, value, own=True, **how)
 
 
 def count_and_sums(value: Tensor) -> Tensor:
-    """Return count, sum and sum of squares, (3,) double."""
+    """Return count, sum and sum of squares of the values, (3,) double."""
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
 
 def _weighted_mean_and_error(
     n: float, w: float, we: float, ww: float, wwe: float, wwee: float
 ) -> tuple[float, float]:
+    """Return a weighted mean and its standard error, from sums over n items.
+
+    The sums are of weights w, values e and products of them: ``wwe`` is the sum of w^2 e.
+    """
     # The mean is sum(w e) / sum(w), its standard error follows from the spread of w (e - mean).
     # With w = 1 they are the ordinary mean and standard error.
     mean = we / w
@@ -264,7 +270,7 @@ def _weighted_mean_and_error(
 
 
 def metric_from_sums(n: float, total: float, squares: float) -> dict[str, Any]:
-    """Return mean, standard error of the mean and count from sums."""
+    """Return {"mean", "stderr", "n"} from a count, a sum and a sum of squares."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)
     return {"mean": mean, "stderr": math.sqrt(variance / n) if n > 1 else math.nan, "n": int(n)}

@@ -42,14 +42,14 @@ class BoundModel(LoggingModule):
         lr_schedule: an object with ``factor(step, max_steps)``, or a ``partial`` of a torch
             scheduler that still needs the optimiser.
         shape: event shape of the data.
-        discrete: whether the data have levels (bits/dim) or a density.
+        discrete: True: the data have levels (bits/dim); False: they have a density.
         seed: seed of noise and dropout in training, and of the noise in evaluation.
         repeats, val_repeats: random draws of the bound per item, in test and in validation.
         conditional: whether the network reads the conditions; or the names of the condition parts
             that it reads.
         mixture: the true density of the data, if it is known.
-        edges: gammas that bound the noise-level bins, for models with noise levels.
-        extras: names of the metrics beside the bound that ``extra`` returns, such as "kl_1".
+        edges: gammas at the edges of the noise-level bins, for models with noise levels.
+        extras: names of the metrics that ``extra_metrics`` returns, such as "kl_1".
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class BoundModel(LoggingModule):
         )
         self._clock = (0, time.perf_counter())
 
-    draws = True  # whether samples can be drawn from the model
-    samplers = True  # whether the configured sampler draws them
+    can_sample = True  # whether samples can be drawn from the model
+    uses_sampler = True  # whether the configured sampler draws them
     of_latents = False  # whether the denoiser acts on latents that the model learns
     # Probability that an item trains without its condition, or {part of the condition:
     # probability}.
@@ -109,12 +109,12 @@ class BoundModel(LoggingModule):
         """
         raise NotImplementedError("elbo() is not defined")
 
-    def try_parts(self, batch: Batch) -> None:
-        """Check the outputs of user-supplied components on a few training items."""
+    def try_components(self, batch: Batch) -> None:
+        """Raise UserError if a user-supplied component returns an invalid output for ``batch``."""
 
     def check_sampler(self, sampler: Any) -> None:
-        """Raise UserError if the sampler is not the default and this model cannot use it."""
-        if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
+        """Raise UserError if this model cannot use ``sampler``; the default is always allowed."""
+        if not ((self.can_sample and self.uses_sampler) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
             raise UserError(
                 f"sampler: {type(self).__name__} cannot use {name}; leave out the key sampler"
@@ -128,26 +128,26 @@ class BoundModel(LoggingModule):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        """Draw n samples (n, *shape) in data units; ``sampler`` is for models that need one."""
+        """Draw n samples (n, *shape) in data units; some models ignore ``sampler``."""
         raise NotImplementedError
 
-    def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return further metrics of a test batch by their names in ``extras``, nats (B,) each."""
+    def extra_metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the metrics beside the bound of a test batch, {name in ``extras``: nats (B,)}."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Estimate bound minus exact -log p(x), nats (B,), with less noise than their difference.
+        """Estimate how far the bound exceeds the exact -log p(x), nats (B,).
 
-        Return None if there is no such estimate.
+        The estimate has less noise than the difference of the two. Return None if there is none.
         """
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups, each with its options."""
+        """Return the optimiser's parameter groups, each a dictionary with its own options."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def may_skip_weights(self) -> bool:
-        """Return whether a training step may leave a trained weight without a gradient."""
+        """Return whether some trained weight may have no gradient after a training step."""
         for module in self.modules():
             if not type(module).__module__.startswith(KNOWN):
                 return True
@@ -156,7 +156,7 @@ class BoundModel(LoggingModule):
         return False
 
     def _may_lack(self, part: str) -> bool:
-        """Return whether training items may lack this part of the condition."""
+        """Return whether some training items may have no value for this part of the condition."""
         if part == AUGMENTATION:  # Items that are not augmented lack it.
             return True
         if isinstance(self.label_dropout, Mapping):
@@ -164,11 +164,11 @@ class BoundModel(LoggingModule):
         return self.label_dropout > 0
 
     def train_figures(self) -> dict[str, Tensor]:
-        """Return further training metrics that a subclass logs beside its loss."""
+        """Return training metrics that a subclass logs beside its loss, by name."""
         return {}
 
     def panels(self) -> dict[str, Any]:
-        """Return the data of a subclass's plots, as plain lists, for ``summary.json``."""
+        """Return the data of a subclass's plots, by name, as plain lists for ``summary.json``."""
         return {}
 
     def artifacts(self) -> dict[str, Any]:
@@ -199,11 +199,12 @@ class BoundModel(LoggingModule):
             self._log_step(mean, nats.detach(), images)
         return mean
 
-    def share(self, batch: int, step: int, rank: int, world: int) -> StepShare:
-        """Return the ``StepShare`` of a process with ``batch`` items, for a step's draws."""
+    def step_share(self, batch: int, step: int, rank: int, world: int) -> StepShare:
+        """Return which of a training step's random draws this process uses, for ``batch`` items."""
         return StepShare(batch * world, self.seed, step, rank, world, self.device)
 
     def _log_step(self, mean: Tensor, nats: Tensor, images: int) -> None:
+        """Log the loss of a step, its variance over items, learning rate and images per second."""
         step, then = self._clock
         now = time.perf_counter()
         # Lightning puts plain numbers on the device, where NCCL can reduce them.
@@ -234,7 +235,7 @@ class BoundModel(LoggingModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def _allows_fused_step(self) -> bool:
-        """Return whether the optimiser may be fused, given the trainer's precision.
+        """Return whether the optimiser may be fused, given the trainer's precision and clipping.
 
         With float16 a fused optimiser unscales the gradients within its step, so a norm computed
         before the step would be wrong. bfloat16 gradients are not scaled, but Lightning refuses to
@@ -259,9 +260,10 @@ class BoundModel(LoggingModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval()
         with self._full_precision():
-            self._evaluate_batch(batch, self.repeats, self.extra(batch), report=True)
+            self._evaluate_batch(batch, self.repeats, self.extra_metrics(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
+        """Return a context without autocast."""
         # Use mixed precision only in training, so that the bounds of all runs are comparable.
         kind = self.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
@@ -271,6 +273,7 @@ class BoundModel(LoggingModule):
     def _evaluate_batch(
         self, batch: Batch, repeats: int, extra_metrics: dict[str, Tensor], report: bool = False
     ) -> None:
+        """Add the bound of a batch, averaged over ``repeats`` random draws, to the accounting."""
         # Average the bound of each item over its draws, and count the item once.
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean_over_draws, zip(*draws, strict=True)))
@@ -288,11 +291,15 @@ class BoundModel(LoggingModule):
         self.accounting.update(mean, exact, gap, extra_metrics, batch.index, error)
 
     def _mean_gap(self, batch: Batch, repeats: int) -> Tensor | None:
+        """Return the mean of ``gap`` over random draws, nats (B,); None if there is no estimate."""
         draws = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
         return None if draws[0] is None else _mean_over_draws(draws)
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        """Return the error of each item's mean over independent draws (R, B); NaN for one draw."""
+        """Return the error of each item's mean over R independent draws; NaN for one draw.
+
+        ``totals`` (R, B): the bound of each draw and item.
+        """
         no_quadrature = torch.zeros_like(totals[0])
         if len(totals) < 2:
             return DrawError(no_quadrature + torch.nan, no_quadrature)
@@ -311,14 +318,14 @@ class BoundModel(LoggingModule):
 
     @property
     def test_loader(self) -> EvalLoader:
-        """The loader of the current test, which knows its split and number of items."""
+        """The data loader of the current test; it has the split's name and number of items."""
         return self.trainer.test_dataloaders  # type: ignore[return-value]  # always an EvalLoader
 
     def before_accounting(self) -> None:
-        """Prepare the bound for the current weights, for example measure a reverse variance."""
+        """Prepare the bound for the current weights; for example, measure the reverse variance."""
 
     def before_report(self) -> None:
-        """Prepare a run's final evaluation, for example to reduce its noise."""
+        """Prepare the final evaluation of a run; for example, fit what reduces its noise."""
 
     def on_validation_epoch_end(self) -> None:
         account = self.accounting.compute()
@@ -331,7 +338,7 @@ class BoundModel(LoggingModule):
         self.log_model_metrics(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
-        """Return the epsilon error per dimension in a few noise-level bands, named by their gammas.
+        """Return the epsilon error per dimension in a few bands of noise levels, named by gamma.
 
         Levels beyond the outer bands, which learned endpoints may reach, count in the outer bands.
         """
@@ -349,11 +356,11 @@ class BoundModel(LoggingModule):
 
     @property
     def conditions(self) -> Mapping[str, Kind]:
-        """The parts of a condition that the denoiser reads, by name; {} without a denoiser."""
+        """{name: kind} of the condition parts that the denoiser reads; {} without a denoiser."""
         return {} if self.denoiser is None else self.denoiser.conditions
 
-    def prepared(self, sampler: Any) -> Any:
-        """Return the sampler, adapted to this model; by default unchanged."""
+    def adapt_sampler(self, sampler: Any) -> Any:
+        """Return a sampler that is adapted to this model; by default the same sampler."""
         return sampler
 
     def condition_of(self, batch: Batch) -> Condition | None:
@@ -366,4 +373,5 @@ class BoundModel(LoggingModule):
 
 
 def _mean_over_draws(draws: Sequence[Any]) -> Tensor:
+    """Return the mean over draws of tensors (B,), in double."""
     return torch.stack([*draws]).double().mean(0)

@@ -1,4 +1,4 @@
-r"""A cascade as one model: log p(x) is at least the sum of its stages' bounds.
+"""A cascade of diffusion models as one model: its bound is the sum of its stages' bounds.
 
 The low-resolution image y = q(x) is a function of x, so p(x) = p(y, x) = p(y) p(x | y), and
 
@@ -25,7 +25,7 @@ from triptych.models.base import BoundModel
 
 
 class Cascade(BoundModel):
-    """A cascade of diffusion models, each trained in its own run; nothing is trained here.
+    """A cascade of diffusion models, each trained in its own run; the cascade is not trained.
 
     Args:
         stages: diffusion models in order; the last one models the data's own items.
@@ -70,7 +70,8 @@ class Cascade(BoundModel):
             stage.before_report()
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        # Stages with equal seeds draw at the same times; with other seeds the error is unknown.
+        # Control variates need one set of diffusion times. Stages share their times only if their
+        # seeds are equal; otherwise no error is estimated.
         seeds = {stage.seed for stage in self.stages}
         controls = [stage.control if len(seeds) == 1 else None for stage in self.stages]
         return controlled_error(totals, controls, batch.index, self.stages[0].seed)

@@ -1,6 +1,6 @@
-r"""Train a classifier: p(y | z) at every noise level, or p(y | x) of clean data.
+"""Train a classifier of noisy data, p(y | z) at every noise level, or of clean data, p(y | x).
 
-Guidance uses the classifier of noisy data, metrics of samples that of clean data.
+Guidance uses a classifier of noisy data, metrics of samples one of clean data.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class Classifier(BoundModel):
     """
 
     schedule: Schedule
-    draws = False
+    can_sample = False
     ignores = ("denoiser", "objective", "bound", "likelihood")
 
     def __init__(
@@ -58,7 +58,7 @@ class Classifier(BoundModel):
         return self.network(z, gamma)
 
     @torch.no_grad()
-    def read(self, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
         """Return features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
         features, logits = [], []
         for part in x.split(batch):
@@ -68,7 +68,7 @@ class Classifier(BoundModel):
         return torch.cat(features), torch.cat(logits)
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        share = self.share(len(batch.x), step, rank, world)
+        share = self.step_share(len(batch.x), step, rank, world)
         t, eps = self.random.training_draw(self.shape, share)
         return self._cross_entropy(batch, t, eps)[0]
 
@@ -82,6 +82,7 @@ class Classifier(BoundModel):
         self.accounting.update(torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cross-entropy, nats (B,), and whether the most probable label is right, (B,)."""
         assert batch.condition is not None  # __init__ refuses data without labels
         z, gamma = batch.x, self._clean_levels(len(batch.x))
         if self.noise:
@@ -93,4 +94,5 @@ class Classifier(BoundModel):
         return nats, (logits.argmax(1) == label).float()
 
     def _clean_levels(self, n: int) -> Tensor:
+        """Return the gamma of clean data, gamma(0), for n items, (n,)."""
         return self.schedule.gamma(torch.zeros(n, device=self.device))

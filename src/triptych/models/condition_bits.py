@@ -23,7 +23,10 @@ from triptych.models.metric import PerItem, check_diffuses_data
 
 
 def undropped_parts(label_dropout: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
-    """Return those condition parts among ``names`` that this ``label_dropout`` never drops."""
+    """Return those condition parts in ``names`` with which every item was trained.
+
+    ``label_dropout`` is the probability of dropping the condition, or one per part.
+    """
     if isinstance(label_dropout, Mapping):
         return [name for name in names if not label_dropout.get(name)]
     return [] if label_dropout else [*names]
@@ -58,7 +61,7 @@ class ConditionBits(PerItem):
 
     def __init__(self, draws: Count = 8, parts: list[str] | None = None):
         super().__init__()
-        self.per_item, self.parts = draws, parts
+        self.draws_per_item, self.parts = draws, parts
 
     def check(self, model: Diffusion) -> None:
         """Raise UserError unless the model can be evaluated with and without the condition."""
@@ -81,10 +84,10 @@ class ConditionBits(PerItem):
         assert condition is not None
         rest = None if self.parts is None else condition.without(*self.parts)
         total = torch.zeros(len(batch.x), device=batch.x.device)
-        for k in range(self.per_item):
-            t = (torch.rand_like(total) + k) / self.per_item
+        for k in range(self.draws_per_item):
+            t = (torch.rand_like(total) + k) / self.draws_per_item
             draw = Draw(t, torch.randn_like(batch.x), torch.randn_like(batch.x))
             without = model.bound(model.denoiser, batch.x, draw, rest)
             conditional = model.bound(model.denoiser, batch.x, draw, condition)
             total += without.total - conditional.total
-        return total / self.per_item / math.log(2)
+        return total / self.draws_per_item / math.log(2)

@@ -1,4 +1,4 @@
-"""Call each component of a model once, on a few training items, before the first step.
+"""Check each component of a model once, on a few training items, before the first step.
 
 A tensor of a wrong shape may broadcast and train silently. Weights, train or eval modes and random
 states are left unchanged.
@@ -25,9 +25,10 @@ CLOSE = 1e-3  # relative tolerance, larger than the rounding errors of different
 
 @contextmanager
 def isolated_evaluation(model: nn.Module) -> Iterator[None]:
-    """Run the ``with`` block in evaluation mode without gradients; restore modes and random states.
+    """Run the ``with`` block in evaluation mode without gradients; then restore all states.
 
-    An error in user-supplied code is raised as a UserError.
+    These are the modes of the modules and the random states. An error in user-supplied code is
+    raised as a UserError.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # evaluation mode, so that running averages do not change
@@ -40,10 +41,10 @@ def isolated_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
-    """Check the output of ``function``, the component at configuration ``key``, and return it.
+    """Check and return ``value``, the output of ``function``; ``key`` is its configuration key.
 
-    ``value`` is the output, or a function without arguments that computes it. Raises UserError if
-    it is not a finite tensor of one of the ``shapes``, or if the call fails.
+    ``value`` may also be a function without arguments that computes the output. Raises UserError if
+    the output is not a finite tensor of one of the ``shapes``, or if the call fails.
     """
     if callable(value):
         with reraise_as_user_error(key):
@@ -59,6 +60,7 @@ def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) 
 
 
 def _output_problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
+    """Return what is wrong with an output that should have one of the ``shapes``; or ""."""
     expected = " or ".join(map(str, shapes))
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}; must be a tensor of shape {expected}"
@@ -70,11 +72,12 @@ def _output_problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
 
 
 def _raise_output_error(key: str, part: Any, problem: str) -> None:
+    """Raise the UserError about the component ``part``, with the place of its class."""
     raise UserError(f"{key}: {type(part).__name__} {problem}{definition_location(type(part))}")
 
 
 def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
-    """Raise UserError if a network with trainable weights has an output without a gradient."""
+    """Raise UserError if a network has trainable weights but its output ``raw`` no gradient."""
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
         _raise_output_error(
@@ -83,7 +86,7 @@ def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
 
 
 def check_schedule(schedule: Schedule, device: torch.device) -> None:
-    """Check that gamma(t) increases, and that slope, inverse and endpoints agree with it."""
+    """Check that gamma(t) increases, and that slope, inverse and endpoints agree with gamma(t)."""
     if not is_user_code(schedule):
         return
     t = ((torch.arange(TIMES, device=device) + 0.618034) / TIMES).requires_grad_()
@@ -123,6 +126,7 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
 def _check_values(
     schedule: Schedule, name: str, t: Tensor, values: Tensor, expected: Tensor, close: Tensor
 ) -> None:
+    """Raise UserError for the first time ``t`` at which the function ``name`` is wrong."""
     wrong = ((values - expected).abs() < close).logical_not().nonzero()
     if len(wrong):
         i = int(wrong[0])
@@ -133,11 +137,11 @@ def _check_values(
         )
 
 
-def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
+def try_guidance(drawing: Any, keys: list[str], model: Any) -> None:
     """Call user-supplied guidance and threshold once, as a sampler does.
 
-    Raises UserError if the result does not have the shape of z.
-    ``keys``: configuration keys of the wrappers around the model's denoiser, the outermost first.
+    Raises UserError if the result does not have the shape of z. ``keys``: configuration keys of the
+    wrappers around the model's denoiser, the outermost first.
     """
     shape = (2, *model.event)
     z = torch.randn(shape, device=model.device)
@@ -164,14 +168,14 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
 
 
 def try_sampler(sampler: Sampler, model: Any) -> None:
-    """Draw two samples twice with the same seed, if the sampler is user-supplied.
+    """Check a user-supplied sampler by drawing two samples twice with the same seed.
 
     Raises UserError if the samples are not finite, not equal or not of the model's shape, or if the
     sampler calls the denoiser more often than it declares: reports compare the declared numbers.
     """
     if not is_user_code(sampler):
         return
-    tried = model.prepared(copy.copy(sampler))  # a copy, because the sampler may have a state
+    tried = model.adapt_sampler(copy.copy(sampler))  # a copy, because the sampler may have a state
     # Batch size of each call of the denoiser, as a sampler may draw in chunks.
     sizes: list[int] = []
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
@@ -197,6 +201,7 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
 
 
 def _draw_two_items(sampler: Sampler, model: Any) -> Any:
+    """Draw two samples with seed 0 and the conditions of two training items."""
     condition = None if model.training_items is None else model.training_values_and_condition(2)[1]
     with reraise_as_user_error("sampler"):
         return sampler(

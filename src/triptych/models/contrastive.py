@@ -33,7 +33,7 @@ def symmetric_cross_entropy(
 ) -> Tensor:
     """Return the symmetric cross-entropy, nats (n,), of the n pairs with indices ``pair_index``.
 
-    u, v (N, d) are the unit vectors of all N pairs, among which each pair must be recognised.
+    u, v (N, d) are the unit vectors of all N pairs. Each pair is to be recognised among these.
     """
     of_images = cross_entropy(scale * u[pair_index] @ v.T, pair_index, reduction="none")
     of_texts = cross_entropy(scale * v[pair_index] @ u.T, pair_index, reduction="none")
@@ -43,10 +43,11 @@ def symmetric_cross_entropy(
 def measure_retrieval(
     u: Tensor, v: Tensor, scale: Tensor | float, is_match: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Measure how well images u (n, d) find a match among texts v (m, d); return (nats, correct).
+    """Measure how well images u (n, d) find a matching text among v (m, d): (nats, correct).
 
     ``is_match`` (n, m) bool: which texts match an image. nats_i = -log sum_{k matches i}
-    softmax_k(s u_i . v_k), (n,); correct (n,) bool: whether the nearest text is a match.
+    softmax_k(s u_i . v_k), (n,); correct (n,) bool: whether the nearest text is a match. ``scale``
+    is s.
     """
     log_p = (scale * u @ v.T).log_softmax(1)
     nats = -log_p.masked_fill(~is_match, -torch.inf).logsumexp(1)
@@ -85,7 +86,7 @@ class RetrievalAccounting(ItemAverages):
         self.rows.append(rows.flatten())  # torchmetrics gathers states along one dimension
 
     def compute(self) -> Account:
-        """Return the ``Account`` of cross-entropy and accuracy; it is empty before the first item.
+        """Return the ``Account`` of cross-entropy and accuracy; without items it is empty.
 
         Its figures are {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}.
         """
@@ -120,7 +121,7 @@ class Contrastive(BoundModel):
     ``embeddings=RUN`` load it.
     """
 
-    draws = False
+    can_sample = False
     ignores = ("denoiser", "objective", "bound", "likelihood", "schedule", "process")
 
     def __init__(self, network: ContrastiveNetwork, **more: Any):
@@ -150,6 +151,7 @@ class Contrastive(BoundModel):
 
     @staticmethod
     def _text(batch: Batch) -> Part:
+        """Return the batch's texts, a part of its condition."""
         assert batch.condition is not None  # the network refuses data without texts
         return batch.condition.parts["text"]
 

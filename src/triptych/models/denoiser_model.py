@@ -1,4 +1,4 @@
-"""The base class of diffusion models: report the bound and draw samples with any denoiser."""
+"""The base class of diffusion models: report the bound of a denoiser, and draw its samples."""
 
 import math
 from collections.abc import Callable
@@ -32,9 +32,9 @@ CALIBRATION = 256  # training items on which an optimal reverse variance is meas
 class DenoiserModel(BoundModel):
     """A model that reports ``bound`` and draws samples; a subclass adds the training.
 
-    The subclass sets the attributes, as ``Diffusion`` does. ``event``: shape of one diffused item,
-    which is a data item or its latents. ``control``: control variates of the final evaluation,
-    which ``before_report`` fits.
+    The subclass sets the attributes. ``event``: shape of one diffused item, which is a data item or
+    its latents. ``control``: control variates for the final evaluation, which are fitted by
+    ``before_report``.
     """
 
     event: tuple[int, ...]
@@ -49,7 +49,7 @@ class DenoiserModel(BoundModel):
     _reference: tuple[tuple[float, ...], BaselineErrors] | None = None
 
     def before_accounting(self) -> None:
-        """Fit the noise-level bins to learned endpoints; calibrate an optimal reverse variance."""
+        """Set noise-level bins between the schedule's endpoints; measure an optimal variance."""
         self.control = None
         self.accounting.edges = level_edges(self.schedule, self.device)
         if isinstance(self.bound.variance, Optimal):
@@ -57,16 +57,16 @@ class DenoiserModel(BoundModel):
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
     def training_values_and_condition(self, n: int) -> tuple[Tensor, Condition | None]:
-        """Return the diffused values and the condition of n training items, on the device."""
+        """Return n training items' diffused values and their condition, on the model's device."""
         assert self.training_items is not None
         items = self.training_items(n)
         condition = self.condition_of(items)
         if condition is not None:
             condition = condition.to(self.device)
-        return self.diffused(items), condition
+        return self.clean_values(items), condition
 
-    def diffused(self, items: Batch) -> Tensor:
-        """Return the items' values to which noise is added, (n, *event), on the device."""
+    def clean_values(self, items: Batch) -> Tensor:
+        """Return the values of the items to which noise is added, (n, *event), on the device."""
         return items.x.to(self.device)
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class DenoiserModel(BoundModel):
             return
         ends = tuple(self.schedule.ends(self.device).tolist())
         if self._reference is None or self._reference[0] != ends:
-            x = self.diffused(self.training_items(n_fit_items(math.prod(self.event)))).cpu()
+            x = self.clean_values(self.training_items(n_fit_items(math.prod(self.event)))).cpu()
             self._reference = (
                 ends,
                 BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels),
@@ -101,7 +101,8 @@ class DenoiserModel(BoundModel):
     ) -> Tensor:
         """Estimate the diffusion term at x (B, *event), nats (B,), from one draw per item.
 
-        Control variates are applied. The epsilon error is added to its noise-level bin.
+        Control variates are applied. The epsilon errors are added to the bins of their noise
+        levels.
         """
         term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
         # The accounting divides by the data's dimensions, but latents have fewer dimensions.
@@ -113,9 +114,10 @@ class DenoiserModel(BoundModel):
         return estimate
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        """Estimate the error of each item's mean over draws (R, B).
+        """Estimate the error of each item's mean over R draws.
 
-        Draws are spread evenly in time, so the error is estimated from neighbours in time.
+        ``totals`` (R, B): the bound of each draw and item. Draws are spread evenly in time, so the
+        error is estimated from neighbours in time.
         """
         return controlled_error(totals, [self.control], batch.index, self.seed)
 
@@ -129,10 +131,10 @@ class DenoiserModel(BoundModel):
         draw, weight = self._draw(batch, repeat, repeats)
         return excess_gap(self.denoiser, self.schedule, self.truth[0], batch.x, draw, weight)
 
-    def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return -log p by the probability-flow ODE and its terms, nats (B,).
+    def extra_metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return -log p by the probability-flow ODE and its terms, {name: nats (B,)}.
 
-        They are NaN for items beyond the first ``likelihood_items``.
+        Items beyond the first ``likelihood_items`` have NaN.
         """
         if self.likelihood is None or self.test_loader.name != "test":
             return {}
@@ -152,7 +154,7 @@ class DenoiserModel(BoundModel):
         return dict(zip(ODE, figures, strict=False))
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
-        """Return the times and noise of one random draw, and 1 / density of the times (B,)."""
+        """Return the random times and noise of B items, and 1 / density of the times (B,)."""
         index = batch.index
         draw = self.random.evaluation_draw(
             self.event, index, self.seed, repeat, repeats, self.device
@@ -164,7 +166,7 @@ class DenoiserModel(BoundModel):
         return draw, weight.to(self.device)
 
     def to_picture(self, x: Tensor) -> Tensor:
-        """Convert partly denoised x (..., *event) to pictures (..., *shape)."""
+        """Convert partly denoised values x (..., *event) to pictures (..., *shape)."""
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
@@ -184,10 +186,10 @@ class DenoiserModel(BoundModel):
                 "use null, beta_tilde, beta or optimal"
             )
 
-    def prepared(self, sampler: Sampler) -> Sampler:
-        """Return the sampler with the bound's reverse variance.
+    def adapt_sampler(self, sampler: Sampler) -> Sampler:
+        """Return the sampler with the bound's reverse variance, or unchanged if it uses none.
 
-        An optimal variance is measured on the sampler's own grid.
+        An optimal variance is measured at the sampler's own noise levels.
         """
         sampler = sampler.with_reverse_variance(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
@@ -206,9 +208,9 @@ class DenoiserModel(BoundModel):
     ) -> Tensor:
         """Draw n samples (n, *event).
 
-        ``denoiser`` replaces the model's own; with guidance it is the wrapped denoiser.
+        ``denoiser`` is used in place of the model's own, for example a denoiser with guidance.
         """
-        return self.prepared(sampler)(
+        return self.adapt_sampler(sampler)(
             denoiser or self.denoiser,
             self.schedule,
             (n, *self.event),
@@ -221,7 +223,7 @@ class DenoiserModel(BoundModel):
 
 @torch.no_grad()
 def level_edges(schedule: Schedule, device: torch.device = CPU) -> Tensor:
-    """Return the edges of the noise-level bins, from endpoint to endpoint, on the CPU.
+    """Return the gammas at the edges of the noise-level bins, between the endpoints, on the CPU.
 
     ``device``: where the schedule is.
     """

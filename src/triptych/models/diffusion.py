@@ -1,4 +1,4 @@
-"""Train a diffusion model: one objective to minimise, one bound to report."""
+"""Train a diffusion model on one objective, and report one bound."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,7 +33,10 @@ LEAST_EFFECTIVE = 0.01
 
 
 def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
-    """Raise ValueError if the loss would move a learned schedule or times to easy noise levels."""
+    """Raise ValueError if the loss or the times would spoil a learned schedule or adaptive times.
+
+    For example, a learned schedule with another loss than the ELBO would move to easy noise levels.
+    """
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
         raise ValueError(
             "schedule: a learned schedule needs the ELBO as the loss; set objective/loss=elbo"
@@ -47,7 +50,7 @@ def check_learned_schedule(schedule: Schedule, objective: Objective) -> None:
 
 
 def has_extra_loss_term(loss: Loss) -> bool:
-    """Return whether a loss has a term beside the weighted error."""
+    """Return whether a loss has a term besides the weighted squared error."""
     return type(loss).nats is not Loss.nats
 
 
@@ -78,18 +81,18 @@ class Diffusion(DenoiserModel):
         denoiser, schedule, objective, bound: see ``triptych.diffusion``.
         more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
-        likelihood: reported beside the bound, as "ode", on the first ``likelihood_items`` test
-            items.
+        likelihood: the likelihood by the probability-flow ODE, reported beside the bound for the
+            first ``likelihood_items`` test items.
         label_dropout: probability that an item trains without its condition, or one for each part
             by its name. The network then also learns to predict without a condition, which
             classifier-free guidance needs.
         training: function of n that returns the first n training items. An optimal reverse variance
-            and the control variates of the final evaluation (``diffusion.control``) are fitted on
+            and the control variates of the final evaluation (``diffusion.control``) are fitted to
             them; None: there are no control variates.
 
     Raises:
-        ValueError: a learned schedule with a loss or times that would move it to easy noise levels;
-            ``label_dropout`` of a part that the condition lacks.
+        ValueError: a learned schedule has a loss or times that would move it to easy noise levels;
+            or ``label_dropout`` names a part that the condition lacks.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class Diffusion(DenoiserModel):
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
-            share = self.share(len(batch.x), step, rank, world)
+            share = self.step_share(len(batch.x), step, rank, world)
             share = share._replace(seed=hash_seed(self.seed, Stream.ENDS))
             _, eps_0 = self.random.training_draw(self.shape, share)
             prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0, condition)
@@ -135,7 +138,8 @@ class Diffusion(DenoiserModel):
     def _objective(
         self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int
     ) -> Tensor:
-        share = self.share(len(x), step, rank, world)
+        """Return the objective's loss for items x (B, *event), nats (B,), at random times."""
+        share = self.step_share(len(x), step, rank, world)
         u, eps = self.random.training_draw(self.event, share, self.times.stratified)
         with torch.no_grad():
             t, density = self.times(u, self.schedule)
@@ -158,6 +162,7 @@ class Diffusion(DenoiserModel):
     def _training_condition(
         self, batch: Batch, step: int, rank: int, world: int
     ) -> Condition | None:
+        """Return the condition that the network reads, with parts of items dropped at random."""
         # The augmentation of an item is always part of its condition, and is never dropped.
         augmentation = None if batch.condition is None else batch.condition.only(AUGMENTATION)
         condition = self.condition_of(batch)
@@ -171,7 +176,7 @@ class Diffusion(DenoiserModel):
             condition = augmentation.merge(condition)
         members = getattr(self.denoiser.network, "training_shares", 1)
         if members > 1:
-            share = self.share(len(batch.x), step, rank, world)
+            share = self.step_share(len(batch.x), step, rank, world)
             assigned = self.random.ensemble_members(members, share)
             condition = Condition(**{MEMBER: assigned}).merge(condition)
         return condition
@@ -193,7 +198,7 @@ class Diffusion(DenoiserModel):
         low, high = self.schedule.ends(self.device)
         return {"gamma_min": low, "gamma_max": high}
 
-    def try_parts(self, batch: Batch) -> None:
+    def try_components(self, batch: Batch) -> None:
         t = torch.linspace(0.2, 0.8, len(batch.x), device=batch.x.device)
         self._try_schedule_and_loss(t)
         self._check_times()
@@ -204,6 +209,7 @@ class Diffusion(DenoiserModel):
             self._try_denoiser(batch)
 
     def _try_schedule_and_loss(self, t: Tensor) -> None:
+        """Raise UserError if schedule or loss return an invalid output at the times ``t`` (B,)."""
         schedule, process, shape = self.schedule, self.denoiser.process, (len(t),)
         loss = self.objective.loss
         check_output("schedule", schedule.gamma, schedule.gamma(t), shape)
@@ -215,6 +221,7 @@ class Diffusion(DenoiserModel):
         check_output("objective.loss", loss.nats, nats, shape)
 
     def _try_denoiser(self, batch: Batch) -> None:
+        """Raise UserError if network or denoiser return an invalid output for a batch."""
         n, x, condition = len(batch.x), batch.x, self.condition_of(batch)
         network, process = self.denoiser.network, self.denoiser.process
         output: Any = self.denoiser.output
@@ -235,6 +242,7 @@ class Diffusion(DenoiserModel):
         check_output("objective.output", output.forward, value, tuple(x.shape))
 
     def _check_times(self) -> None:
+        """Raise UserError if too small a share of the training times is effective in the loss."""
         # This is checked only before training, so that older trained models can still be evaluated.
         process, schedule = self.denoiser.process, self.schedule
         effective = self.objective.effective_share(process, schedule, self.device)
@@ -246,7 +254,7 @@ class Diffusion(DenoiserModel):
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:
-        """Return the objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
+        """Return plot data: the objective's effective weight (ELBO = 1) and the schedule."""
         t = torch.linspace(0.005, 0.995, PANEL_POINTS, device=self.device)
         low, high = self.schedule.ends(self.device)
         gamma = low + (high - low) * t

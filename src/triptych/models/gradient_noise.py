@@ -1,4 +1,4 @@
-"""The noise of a training step's gradient, relative to the gradient itself."""
+"""Measure the noise of a training step's gradient, relative to the gradient itself."""
 
 import math
 from collections.abc import Iterable
@@ -54,19 +54,19 @@ class GradientNoise(Metric):
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def check(self, model: Diffusion) -> None:
-        """Raise UserError for a model without a trained denoiser."""
+        """Raise UserError if the model has no trained denoiser."""
         check_diffuses_data(model)
         if not _weights(model):
             raise UserError("this model trains no network; remove the metric")
 
     def update(self, model: Diffusion, batch: Batch) -> None:
-        """Add the gradients of all whole groups of ``self.batch`` items; leave out the rest."""
+        """Add the gradients of groups of ``self.batch`` items; leave out a smaller last group."""
         weights = _weights(model)
         for start in range(0, len(batch.x) - self.batch + 1, self.batch):
-            self.count(self._gradient(model, batch, start, weights) for _ in range(self.draws))
+            self.add_group(self._gradient(model, batch, start, weights) for _ in range(self.draws))
 
-    def count(self, gradients: Iterable[Tensor]) -> None:
-        """Add the ``draws`` gradients of one group, each a flat tensor."""
+    def add_group(self, gradients: Iterable[Tensor]) -> None:
+        """Add one group to the sums; ``gradients`` are those of its ``draws`` draws, each flat."""
         total, squares = torch.zeros_like(self.gradient), torch.zeros_like(self.sums[0])
         for gradient in gradients:
             total = total + gradient.double()
@@ -90,7 +90,10 @@ class GradientNoise(Metric):
     def _gradient(
         self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]
     ) -> Tensor:
-        """Return the flat gradient of a group's mean loss, nats per dimension."""
+        """Return the flat gradient of a group's mean loss, nats per dimension.
+
+        The group begins at the batch's item ``start``.
+        """
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():
             x = batch.x[part].clone()  # copy it, as tensors of inference mode have no gradients
@@ -111,5 +114,6 @@ class GradientNoise(Metric):
 
 
 def _weights(model: Diffusion) -> list[nn.Parameter]:
+    """Return the trainable weights of the model's networks."""
     networks = nn.ModuleList(model.networks())
     return [p for p in networks.parameters() if p.requires_grad]

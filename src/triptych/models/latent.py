@@ -18,13 +18,13 @@ from triptych.networks.ladder import Ladder
 
 
 class Observation:
-    """The distribution p(x | z) whose parameters a network's head returns.
+    """The distribution p(x | z) whose parameters the network's head returns.
 
     The head's output is raw (B, *shape) for one number per dimension, else (B, outputs, *shape).
 
     Args:
-        levels: number K of the data's levels, each with a logit; None for a Gaussian's mean and log
-            std.
+        levels: number K of the data's levels, for a categorical distribution; None for a Gaussian,
+            whose mean and log std the head returns.
     """
 
     def __init__(self, levels: int | None):
@@ -32,9 +32,9 @@ class Observation:
 
     @staticmethod
     def outputs(levels: int | None) -> int:
-        """Return the size of the head's output per dimension of x.
+        """Return how many numbers the head returns per dimension of x.
 
-        One dimension has a logit for each level, or a mean and a log std.
+        These are a logit for each level or, without levels, a mean and a log std.
         """
         return levels or 2
 
@@ -62,18 +62,19 @@ class Observation:
 
 
 class LatentModel(BoundModel):
-    r"""A model that trains a ladder of encoders and decoders on reconstruction + sum_l KL_l.
+    """A model that trains a ladder of encoders and decoders on reconstruction + sum_l KL_l.
 
     This sum is the bound. The model also reports the KL of each level ("kl_1" is the level next to
     the data) and an importance-weighted bound ("iw").
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
-        levels: number K of grey levels, None for data with a density.
-        importance_samples: K of the importance-weighted bound at test; 0 for none.
+        levels: number of grey levels, None for data with a density.
+        importance_samples: samples per item of the importance-weighted bound at test; 0: this bound
+            is not evaluated.
     """
 
-    samplers = False  # samples are always drawn from the top level down
+    uses_sampler = False  # samples are always drawn from the top level down
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class LatentModel(BoundModel):
             extras.append("iw")
         super().__init__(extras=extras, **more)
         self.network = network
-        self.observation, self.numbers = Observation(levels), self.outputs(levels)
+        self.observation, self.outputs_per_dim = Observation(levels), self.outputs(levels)
         self.importance_samples = importance_samples
         self.hierarchy = Hierarchy(
             [_gaussian(encoder) for encoder in network.encoders],
@@ -104,25 +105,25 @@ class LatentModel(BoundModel):
         return [*self.network.encoders, *self.network.decoders, self.network.head]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        noise = self.random.training_noise(self.share(len(batch.x), step, rank, world))
+        noise = self.random.training_noise(self.step_share(len(batch.x), step, rank, world))
         path = self.hierarchy.path(batch.x, noise)
         reconstruction = self.hierarchy.reconstruction(batch.x, path[0])
         return reconstruction + torch.stack(self.hierarchy.ratios(batch.x, path)).sum(0)
 
-    def try_parts(self, batch: Batch) -> None:
+    def try_components(self, batch: Batch) -> None:
         path = self.hierarchy.path(batch.x, plain_noise())
         top, head = (len(batch.x), *self.network.top), self.network.head
         check_output("model.network.encoders", self.network.encoders[-1].forward, path[-1], top)
-        shape = (len(batch.x), self.numbers, *self.shape)
+        shape = (len(batch.x), self.outputs_per_dim, *self.shape)
         check_output("model.network.head", head.forward, head(path[0]), shape)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))
 
-    def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each level's KL divergence, and the importance-weighted bound if it is configured.
+    def extra_metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each level's KL divergence and, if configured, the importance-weighted bound.
 
-        Both are in nats (B,).
+        The values are nats (B,) by name.
         """
         draws = []
         for repeat in range(self.repeats):
@@ -148,6 +149,7 @@ class LatentModel(BoundModel):
             return self.observation.sample(raw, generator)
 
     def _path(self, batch: Batch, repeat: int) -> list[Tensor]:
+        """Return the latents of each level, sampled with the noise of draw number ``repeat``."""
         noise = self.random.evaluation_noise(batch.index, self.seed, repeat, self.device)
         return self.hierarchy.path(batch.x, noise)
 
@@ -173,4 +175,5 @@ def as_normal(raw: Tensor) -> Normal:
 
 
 def _gaussian(network: nn.Module) -> Conditional:
+    """Return the function z -> the Gaussian whose parameters ``network`` returns for z."""
     return lambda z: as_normal(network(z))

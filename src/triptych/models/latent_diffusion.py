@@ -89,33 +89,34 @@ class LatentDiffusion(Diffusion):
         return [*super().networks(), *self.network.encoders, self.network.head]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        noise = self.random.training_noise(self.share(len(batch.x), step, rank, world))
+        noise = self.random.training_noise(self.step_share(len(batch.x), step, rank, world))
         q, y = self._latents(batch.x, noise)
         condition = self._training_condition(batch, step, rank, world)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         return prior + reconstruction + clean + self._objective(y, condition, step, rank, world)
 
-    def try_parts(self, batch: Batch) -> None:
+    def try_components(self, batch: Batch) -> None:
         n, encoder, head = len(batch.x), self.network.encoders[0], self.network.head
         raw = encoder(batch.x)
         channels, *rest = self.event
         check_output("model.network.encoders", encoder.forward, raw, (n, 2 * channels, *rest))
         y = as_normal(raw).mean
         check_output("model.network.head", head.forward, head(y), (n, self.numbers, *self.shape))
-        super().try_parts(batch._replace(x=y))
+        super().try_components(batch._replace(x=y))
 
     def _latents(self, x: Tensor, noise: Noise) -> tuple[Normal, Tensor]:
+        """Return q(y | x) for x (B, *shape), and latents y that are drawn from it."""
         q = self.encode(x)
         return q, q.at(noise(q.mean.shape).to(q.mean))
 
     def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Prior, reconstruction and the clean end of the diffusion term, nats (B,).
+        """Return three terms of the bound, nats (B,): prior, reconstruction and clean end."""
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end_term(q, low)
 
     @torch.no_grad()
-    def diffused(self, items: Batch) -> Tensor:
+    def clean_values(self, items: Batch) -> Tensor:
         noise = plain_noise(seeded_generator(self.seed, Stream.LATENT_EVALUATION))
         parts = items.x.split(ENCODE_BATCH)
         return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])

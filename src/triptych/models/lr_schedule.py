@@ -1,4 +1,4 @@
-"""Learning rates over a run: linear warm-up, then constant, a cosine or an inverse square root."""
+"""Learning-rate schedules: linear warm-up, then constant, a cosine or an inverse square root."""
 
 import math
 from typing import Annotated
@@ -32,7 +32,10 @@ class Cosine(Constant):
 
 
 class InverseSqrt(Constant):
-    """Warm-up, then 1, and sqrt(reference_steps / step) after that step (Karras et al. 2024)."""
+    """Linear warm-up, then 1, and sqrt(reference_steps / step) after step ``reference_steps``.
+
+    See Karras et al. 2024.
+    """
 
     def __init__(
         self, warmup_steps: int = 0, reference_steps: Annotated[Count, Unit("steps")] = 70_000

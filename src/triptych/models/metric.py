@@ -23,11 +23,11 @@ class PerItem(ItemAverages):
 
     ``higher_is_better`` (True, False, None) is the attribute of torchmetrics; the report shows it.
     Random numbers in ``values`` follow from the seed, the process and the batch's position.
-    ``version`` is a whole number, to be increased when the definition changes; results record it.
+    ``version`` is a whole number, which results record; increase it when you change the definition.
 
     Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` works as well; its
-    ``compute`` returns a number, or {"mean", "stderr", "n"}. If it has a method ``check(model)``,
-    this is called before training and may refuse the model.
+    ``compute`` returns a number, or {"mean", "stderr", "n"}. A method ``check(model)``, if there is
+    one, is called before training and may refuse the model.
     """
 
     version = 1
@@ -37,7 +37,7 @@ class PerItem(ItemAverages):
 
     @abstractmethod
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
-        """Return a number for each item, (B,); items with NaN are not counted."""
+        """Return one number per item, (B,); items with NaN are not counted."""
 
     # The base class's ``update`` takes rows.
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
@@ -95,7 +95,7 @@ class OfSamples(Metric):
         """Do nothing: ``run.measure`` calls ``figure`` and averages over sets."""
 
     def compute(self) -> None:
-        """Do nothing."""
+        """Do nothing, like ``update``."""
 
 
 def diffuses_data(model: BoundModel) -> bool:

@@ -1,4 +1,7 @@
-"""Optimise kernels with Muon (orthogonal momentum, Jordan et al. 2024), the rest with AdamW."""
+"""Optimise some convolutions with Muon (orthogonal momentum, Jordan et al. 2024).
+
+All other weights are optimised with AdamW.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -53,6 +56,7 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _update_kernels(self, group: dict[str, Any]) -> None:
+        """Make one step of Muon for the kernels of a parameter group."""
         kernels: dict[torch.Size, list[Tensor]] = {}
         directions: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:
@@ -78,4 +82,5 @@ class Muon(torch.optim.AdamW):
 
 
 def _is_kernel(parameter: Tensor) -> bool:
+    """Return whether a parameter is the kernel of a convolution that Muon optimises."""
     return parameter.ndim == 4 and parameter.shape[0] == parameter.shape[1]

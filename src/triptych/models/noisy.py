@@ -1,8 +1,8 @@
-r"""Metrics of a diffusion model: its loss in two forms, and the error of its estimate of x.
+"""Metrics of a diffusion model: its loss, computed in two ways, and the error of its x estimate.
 
-A loss with the effective weight w is a mixture of bounds (Kingma & Gao 2023, theorem 1): with L(a)
-= 1/2 int_a^{gamma_1} |eps - eps_hat|^2 dgamma, which up to constants is the negative ELBO of data
-with noise added to the level a, partial integration gives
+A loss with the effective weight w is a mixture of bounds (Kingma & Gao 2023, theorem 1). Let L(a) =
+1/2 int_a^{gamma_1} |eps - eps_hat|^2 dgamma, which up to constants is the negative ELBO of data
+with noise added to the level a. Then partial integration gives
 
     1/2 int w |eps - eps_hat|^2 dgamma = w(gamma_0) L(gamma_0) + int w'(a) L(a) da.
 
@@ -26,21 +26,21 @@ CELLS = 4096  # number of levels a, at the centres of equal cells of the schedul
 
 
 class WeightedLoss(PerItem):
-    """The run's loss in continuous time, nats per dimension: the left side of the equation.
+    """The run's loss in continuous time, nats per dimension: 1/2 int w |eps - eps_hat|^2 dgamma.
 
-    The equation is that of the module ``models.noisy``. An item's draws are spread evenly over
-    time.
+    This is the left side of the equation in ``models.noisy``. An item's draws are spread evenly
+    over time.
     """
 
     higher_is_better = False
 
     def __init__(self, draws: Count = 16):
         super().__init__()
-        self.per_item = draws
+        self.draws_per_item = draws
 
     @staticmethod
     def check(model: Diffusion) -> None:
-        """Raise UserError unless the model diffuses data with a loss in continuous time."""
+        """Raise UserError unless the model diffuses the data and its loss is in continuous time."""
         check_diffuses_data(model)
         loss = model.objective.loss
         if loss.of_steps and not isinstance(loss, Elbo):
@@ -51,19 +51,19 @@ class WeightedLoss(PerItem):
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
         total = torch.zeros(len(batch.x), device=batch.x.device)
-        for k in range(self.per_item):
-            t = (torch.rand_like(total) + k) / self.per_item
+        for k in range(self.draws_per_item):
+            t = (torch.rand_like(total) + k) / self.draws_per_item
             at = _level_at(model, t)
             weight = model.objective.loss.weight(at)
             total += 0.5 * weight * at.dgamma * _squared_error(model, batch, at.gamma)
-        return total / self.per_item / model.dims
+        return total / self.draws_per_item / model.dims
 
 
 class NoisyBounds(WeightedLoss):
-    """The right side of the equation: an average of bounds of noised data.
+    """An average of the bounds of noised data, nats per dimension, which equals ``WeightedLoss``.
 
-    The equation is that of the module ``models.noisy``. The noise level is drawn in proportion to
-    |w'|; where w' < 0, the bound is subtracted.
+    This is the right side of the equation in ``models.noisy``. The noise level is drawn in
+    proportion to |w'|; where w' < 0, the bound is subtracted.
     """
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]  # see check
@@ -75,20 +75,20 @@ class NoisyBounds(WeightedLoss):
         low = torch.cat([at.gamma[:1], (at.gamma[1:] + at.gamma[:-1]) / 2])
         top, spread = at.gamma[-1], mass.abs().cumsum(0)
         total = torch.zeros(len(batch.x), device=batch.x.device)
-        for k in range(self.per_item):
-            u = (torch.rand_like(total) + k) / self.per_item
+        for k in range(self.draws_per_item):
+            u = (torch.rand_like(total) + k) / self.draws_per_item
             place = torch.searchsorted(spread, u * spread[-1]).clamp(max=CELLS)
             a = low[place]
             gamma = (a + (top - a) * torch.rand_like(total)).float()
             bound = 0.5 * (top - a) * _squared_error(model, batch, gamma)
             total += (mass[place].sign() * spread[-1] * bound).float()
-        return total / self.per_item / model.dims
+        return total / self.draws_per_item / model.dims
 
 
 class Distortion(PerItem):
     """Root mean squared error of the estimate of x0 at time ``t`` (Ho et al. 2020, fig. 5).
 
-    It is in units of the data's levels.
+    The unit is one level of the data.
 
     Args:
         t: time of the schedule; 0 is the boundary between the diffusion and the reconstruction
@@ -119,6 +119,7 @@ class Distortion(PerItem):
 
 
 def _level_at(model: Diffusion, t: Tensor) -> Level:
+    """Return the noise level at times t, as losses receive it."""
     schedule = model.schedule
     return Level(
         model.denoiser.process, schedule.gamma(t), schedule.dgamma(t), t, model.objective.space
@@ -126,6 +127,7 @@ def _level_at(model: Diffusion, t: Tensor) -> Level:
 
 
 def _squared_error(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
+    """Return the squared epsilon error, summed over dimensions, of items noised to gamma (B,)."""
     eps = torch.randn_like(batch.x)
     z = model.denoiser.process.diffuse(batch.x, gamma, eps)
     guess = model.denoiser(z, gamma, model.condition_of(batch))

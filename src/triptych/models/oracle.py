@@ -1,4 +1,4 @@
-"""The exact denoiser of data with a known density, as a model: it is evaluated, not trained."""
+"""The exact denoiser of data with a known density, as a model that needs no training."""
 
 import copy
 from typing import Any

@@ -1,6 +1,6 @@
 """Choose the weights that a run reports, and evaluate their bound over whole splits.
 
-Trivial baselines (uniform, histogram) are computed for comparison.
+Bounds of trivial models (uniform, histogram) are computed for comparison.
 """
 
 import math
@@ -53,10 +53,10 @@ SMOOTHING = 1.0  # pseudo-count of the histogram baseline, divided among a dimen
 class FinalCheckpoint:
     """The checkpoint that a run leaves after its fit (``content`` at ``path``), with the data.
 
-    Every reported value is computed with a model that is built anew and loaded from this
-    checkpoint, as ``evaluate_checkpoint`` does. State that only the trained model object or a
-    callback holds therefore cannot change a result. User-supplied code may also keep state in
-    modules or classes, so with such code the evaluation runs in a new process.
+    Every reported value is computed with a new model, built from this checkpoint as the command
+    ``triptych-evaluate`` does. State that only the trained model object or a callback holds
+    therefore cannot change a result. User-supplied code may also keep state in modules or classes,
+    so with such code the evaluation runs in a new process.
     """
 
     path: Path
@@ -67,7 +67,10 @@ class FinalCheckpoint:
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open a run's checkpoint for one process; ``numbers`` is {split: a hash of each item}."""
+        """Open a run's checkpoint for evaluation by a single process, however many have trained it.
+
+        ``numbers``: {split: a hash of each item, (n,)}.
+        """
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -80,6 +83,7 @@ class FinalCheckpoint:
 
     @property
     def run(self) -> RunDirectory:
+        """The run's directory."""
         return RunDirectory(self.path.parent.parent)
 
     @property
@@ -88,6 +92,7 @@ class FinalCheckpoint:
 
     @property
     def step(self) -> int:
+        """The training step of the checkpoint."""
         return int(self.content["global_step"])
 
     @property
@@ -97,17 +102,20 @@ class FinalCheckpoint:
 
     @property
     def uses_new_processes(self) -> bool:
-        """Whether to evaluate in a new process: if a single process has user-supplied code."""
+        """Whether to evaluate in a new process, as user-supplied code is imported.
+
+        This is only possible if a single process trains.
+        """
         return self.world_size == 1 and bool(user_modules())
 
     def model(self, weights: str | None = None) -> BoundModel:
-        """Build a model with the weights called ``weights``; by default the reported weights."""
+        """Build a model with the weights named ``weights``; by default the reported weights."""
         return open_weights(self.config, self.data, self.content, weights, self.run.path)
 
     def evaluate_splits(
         self, splits: Sequence[str], weights: str | None = None
     ) -> dict[str, Account]:
-        """Evaluate the bound of the named weights over each split that is not empty."""
+        """Evaluate the bound over each split that has items, with the weights named ``weights``."""
         splits = [split for split in splits if len(self.data.splits[split])]
         if self.uses_new_processes:
             numbers = self.data.numbers
@@ -121,7 +129,7 @@ class FinalCheckpoint:
         return {split: self.evaluate_split(model, split) for split in splits}
 
     def evaluate_split(self, model: BoundModel, split: str) -> Account:
-        """Evaluate the bound over a split; ``model`` comes from ``self.model``."""
+        """Evaluate the bound of ``model``, which ``self.model`` has built, over a split."""
         trainer = build_evaluation_trainer(self.config, model, self.data, self.progress)
         return evaluate_split(trainer, model, self.data, split)
 
@@ -129,6 +137,7 @@ class FinalCheckpoint:
 def _evaluate_in_new_process(
     path: Path, numbers: dict[str, Tensor], split: str, weights: str | None
 ) -> Account:
+    """Open the checkpoint at ``path`` in this new process, and evaluate one split."""
     checkpoint = FinalCheckpoint.open(path, numbers)
     return checkpoint.evaluate_split(checkpoint.model(weights), split)
 
@@ -136,11 +145,11 @@ def _evaluate_in_new_process(
 def choose_weights(
     run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
 ) -> tuple[FinalCheckpoint, Entries | None]:
-    """Return the checkpoint that the run reports, and validation results of all its weights.
+    """Return the checkpoint that the run reports, and validation metrics of its other weights.
 
     The second value is {"reported": name, "val": {name: metrics}}. It is None if there are fewer
-    than two averages or no validation items, or if the model is another run's (``trained``). With
-    weights=chosen, the average with the lowest validation bound is reported, and its name is
+    than two averages or no validation items, or if another run has trained the model (``trained``).
+    With weights=chosen, the average with the lowest validation bound is reported, and its name is
     written into the checkpoint. The test set is not used.
     """
     path = _reported_checkpoint(run, fit, experiment)
@@ -171,6 +180,7 @@ def choose_weights(
 
 
 def _reported_checkpoint(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
+    """Return the path of the checkpoint that the run reports: the best, or else the last."""
     last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
         return last  # This includes runs that fit nothing.
@@ -204,7 +214,7 @@ def _log_account(fit: Fit, prefix: str, account: Account) -> None:
 
 
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> Entries:
-    """Return the entries of ``summary.json`` about the reported weights and their bounds."""
+    """Return the entries of ``summary.json`` on the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
     measures = metric_names(load_config(run / "config.yaml"))
     return {
@@ -218,11 +228,11 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
 
 
 def baseline_bounds(data: DataModule) -> Entries | None:
-    """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None if not discrete.
+    """Return the bits/dim of trivial models on the test set; None for data without levels.
 
-    "uniform" is log2 K for data with K levels.
-    "histogram" codes each dimension by its level frequencies in the n training items,
-    (n_k + 1/K) / (n + 1).
+    The result is {name: {"mean", "stderr", "n"}}. "uniform" is log2 K for data with K levels.
+    "histogram" codes each dimension by its level frequencies in the n training items, (n_k + 1/K) /
+    (n + 1).
     """
     if data.levels is None:
         return None
@@ -240,12 +250,13 @@ def baseline_bounds(data: DataModule) -> Entries | None:
 
 
 def _value_chunks(split: Split) -> Iterator[Tensor]:
+    """Yield the values of a split's items in chunks, (k, *shape)."""
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return this process's peak memory in bytes: allocated on the GPU, else resident memory."""
+    """Return this process's peak memory in bytes: on the GPU if it uses one, else in RAM."""
     if device.type == "cuda":
         return float(GPU_MEMORY.peak(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

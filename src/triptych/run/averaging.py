@@ -15,15 +15,15 @@ from triptych.errors import Diverged, UserError
 from triptych.records import Checkpoint
 from triptych.run.checkpoints import read_tensors
 from triptych.run.parsing import error_line
-from triptych.run.untrusted import is_averaging
+from triptych.run.untrusted import is_ema_state
 
 Average = dict[str, Tensor]  # averaged parameters of the network, by name
 
 
 def averages(checkpoint: Checkpoint) -> dict[str, Average]:
-    """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
+    """Return {name: average} of a checkpoint, such as sigma_rel_0.1; the reported one is first."""
     for state in checkpoint["callbacks"].values():
-        if is_averaging(state):
+        if is_ema_state(state):
             return {state["name"]: state["average"]} | state["others"]
     return {}
 
@@ -60,7 +60,7 @@ def load_weights(
 
 
 def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
-    """Raise UserError if an average lacks one of the model's trained parameters."""
+    """Raise UserError if an average has no value for one of the model's trained parameters."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     missing = sorted(trained - average.keys())
     if missing:
@@ -71,7 +71,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
 
 
 def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
-    """Return the average that ``load_weights`` loads over the raw weights; {} to keep them raw."""
+    """Return the average that ``weights`` names, {parameter: tensor}; {} for the raw weights."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
@@ -89,7 +89,7 @@ def find_average(checkpoint: Checkpoint, weights: str, run: Path | None = None) 
 
 
 def reported_weights(checkpoint: Checkpoint) -> str:
-    """Return the name of the weights that a run reports: "raw", or an average."""
+    """Return the name of the weights that a run reports: "raw" or the name of an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
         return "raw"
@@ -100,7 +100,7 @@ def reported_weights(checkpoint: Checkpoint) -> str:
 
 
 def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Average:
-    """Reconstruct the average that ``weights`` names from those that were stored."""
+    """Reconstruct the average with the length in the name ``weights`` from stored averages."""
     step, stored = checkpoint["global_step"], averages(checkpoint)
     choices = ", ".join([*literal_values(find_key("weights").kind), *stored])
     sigma_rel = _parse_sigma_rel(weights)
@@ -133,7 +133,7 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
 
 
 def _parse_sigma_rel(weights: str) -> float | None:
-    """Parse the relative length (sigma_rel) from the name of a power-function average.
+    """Return the length (sigma_rel) in an average's name, such as .07 for "sigma_rel_0.07".
 
     Return None for any other name.
     """

@@ -40,12 +40,15 @@ def build_experiment(config: Config, download: bool) -> Experiment:
 
 
 def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Experiment:
-    """Build the sampling of ``model`` and the reference for its sample metrics; or UserError."""
+    """Build what a run draws samples of ``model`` with, and the reference for their metrics.
+
+    Raises UserError for an invalid value.
+    """
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
     metrics = user_sample_metrics(config)
-    if not model.draws:
+    if not model.can_sample:
         return Experiment(config, data, model)
     if not config["measures"]["n"]:
         return Experiment(config, data, model, drawing)
@@ -55,7 +58,7 @@ def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Exper
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Raise UserError if augmentation would change an item but not its conditioning image."""
+    """Raise UserError if augmentation would change an item but not the image that conditions it."""
     if all(change.part is not None for change in data.augmentations):
         return
     for name in condition_parts_read(model, data):
@@ -85,7 +88,10 @@ def build_drawing(
 def _condition_sources(
     config: Config, model: BoundModel, data: DataModule, other_runs: OtherRuns
 ) -> dict[str, str | Drawing]:
-    """Return {condition part: name of the part that replaces it, or the stage that draws it}."""
+    """Return {condition part: its source}, for parts that do not come from held-out items.
+
+    A source is the name of another part that replaces it, or a stage that draws it.
+    """
     condition_from: Config = config.get("condition_from", {})
     stages: Config = config.get("stages", {})
     for name in stages.keys() - condition_from.keys():
@@ -104,7 +110,7 @@ def _condition_sources(
                 )
             sources[name] = source
             continue
-        stage = other_runs.open(f"condition_from.{name}", str(source), stage=True)
+        stage = other_runs.open(f"condition_from.{name}", str(source), as_stage=True)
         check_condition_source(key, name, stage, data, earlier=[*sources])
         drawn = with_changed_sampling(f"stages.{name}", stage.config, stages.get(name, {}))
         sources[name] = build_drawing(drawn, stage.model, stage.data, OtherRuns(drawn))
@@ -114,7 +120,7 @@ def _condition_sources(
 def _samplings_to_measure(
     config: Config, drawing: Drawing, other_runs: OtherRuns
 ) -> tuple[tuple[Any, Drawing], ...]:
-    """Return (value, ``Drawing`` with this value) for each value of ``measures.over``."""
+    """Return pairs of a value of ``measures.over`` and the ``Drawing`` with this value."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)
@@ -133,7 +139,7 @@ def _samplings_to_measure(
 
 
 def _change_sampling_key(config: Config, key: str, value: Any, sampler: Sampler) -> None:
-    """Set a sampling key of a run's configuration to one value of ``measures.over``."""
+    """Set ``key``, the sampling key that ``measures.over`` names, to one of its values."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
         return
@@ -165,7 +171,7 @@ def _build_reference(
         )
     classifier = None
     if path is not None:
-        classifier = other_runs.classifier("measures.classifier", path, noise=False)
+        classifier = other_runs.classifier("measures.classifier", path, noisy=False)
     embedder = _open_embedder(measures.get("contrastive"), data)
     statistics = measures.get("statistics")
     return ImageReference(

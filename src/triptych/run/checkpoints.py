@@ -28,11 +28,11 @@ from triptych.run.untrusted import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A CheckpointIO that saves atomically: a kill leaves the old file or the new one.
+    """A CheckpointIO that saves atomically: a kill leaves either the old file or the new one.
 
-    In the ``background``, a thread writes a copy of the state while training goes on. One file is
-    written at a time. An error of the thread is raised by the next save or load, or at the end of
-    the fit, even if the fit itself fails.
+    With ``background``, a thread writes a copy of the state while training goes on. Files are
+    written one after the other. An error of the thread is raised by the next save or load, or at
+    the end of the fit, even if the fit itself fails.
     """
 
     def __init__(self, background: bool = False):
@@ -58,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
     def wait(self) -> None:
-        """Wait until the thread has written the last checkpoint; raise the error of the thread."""
+        """Wait until the thread has written its checkpoint; raise the thread's error, if any."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -69,7 +69,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def copy_to_cpu(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a deep copy of a checkpoint whose tensors are on the CPU."""
+    """Return a deep copy of a checkpoint with all tensors on the CPU."""
     copies: dict[int, Any] = {}
 
     def add_copy(tensor: Tensor) -> None:
@@ -88,11 +88,10 @@ def save_checkpoint(checkpoint: Checkpoint, *paths: Path) -> None:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step; on a tie, ``last.ckpt``.
+    """Return the readable checkpoint with the highest step, or None; on a tie, ``last.ckpt``.
 
-    Damaged checkpoints are skipped and logged. Return None if none is readable. Raises
-    ForeignCheckpoint if none is readable and one is from another run: starting over would overwrite
-    it.
+    Damaged checkpoints are skipped and logged. Raises ForeignCheckpoint if none is readable and one
+    is from another run: starting over would overwrite it.
     """
     readable: list[tuple[int, bool, Path]] = []
     foreign: list[ForeignCheckpoint] = []
@@ -123,7 +122,7 @@ def read_tensors(path: Path, kind: str) -> Entries:
 class CheckpointSaver(pl.Callback):
     """A callback that saves after each validation, or every ``every`` steps, and before a stop.
 
-    Checkpoints are taken between two steps, after all metrics up to that step are on disk.
+    Checkpoints are saved between two steps, after all metrics up to that step are on disk.
     ``monitor`` is the metric whose lowest value makes the best checkpoint, or None without
     validation. ``record`` is the entry "triptych" of every checkpoint: configuration and data.
     """
@@ -148,7 +147,7 @@ class CheckpointSaver(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of fitting so far, without time after the last checkpoint before a kill."""
+        """Seconds of fitting so far; time between the last checkpoint and a kill does not count."""
         if self._start_time is None:
             return self._earlier_seconds
         return self._earlier_seconds + time.monotonic() - self._start_time
@@ -209,6 +208,7 @@ class CheckpointSaver(pl.Callback):
         self._earlier_seconds, self._start_time = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
+        """Save a checkpoint named ``name``, after checking the weights and writing all metrics."""
         self.stop.check_weights(trainer, trainer.lightning_module)
         self._saved = (trainer.global_step, trainer.should_stop)
         metrics_csv: Any = trainer.loggers[0]
@@ -216,7 +216,7 @@ class CheckpointSaver(pl.Callback):
         trainer.save_checkpoint(self.folder / name)
 
     def _log_row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
-        """Log this step's training metrics now; Lightning logs them after this hook."""
+        """Log this step's training metrics to ``loggers`` now; Lightning would do so too late."""
         if trainer.global_step % trainer.log_every_n_steps:
             return
         figures = {

@@ -2,7 +2,7 @@
 
 Finished chunks survive a kill. A chunk holds about a million numbers, on a GPU four million, and
 has its own random generator, so a set is the same for any number of processes. Only the features of
-the items are stored; the first process computes metrics from these files.
+the items are stored; the process with rank 0 computes metrics from these files.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _read = partial(read_tensors, kind="a chunk")
 
 
 class Features:
-    """The features of a set of items by name, stored in one file per chunk."""
+    """The features of a set of items, {name: tensor}, stored in one file per chunk of items."""
 
     def __init__(self, chunks: Sequence[Path]):
         self.chunks = chunks
@@ -39,16 +39,16 @@ class Features:
         return torch.cat([*self.iterate_chunks(name)])
 
     def iterate_chunks(self, name: str) -> Iterator[Tensor]:
-        """Yield the content of ``self[name]`` one chunk at a time."""
+        """Yield one feature of all items, (k, ...) of a chunk at a time."""
         for path in self.chunks:
             yield _read(path)[name]
 
 
 class FeatureSubset(Features):
-    """Features of a subset, the items with indices ``rows`` (m,) of a set.
+    """The features of those items of a set that have the indices ``rows`` (m,).
 
-    Indexing returns them in the order of ``rows``; ``iterate_chunks`` goes through the chunks in
-    order.
+    Indexing returns the items in the order of ``rows``; ``iterate_chunks`` yields them in the order
+    of the chunks.
     """
 
     def __init__(self, chunks: Sequence[Path], rows: Tensor):
@@ -69,8 +69,8 @@ class FeatureSubset(Features):
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``read`` maps items x (k, *shape) to features by name, (k, ...) each. ``finite`` is False once
-    this process has met an item that is not finite.
+    ``read`` computes the features of items x (k, *shape), {name: (k, ...)}. ``finite`` is True
+    until this process meets an item that is not finite.
     """
 
     def __init__(
@@ -87,9 +87,10 @@ class Chunks:
         self._rank, self._world = rank_world()
 
     def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
-        """Compute this process's chunks of a set of n items, except those already on disk.
+        """Compute and store this process's chunks of a set of n items, unless they are on disk.
 
-        ``items`` maps indices in the set (k,) and the chunk's number to x (k, *shape).
+        Return the features of the whole set. ``items`` is a function of indices in the set (k,) and
+        the chunk's number, and returns x (k, *shape).
         """
         paths = []
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
@@ -103,6 +104,7 @@ class Chunks:
     def _fill_chunk(
         self, path: Path, chunk: int, rows: Tensor, items: Callable[[Tensor, int], Tensor]
     ) -> None:
+        """Compute and store one chunk, unless it is on disk or an item was not finite."""
         if not self.finite or _is_complete_chunk(path, len(rows)):
             return
         x = items(rows, chunk)
@@ -112,7 +114,7 @@ class Chunks:
 
 
 def open_chunk_folder(run: Path, key: str) -> Path:
-    """Return the folder of a run's chunks for ``key``; rank 0 removes the folders of other keys."""
+    """Return the folder of a run's chunks for ``key``, a digest; rank 0 removes other folders."""
     folder = run / FOLDER / key
     if rank_world()[0] == 0:
         for other in {*(run / FOLDER).glob("*")} - {folder}:
@@ -121,12 +123,15 @@ def open_chunk_folder(run: Path, key: str) -> Path:
 
 
 def chunk_seed(chunk: int, *numbers: int) -> int:
-    """Return the random seed of a chunk; chunk 0 has the seed of the whole set, mix(*numbers)."""
+    """Return the random seed of a chunk, a hash of ``numbers`` and of the chunk's number.
+
+    The number 0 is left out, so that a set of one chunk has the hash of ``numbers`` alone.
+    """
     return hash_seed(*numbers, chunk) if chunk else hash_seed(*numbers)
 
 
 def weights_digest(modules: Iterable[nn.Module], source_code: str) -> str:
-    """Hash the names and values of all tensors of the modules, and the text ``source_code``."""
+    """Return a hash of all tensors of the modules, their names, and the text ``source_code``."""
     digest = hashlib.blake2b(source_code.encode(), digest_size=8)
     for module in modules:
         for name, value in module.state_dict().items():

@@ -13,7 +13,7 @@ from yaml import MarkedYAMLError
 
 from triptych.config.own_code import describe_error, error_location
 from triptych.errors import Interrupted, StorageError, UserError
-from triptych.files import STORAGE
+from triptych.files import STORAGE_ERRNOS
 from triptych.run.processes import ENDING, rank, set_handlers
 
 OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # our modules; their errors are bugs
@@ -22,7 +22,7 @@ HYDRA_MODULES = ("hydra.", "hydra_plugins.")
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Print a user error of the code within the context in one line, and exit.
+    """Print a user error that is raised in the ``with`` block in one line, and exit.
 
     Any other exception is a bug and keeps its traceback. ``command`` is the name of the command,
     for explanations of Hydra's errors.
@@ -51,7 +51,7 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 @contextmanager
 def exit_on_hook_error(command: str) -> Iterator[None]:
-    """Exit on an exception, as Hydra would turn exceptions in its callbacks into warnings."""
+    """Exit on an exception in a hook, as Hydra would turn it into a warning."""
     try:
         with one_line_errors(command):
             yield
@@ -69,7 +69,10 @@ class StopRequest(KeyboardInterrupt):
 
 
 def raise_stop_request_on_signals(on_first_signal: Callable[[int], None]) -> None:
-    """Make Ctrl-C, SIGTERM, SIGHUP raise StopRequest; the first calls ``on_first_signal``."""
+    """Make Ctrl-C, SIGTERM and SIGHUP raise StopRequest.
+
+    At the first such signal, ``on_first_signal`` is called before.
+    """
     received: list[int] = []
 
     def request_stop(signal_number: int, frame: object) -> None:
@@ -93,7 +96,7 @@ def _to_user_error(error: Exception, command: str) -> UserError | None:
         return UserError(f"invalid YAML: {error}")
     if _is_hydra_error(error):
         if isinstance(error, OSError) and error.filename:
-            kind = StorageError if error.errno in STORAGE else UserError
+            kind = StorageError if error.errno in STORAGE_ERRNOS else UserError
             return kind(f"{error.filename}: cannot be written ({error.strerror})")
         return UserError(explain(error, command) or describe_error(error))
     if isinstance(error, PermissionError) and error.filename:
@@ -102,7 +105,7 @@ def _to_user_error(error: Exception, command: str) -> UserError | None:
 
 
 def _is_hydra_error(error: Exception) -> bool:
-    """Return whether an error was raised by Hydra or by a launcher that Hydra called."""
+    """Return whether an error comes from Hydra, or from a launcher that Hydra has called."""
     if error.__cause__ is not None:
         return False  # It comes from a worker process, whose traceback is the cause.
     hydras = False

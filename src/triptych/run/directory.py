@@ -43,7 +43,7 @@ PRUNE = "prune"  # if this file exists, the run stops after its next validation
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for an atomic write with ``files.atomic_replacement``.
+    """Open a file for an atomic write: ``path`` is replaced when the ``with`` block ends.
 
     Raises:
         FileExistsError: ``new`` is true and the file already exists.
@@ -62,7 +62,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
-    """Raise ValueError if a file does not match the digest in the run's result.
+    """Raise ValueError if one of the files ``names`` differs from its digest in a run's result.
 
     A missing file is not an error.
     """
@@ -72,7 +72,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
 
 
 def resolve_checkpoint_path(path: str | Path) -> Path:
-    """Return ``path``, or the reported checkpoint if ``path`` is a run's directory."""
+    """Return the checkpoint that a run reports if ``path`` is its directory, else ``path``."""
     run = RunDirectory(path)
     if not (run / "config.yaml").exists():
         return Path(path)
@@ -108,6 +108,7 @@ class RunDirectory(Lockable):
         return self._parse_provenance(read_record(self / "provenance.json") or {})
 
     def _parse_provenance(self, record: Entries) -> Provenance:
+        """Parse the content of ``provenance.json``; Unreadable if it is malformed."""
         try:
             return Provenance.from_json(record)
         except ValueError as error:
@@ -115,7 +116,7 @@ class RunDirectory(Lockable):
 
     @property
     def readable_provenance(self) -> Provenance:
-        """The provenance, or an empty one if it is unreadable; only for counting or naming runs."""
+        """The provenance, or an empty one if it is unreadable; only to count or name runs."""
         try:
             return self.provenance
         except Unreadable:
@@ -155,14 +156,14 @@ class RunDirectory(Lockable):
         return self.summary()
 
     def clear_failure(self) -> None:
-        """Remove the record of a failure, so that the run can be retried; keep other results."""
+        """Remove the result if it records a failure, so that the run can be executed again."""
         result = self.summary()
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
 
     @property
     def status(self) -> Status | Literal["new"]:
-        """The status of the result; without one, "unreadable", "interrupted" or "new".
+        """The run's status: that of its result, or else "unreadable", "interrupted" or "new".
 
         "interrupted" means that the run has a configuration but no result; it may still be running.
         """
@@ -177,7 +178,7 @@ class RunDirectory(Lockable):
         return "new"
 
     def figure(self, name: str) -> float | None:
-        """Return a value of the result by its path, such as val.bpd.mean; None if not available."""
+        """Return a number of the result by its path, such as val.bpd.mean; None if it has none."""
         try:
             result = self.summary()
         except Unreadable:
@@ -185,11 +186,11 @@ class RunDirectory(Lockable):
         return result.figure(name) if result else None
 
     def checkpoints(self) -> list[Path]:
-        """Return the checkpoints sorted by name, as file times change when files are copied."""
+        """Return the paths of all checkpoints, sorted by name, as copying changes file times."""
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported_checkpoint(self) -> Path:
-        """Return the reported checkpoint: ``last.ckpt``, unless the summary names ``best.ckpt``."""
+        """Return the path of the reported checkpoint: the one in the result, or ``last.ckpt``."""
         result = self.summary()
         if result is None or not result.checkpoint:
             return self / REPORTED[0]
@@ -224,7 +225,7 @@ class RunDirectory(Lockable):
         return name
 
     def discard(self) -> None:
-        """Remove the files of a run that failed before its first step.
+        """Remove the files of this run, which failed before its first step.
 
         In a sweep's directory, ``summary.json`` with the reason is kept. If this run had replaced
         an earlier one (``force=true``), the earlier run's directory is renamed back.
@@ -246,6 +247,7 @@ class RunDirectory(Lockable):
             self._remove_empty_parents()
 
     def _remove_empty_parents(self) -> None:
+        """Remove the folders ``runs`` and ``logs`` above this directory if they are empty."""
         runs, logs = self.path.parent, self.path.parent.parent
         if runs.name == "runs":  # The user's own folders are kept.
             runs.rmdir()

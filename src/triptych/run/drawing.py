@@ -1,4 +1,4 @@
-"""Draw samples from a model with its sampler and conditions, or from the stages of a cascade."""
+"""Draw samples from a model with a sampler and conditions, or from all stages of a cascade."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ DRAWING = ("sampler", "guidance", "threshold")  # config groups that determine h
 
 @dataclass(frozen=True)
 class Drawing:
-    """A model with its sampler, its denoiser and the sources of its conditions.
+    """A model with all that is needed to draw samples: sampler, denoiser and condition sources.
 
     By default the conditions are those of held-out items. ``sources`` replaces some of their parts:
     {part: source}. A source is either an earlier stage, which draws the part under the remaining
@@ -53,7 +53,7 @@ class Drawing:
     def condition(
         self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
     ) -> Condition | None:
-        """Return the condition of n samples; None if they are unconditional.
+        """Return the condition of n samples, before ``complete_condition``; None if unconditional.
 
         ``label`` is one label for all samples or a tensor (n,). By default a model with labels as
         its only condition gets all classes in turn. The other parts of the condition come from the
@@ -75,35 +75,40 @@ class Drawing:
         return split.condition[items % len(split)].merge(labels)
 
     def held_out_indices(self, n: int) -> Tensor:
-        """Return the indices (n,) of the held-out items whose conditions are used for metrics."""
+        """Return the indices (n,) of held-out items whose conditions the sample metrics use."""
         return spread_indices(n, len(self.data.splits[self.data.condition_split]))
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
+        """{condition part: the earlier stage that draws it}."""
         return {
             name: source for name, source in self.sources.items() if isinstance(source, Drawing)
         }
 
     def calibrated(self) -> "Drawing":
-        """Return a copy with a sampler that is calibrated to the model once, for many batches."""
+        """Return a copy whose sampler is adapted to the model once, to draw many batches."""
         for stage in self.stages.values():
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
         return replace(
-            self, sampler=self.model.prepared(self.sampler), sources={**self.sources, **stages}
+            self, sampler=self.model.adapt_sampler(self.sampler), sources={**self.sources, **stages}
         )
 
     def generator(self, seed: int) -> torch.Generator:
+        """Return a random generator with this seed, on the model's device."""
         return torch.Generator(self.model.device).manual_seed(seed)
 
-    def fill(
+    def complete_condition(
         self,
         condition: Condition | None,
         n: int,
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Condition | None:
-        """Add the parts from ``sources`` to the condition of n samples, on the model's device."""
+        """Add the parts that come from ``sources`` to the condition of n samples.
+
+        The result is on the model's device.
+        """
         parts: dict[str, Any] = {}
         if condition is not None:
             parts |= condition.to(self.model.device).parts
@@ -125,7 +130,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Tensor:
-        """Draw n samples (n, *shape) in data units, given a complete condition (see ``fill``)."""
+        """Draw n samples (n, *shape) in data units, given a condition of ``complete_condition``."""
         if self.prepare is not None and condition is not None:
             condition = self.prepare(condition, generator)
         training = self.model.training
@@ -140,9 +145,12 @@ class Drawing:
     def samples(
         self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """Draw n samples given ``self.condition(...)``: (n, *shape) in data units, on the CPU."""
+        """Draw n samples (n, *shape) in data units, on the CPU, under conditions of held-out items.
+
+        The conditions are those of ``self.condition(n, label, items)``.
+        """
         generator = self.generator(seed)
-        condition = self.fill(self.condition(n, label, items), n, generator)
+        condition = self.complete_condition(self.condition(n, label, items), n, generator)
         return self.draw(n, condition, generator).cpu()
 
 
@@ -159,12 +167,15 @@ def set_key(config: Config, key: str, value: Any) -> bool:
 
 
 def select_rows(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
-    """Return the rows ``rows`` of a condition; None if there is no condition."""
+    """Return a condition of the samples with these indices; None if there is no condition."""
     return None if condition is None else condition[rows]
 
 
 def spread_indices(n: int, n_items: int) -> Tensor:
-    """Return n indices of ``n_items`` items: cyclic if n >= n_items, else a fixed random subset."""
+    """Return n indices of ``n_items`` items: a fixed random subset, or all in turn.
+
+    All are used, repeatedly where necessary, if n >= n_items.
+    """
     if n >= n_items:
         return torch.arange(n) % max(1, n_items)
     fixed = torch.Generator().manual_seed(0)

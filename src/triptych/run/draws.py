@@ -9,14 +9,17 @@ from triptych.run.directory import RunDirectory, log_line
 
 
 def recorded_draws(checkpoint: Checkpoint) -> BatchDraws:
-    """Return the random-number stream of a checkpoint; "batch" if an earlier version wrote it."""
+    """Return the random-number stream that a checkpoint records.
+
+    Checkpoints of earlier versions record none; their stream is "batch".
+    """
     return STREAMS[checkpoint["triptych"].get("draws", BATCH_DRAWS.name)]
 
 
 def choose_draws(
     run: RunDirectory, config: Config, recorded: BatchDraws | None, device: torch.device
 ) -> BatchDraws:
-    """Return the ``recorded`` stream of a run's checkpoint, or that of the key ``draws``."""
+    """Return the stream ``recorded`` in a run's checkpoint; if None, that of the key ``draws``."""
     name = config.get("draws", "auto")
     if recorded is not None:
         if name not in ("auto", recorded.name):

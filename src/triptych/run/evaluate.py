@@ -41,7 +41,7 @@ def build_evaluation_trainer(
     data: DataModule,
     progress: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """Build a Trainer that evaluates a model's bound and metrics; or raise UserError.
+    """Build a Trainer that evaluates a model's bound and metrics; UserError if it cannot.
 
     With user metrics, the teacher of a distilled model is opened too, as a metric may compute the
     training loss, which needs the teacher's predictions.
@@ -52,7 +52,7 @@ def build_evaluation_trainer(
 
 
 def evaluate_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
-    """Evaluate the bound over a split; for "train", over as many items as the test set has."""
+    """Evaluate the bound over a split; of "train", over as many items as the test set has."""
     limit = None
     if split == "train" and len(data.splits["test"]):
         limit = len(data.splits["test"])
@@ -101,7 +101,7 @@ def check_finite(account: Account, split: str, step: int) -> None:
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write the bound of each item to an .npz; return False if the model has no bound per item.
+    """Write the bound of each item to an .npz file; return False if ``account`` has none.
 
     Arrays: ``index`` (n,) int64, increasing, and each of ``COLUMNS`` (n,) float64. The values are
     in the reported unit and are means over the random draws of times and noise. ``draw_variance``
@@ -140,7 +140,7 @@ def evaluate_checkpoint(values: Config) -> Entries:
 
 
 def _apply_command_values(values: Config, config: Config) -> None:
-    """Apply the values of the command to a run's configuration."""
+    """Set the values of ``triptych-evaluate`` in a run's configuration, where they are given."""
     config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
     config["threads"] = values["threads"] or config["threads"]
     if values["batch_size"] is not None:

@@ -47,7 +47,7 @@ def execute(run: RunDirectory) -> Result:
 
 
 def _execute_other_rank(session: Session) -> Result:
-    """Execute the run in a rank other than 0, under rank 0's lock.
+    """Execute the run in a rank other than 0, while rank 0 holds the directory's lock.
 
     An error is written to a file, for rank 0 to report.
     """
@@ -101,7 +101,7 @@ def _record_and_raise(session: Session, error: Exception) -> NoReturn:
 
 
 def _train(session: Session) -> Result:
-    """Call ``train``, and treat sys.exit() in user-supplied code as an error.
+    """Call ``train``; convert sys.exit() in user-supplied code to an error.
 
     Otherwise the run would seem to have finished.
     """

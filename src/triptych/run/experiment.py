@@ -18,8 +18,8 @@ class Experiment:
         drawing: how samples are drawn. None for a model that is not generative, and for a model
             that was only reopened from a checkpoint.
         measured: pairs (value of ``measures.over`` or None, how to draw samples at this value).
-        reference: the ``SampleReference`` that samples are compared with. None without sample
-            metrics.
+        reference: the ``SampleReference``, the true items that samples are compared with. None
+            without sample metrics.
         step: training step of the checkpoint that the model was opened from.
     """
 

@@ -1,4 +1,4 @@
-"""Draw final samples from a run's reported checkpoint, compute their metrics and save pictures."""
+"""Draw a run's final samples from its checkpoint, compute their metrics and save pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,11 @@ TRAJECTORIES = 4  # images in the picture of sampling trajectories; points are a
 
 @dataclass(frozen=True)
 class FinalSamples:
-    """Results on final samples: entries of ``summary.json``, and pictures by their logger key."""
+    """What follows from a run's final samples: entries of ``summary.json``, and pictures.
+
+    ``pictures``: {logger key: file}. ``evaluations``: denoiser calls per sample, for the entry
+    ``cost``.
+    """
 
     entries: Entries = field(default_factory=dict)
     evaluations: dict[str, float] = field(default_factory=dict)  # calls of the denoiser per sample
@@ -43,8 +47,8 @@ def draw_final_samples(
 ) -> FinalSamples:
     """Draw samples, compute their metrics, and save the model's panels and artifacts.
 
-    ``release`` is called when only rank 0 has work left. All ranks raise Diverged if a sample is
-    not finite; ``step`` is the training step named in the error.
+    ``release`` is called as soon as only rank 0 has work left. All ranks raise Diverged if a sample
+    is not finite; ``step`` is the training step that the error names.
     """
     if checkpoint.uses_new_processes:
         numbers = checkpoint.data.numbers
@@ -56,6 +60,7 @@ def draw_final_samples(
 
 
 def _draw_in_new_process(path: Path, numbers: dict[str, Tensor], step: int) -> FinalSamples:
+    """Open the checkpoint at ``path`` in this new process, and draw its final samples."""
     checkpoint = FinalCheckpoint.open(path, numbers)
     strategy = build_trainer(checkpoint.config, None, []).strategy
     return _draw_final_samples(checkpoint, strategy, step, lambda: None)
@@ -64,6 +69,7 @@ def _draw_in_new_process(path: Path, numbers: dict[str, Tensor], step: int) -> F
 def _draw_final_samples(
     checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
 ) -> FinalSamples:
+    """Do the work of ``draw_final_samples`` in this process."""
     run = checkpoint.run
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
@@ -84,7 +90,7 @@ def _draw_final_samples(
     }
     if "samples/final" in pictures:
         entries["samples"] = str(pictures["samples/final"].relative_to(run.path))
-    if model.draws and checkpoint.evaluates_test:
+    if model.can_sample and checkpoint.evaluates_test:
         entries["baselines"] = baseline_bounds(checkpoint.data)
     entries |= measure_posterior_mean(experiment)
     if sets:
@@ -106,7 +112,7 @@ def _calls_per_sample(experiment: Experiment) -> dict[str, float]:
 def _draw_pictures(
     run: RunDirectory, experiment: Experiment, device: torch.device
 ) -> dict[str, Path]:
-    """Save ``samples/final.pt`` and pictures of samples; return {logger key: picture}."""
+    """Save ``samples/final.pt`` and pictures of these samples; return {logger key: picture}."""
     drawing, n = experiment.drawing, experiment.config["samples"]["n"]
     if n < 1 or drawing is None:
         return {}

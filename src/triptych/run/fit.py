@@ -1,6 +1,6 @@
 """Set up and run the fit: Lightning's trainer, callbacks and loggers.
 
-The fit is skipped if the model has nothing to train.
+The fit is left out if the model has nothing to train.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ from triptych.run.processes import rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
 from triptych.run.session import Session
-from triptych.run.trainer import build_trainer, is_sharded, steps_of
-from triptych.run.trials import check_loads, check_states, try_experiment
+from triptych.run.trainer import build_trainer, count_steps, is_sharded
+from triptych.run.trials import check_model_loads, check_states, try_experiment
 from triptych.run.untrusted import reraise_as_foreign_checkpoint
 
 # The state of an EMA callback that has no weights.
@@ -39,7 +39,7 @@ NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}
 
 @dataclass(frozen=True)
 class Fit:
-    """The trainer of a fit, with the callbacks that later steps of the run still need."""
+    """The trainer of a fit, with the callbacks that the run needs after the fit."""
 
     trainer: pl.Trainer
     saver: CheckpointSaver
@@ -57,7 +57,7 @@ class Fit:
 
 
 def build_fit(session: Session, experiment: Experiment, origin: Origin, progress: Progress) -> Fit:
-    """Build the trainer, callbacks and loggers of a fit, and record its start in the provenance.
+    """Build the trainer, callbacks and loggers of a fit, and record the start in the provenance.
 
     Loggers are built after all checks, so that a refused run does not appear in them.
     """
@@ -73,7 +73,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     )
     shown = [progress, session.stop]
     callbacks = [*build_callbacks(run, experiment), *shown, keep]
-    steps = steps_of(config, len(data.splits["train"]))
+    steps = count_steps(config, len(data.splits["train"]))
     trainer = build_trainer(config, run, callbacks, steps, model.may_skip_weights())
     check_processes(data, trainer.world_size)
     model.random = choose_draws(run, config, origin.draws, trainer.strategy.root_device)
@@ -92,13 +92,13 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     if origin.step:
         log_line(run, f"resumed at step {origin.step}")
     if rank() == 0:
-        start = (fit.device_name, trainer.world_size, origin.step, config, origin.facts)
+        start = (fit.device_name, trainer.world_size, origin.step, config, origin.data_summary)
         log_line(run, add_execution(run, *start))
     return fit
 
 
 def connect(trainer: pl.Trainer, experiment: Experiment) -> None:
-    """Connect trainer, model and data before the fit, in the way that Lightning's fit does.
+    """Connect trainer, model and data before the fit, as Lightning does when the fit starts.
 
     ``configure_optimizers`` and the checks before the fit read ``model.trainer``.
     """
@@ -138,7 +138,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 
 def check_splits(config: Config, data: DataModule) -> None:
-    """Raise UserError if the split that the run would report has no items."""
+    """Raise UserError if the split on which the run would report has no items."""
     tested = config.get("test", True)
     split = "test" if tested else "val"
     if not len(data.splits[split]):
@@ -149,7 +149,10 @@ def check_splits(config: Config, data: DataModule) -> None:
 
 
 def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:
-    """Raise UserError unless exactly one callback keeps the average that the run reports."""
+    """Raise UserError unless one callback averages the weights, if the run reports an average.
+
+    ``averagers`` are all such callbacks; ``validated``: whether the run has validation items.
+    """
     weights = config["weights"]
     if weights == "raw" or config.get("trained"):
         return
@@ -167,7 +170,10 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
 
 
 def check_processes(data: DataModule, processes: int) -> None:
-    """Raise UserError unless all processes get equal shares of a batch, and items of each split."""
+    """Raise UserError unless a batch can be split equally over the processes.
+
+    Each process must also get items of the validation and the test split.
+    """
     if data.batch_size % processes:
         raise UserError(
             f"data.batch_size={data.batch_size}: must be a multiple of the number of processes, "
@@ -183,18 +189,18 @@ def check_processes(data: DataModule, processes: int) -> None:
 
 
 def is_fitted(experiment: Experiment, origin: Origin) -> bool:
-    """Return whether this run trains: it has trainable parameters and adopts no trained model."""
+    """Return whether this run trains a model: it has trainable parameters and is not adopted."""
     return origin.adopted is None and any(p.requires_grad for p in experiment.model.parameters())
 
 
 def check_first_start(
     experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]
 ) -> None:
-    """Check a new run for errors that would otherwise appear only after the fit."""
+    """Raise UserError at a new run's start for errors that would otherwise appear after the fit."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)
     check_states(experiment.model, callbacks)
-    check_loads(experiment)
+    check_model_loads(experiment)
     if experiment.config["checkpoint"] != "best":
         return
     every = experiment.config["trainer"]["val_check_interval"]
@@ -206,7 +212,7 @@ def check_first_start(
 
 
 def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-    """Fit the model and save its last checkpoint; without a fit, save the model as it is."""
+    """Fit the model and save its last checkpoint; if nothing is trained, only save it."""
     model, trainer = experiment.model, fit.trainer
     if is_fitted(experiment, origin):
 

@@ -43,8 +43,8 @@ def build_guided_denoiser(
 def check_guidance(guidance: Wrapper, model: Any) -> None:
     """Raise UserError for guidance that the model does not support.
 
-    Some guidance does not work on latents. Classifier-free guidance needs labels that were dropped
-    in training.
+    Some guidance does not work on latents. Classifier-free guidance needs a model from whose
+    training conditions were dropped at random.
     """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
@@ -58,7 +58,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
 
 
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
-    """Raise UserError for a threshold that would cut off data values, or one for latents."""
+    """Raise UserError for a threshold that would clip values of the data, or on latents."""
     if model.of_latents:
         raise UserError(
             "threshold: not supported for latents, as their range is unknown; pass threshold=none"
@@ -74,7 +74,10 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
 def _open_guides(
     guidance: Config, model: Any, data: DataModule, other_runs: OtherRuns
 ) -> dict[str, Any]:
-    """Open the runs that guide: a classifier, or a weaker version of the model."""
+    """Open the other runs that guidance uses: a classifier, or a weaker version of the model.
+
+    Return them by the guidance's argument names.
+    """
     if "classifier" in guidance:
         return {"classifier": _open_classifier(guidance["classifier"], model, data, other_runs)}
     if "weak" in guidance:
@@ -83,6 +86,7 @@ def _open_guides(
 
 
 def _open_classifier(path: str, model: Any, data: DataModule, other_runs: OtherRuns) -> Any:
+    """Open the classifier at ``path``; "exact" is that of a known density."""
     if path == "exact":
         if data.mixture is None:
             raise UserError(
@@ -90,12 +94,13 @@ def _open_classifier(path: str, model: Any, data: DataModule, other_runs: OtherR
             )
         return ExactClassifier(data.mixture, model.denoiser.process)
     key = "guidance.classifier"
-    classifier = other_runs.classifier(key, path, noise=True)
+    classifier = other_runs.classifier(key, path, noisy=True)
     check_process(f"{key}={path}", classifier, model.denoiser)
     return classifier
 
 
 def _open_weak_model(path: str, model: Any, other_runs: OtherRuns) -> Any:
+    """Open the weaker model at ``path``, and return its denoiser."""
     key = "guidance.weak"
     opened = other_runs.open(key, path)
     if not diffuses_data(opened.model):

@@ -47,13 +47,13 @@ class Origin:
     draws: BatchDraws | None = None  # the random-number stream of ``start`` or ``adopted``
 
     @property
-    def facts(self) -> Entries:
-        """The data record without its items."""
+    def data_summary(self) -> Entries:
+        """The data record without the items' hashes."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
 def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what ``run`` starts from: its own checkpoint, another run or random weights.
+    """Determine what ``run`` starts from: its own checkpoint, another run or random weights.
 
     Raises UserError if these weights were trained on items that are now in validation or test.
     """
@@ -71,7 +71,7 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
 
 
 def _resume(run: RunDirectory, start: Path, fingerprint: Fingerprint, fit: str) -> Origin:
-    """Resume from the run's own checkpoint ``start``."""
+    """Return the origin of a run that resumes from its own checkpoint ``start``."""
     checkpoint = read_checkpoint(start)
     if start.name != LAST and rank() == 0:
         # Resuming reads last.ckpt, so replace it with the checkpoint that the run starts from.
@@ -91,7 +91,7 @@ def _resume(run: RunDirectory, start: Path, fingerprint: Fingerprint, fit: str) 
 
 
 def _start_new(config: Config, fingerprint: Fingerprint, fit: str) -> Origin:
-    """Start from scratch, or with the weights of the run in ``init_from``."""
+    """Return the origin of a run from random weights, or from those of the run ``init_from``."""
     data, initial = data_record(fingerprint, None), None
     path = config.get("init_from")
     if path:
@@ -105,10 +105,10 @@ def _start_new(config: Config, fingerprint: Fingerprint, fit: str) -> Origin:
 def _adopt_trained(
     run: RunDirectory, experiment: Experiment, fingerprint: Fingerprint, start: Path | None
 ) -> Origin:
-    """Take the trained model of another run or of a diffusers pipeline (``trained``).
+    """Return the origin of a run whose model another run has trained (key ``trained``).
 
-    ``start`` is this run's own copy of that checkpoint, written by an earlier start or by rank 0;
-    None if there is none yet.
+    That model may also be a diffusers pipeline. ``start`` is this run's own copy of its checkpoint,
+    written by an earlier start or by rank 0; None if there is none yet.
     """
     config = experiment.config
     path = config["trained"]
@@ -134,7 +134,8 @@ def read_other_checkpoint(
 ) -> tuple[Checkpoint, str]:
     """Read the checkpoint at ``path``, the value of ``key``; compare its data with this run's.
 
-    Return the checkpoint and a warning, which is "" if its data have the ``fingerprint``.
+    Return the checkpoint and a warning about differing data, or "". ``fingerprint`` is that of this
+    run's data; ``fix`` ends an error message.
     """
     checkpoint = read_checkpoint(resolve_checkpoint_path(path), key)
     return checkpoint, compare_data(fingerprint, checkpoint["triptych"].get("data"), HELD_OUT, fix)
@@ -178,6 +179,7 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
 
 
 def _has_same_shape(source: Tensor | None, tensor: Tensor) -> bool:
+    """Return whether ``source`` exists and has the shape of ``tensor``."""
     return source is not None and source.shape == tensor.shape
 
 

@@ -27,9 +27,10 @@ OTHER_FILES = (  # keys whose values are other files
 
 
 def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
-    """Raise UserError if a named file or data set is missing or damaged, or a run is unfinished.
+    """Raise UserError for a file, run or data set named in a configuration that cannot be used.
 
-    ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
+    It may be missing or damaged, or an unfinished run. ``varying``: keys and groups that differ
+    between the runs of a sweep; their files are not checked.
     """
     data = OmegaConf.select(config, "data")
     if isinstance(data, DictConfig) and _share_local_data(config, varying):
@@ -49,7 +50,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 
 
 def _share_local_data(config: DictConfig, varying: Collection[str]) -> bool:
-    """Return whether all runs read the same data set, and on this machine."""
+    """Return whether all runs of a sweep read one data set, and on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     if "slurm" in launcher or "ray" in launcher:  # The data may exist on their nodes only.
         return False
@@ -57,7 +58,7 @@ def _share_local_data(config: DictConfig, varying: Collection[str]) -> bool:
 
 
 def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield (declared key, key, path) of each configured path, also of entries of lists and dicts.
+    """Yield (declared key, key, path) of each path in a configuration, also in lists and dicts.
 
     For an entry of a list, the key has an index, such as model.stages[0].
     """

@@ -1,4 +1,4 @@
-"""Read ``items.npz``, the bound of each test item, which paired comparisons use.
+"""Read ``items.npz``, the bound of each test item, for paired comparisons of runs.
 
 ``read_arrays`` also serves for other untrusted .npz files.
 """
@@ -27,7 +27,7 @@ KINDS = "fiu"  # numpy's codes of the accepted types: floats and integers
 
 @dataclass(frozen=True)
 class Items:
-    """The bound of each test item, in the reported unit.
+    """The bound of each test item of a run, in the reported unit.
 
     `total` is (n,) float64, in the order of the items' `index`, (n,) int64. `group` (n,) is the
     number of each item's group; None: items are taken as independent.
@@ -39,10 +39,11 @@ class Items:
 
     @cached_property
     def mean(self) -> float:
+        """The mean bound of all items."""
         return float(self.total.mean())
 
     def have_mean(self, bound: float, n: int) -> bool:
-        """Return whether there are n items with the mean `bound`, up to rounding."""
+        """Return whether these are n items with the mean `bound`, up to rounding."""
         return len(self.total) == n and math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
 
@@ -57,6 +58,7 @@ def read_items(directory: Path) -> Items | None:
 
 @lru_cache(maxsize=4096)  # a report reads each file once for each pair; 160 kB each at 10,000 items
 def _load(path: str, _written: int) -> Items | None:
+    """Read and check an items file; `_written`, its time of change, keeps the cache current."""
     import numpy as np  # Imported late, so that errors on the command line appear fast.
 
     names = ("index", "total")
@@ -73,7 +75,7 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def group_values(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Convert values of items (..., n) to values of G groups (..., G).
+    """Convert values of items (..., n) to one value for each of G groups, (..., G).
 
     Their mean is the mean m of the items, and their spread that of the delete-one-group jackknife,
     which allows for any dependence within a group and for groups of different sizes n_g:
@@ -82,7 +84,7 @@ def group_values(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
                                        = (G - 1) sum_g (x - m) / (n - n_g)
 
     (Bell & McCaffrey 2002; MacKinnon, Nielsen & Webb 2023: CV3J). With equal sizes v_g is the mean
-    of the group (Liang & Zeger 1986). At least two groups; ``groups`` is (n,).
+    of the group (Liang & Zeger 1986). At least two groups are needed; ``groups`` is (n,).
     """
     import numpy as np
 
@@ -96,7 +98,10 @@ def group_values(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def effective_number(groups: np.ndarray) -> float:
-    """Return the effective number of groups of unequal sizes: n^2 / sum of n_g^2 (Kish 1965)."""
+    """Return how many groups of equal size would be as informative as these of unequal size.
+
+    This is n^2 / sum of n_g^2 for n items in groups of n_g (Kish 1965).
+    """
     import numpy as np
 
     _, sizes = np.unique(groups, return_counts=True)
@@ -104,12 +109,12 @@ def effective_number(groups: np.ndarray) -> float:
 
 
 def read_arrays(
-    file: str | Path, names: Sequence[str], square: str = ""
+    file: str | Path, names: Sequence[str], square_name: str = ""
 ) -> dict[str, np.ndarray] | None:
     """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it is malformed.
 
-    The array called ``square`` must have shape (n, n). Nothing is unpickled. Files that unpack to
-    more than TRIPTYCH_MAX_ITEMS bytes are refused.
+    The array called ``square_name`` must have shape (n, n). Nothing is unpickled. Files that unpack
+    to more than TRIPTYCH_MAX_ITEMS bytes are refused.
     """
     try:
         arrays = _unpack(file, names)
@@ -117,13 +122,14 @@ def read_arrays(
         return None
     sizes = {size for array in arrays.values() for size in array.shape}
     numbers = all(array.dtype.kind in KINDS for array in arrays.values())
-    shaped = all(array.ndim == 1 + (name == square) for name, array in arrays.items())
+    shaped = all(array.ndim == 1 + (name == square_name) for name, array in arrays.items())
     if not numbers or not shaped or len(sizes) != 1:
         return None
     return arrays
 
 
 def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read the arrays ``names`` of an .npz without unpickling; raise an error if too large."""
     import numpy as np
 
     arrays = {}

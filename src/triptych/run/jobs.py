@@ -1,7 +1,8 @@
 """Start a sweep's runs quickly, as forks of a server process that has already imported libraries.
 
-A worker sends the server one JSON line per run on its standard input. The forked run answers on
-standard output with its process id. When the run ends, the server writes its id and exit code.
+A worker of the sweep sends the server one JSON line per run on standard input. The server forks,
+and answers on standard output with the fork's process id. When the run ends, the server writes this
+id and the exit code.
 """
 
 import atexit
@@ -33,9 +34,9 @@ _servers: list["ForkServer"] = []  # the server of this process, or empty before
 
 
 def run_job(argument: str, log: Path) -> int:
-    """Run ``triptych-train ARGUMENT`` in its own process, and return its exit code.
+    """Run ``triptych-train ARGUMENT`` in a new process, and return its exit code.
 
-    Its output is appended to ``log``. The job ends when this process ends, and this process ends
+    The output is appended to ``log``. The job ends when this process ends, and this process ends
     when its sweep ends: on Ctrl-C it stops the job and waits for it; if it gets a SIGKILL, the job
     notices within a second.
     """
@@ -51,6 +52,7 @@ def run_job(argument: str, log: Path) -> int:
 
 
 def _sweep_process_id() -> int:
+    """Return the process id of the sweep that this process belongs to; 0 without one."""
     return int(os.environ.get(SWEEP, 0))
 
 
@@ -62,6 +64,7 @@ def _is_worker() -> bool:
 
 
 def _stop_when_sweep_ends() -> None:
+    """Raise SystemExit if the sweep that started this worker has ended."""
     if os.getppid() != _sweep_process_id():
         raise SystemExit  # The sweep was killed: ``ForkServer.run`` stops the job, then we exit.
 
@@ -94,7 +97,7 @@ class ForkServer:
             self.process.wait(GRACE)
 
     def run(self, argument: str, log: Path, on_wait: Callable[[], None]) -> int:
-        """Run a job in a fork and return its exit code.
+        """Execute a job in a fork of the server, and return its exit code.
 
         ``on_wait`` is called every second while the job runs; if it raises, the job is stopped.
         """
@@ -153,7 +156,7 @@ class ForkServer:
 
 
 def serve() -> None:
-    """Fork a child for each job on standard input; in the child, set it up and return.
+    """Fork for each job on standard input; the parent stays here, the child returns as the job.
 
     The child gets the job's arguments, log and environment. The server itself ignores signals, so
     that only the runs handle them. On macOS, where loaded libraries do not survive a fork, the
@@ -184,7 +187,7 @@ def serve() -> None:
 
 
 def _prepare_to_fork() -> None:
-    """Import the libraries that runs need, and have the kernel kill this server with its worker.
+    """Import the libraries that runs need; let the kernel kill this server when its worker ends.
 
     A run notices by itself that its server is gone.
     """
@@ -214,7 +217,7 @@ def _next_fork(answers: IO[str]) -> dict[str, Any]:
 
 
 def exit_job() -> None:
-    """Exit a job after atexit's handlers, without the rest of Python's shutdown (one second).
+    """Exit after atexit's handlers, without the rest of Python's shutdown, which takes a second.
 
     If other non-daemon threads are alive, return without exiting.
     """

@@ -1,4 +1,4 @@
-"""Score samples with networks: InceptionV3 for FID; classifier and text embedder for captions."""
+"""Compute features of samples with networks: InceptionV3 for FID, and matches with captions."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def read_statistics(path: str) -> Moments:
 
     Raises UserError for any other file.
     """
-    arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
+    arrays = read_arrays(Path(path), ("mu", "sigma"), square_name="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(
         np.isfinite(array).all() for array in arrays.values()
     ):
@@ -68,8 +68,11 @@ def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([inception(part) for part in shades.split(INCEPTION_BATCH)])
 
 
-class Prompts:
-    """A comparison of samples with the captions of ``data`` that they were drawn from."""
+class CaptionComparison:
+    """A comparison of samples with the captions of ``data`` that they were drawn from.
+
+    ``embedder`` embeds images and texts in one space; None: only a classifier judges.
+    """
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
@@ -115,4 +118,5 @@ class Prompts:
 
 
 def _fraction_true(is_right: Tensor) -> float:
+    """Return the fraction of true entries."""
     return is_right.double().mean().item()

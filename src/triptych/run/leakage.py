@@ -1,4 +1,4 @@
-"""Detect held-out items that a model was trained on, and data sets that have changed."""
+"""Detect held-out items that a model was trained on, and changes of a data set."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,10 @@ def compare_data(
 
 
 def data_record(current: Fingerprint, trained_on: Entries | None) -> Entries:
-    """Return a checkpoint's data record: the fingerprint, and all items of its training."""
+    """Return the data record for a checkpoint: the fingerprint, and all items trained on so far.
+
+    ``trained_on`` is the data record of the checkpoint from which training continues, or None.
+    """
     items = dict(current.items)
     if not trained_on:
         return {**current.as_entries(), "changed": False, "items": items}
@@ -45,13 +48,15 @@ def data_record(current: Fingerprint, trained_on: Entries | None) -> Entries:
 
 
 def _has_changed(current: Fingerprint, trained_on: Entries) -> bool:
+    """Return whether the data or their split differ from those in a data record."""
     return bool((trained_on["fingerprint"], trained_on["split"]) != (current.data, current.split))
 
 
 def _count_trained(items: Tensor | None, trained_on: dict[str, Tensor]) -> int:
-    """Count the items that were in the training split and not also in a held-out split.
+    """Count those of ``items`` that a model was trained on, from their hashes.
 
-    An item that occurs twice in the data can be in both.
+    An item that occurs twice in the data can be in train and in a held-out split; it is not
+    counted.
     """
     if items is None or "train" not in trained_on:
         return 0

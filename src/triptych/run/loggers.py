@@ -1,4 +1,4 @@
-"""Build a run's loggers: metrics.csv and those configured in ``logger``.
+"""Build a run's loggers: metrics.csv, and the loggers configured in ``logger``.
 
 An error of a logger never ends a run.
 """
@@ -24,7 +24,7 @@ from triptych.config.trust import import_class
 from triptych.records import Config
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.metrics import MetricsCsv, flat_parameters, flatten_numbers, sweep_name_of
+from triptych.run.metrics import MetricsCsv, flat_parameters, flatten_numbers, recorded_sweep_name
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank
 from triptych.run.result import Result
@@ -46,16 +46,17 @@ GUARDED_METHODS = (
 
 
 class CallGuard:
-    """A guard that calls a logging library until its first error, and then logs and disables it.
+    """A function that calls a logging library, until the library raises its first error.
 
-    ``pauses`` are the seconds to wait before each retry of a call. With ``disabled`` it never calls
-    the library.
+    The error is logged, and further calls do nothing. ``pauses`` are the seconds to wait before
+    each retry of a failed call. With ``disabled`` the library is never called.
     """
 
     def __init__(self, title: str, pauses: Sequence[float] = (), disabled: bool = False):
         self.title, self.pauses, self.disabled = title, pauses, disabled
 
     def __call__(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """Call ``method`` with its arguments, and return its value; None after an error."""
         if self.disabled:
             return None
         for pause in self.pauses:
@@ -69,6 +70,7 @@ class CallGuard:
         return None
 
     def _disable(self, error: BaseException) -> None:
+        """Make further calls do nothing, and log the error as the reason."""
         self.disabled = True
         reason = error_line(error) + error_location(error)
         log_line(None, f"{self.title}: switched off ({reason}); metrics.csv has all metrics")
@@ -77,10 +79,11 @@ class CallGuard:
 
 
 class GuardedLogger(Logger):
-    """A Lightning logger that is disabled at its first error.
+    """A Lightning logger that is switched off at its first error.
 
-    ``library`` is the logger's class; it has ``title``, ``pauses``, ``log_picture`` and ``finish``.
-    ``table`` provides the seconds of fitting at each step, which are logged as ``time``.
+    ``library`` is the class of the logger; it has ``title``, ``pauses``, ``log_picture`` and
+    ``finish``. ``table`` provides the seconds of fitting at each step, which are logged as
+    ``time``.
     """
 
     name = version = ""
@@ -95,7 +98,7 @@ class GuardedLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The library's run object, for user callbacks; a dummy if the logger is disabled."""
+        """The logging library's object for this run; a dummy if the logger is switched off."""
         return DummyExperiment() if self.guard.disabled else self.logger.experiment
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -112,13 +115,13 @@ class GuardedLogger(Logger):
         self.guard(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
-        """Log the metrics of ``summary`` (None if the run has not finished), and close the logger."""
+        """Log the metrics of ``summary`` and close the logger; None: the run has not finished."""
         last, row = self.table.last_row
         self.guard(lambda: self.logger.finish(summary, last, row))
 
 
 def guard_logger(logger: Logger, title: str) -> Logger:
-    """Change a user-supplied logger so that its first error disables it, and return it."""
+    """Return a user-supplied logger, changed so that its first error switches it off."""
     guarded = CallGuard(title)
     for name in GUARDED_METHODS:
         if hasattr(logger, name):
@@ -127,7 +130,10 @@ def guard_logger(logger: Logger, title: str) -> Logger:
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
-    """Build the logger of metrics.csv, which keeps rows up to ``step``, and configured loggers."""
+    """Build the logger of metrics.csv and the configured loggers.
+
+    metrics.csv keeps its rows up to ``step``; ``clock`` returns the seconds of fitting so far.
+    """
     table = MetricsCsv(run / "metrics.csv", clock)
     table.truncate_after(step)
     others: list[Logger] = []
@@ -143,16 +149,19 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
 
 
 def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
+    """Log all rows of metrics.csv to ``loggers``."""
     for step, row in sorted(table.rows.items()):
         for logger in loggers:
             logger.log_metrics({name: float(value) for name, value in row.items()}, step)
 
 
 def _build_tensorboard(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
+    """Return [TensorBoard's logger]."""
     return [GuardedLogger(TensorBoard, table, run, table.last_row[0])]
 
 
 def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
+    """Return [MLflow's logger], or [] without a tracking URI."""
     uri = mlflow_tracking_uri(node, run.config(), run)
     if uri is None:
         return []
@@ -160,6 +169,7 @@ def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Lo
 
 
 def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
+    """Return [the logger of Weights & Biases], or [] if it is disabled."""
     mode = wandb.wandb_mode(node)
     if mode == "disabled":
         return []
@@ -193,7 +203,7 @@ def _build_user_logger(name: str, node: Config, run: RunDirectory) -> Logger:
 
 
 def import_libraries(run: RunDirectory) -> None:
-    """Import the slow libraries of a run's loggers, before this process is forked for each run."""
+    """Import slow logging libraries of a run in the server process from which runs are forked."""
     with suppress(Exception, SystemExit):  # The run itself will report the error.
         node = (run.config()["logger"] or {}).get("wandb")
         if node and wandb.wandb_mode(node) != "disabled":
@@ -204,7 +214,10 @@ def import_libraries(run: RunDirectory) -> None:
 
 @contextmanager
 def close_loggers_on_exit(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
-    """On exit, also after an exception, log the result's metrics and close each logger."""
+    """When the ``with`` block ends, log the result's metrics and close each logger.
+
+    This is done after an exception, too.
+    """
     summary = None
     try:
         yield
@@ -218,9 +231,9 @@ def close_loggers_on_exit(loggers: list[Logger], run: RunDirectory) -> Iterator[
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's TensorBoard logger with hyperparameters and pictures.
+    """Lightning's TensorBoard logger, with hyperparameters and pictures.
 
-    Values that an earlier start logged after ``step`` are purged.
+    Values that an earlier start has logged for steps after ``step`` are removed.
     """
 
     title, pauses = "TensorBoard", ()
@@ -249,7 +262,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 class MLflowRun(MLFlowLogger):
-    """Lightning's MLflow logger, with configuration parameters, tags, and pictures as artifacts."""
+    """Lightning's MLflow logger, which logs the configuration, tags, and pictures as artifacts."""
 
     title = "MLflow"
     pauses = (0.5, 1.0, 2.0, 4.0)  # Other runs of the sweep may be writing to the same database.
@@ -263,7 +276,7 @@ class MLflowRun(MLFlowLogger):
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()
         provenance = run.provenance
-        tags = {ID: provenance.id, "directory": str(run.path), "sweep": sweep_name_of(run)}
+        tags = {ID: provenance.id, "directory": str(run.path), "sweep": recorded_sweep_name(run)}
         tags["mlflow.source.git.commit"] = provenance.commit
         tags = {name: tag for name, tag in tags.items() if tag}
         super().__init__(
@@ -278,7 +291,7 @@ class MLflowRun(MLFlowLogger):
         )
 
     def _existing_id(self, run_id: str) -> str | None:
-        """Return the MLflow id of this run from an earlier start; None if there is none."""
+        """Return the id that MLflow gave to this run at an earlier start; None if there is none."""
         experiment = self._mlflow_client.get_experiment_by_name(self._experiment_name)
         if experiment is None:
             return None
@@ -295,7 +308,7 @@ class MLflowRun(MLFlowLogger):
 
 
 def mlflow_tracking_uri(node: Config, config: Config, run: RunDirectory) -> str | None:
-    """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
+    """Return MLflow's tracking URI; None, with a warning, if it comes from a copied directory."""
     folder = config.get("paths", {}).get("log_dir")
     default = os.environ.get(ADDRESS)
     uri = str(node.get("tracking_uri") or default or f"{SQLITE}{folder}/mlflow.db")

@@ -1,4 +1,4 @@
-"""Compute metrics of samples and their noise floor, and the error of the posterior mean."""
+"""Compute metrics of samples, their noise floor, and the error of the model's posterior mean."""
 
 import json
 import math
@@ -31,7 +31,7 @@ LEVELS, POINTS = 20, 1000  # number of noise levels and of items for the posteri
 
 @dataclass(frozen=True)
 class SampleSet:
-    """The features of one set of samples, and the conditions they were drawn with."""
+    """The features of one set of samples, and the conditions under which they were drawn."""
 
     features: Features
     conditions: SetConditions
@@ -41,9 +41,8 @@ class SampleSet:
 class MeasuredValue:
     """The sets of samples that were drawn at one value of the key ``measures.over``.
 
-    ``value`` is None if no key is varied. There is one set per repeat in ``sets``.
-    ``unseen_captions`` has as many sets for captions of classes that were excluded from training,
-    or none.
+    ``value`` is None if no key is varied. ``sets`` has one set per repeat. ``unseen_captions`` has
+    as many sets for captions of classes that were excluded from training, or none.
     """
 
     value: Any
@@ -58,13 +57,13 @@ def draw_sets(
     """Draw this process's chunks of the samples for metrics; return [] if metrics are off.
 
     Chunks on disk are reused if weights, data, code and packages are the same. Raises Diverged in
-    all ranks if a sample is not finite; ``step`` is the training step named in the error.
+    all ranks if a sample is not finite; ``step`` is the training step that the error names.
     """
     if experiment.reference is None:
         return []
     folder = open_chunk_folder(run.path, strategy.broadcast(_cache_key(experiment, run)))
     reference, device = experiment.reference, strategy.root_device
-    chunks = Chunks(folder, experiment.data.shape, reference.read, device)
+    chunks = Chunks(folder, experiment.data.shape, reference.compute_features, device)
     experiment.model.to(device)  # Lightning has moved the model to the CPU.
     reference.fill(chunks, device)
     measured = []
@@ -80,6 +79,7 @@ def draw_sets(
 def _draw_samples_at_value(
     experiment: Experiment, chunks: Chunks, value_index: int, value: Any, drawing: Drawing
 ) -> MeasuredValue:
+    """Draw all sets of samples with the ``Drawing`` for one value of ``measures.over``."""
     repeats, seed = experiment.config["measures"]["repeats"], experiment.config["seed"]
     untrained_items = choose_unseen_captions(experiment, drawing)
     sets, untrained = [], []
@@ -102,6 +102,7 @@ def _draw_sample_set(
     value_index: int,
     set_index: int,
 ) -> SampleSet:
+    """Draw this process's chunks of one set of samples, and return the set."""
     draw = partial(_draw_chunk, drawing, conditions, seed, set_index)
     features = chunks.fill(f"samples_{value_index}_{set_index}", len(conditions.items), draw)
     return SampleSet(features, conditions)
@@ -110,13 +111,14 @@ def _draw_sample_set(
 def _draw_chunk(
     drawing: Drawing, conditions: SetConditions, seed: int, set_index: int, rows: Tensor, chunk: int
 ) -> Tensor:
+    """Draw the samples with indices ``rows`` of a set, with the chunk's own seed."""
     mixed = chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, set_index)
     labels = None if conditions.labels is None else conditions.labels[rows]
     return drawing.samples(len(rows), mixed, conditions.items[rows], labels)
 
 
 def _cache_key(experiment: Experiment, run: RunDirectory) -> str:
-    """Return a digest of what determines samples and features, besides the configuration.
+    """Return a digest of all that determines samples and features, except the configuration.
 
     These are the weights of all networks involved, the code, the packages and the data.
     """
@@ -130,6 +132,7 @@ def _cache_key(experiment: Experiment, run: RunDirectory) -> str:
 
 
 def _sampling_networks(drawing: Drawing) -> Iterator[nn.Module]:
+    """Yield the networks that draw samples, including those of earlier stages."""
     yield drawing.model
     if drawing.denoiser is not None:
         yield drawing.denoiser
@@ -190,7 +193,7 @@ def _measure_value(experiment: Experiment, measured: MeasuredValue) -> Entries:
 
 
 def _swept_key(config: Config) -> str | None:
-    """Return the key that ``measures.over`` varies, or the first of several; None without one."""
+    """Return the key that ``measures.over`` names, or the first of several; None without one."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
@@ -227,7 +230,7 @@ def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> 
 
 
 def choose_unseen_captions(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Choose n / 2 items with captions of classes that were excluded from training.
+    """Return n / 2 items (indices) with captions of classes that were excluded from training.
 
     Return None if there are none, or if samples are not drawn from captions.
     """
@@ -240,7 +243,7 @@ def choose_unseen_captions(experiment: Experiment, drawing: Drawing) -> Tensor |
 
 
 def _choose_suitable(suitable: Tensor, n: int) -> Tensor | None:
-    """Return the indices of n items where ``suitable`` (size,) is true; None if it is nowhere true.
+    """Return the indices of n items where ``suitable`` (size,) is true; None if none is suitable.
 
     If there are fewer than n such items, they are repeated.
     """
@@ -251,19 +254,22 @@ def _choose_suitable(suitable: Tensor, n: int) -> Tensor | None:
 
 
 def _cyclic_labels(labels: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Return ``labels[rows]``, with indices modulo the number of labels; None without labels."""
+    """Return ``labels[rows]``, where rows beyond the end start again; None without labels."""
     if labels is None:
         return None
     return labels[rows % len(labels)]
 
 
 def _average_over_sets(figures: Sequence[dict[str, float]], n: int) -> Entries:
-    """Return {metric: mean and standard error over several sets of n samples each}."""
+    """Return {metric: {"mean", "stderr", "n"}} over several sets of n samples each.
+
+    ``figures`` has the metrics of each set.
+    """
     return {name: _mean_over_sets([of_set[name] for of_set in figures], n) for name in figures[0]}
 
 
 def _mean_over_sets(values: list[float], n: int) -> Entries:
-    """Return a metric's mean over sets and its standard error; None where not finite."""
+    """Return {"mean", "stderr", "n"} of a metric over sets, with None for non-finite numbers."""
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
@@ -271,19 +277,20 @@ def _mean_over_sets(values: list[float], n: int) -> Entries:
 
 
 def _finite_or_none(x: float) -> float | None:
+    """Return x, or None if it is not finite."""
     return x if math.isfinite(x) else None
 
 
 def measure_posterior_mean(experiment: Experiment) -> Entries:
-    """Measure the squared error per dimension of the model's posterior mean.
+    """Measure the squared error per dimension of the model's posterior mean, E[x | z].
 
-    It is averaged over items of the ``shown`` split, without conditions. Return
-    {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels. "excess" is
-    the squared distance between the model's posterior mean, by Tweedie's formula from its score,
-    and the exact one; "spread" is the variance of the exact posterior.
+    It is averaged over items of the ``shown`` split, without conditions. Return {"tweedie":
+    {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels. "excess" is the squared
+    distance between the model's posterior mean, by Tweedie's formula from its score, and the exact
+    one; "spread" is the variance of the exact posterior.
 
-    Return {} if the data's density is not known, or if the model has no unconditional prediction
-    (a condition was never dropped in training).
+    Return {} if the data's density is not known, or if the model has no unconditional prediction (a
+    condition was never dropped in training).
     """
     model, data = experiment.model, experiment.data
     split = data.splits[data.shown]

@@ -34,8 +34,8 @@ RESOLVED = "resolved"  # W&B gets the resolved configuration under this key
 class MetricsCsv(Logger):
     """A Lightning logger that writes a CSV table.
 
-    Values of the same step are merged into one row. The table is held in memory and replaced as a
-    whole, at most once in ``every`` seconds and for at most a hundredth of the time. A run that
+    Values of the same step are merged into one row. The table is held in memory and written as a
+    whole, at most every ``every`` seconds and for at most a hundredth of the time. A run that
     resumes at step s drops the rows after s, so that each step occurs once. The column ``time`` is
     the fitting time in seconds up to the row, from ``clock``.
     """
@@ -64,7 +64,7 @@ class MetricsCsv(Logger):
         return step, dict(self.rows.get(step, {}))
 
     def fit_seconds_entry(self, step: int) -> Entries:
-        """Return {"time": seconds of fitting} from a step's row; {} if there is no such row."""
+        """Return {"time": seconds of fitting} of the row for ``step``; {} without such a row."""
         row = self.rows.get(step, {})
         if "time" not in row:
             return {}
@@ -119,8 +119,8 @@ def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | Non
     return int(step), figures
 
 
-def sweep_name_of(run: RunDirectory) -> str | None:
-    """Return the name of a run's sweep; None for a run without one."""
+def recorded_sweep_name(run: RunDirectory) -> str | None:
+    """Return the name of the sweep whose directory contains a run; None without a sweep."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None
 
@@ -128,7 +128,7 @@ def sweep_name_of(run: RunDirectory) -> str | None:
 def grouping_settings(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> Entries:
-    """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
+    """Return the settings by which loggers group and filter runs, such as {"optimizer/lr": 0.01}.
 
     They are group choices, the seed, the setting and keys that were overridden on the command line.
     Keys have "/" in place of ".", as W&B cannot filter by keys with dots.
@@ -145,7 +145,7 @@ def grouping_settings(
 
 
 def flat_parameters(run: RunDirectory) -> Entries:
-    """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
+    """Return a run's configuration and group choices by flat name, as in {"optimizer.lr": 0.01}."""
     config, choices = run.config(), run.provenance.choices
     flat = {k: v for k, v in flatten_config(config) if k.split(".")[0] not in NOT_PARAMETERS}
     flat |= grouping_settings(choices, config)
@@ -153,7 +153,7 @@ def flat_parameters(run: RunDirectory) -> Entries:
 
 
 def flatten_metrics(record: Mapping[str, Any]) -> Entries:
-    """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
+    """Return the entries of ``summary.json`` by flat name: "test/bpd", "test/bpd_stderr", ...."""
     flat: Entries = {}
     for key, value in record.items():
         if key not in NOT_METRICS:
@@ -162,7 +162,7 @@ def flatten_metrics(record: Mapping[str, Any]) -> Entries:
 
 
 def flatten_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
-    """Return a summary's numbers by flat name, except those in ``logged``; {} without a summary."""
+    """Return a result's numbers by flat name, except for names in ``logged``; {} if None."""
     if summary is None:
         return {}
     flat = flatten_metrics(summary.record)
@@ -170,10 +170,10 @@ def flatten_numbers(summary: Result | None, logged: Collection[str] = ()) -> dic
 
 
 def _flatten(value: Any, name: str, prefix: str) -> Entries:
-    """Return the numbers in a value by flat names.
+    """Return the numbers within one entry of ``summary.json`` by flat name.
 
-    {"mean", "stderr", "n"} becomes ``name``, ``name_stderr`` and ``name_n``; another dict's entries
-    are named with ``prefix``. Lists and None are dropped.
+    {"mean", "stderr", "n"} becomes ``name``, ``name_stderr`` and ``name_n``; entries of another
+    dict have names that begin with ``prefix``. Lists and None are dropped.
     """
     if isinstance(value, dict) and {"mean", "n"} <= value.keys():
         others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
@@ -189,7 +189,7 @@ def _flatten(value: Any, name: str, prefix: str) -> Entries:
 
 
 def curve_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """Return the curves of a summary as tables: {"panels/noise_levels": (columns, rows), ...}."""
+    """Return the curves of a result as tables: {"panels/noise_levels": (columns, rows), ...}."""
     return {
         f"panels/{key}": ([*value], [list(row) for row in zip(*value.values(), strict=True)])
         for key, value in record.items()
@@ -198,5 +198,5 @@ def curve_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value is a dictionary of columns (lists), and nothing else."""
+    """Return whether a value is a dictionary of lists, the columns of a curve."""
     return isinstance(value, dict) and {type(column) for column in value.values()} == {list}

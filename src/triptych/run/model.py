@@ -98,7 +98,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
 
 
 def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -> None:
-    """Raise UserError for the choice of a config group that the model does not use."""
+    """Raise UserError if a config group was chosen that the model does not use."""
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -106,9 +106,9 @@ def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -
 
 
 def injection_table(config: Config, data: DataModule) -> Dependencies:
-    """Return the table of injected arguments: facts about the data, and parts of ``config``.
+    """Return the objects to inject: facts about the data, and parts of the configuration.
 
-    The parts are built when first requested.
+    The parts are built when they are first requested.
     """
     table = Dependencies(config, data_facts(config, data))
     name = config["bound"].get("decoder")
@@ -127,6 +127,7 @@ def injection_table(config: Config, data: DataModule) -> Dependencies:
 
 
 def _add_latent_parts(table: Dependencies, kind: type[BoundModel]) -> None:
+    """Build the parts of a latent diffusion model that act on latents, with the latents' shape."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.for_parts_of(kind))
     table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
@@ -138,7 +139,7 @@ def _add_latent_parts(table: Dependencies, kind: type[BoundModel]) -> None:
 
 
 def data_facts(config: Config, data: DataModule) -> dict[str, Any]:
-    """Return facts about the data, by the names of the arguments that receive them."""
+    """Return facts about the data, {name of the argument that receives it: value}."""
     conditions = _conditions_read(config, data)
     return {
         "data_name": data.name,
@@ -154,7 +155,7 @@ def data_facts(config: Config, data: DataModule) -> dict[str, Any]:
 
 
 def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
-    """Return the parts of the data's conditions that the network reads by ``model.conditional``."""
+    """Return {name: kind} of the condition parts that the network reads (``model.conditional``)."""
     conditional = config["model"].get("conditional")
     if not conditional:
         return {}
@@ -172,6 +173,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
+    """Return {part: kind} of the condition part that describes augmentations; {} without them."""
     numbers = count_condition_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
@@ -184,7 +186,10 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 @contextmanager
 def compile_networks(model: BoundModel, config: Config) -> Iterator[None]:
-    """Compile the model's networks within the block if ``compile=true``."""
+    """Within the ``with`` block, replace the model's networks by compiled ones.
+
+    If ``compile`` is false in ``config``, change nothing.
+    """
     if not config.get("compile"):
         yield
         return

@@ -1,7 +1,6 @@
 """Call a function in a new process, which shares no state with this one.
 
-To be fast, a server process that has imported the needed modules is started once, and forked for
-each call.
+To save time, one server process imports the needed modules, and is forked for each call.
 """
 
 import ctypes
@@ -73,6 +72,7 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _start_server() -> Any:
+    """Start the process that is forked for each call."""
     if not _start:
         remember_environment()
     pipe = subprocess.PIPE
@@ -80,7 +80,7 @@ def _start_server() -> Any:
 
 
 def serve() -> None:
-    """Fork for each call on standard input, and write its answer to standard output.
+    """Fork for each call on standard input, and write its result to standard output.
 
     The server ends when the calling process ends.
     """
@@ -120,5 +120,6 @@ def _call_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> 
 
 
 def _end_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

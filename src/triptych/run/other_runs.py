@@ -15,34 +15,37 @@ from triptych.run.reopen import refuse_cascade, reopen
 
 
 class OtherRuns:
-    """The other runs that a configuration refers to, each opened on first request and cached.
+    """The other runs that a configuration names, each opened on first request and then cached.
 
-    A run is opened once as a model of the same data, and once as a stage of a cascade.
+    A run is opened at most twice: as a model of the same data, and as a stage of a cascade.
     """
 
     def __init__(self, config: Config):
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
-    def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Open a run of the same data or, with ``stage``, a run that draws part of a condition."""
+    def open(self, key: str, path: str | None, as_stage: bool = False) -> Experiment:
+        """Open a run of the same data or, with ``as_stage``, a run that draws part of a condition.
+
+        ``key`` is the configuration key that names it, ``path`` the value.
+        """
         if path is None:
             raise UserError(
                 f"{key}=null: needs a checkpoint; pass one, as guide=.../checkpoints/last.ckpt"
             )
 
         def adjust_config(other: Config) -> None:
-            if stage:
+            if as_stage:
                 refuse_cascade(other)
             else:
                 self._use_own_data_folder(other)
             other["threads"] = self.config["threads"]
 
-        if (path, stage) not in self._opened:
+        if (path, as_stage) not in self._opened:
             opened = reopen(str(path), adjust=adjust_config, key=key)
             opened.model.requires_grad_(False)
-            self._opened[path, stage] = opened
-        return self._opened[path, stage]
+            self._opened[path, as_stage] = opened
+        return self._opened[path, as_stage]
 
     def _use_own_data_folder(self, other: Config) -> None:
         """Check that another run has the same data, and set its data folder to this run's."""
@@ -54,29 +57,29 @@ class OtherRuns:
         if "root" in data:
             other["data"]["root"] = data["root"]
 
-    def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
-        """Open a classifier of the same data, trained on noisy (``noise``) or clean images."""
+    def classifier(self, key: str, path: str | None, noisy: bool) -> Classifier:
+        """Open a classifier of the same data, trained on noisy (``noisy``) or clean images."""
         model = self.open(key, path).model
         if not isinstance(model, Classifier):
             raise UserError(
                 f"{key}={path}: not a classifier; pass a checkpoint of model=classifier"
             )
-        if model.noise != noise:
+        if model.noise != noisy:
             raise UserError(
-                f"{key}={path}: needs a classifier trained with model.noise={str(noise).lower()}"
+                f"{key}={path}: needs a classifier trained with model.noise={str(noisy).lower()}"
             )
         return model
 
 
 def set_teacher(config: Config, model: Any, data: DataModule, other_runs: OtherRuns) -> None:
-    """Open the teacher of ``model``, if it has one, and pass it to the objective."""
+    """Open the other run that is the teacher of ``model``, if any, and pass it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):
         model.objective.teacher = open_teacher(objective["teacher"], model, data, other_runs)
 
 
 def open_teacher(path: str, model: Any, data: DataModule, other_runs: OtherRuns) -> Denoiser:
-    """Open another run's denoiser as a teacher of ``model``; UserError if it does not fit."""
+    """Return another run's denoiser as the teacher of ``model``; UserError if it is unsuitable."""
     where = f"objective.teacher={path}"
     if model.of_latents:
         raise UserError(f"{where}: distillation is not supported for latents; pass null")

@@ -1,8 +1,8 @@
 """Parse values of untrusted files.
 
-Malformed numbers become NaN or None. The parsers of entries of ``summary.json`` do not check types;
-they raise TypeError, AttributeError etc. for a value of the wrong type. ``result.parse_entries``
-then refuses the whole record, unless the parser is wrapped in ``none_if_invalid``.
+Malformed numbers become NaN or None. The parsers of entries of ``summary.json`` do not check types:
+for a value of a wrong type they raise TypeError, AttributeError etc., and ``result.parse_entries``
+refuses the whole record. A parser within ``none_if_invalid`` returns None instead.
 """
 
 import json
@@ -53,7 +53,10 @@ def format_value(value: Any) -> str:
 
 
 def value_name(key: str, text: str) -> str:
-    """Return a value's name for a label: a word alone ("x0"), a number with its key ("depth=2")."""
+    """Return a label for a key's value: a word alone, such as "x0", or "depth=2" for a number.
+
+    true, false and null also have the key.
+    """
     text = describe_null(key, text)
     if not BARE.fullmatch(text):
         return text
@@ -78,7 +81,7 @@ def is_too_large(value: float | None) -> bool:
 
 
 def to_int(value: Any) -> int | None:
-    """Parse an int; return None for anything that is not a finite number."""
+    """Parse a number and return it as an int; None for anything that is not a finite number."""
     real = to_float(value)
     if not math.isfinite(real):
         return None
@@ -86,7 +89,7 @@ def to_int(value: Any) -> int | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse an ISO 8601 time; without an offset it is taken as UTC. Return None for "".
+    """Parse an ISO 8601 time; a time without an offset is in UTC. Return None for "".
 
     Times with different offsets compare correctly. Raises ValueError for other text.
     """
@@ -115,7 +118,7 @@ def natural_key(text: str) -> list[Any]:
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:
-    """Parse Hydra overrides: ["objective=x0", "~c"] -> {"objective": "x0", "c": "removed"}."""
+    """Parse overrides to {key: value}; the value of "~key" is "removed"."""
     parsed = {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -124,6 +127,7 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
 
 
 def _unquote(value: str) -> str:
+    """Return a value without Hydra's quotes."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
     return value
@@ -168,12 +172,12 @@ class SampleMeasures:
 
     Attributes:
         key, values: the varied setting ("" if none) and its values.
-        rows: {metric: value} at each of the values.
+        rows: {metric: value} for each of the values.
         floor: {metric: (median, lowest, highest) between two true sets}.
         n: number of samples of a set.
-        reference: what the samples are compared with, in words.
-        noise: {metric: value of pure noise in place of samples}.
-        metrics: the user-supplied ones among the metrics.
+        reference: a description of the true items that the samples are compared with.
+        noise: {metric: its value for pure noise in place of samples}.
+        metrics: descriptions of the user-supplied metrics.
     """
 
     key: str
@@ -191,9 +195,9 @@ class SampleMeasures:
 
 
 def none_if_invalid(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
-    """Return a parser that returns None where ``parse`` raises.
+    """Return a parser that calls ``parse`` and returns None if this raises an error.
 
-    A report then lacks one panel instead of the whole run.
+    A report then lacks one panel instead of the whole run. ``leading`` are the first arguments.
     """
 
     def parse_or_none(*entries: Any) -> Any:
@@ -211,12 +215,12 @@ def parse_floats(record: Any) -> dict[str, float]:
 
 
 def nested_records(record: Any) -> dict[str, Entries]:
-    """Return the entries of a record that are records themselves."""
+    """Return the entries of a record whose values are dictionaries."""
     return {str(name): entry for name, entry in record.items() if isinstance(entry, dict)}
 
 
 def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
-    """Parse the metrics of a split that have a "mean" to ``Estimate``s; ignore other keys.
+    """Parse the metrics of a split as ``Estimate``s; ignore entries without a "mean".
 
     Raises ValueError if a mean is not a number or a bound is not the sum of its terms.
     """
@@ -231,7 +235,7 @@ def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
 
 
 def bound_unit(figures: Mapping[str, Any]) -> str | None:
-    """Return the key of the bound, "bpd" or "nats_per_dim"; None if there is neither."""
+    """Return the key of the bound in ``figures``: "bpd" or "nats_per_dim"; None without one."""
     return next((unit for unit in UNITS if unit in figures), None)
 
 
@@ -241,6 +245,7 @@ def bound_term_keys(unit: str) -> list[str]:
 
 
 def _check_terms(key: str, estimates: list[Mapping[str, Any]]) -> None:
+    """Raise ValueError unless the bound ``key`` is the sum of its terms."""
     if not all(estimate.keys() >= {"mean", "stderr", "n"} for estimate in estimates):
         raise ValueError(f"{key}: mean, stderr or n is missing, here or in one of its terms")
     total, *terms = [to_float(estimate["mean"]) for estimate in estimates]
@@ -250,6 +255,7 @@ def _check_terms(key: str, estimates: list[Mapping[str, Any]]) -> None:
 
 
 def _parse_estimate(key: str, entry: Mapping[str, Any]) -> Estimate:
+    """Parse one metric of a split."""
     mean = entry["mean"]
     if type(mean) not in (int, float, type(None)) or is_too_large(mean):
         raise ValueError(f"{key} is {mean!r}, not a number")
@@ -274,6 +280,7 @@ def parse_curve(key: str, record: Any) -> Curve:
 
 
 def _parse_column(column: Any) -> tuple[float, ...]:
+    """Parse a list of numbers; ValueError if it is none or too long."""
     if not isinstance(column, list) or len(column) > POINTS:
         raise ValueError(f"not a list of at most {POINTS} numbers")
     return tuple(map(to_float, column))
@@ -286,23 +293,23 @@ def parse_baselines(record: Any) -> dict[str, float]:
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
-    """Parse which direction of each user-supplied metric is better: "higher", "lower" or ""."""
+    """Parse {user-supplied metric: its better direction}, which is "higher", "lower" or ""."""
     names = _valid_metric_names(record)[:METRICS]
     return {name: record[name] if record[name] in BETTER else "" for name in names}
 
 
 def _valid_metric_names(record: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a record that are valid metric names."""
+    """Return those keys of a record that are valid names of metrics."""
     return [name for name in record if NAME.fullmatch(name)]
 
 
 def parse_fact(key: str, kind: type, data: Any) -> Any:
-    """Parse the entry ``key`` of a result's ``data``, converted to the type ``kind``."""
+    """Parse the entry ``key`` of a result's entry ``data``, and convert it to ``kind``."""
     return kind(data.get(key) or "")
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
-    """Parse the seed, which earlier versions recorded in the overrides."""
+    """Parse the seed; in records of earlier versions it is one of the overrides."""
     if seed is None:
         seed = parse_overrides(overrides).get("seed")
     return to_int(seed)
@@ -328,10 +335,12 @@ def parse_sample_measures(measures: Any, over_values: Any, metadata: Any) -> Sam
 
 
 def _parse_means(measures: Any) -> dict[str, float]:
+    """Return {metric: mean}."""
     return {name: to_float(entry["mean"]) for name, entry in measures.items()}
 
 
 def _parse_floor(floor: Any) -> dict[str, tuple[float, float, float]]:
+    """Return {metric: (median, lowest, highest)} between two true sets."""
     return {
         name: (to_float(entry["median"]), to_float(entry["low"]), to_float(entry["high"]))
         for name, entry in nested_records(floor).items()
@@ -339,6 +348,7 @@ def _parse_floor(floor: Any) -> dict[str, tuple[float, float, float]]:
 
 
 def _parse_own_metrics(record: Any) -> dict[str, Metric]:
+    """Return {name: description} of the user-supplied metrics of samples."""
     metrics = {}
     for name in _valid_metric_names(record):
         about = record[name]

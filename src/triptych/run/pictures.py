@@ -34,7 +34,10 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real_images(data: DataModule, n: int, path: Path) -> None:
-    """Save n real images of the ``shown`` split, evenly spaced, as items may be sorted by class."""
+    """Save a picture of n real images, evenly spaced in the ``shown`` split.
+
+    They are spaced because items may be sorted by class.
+    """
     if len(data.shape) == 3:
         split = data.splits[data.shown]
         n = min(n, len(split))
@@ -43,7 +46,7 @@ def save_real_images(data: DataModule, n: int, path: Path) -> None:
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
-    """Save a PNG of samples for a few held-out captions, one row per caption.
+    """Save a picture of samples for a few held-out captions, one row per caption.
 
     Return None, without a file, if samples are not drawn from captions.
     """
@@ -79,12 +82,12 @@ def _draws_captioned_images(drawing: Drawing) -> bool:
 def save_trajectory(
     drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path
 ) -> Path:
-    """Save ``trajectory.png``: how the first 16 images or 1000 points of n evolve from noise."""
+    """Save ``trajectory.png``: how the first 16 images (or 1000 points) of n evolve from noise."""
     model, images = drawing.model, len(drawing.data.shape) == 3
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
-    condition = drawing.fill(select_rows(condition, slice(n)), n, generator)
+    condition = drawing.complete_condition(select_rows(condition, slice(n)), n, generator)
     if drawing.prepare is not None and condition is not None:
         condition = drawing.prepare(condition, generator)
     x, gammas = sample_trajectory(
@@ -109,15 +112,16 @@ def sample_trajectory(
     generator: torch.Generator,
     max_shown: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, m, *event), gamma (F,)): samples at F <= ``FRAMES`` steps, from noise to data.
+    """Draw samples, and return them at F <= ``FRAMES`` steps from noise to data.
 
-    The steps are evenly spaced. x is z / sqrt(alpha^2 + sigma^2), which has the scale of the data
-    for every noise process; the last frame is the final sample. n samples are drawn exactly as the
-    sampler draws them, and the first m = min(n, ``max_shown``) are returned; of a sampler that
-    draws several for each that it keeps, the first draw.
+    Return (x (F, m, *event), gamma (F,)). The steps are evenly spaced. x is z / sqrt(alpha^2 +
+    sigma^2), which has the scale of the data for every noise process; the last frame is the final
+    sample. n samples are drawn exactly as the sampler draws them, and the first m = min(n,
+    ``max_shown``) are returned. If the sampler draws several candidates for each sample, the first
+    candidate is returned.
     """
     model = drawing.model
-    sampler = model.prepared(drawing.sampler)
+    sampler = model.adapt_sampler(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
@@ -137,9 +141,9 @@ def _draw_frames(
     chunks: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw the m of n samples in ``chunks``, and return them at the steps ``frame_steps``.
+    """Draw the samples whose indices are in ``chunks``, and return them at ``frame_steps``.
 
-    The result is (F, m, *event), for F steps.
+    The result is (F, m, *event), for F steps and m of the n samples.
     """
     model = drawing.model
     denoiser: Any = drawing.denoiser or model.denoiser
@@ -208,9 +212,10 @@ def tile_images(pixels: Tensor) -> Any:
 
 
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
-    """Choose items with different captions; return their indices and the titles of their rows.
+    """Choose items with different captions for the rows of a picture.
 
-    Captions of classes that were trained on come first, then those excluded from training.
+    Return their indices and the titles of the rows. Captions of classes that were trained on come
+    first, then those excluded from training.
     """
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     untrained = torch.zeros(len(captions), dtype=torch.bool)
@@ -224,7 +229,7 @@ def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
 
 
 def _first_item_per_caption(captions: list[str], is_suitable: Tensor, max_items: int) -> list[int]:
-    """Return the first suitable item of each caption, evenly thinned to ``max_items`` at most."""
+    """Return the first suitable item of each caption; of at most ``max_items`` captions."""
     first: dict[str, int] = {}
     for item in is_suitable.nonzero().squeeze(1).tolist():
         first.setdefault(captions[item], item)

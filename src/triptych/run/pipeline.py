@@ -94,7 +94,10 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> Config:
-    """Return the config groups that a pipeline determines; ``bound`` without ``repeats``."""
+    """Return the configuration of a pipeline: the config groups that it determines.
+
+    The group ``bound`` lacks ``repeats``.
+    """
     _read_component_config(path, INDEX)
     scheduler, unet = (
         _read_component_config(path, SCHEDULER, SCHEDULE),
@@ -137,7 +140,10 @@ def pipeline_config(path: str) -> Config:
 
 
 def read_pipeline(path: str, model: Any) -> Checkpoint:
-    """Load a pipeline's weights into ``model``, and return a checkpoint; UserError if they misfit."""
+    """Load a pipeline's weights into ``model``, and return a checkpoint of this model.
+
+    Raises UserError if the weights do not match the model.
+    """
     _check_shape(path, tuple(model.shape))
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -172,13 +178,14 @@ def _check_shape(path: str, shape: tuple[int, ...]) -> None:
 
 
 def _triptych_name(name: str) -> str:
+    """Return the name that a parameter of the pipeline's network has in our model."""
     for before, after in OLD.items():
         name = name.replace(before, after)
     return f"denoiser.network.model.{name}"
 
 
 def _prediction_type(scheduler: Config) -> str:
-    """Return the ``prediction_type``: what the network predicts.
+    """Return what the pipeline's network predicts, as its ``prediction_type``.
 
     Before diffusers 0.9 it was the boolean key ``predict_epsilon``.
     """
@@ -190,7 +197,10 @@ def _prediction_type(scheduler: Config) -> str:
 
 
 def _component_file(path: str, name: str) -> Path:
-    """Return the path of a component's file: in the component's folder, else in the top folder."""
+    """Return the path of a component's file, such as unet/config.json.
+
+    Early pipelines have it in the top folder.
+    """
     file = Path(path) / name
     if file.parent.is_dir():
         return file
@@ -198,7 +208,10 @@ def _component_file(path: str, name: str) -> Path:
 
 
 def _read_component_config(path: str, name: str, target: str = "") -> Config:
-    """Read a JSON file; UserError for keys other than ``VALUES`` and arguments of ``target``."""
+    """Read the JSON file of a component; UserError for keys or values that are not allowed.
+
+    Allowed are the keys in ``VALUES`` and the arguments of the class ``target``.
+    """
     try:
         record = read_json(_component_file(path, name))
     except FileNotFoundError as error:
@@ -225,6 +238,7 @@ def _read_component_config(path: str, name: str, target: str = "") -> Config:
 
 
 def _read_weights(path: str) -> Path:
+    """Return the path of the weights' file; UserError if it is not a regular file."""
     file = _component_file(path, WEIGHTS)
     try:
         open_regular(file).close()
@@ -237,14 +251,15 @@ def _read_weights(path: str) -> Path:
 
 
 def _component_error(path: str, name: str, problem: str) -> UserError:
+    """Return the error about a component's file."""
     file = _component_file(path, name).relative_to(path)
     return UserError(f"trained={path}: {file}: {problem[:300]}")
 
 
 def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
-    """Read a finished run's result and configuration.
+    """Return a finished run's result and configuration, for export as a diffusers pipeline.
 
-    Raises UserError if the configuration cannot be expressed as a diffusers pipeline.
+    Raises UserError if a pipeline cannot express the configuration.
     """
     result = run.summary()
     if result is None or result.status != "finished":
@@ -288,7 +303,7 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
 
 
 def model_card(result: Result, license: str) -> str:
-    """Return the README.md of a model on the Hub: data, bound, settings."""
+    """Return the README.md of a model on the Hugging Face Hub: data, bound, settings."""
     from huggingface_hub import EvalResult, ModelCardData
 
     data = result.record.get("data", {}).get("description", "images")

@@ -32,7 +32,7 @@ PATIENCE = 10.0  # seconds to wait for another process that is starting the same
 
 
 class RunPlan(NamedTuple):
-    """The plan for an existing run: return its result, resume it, or refuse the command."""
+    """What a command does with an existing run: return its result, resume it, or refuse."""
 
     is_finished: bool  # The same run has finished; its result is returned.
     changes: Changes  # The run is resumed with these changed settings.
@@ -46,7 +46,7 @@ def contains_run(run: RunDirectory) -> bool:
 
 
 def plan_run(request: Request) -> RunPlan:
-    """Decide what to do with the existing run in the requested directory.
+    """Decide what a command does with the run that exists in the requested directory.
 
     Raises UserError if its configuration is lost or unreadable.
     """
@@ -64,7 +64,7 @@ def plan_run(request: Request) -> RunPlan:
 
 
 def check_same_run(request: Request, plan: RunPlan) -> None:
-    """Raise OtherRun if the directory holds another run."""
+    """Raise OtherRun if the requested directory holds a run with another configuration."""
     if not plan.conflicts:
         return
     problem, fix = f"holds another run ({describe_differences(plan.conflicts)})", ""
@@ -75,7 +75,7 @@ def check_same_run(request: Request, plan: RunPlan) -> None:
 
 
 def without_machine_settings(changes: Changes) -> Changes:
-    """Return the differences without machine settings, as these do not make another run."""
+    """Return those ``changes`` that make a run another run, leaving out settings of the machine."""
     return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
 
 
@@ -114,7 +114,7 @@ def prepare(request: Request) -> RunDirectory:
 
 
 def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
-    """Write the changed settings (machine, data folder) into the run's configuration."""
+    """Write changed settings of the machine or the data folder into the run's configuration."""
     log_line(None, f"{run.path.name}: continues with {describe_differences(changes)}")
     with run.lock(PATIENCE):
         config = run.config()
@@ -126,6 +126,7 @@ def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
 
 
 def _write_config(run: RunDirectory, config: Config) -> None:
+    """Write ``config.yaml``."""
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
@@ -151,7 +152,7 @@ def _check_failure(run: RunDirectory, may_retry: bool) -> None:
 
 
 def _without_defaults(changes: Changes, request: Request) -> Changes:
-    """Drop changes of keys that are newer than the run and have their default values.
+    """Drop changes of keys that the run's version did not have, if they have their defaults.
 
     Keys that a later version of the project has added do not make it another run.
     """
@@ -180,7 +181,7 @@ def _is_key_within(key: str, parents: list[str]) -> bool:
 
 
 def _has_same_data(run: RunDirectory, resolved: Config) -> bool:
-    """Return whether the run's data are in the folder that its configuration ``resolved`` names."""
+    """Return whether the data folder in ``resolved`` has the data that the run recorded."""
     known = run.provenance
     if not known.fingerprint:  # The run has no first step, or is older than fingerprints.
         return not run.checkpoints() and run.status != "finished"

@@ -1,4 +1,4 @@
-"""Processes of a run: ranks, launchers, the lock of a directory, and ending with the parent."""
+"""The processes of a run: ranks, launchers, the lock of a directory, and ends of parents."""
 
 import errno
 import os
@@ -43,7 +43,10 @@ _held: list[tuple[Path, IO[str]]] = []  # directories that this process has lock
 
 
 def _launcher_variables() -> tuple[str, ...]:
-    """Return the environment variables with the rank (first) and those that identify the launch."""
+    """Return the environment variable of the rank, and then those that identify the launch.
+
+    These are the names of variables that torchrun or srun sets.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return (
             "RANK",
@@ -68,14 +71,14 @@ def launch_id() -> str:
 
 
 def announce_directory(folder: Path) -> None:
-    """Signal from rank 0 that the directory is ready for the other ranks."""
+    """As rank 0, write the file that tells the other ranks that the directory is ready."""
     if launch_id():
         with storage_errors(folder / ".launch"):
             (folder / ".launch").write_text(launch_id())
 
 
 def await_announcement(folder: Path) -> None:
-    """Wait until rank 0 has created the directory; UserError on timeout."""
+    """Wait until rank 0 has announced the directory; UserError if it takes too long."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         with suppress(OSError):
@@ -97,7 +100,7 @@ def is_alive(pid: int) -> bool:
 
 
 def end_with_parent() -> None:
-    """Stop this process when its parent ends, as a sweep's jobs and a run's ranks must."""
+    """Have this process stopped when its parent ends, as for a sweep's jobs and a run's ranks."""
     parent = int(os.environ.get(PARENT, 0))
     os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):
@@ -105,6 +108,7 @@ def end_with_parent() -> None:
 
 
 def _watch_parent(parent: int) -> None:
+    """Stop this process, first by SIGTERM, as soon as ``parent`` is not its parent any more."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -130,7 +134,7 @@ def parse_local_pid(owner_text: str | None) -> int | None:
 
 
 def stop_descendants(pids: Iterable[int], signal_number: int = signal.SIGTERM) -> None:
-    """Send a signal to those of ``pids`` that descend from this process, and wait for their end."""
+    """Send a signal to those of ``pids`` that descend from this process; wait until they end."""
     parents = _parent_pids()
     mine = {pid for pid in pids if _is_descendant(pid, parents)}
     for pid in mine:
@@ -151,6 +155,7 @@ def _is_descendant(pid: int, parents: dict[int, int]) -> bool:
 
 
 def _parent_pids() -> dict[int, int]:
+    """Return {process id: parent's id} of all processes; {} if they cannot be listed."""
     command = ["ps", "-A", "-o", "pid=,ppid=,state="]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -171,7 +176,7 @@ def describe_process() -> str:
 
 
 class Lockable:
-    """A directory that one process group at a time can lock."""
+    """A directory with a lock that one process, or one launch of ranks, can hold at a time."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
@@ -208,6 +213,7 @@ class Lockable:
                 return
 
     def _open_lock(self) -> IO[str]:
+        """Open the lock file; create it and the directory if needed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return open(self.path / ".lock", "a+", opener=open_without_links)
@@ -246,6 +252,7 @@ def check_lock_is_held(path: Path) -> None:
 
 
 def _is_lock_file_in(folder: Path, file: IO[str]) -> bool:
+    """Return whether the open ``file`` is still the lock file in ``folder``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:

@@ -1,4 +1,4 @@
-"""Show progress: a bar in a terminal, ``progress.json`` for other processes, and sample grids."""
+"""Show progress: a bar in a terminal, ``progress.json`` for other processes, and pictures."""
 
 import math
 import time
@@ -82,12 +82,12 @@ class Progress(pl.Callback):
         self.write("fit", step, trainer.max_steps, bound)
 
     def _read_metrics(self, trainer: pl.Trainer) -> None:
-        """Read the metrics to show, only at logged steps, as reading from a GPU waits for it."""
+        """Read the metrics that the bar shows; at logged steps only, as this waits for a GPU."""
         self._read_step, metrics = trainer.global_step, trainer.callback_metrics
         self._figures = {name: float(metrics[name]) for name in (*SHOWN, BOUND) if name in metrics}
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Log the validation bound in a line if stderr is not a terminal, which hides the bar.
+        """Print the validation bound in a line if stderr is not a terminal, which shows no bar.
 
         With ``trainer.enable_progress_bar=false`` nothing is printed.
         """
@@ -128,7 +128,10 @@ class Progress(pl.Callback):
 
 
 class SampleGrid(pl.Callback):
-    """Save a picture of up to 16 unguided samples after validation, ``pictures`` times in a run."""
+    """Save a picture of up to 16 samples, without guidance, ``pictures`` times in a run.
+
+    It is saved after a validation.
+    """
 
     def __init__(self, drawing: Drawing, folder: Path, n: int, pictures: int):
         self.drawing, self.folder = replace(drawing, denoiser=None, sources={}), folder

@@ -15,7 +15,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import Any
 
-from triptych.config.build import targets
+from triptych.config.build import nodes_with_target
 from triptych.config.own_code import IMPORTED, digest_file
 from triptych.config.source import module_file, module_paths
 from triptych.errors import UserError, mask_password
@@ -39,7 +39,7 @@ SECRET = re.compile(
 def new_provenance(
     run: RunDirectory, overrides: Sequence[str], choices: Mapping[str, Any], config: Config
 ) -> Entries:
-    """Return the provenance of a new run, including that of user packages in ``config``."""
+    """Return the provenance of a new run, with the state of user packages that ``config`` names."""
     return {
         "id": _new_run_id(run),
         "overrides": [mask_password(text) for text in overrides],
@@ -54,7 +54,7 @@ def new_provenance(
 
 
 def _new_run_id(run: RunDirectory) -> str:
-    """Return a random run id, or the id set by the W&B agent if it launched this run."""
+    """Return a run id: that of the W&B agent if it launched this run, else a random one."""
     agent = os.environ.get("WANDB_RUN_ID", "")
     is_cell = (run.path.parent / SWEEP).exists()
     if os.environ.get("WANDB_SWEEP_ID") and ID.fullmatch(agent) and not is_cell:
@@ -63,7 +63,7 @@ def _new_run_id(run: RunDirectory) -> str:
 
 
 def add_missing_id(run: RunDirectory) -> None:
-    """Write a new provenance, with a new id for loggers, if the run has none."""
+    """If a run has no id, write an id and the other entries that its provenance lacks."""
     if not run.provenance.id:
         run.write_provenance({**new_provenance(run, [], {}, run.config()), **run.provenance.record})
 
@@ -80,7 +80,7 @@ def command() -> list[str]:
 def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: Config, data: Entries
 ) -> str:
-    """Record a start of the run at ``step``, with its machine, code, packages and ``data``.
+    """Record that the run starts at ``step``, with its machine, code, packages and ``data``.
 
     Return a warning if code or packages have changed since the last start, else "".
     """
@@ -97,7 +97,7 @@ def add_execution(
         "device": device,
         "world_size": world_size,
         "python": sys.version.split()[0],
-        "commit": commit_of(CLONE),
+        "commit": git_commit(CLONE),
         "sources": code.sources,
         "versions": code.versions,
         "data": {key: data[key] for key in ("fingerprint", "split")},
@@ -109,7 +109,7 @@ def add_execution(
 
 
 def check_imported(config: Config) -> None:
-    """Refuse a package in ``config`` if one of its files has changed since it was imported."""
+    """Raise UserError if a file of a user package in ``config`` changed after its import."""
     packages = _user_packages_in(config)
     for name, (spec, digest) in IMPORTED.items():
         module, file = sys.modules.get(name), spec.origin
@@ -120,7 +120,7 @@ def check_imported(config: Config) -> None:
 
 
 def changed_code_warning(*runs: RunDirectory) -> str:
-    """Return a warning that names finished runs whose code or packages changed; "" for none."""
+    """Return a warning that names those finished runs whose code or packages changed; or ""."""
     changes, names = set(), []
     for run in runs:
         # If a run cannot be read, its own job reports the error.
@@ -138,18 +138,19 @@ def changed_code_warning(*runs: RunDirectory) -> str:
     return f"{problem}; force=true runs again and keeps the old directory under another name"
 
 
-def commit_of(root: Path) -> str:
-    """Return the git commit at ``root``; "" if it is not in a repository."""
+def git_commit(root: Path) -> str:
+    """Return the commit of the git repository at ``root``; "" if there is no repository."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return _git(root, "rev-parse", "HEAD")
     return ""
 
 
 def git_state(root: Path, *code: str) -> Entries:
-    """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is in none.
+    """Return {"commit", "dirty", "diff"} of the repository at ``root``.
 
-    ``code`` are files or folders beneath ``root``. "dirty" is also true if they contain new,
-    untracked files. The diff has neither new files nor files that may contain secrets.
+    Return {} if the first entry of ``code`` is not tracked in a repository. ``code`` are files or
+    folders beneath ``root``. "dirty" is also true if they contain new, untracked files. The diff
+    has neither new files nor files that may contain secrets.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         commit = _git(root, "rev-parse", "HEAD")
@@ -163,6 +164,7 @@ def git_state(root: Path, *code: str) -> Entries:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    """Return the output of a git command at ``root``."""
     line = ["git", "-C", str(root), *arguments]
     # A diff has the bytes of its files, which may not be UTF-8.
     done = subprocess.run(line, capture_output=True, errors="replace", check=True, timeout=10)
@@ -171,6 +173,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 @functools.cache  # A sweep prepares many runs in one process.
 def _installed_distributions() -> dict[str, str]:
+    """Return {name: version} of all installed packages."""
     return {d.metadata["Name"]: d.version for d in distributions()}
 
 
@@ -199,7 +202,7 @@ def code_digest(config: Config) -> str:
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:
-    """Yield (source file, its path relative to the package's parent folder).
+    """Yield (path, path relative to the package's parent folder) of each source file.
 
     Hidden files, such as those of editors, are left out.
     """
@@ -226,7 +229,8 @@ def _package_paths(package: str) -> list[Path]:
 
 
 def _user_packages_in(config: Config) -> set[str]:
-    return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
+    """Return the top-level packages of all classes that ``config`` names."""
+    return {str(node["_target_"]).partition(".")[0] for _, node in nodes_with_target(config, "")}
 
 
 @functools.cache  # Versions do not change while a process runs.

@@ -28,7 +28,10 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a run: machine, code, packages, data, and a warning if the code has changed."""
+    """One start of a run: its machine, code, packages and data.
+
+    ``changed`` is a warning if code or packages have changed since the start before, else "".
+    """
 
     host: str = ""
     device: str = ""
@@ -44,14 +47,14 @@ class Provenance:
 
     Attributes:
         id: identifies the run, also if its directory is renamed.
-        overrides, choices, command: the command that first started it.
+        overrides, choices, command: those of the command that first started it.
         commit, dirty: the git state of this project's code at that time.
         fingerprint, split, data_changed, description, shared: its data. ``shared`` counts items of
             other splits that are also in train.
         aside: new name of the directory of an earlier run that ``force=true`` has replaced.
         fit_of, fit_memory: the run of the same sweep from which the fit was copied, and the peak
             memory of that fit in bytes.
-        executions, started: its starts, and when it began.
+        executions, started: its starts, and the time of the first.
         record: all entries of the file.
     """
 
@@ -98,9 +101,9 @@ class Provenance:
 
 
 def entries_of_class(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
-    """Return the entries of a record for which the class ``record_class`` has fields.
+    """Return those entries of a record that are fields of the class ``record_class``.
 
-    ``paths`` is {field: path of its entry}, for fields that are not top-level entries of their
+    ``paths`` is {field: path of its entry}, for fields that are not top-level entries of the same
     name. Raises ValueError if an entry has a wrong type.
     """
     known = {}

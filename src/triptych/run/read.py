@@ -43,7 +43,7 @@ STALE_SECONDS = 300.0  # seconds without update of progress.json until a run cou
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at unix time `updated`."""
+    """How far an unfinished run is: at `step` of `max_steps` in `stage`, at unix time `updated`."""
 
     stage: str
     step: int
@@ -58,7 +58,7 @@ class Run(Result):
     """A run directory as plain data; unknown fields are empty, None or NaN.
 
     Attributes:
-        config: values by dotted keys.
+        config: {dotted key: value as text}.
         fit_of: the run of the same sweep from which the fit and its seconds were copied, or "".
     """
 
@@ -75,7 +75,7 @@ class Run(Result):
 
     @property
     def age(self) -> tuple[bool, datetime | None]:
-        """A sort key: runs without a recorded start first, then from oldest to newest."""
+        """A key to sort runs by their start: runs without a recorded start, then oldest first."""
         return self.started is not None, self.started
 
     @property
@@ -85,7 +85,7 @@ class Run(Result):
 
     @property
     def computing_seconds(self) -> float:
-        """Seconds of computing, without a fit that was copied from another run."""
+        """Seconds of computing of this run, without a fit that was copied from another run."""
         seconds = dict(self.seconds)
         if self.fit_of:
             seconds.pop("fit", None)
@@ -96,13 +96,13 @@ class Run(Result):
 
     @property
     def all_settings(self) -> dict[str, str]:
-        """All settings by key: overrides, then choices, then the rest of the configuration."""
+        """{key: value} of all settings: overrides, choices of groups, and the configuration."""
         resolved = {key: value for key, value in self.config.items() if key not in self.choices}
         return {**self.overrides, **self.choices, **resolved}
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """The settings that may change the result, according to the roles of their keys.
+        """{key: value} of the settings that may change the result, judged by their keys' roles.
 
         Keys that the project does not declare are included.
         """
@@ -120,7 +120,7 @@ class Run(Result):
     def histories(
         self, columns: Sequence[str] | None = None
     ) -> dict[str, tuple[array[int], array[float]]]:
-        """Read {column: (steps, finite values)} of `metrics.csv`; of all columns by default."""
+        """Read {column: (steps, finite values)} from `metrics.csv`, by default for all columns."""
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
         places = {name: i for i, name in enumerate(header[:COLUMNS])}
@@ -143,13 +143,13 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return the run directories at or beneath `root` in natural order.
+    """Return the run directories at or beneath `root`, in natural order of their names.
 
-    This includes directories that cannot be opened, for which `read_run` returns the reason.
+    This includes directories that cannot be opened; `read_run` then returns the reason.
     """
     directories: list[Path] = []
     closed: list[Path] = []
-    for here, entries in walk(root, refuse=lambda error: closed.append(Path(error.filename))):
+    for here, entries in walk(root, on_error=lambda error: closed.append(Path(error.filename))):
         if any(
             entry.name in ("config.yaml", "summary.json") and not entry.is_dir()
             for entry in entries
@@ -161,11 +161,12 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
+    """Return whether a directory is hidden, or holds a run that another has replaced."""
     return name.startswith(".") or ASIDE.search(name) is not None
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a directory is a run's; also True if it cannot be opened.
+    """Return whether a directory is a run's; True also if it cannot be opened.
 
     Files named config.yaml or summary.json are not sufficient, as other programs write them too.
     """
@@ -179,7 +180,7 @@ def is_run(directory: Path) -> bool:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Read all runs at or beneath `root`, with `root`'s name as their sweep."""
+    """Read all runs at or beneath `root`; the name of `root` becomes their sweep's name."""
     root = Path(root)
     sweep = root.resolve().name
     return [read_run(path, sweep) for path in find_runs(root)]
@@ -214,7 +215,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield a note if the reconstruction term is 1 bit/dim or more, as z_0 is then too noisy."""
+    """Yield a note if a run's reconstruction term is 1 bit/dim or more: z_0 is then too noisy."""
     costs = [run.test[TERM].mean for run in runs if GAMMA_MIN in run.config and TERM in run.test]
     cost = max(costs, default=0.0)
     if cost >= 1:
@@ -225,7 +226,7 @@ def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _check_items(run: Run) -> None:
-    """Raise ValueError if a run's items are not those of its reported test bound."""
+    """Raise ValueError if the items of a run do not have its reported test bound as mean."""
     items, bound = read_items(run.dir), run.test.get(str(run.measure))
     if items and bound and not items.have_mean(bound.mean, bound.n):
         raise ValueError(
@@ -248,7 +249,10 @@ def _samples_picture(run: Run) -> Path | None:
 
 
 def _provenance_fields(provenance: Provenance) -> Entries:
-    """Return the fields of a run that are in its provenance; a result replaces some of them."""
+    """Return the fields of a ``Run`` that follow from its provenance.
+
+    Where the run has a result, the result's fields replace some of them.
+    """
     names = (
         "commit",
         "dirty",
@@ -270,7 +274,7 @@ def _provenance_fields(provenance: Provenance) -> Entries:
 
 
 def read_position(directory: Path) -> Position | None:
-    """Parse ``progress.json``; None if it is absent or malformed."""
+    """Parse ``progress.json``; return None if it is missing or malformed."""
     record = load_object(directory / "progress.json")
     numbers = {key: to_float(record.get(key)) for key in ("updated", "bound", "steps_per_second")}
     step, max_steps = to_int(record.get("step")), to_int(record.get("max_steps"))
@@ -280,7 +284,7 @@ def read_position(directory: Path) -> Position | None:
 
 
 def _unfinished_run(provenance_fields: Entries, directory: Path, now: float) -> Run:
-    """Return a run without a result: one that is running, pruned by a search, or interrupted."""
+    """Return a ``Run`` without a result: it is running, pruned by a search, or interrupted."""
     position = read_position(directory)
     status: Status = "interrupted"
     if now - _last_update_time(directory, position) < STALE_SECONDS and not _is_abandoned(
@@ -293,7 +297,7 @@ def _unfinished_run(provenance_fields: Entries, directory: Path, now: float) -> 
 
 
 def _last_update_time(directory: Path, position: Position | None) -> float:
-    """Return the unix time of a run's last update: of progress.json, else of config.yaml."""
+    """Return the unix time of a run's last progress, or else of its ``config.yaml``."""
     if position is not None:
         return position.updated
     with suppress(OSError):
@@ -302,7 +306,10 @@ def _last_update_time(directory: Path, position: Position | None) -> float:
 
 
 def _is_abandoned(directory: Path) -> bool:
-    """Return whether no process works on a run: its lock file is empty, or its owner has ended."""
+    """Return whether no process works on a run, according to its lock file.
+
+    The file is then empty, or names a process that has ended.
+    """
     with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         owner = file.read(1000).strip()
         pid = parse_local_pid(owner)

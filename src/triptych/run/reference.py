@@ -1,4 +1,4 @@
-"""References for sample metrics: true points, or features of training images."""
+"""What samples are compared with to compute their metrics: true points or training images."""
 
 import copy
 import math
@@ -26,7 +26,12 @@ from triptych.models.metric import OfSamples, Samples
 from triptych.records import Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed
 from triptych.run.drawing import spread_indices
-from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
+from triptych.run.judges import (
+    CaptionComparison,
+    inception_features,
+    open_inception,
+    read_statistics,
+)
 
 PAIRS = 5  # number of pairs of true sets that are compared for the noise floor
 MAX_TRIED = 1000  # maximum number of samples on which user-supplied metrics are tried
@@ -35,7 +40,7 @@ MAX_MODES = 3  # up to this number of modes, the fraction of each mode is record
 
 
 def user_sample_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user-supplied metrics of samples; UserError if a name is already built in."""
+    """Build the user-supplied metrics of samples; UserError for the name of a built-in metric."""
     metrics = build_user_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     taken = sorted(own.keys() & SAMPLE_METRICS.keys())
@@ -70,7 +75,7 @@ class SampleReference:
     name: str  # description for the report
     files: Mapping[str, str | None] = {}  # digests of the files that FID is computed from
     classifier: Classifier | None = None
-    prompts: Prompts | None = None
+    prompts: CaptionComparison | None = None
 
     def __init__(self, data: Any, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
         self.data, self.n, self.seed, self.user_metrics, self.shape = (
@@ -82,42 +87,45 @@ class SampleReference:
         )
 
     def feature_networks(self) -> list[nn.Module]:
-        """Return the networks that compute features."""
+        """Return the networks that compute features of items."""
         return []
 
     @cached_property
     def held_out_items(self) -> list[tuple[Split, Tensor]]:
-        """For validation and test, the split and the indices of up to n items to compare with."""
+        """(split, indices of up to n of its items) for validation and test: the true items."""
         splits = [self.data.splits[name] for name in ("val", "test")]
         return [(split, spread_indices(min(self.n, len(split)), len(split))) for split in splits]
 
     @cached_property
     def n_held_out(self) -> int:
-        """The number of held-out true items from which sets can be drawn."""
+        """How many held-out items there are to draw true sets from."""
         return sum(len(items) for _, items in self.held_out_items)
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the features by name, (k, ...) each, of items x (k, *shape)."""
+    def compute_features(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the features of items x (k, *shape), {name: (k, ...)}."""
         raise NotImplementedError
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
-        """Compute features of the reference items and of pure noise, this process's chunks only."""
-        self.pure = chunks.fill("noise", self.n, self._draw_noise)
+        """Compute the features of true items and of pure noise, in this process's chunks only."""
+        self.noise_features = chunks.fill("noise", self.n, self._draw_noise)
 
     def measure(
         self, features: Features, conditions: SetConditions, repeat: int
     ) -> dict[str, float]:
-        """Return all metrics of a set of samples, by name."""
+        """Return all metrics of a set of samples, {name: value}.
+
+        ``repeat`` is the number of the set, see ``compare``.
+        """
         figures = self.compare(features, conditions.labels, repeat)
         if conditions.captioned:
             figures |= self.caption_matches(features, conditions.items)
         return figures
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Return the metrics that do not depend on captions.
+        """Return those metrics of a set of samples that do not depend on captions, {name: value}.
 
-        ``labels`` (n,) are the samples' classes. ``repeat`` selects the true set to compare with,
-        if it is drawn anew for each comparison.
+        ``labels`` (n,) are the samples' classes. If the true items are drawn anew for each
+        comparison, ``repeat`` selects them.
         """
         raise NotImplementedError
 
@@ -128,9 +136,9 @@ class SampleReference:
         return self.prompts.match_fractions(embeddings, features["logits"], items)
 
     def held_out_set(self, seed: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of a random set of held-out items, with seed ``seed``.
+        """Return features and classes of a random set of up to n held-out items.
 
-        It has up to n items; the classes are None if the items have no labels.
+        The classes are None if the items have no labels.
         """
         order = torch.randperm(self.n_held_out, generator=torch.Generator().manual_seed(seed))[
             : self.n
@@ -145,7 +153,7 @@ class SampleReference:
         raise NotImplementedError
 
     def noise_floor(self, labelled: bool) -> Entries:
-        """Return the metrics between pairs of true sets, which an exact sampler would reach.
+        """Return the metrics between pairs of true sets: the best values that samples can reach.
 
         With ``labelled``, metrics that need class labels are included.
         """
@@ -160,18 +168,19 @@ class SampleReference:
         return _median_and_range(figures) | {"n": min(self.n_held_out, self.n)}
 
     def _draw_noise(self, rows: Tensor, chunk: int) -> Tensor:
+        """Draw a chunk of the set of pure noise, (k, *shape)."""
         seed = chunk_seed(chunk, self.seed, Stream.MEASURED_SAMPLES, 0, 0)
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(len(rows), *self.shape, generator=generator)
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
     def noise_metrics(self, conditions: SetConditions) -> dict[str, float]:
-        """Compute the metrics of pure noise in place of samples with these conditions."""
-        figures = self.measure(self.pure, conditions, 0)
+        """Return the metrics of pure noise, as if it were samples with these conditions."""
+        figures = self.measure(self.noise_features, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _compute_user_metrics(self, samples: Samples) -> dict[str, float]:
-        """Return the user-supplied metrics; each gets its own copy of the samples."""
+        """Return {name: value} of the user-supplied metrics; each gets a copy of the samples."""
         figures = {}
         for name, metric in self.user_metrics.items():
             with reraise_as_user_error(f"metrics.{name}"):
@@ -179,7 +188,10 @@ class SampleReference:
         return figures
 
     def try_user_metrics(self, labelled: bool = False) -> None:
-        """Try the user-supplied metrics on noise, with labels of all classes if ``labelled``."""
+        """Compute the user-supplied metrics of noise once, so that errors appear before training.
+
+        With ``labelled``, the noise has labels of all classes.
+        """
         if not self.user_metrics:
             return
         train = self.data.splits["train"]
@@ -190,24 +202,24 @@ class SampleReference:
         if self.classifier is None:
             self._compute_user_metrics(Samples(x, true, labels))
             return
-        features, logits = self.classifier.read(x)
+        features, logits = self.classifier.features_and_logits(x)
         self._compute_user_metrics(
-            Samples(x, true, labels, features, self.classifier.read(true)[0], logits)
+            Samples(x, true, labels, features, self.classifier.features_and_logits(true)[0], logits)
         )
 
 
 class PointReference(SampleReference):
     """A reference of true points (n, d); the features of a point are its coordinates."""
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
+    def compute_features(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
 
     def true_points(self, n: int, repeat: int) -> Tensor:
-        """Return the true points (m, d) with which a set of n samples is compared."""
+        """Return the true points (m, d) that a set of n samples is compared with."""
         raise NotImplementedError
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute sliced Wasserstein distance, energy distance, mode and user-supplied metrics.
+        """Return sliced Wasserstein distance, energy distance, mode metrics and users' metrics.
 
         Mode metrics need data that are a mixture.
         """
@@ -222,7 +234,7 @@ class PointReference(SampleReference):
         )
 
     def _mode_metrics(self, x: Tensor) -> dict[str, float]:
-        """Return the mode metrics of samples; {} if the data are not a mixture.
+        """Return how samples are distributed over modes; {} if the data are not a mixture.
 
         "mode_error" is the total variation distance between the fractions of samples per mode and
         the mixture's weights. With at most ``MAX_MODES`` modes, "mode_k" is the fraction in mode k.
@@ -237,7 +249,7 @@ class PointReference(SampleReference):
 
 
 class FreshPoints(PointReference):
-    """Samples of the known data distribution, drawn anew for each comparison."""
+    """True points that are drawn anew from the known data distribution for each comparison."""
 
     def __init__(self, data: DataModule, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, user_metrics)
@@ -245,6 +257,7 @@ class FreshPoints(PointReference):
         self.n_held_out = n  # Any number of points can be drawn.
 
     def _draw(self, stream: int) -> tuple[Tensor, Tensor | None]:
+        """Draw n points and their labels with the random stream number ``stream``."""
         x, labels = self.data.draw(self.n, seeded_generator(self.seed, Stream.TRUE_POINTS, stream))
         return x.float(), labels
 
@@ -257,7 +270,7 @@ class FreshPoints(PointReference):
 
 
 class TrainingPoints(PointReference):
-    """Training items as true points, for data whose distribution cannot be sampled."""
+    """Training items as true points, for data whose distribution gives no new points."""
 
     def __init__(self, data: DataModule, n: int, seed: int, user_metrics: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, user_metrics)
@@ -294,7 +307,7 @@ def point_reference(
 
 
 class ImageReference(SampleReference):
-    """A reference of training images, with features from a classifier and InceptionV3.
+    """Training images as true items, with features of a classifier and of InceptionV3.
 
     The classifier was trained on clean images of the same data.
     """
@@ -316,7 +329,7 @@ class ImageReference(SampleReference):
         self.name = f"{len(self.order)} training images of {data.name}"
         self.classifier = classifier
         if isinstance(data, Captioned) and classifier is not None:
-            self.prompts = Prompts(data, embedder)
+            self.prompts = CaptionComparison(data, embedder)
         self.inception = None if inception is None else open_inception(inception)
         self.published = None if statistics is None else read_statistics(statistics)
         files = {"inception": inception, "statistics": statistics}
@@ -328,8 +341,8 @@ class ImageReference(SampleReference):
             networks.append(self.prompts.embedder.network)
         return [network for network in networks if network is not None]
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return features of images from the classifier, InceptionV3 and the contrastive model.
+    def compute_features(self, x: Tensor) -> dict[str, Tensor]:
+        """Return features of images by the classifier, InceptionV3 and the contrastive model.
 
         The images themselves are added if there are user-supplied metrics.
         """
@@ -337,7 +350,7 @@ class ImageReference(SampleReference):
         if self.user_metrics:
             features["x"] = x
         if self.classifier is not None:
-            features["features"], features["logits"] = self.classifier.read(x)
+            features["features"], features["logits"] = self.classifier.features_and_logits(x)
         if self.inception is not None:
             features["inception"] = inception_features(self.inception, x.to(self.device)).cpu()
         if self.prompts is not None and self.prompts.embedder is not None:
@@ -357,16 +370,19 @@ class ImageReference(SampleReference):
             self.captioned = chunks.fill("captions", size, self._read_captioned_images)
 
     def _read_true_images(self, rows: Tensor, chunk: int) -> Tensor:
+        """Read the training images of a chunk."""
         x: Tensor = self.data.splits["train"].batch(self.order[rows]).x
         return x
 
     def _read_held_out_images(self, rows: Tensor, chunk: int) -> Tensor:
+        """Read the validation and test images of a chunk."""
         (val, val_items), (test, test_items) = self.held_out_items
         in_val = rows < len(val_items)
         of_val, of_test = val_items[rows[in_val]], test_items[rows[~in_val] - len(val_items)]
         return torch.cat([val.batch(of_val).x, test.batch(of_test).x])
 
     def _read_captioned_images(self, rows: Tensor, chunk: int) -> Tensor:
+        """Read the images of a chunk that belong to the held-out captions."""
         assert self.prompts is not None
         x: Tensor = self.data.splits[self.prompts.split].batch(rows).x
         return x
@@ -378,11 +394,11 @@ class ImageReference(SampleReference):
 
     @cached_property
     def moments(self) -> Moments:
-        """Mean and covariance of Inception features: published ones, or of the true images."""
+        """Mean and covariance of true images' Inception features, published ones if configured."""
         return self.published or Moments.of(self.true_points.iterate_chunks("inception"))
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute metrics from the classifier, FID from InceptionV3, and user-supplied metrics."""
+        """Return metrics of the classifier's features, FID from InceptionV3, and users' metrics."""
         figures: dict[str, float] = {}
         if self.classifier is not None:
             figures |= self._compare_classified(features, labels)
@@ -394,7 +410,10 @@ class ImageReference(SampleReference):
         return figures
 
     def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:
-        """Compute Fréchet distance, precision, recall and, with labels, class accuracy."""
+        """Return Fréchet distance, precision, recall and, with labels, class accuracy.
+
+        They are computed from the classifier's features and logits.
+        """
         of_samples = features["features"]
         figures = {
             "frechet_distance": measures.frechet_distance(self.features, of_samples),
@@ -406,6 +425,7 @@ class ImageReference(SampleReference):
         return figures
 
     def _samples(self, features: Any, labels: Tensor | None) -> Samples:
+        """Return the samples with all features, as user-supplied metrics receive them."""
         x, true = features["x"], self.true_points["x"]
         if self.classifier is None:
             return Samples(x, true, labels)
@@ -418,7 +438,7 @@ class ImageReference(SampleReference):
         return super().noise_floor(labelled) | self._true_caption_matches()
 
     def _true_caption_matches(self) -> dict[str, dict[str, float]]:
-        """Return the fractions of true images that match their own captions, as a noise floor."""
+        """Return the fractions of true images that match their captions, as a noise floor."""
         if self.prompts is None:
             return {}
         untrained = self.prompts.is_left_out_of_training
@@ -434,7 +454,7 @@ class ImageReference(SampleReference):
 
 
 def _median_and_range(metrics_by_set: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return {metric: {"median", "low", "high"}} over sets, for metrics that are finite in all."""
+    """Return {metric: {"median", "low", "high"}} over sets, if it is finite in all sets."""
     spread = {}
     for name in metrics_by_set[0]:
         column = sorted(metrics[name] for metrics in metrics_by_set)

@@ -1,4 +1,4 @@
-"""Rebuild a model and its data from a checkpoint, and a cascade from its stages' checkpoints."""
+"""Rebuild a model and its data from a checkpoint, and a cascade from those of its stages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -44,7 +44,7 @@ def reopen(
         ckpt: a checkpoint or a run's directory.
         weights: as for ``load_weights``; by default the reported weights.
         data_root: replaces the data folder of the configuration.
-        adjust: may change the configuration before anything is built.
+        adjust: function that changes the configuration before anything is built.
         evaluated_splits: splits to evaluate; none of their items may have been trained on.
         key: the configuration key of ``ckpt``, for error messages.
 
@@ -78,6 +78,7 @@ def _rebuild(
     weights: str | None,
     evaluated_splits: Sequence[str],
 ) -> Experiment:
+    """Do the work of ``reopen`` with the read ``checkpoint`` and its adjusted configuration."""
     run, step = RunDirectory(file.absolute().parent.parent), checkpoint["global_step"]
     with isolate_rng():
         set_up_process(config)
@@ -131,7 +132,10 @@ def open_stages(
 
 
 def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``; return their frozen models, and the names of the parts they draw."""
+    """Open the runs in ``model.stages``; return the model's arguments ``stages``, ``known_as``.
+
+    These are the frozen models, and the names of the condition parts that they draw.
+    """
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
@@ -157,7 +161,10 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
 
 
 def _check_stage_items(key: str, stage: Experiment, data: DataModule) -> None:
-    """Check that a stage's training items are the part of ``data``'s conditions that it draws."""
+    """Check that a stage was trained on the values of the condition part that it draws.
+
+    These are compared with that part of ``data``'s conditions.
+    """
     part_name = str(stage.data.known_as)
     for name, split in data.splits.items():
         items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
@@ -170,15 +177,15 @@ def _check_stage_items(key: str, stage: Experiment, data: DataModule) -> None:
 
 
 def refuse_cascade(config: Config) -> None:
-    """Raise UserError for a stage that is a cascade; its own stages might include itself."""
+    """Raise UserError if a run that is to be a stage is a cascade, which might contain itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
 def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any]) -> Config:
-    """Return a run's configuration with the ``change`` applied to its sampling keys.
+    """Return a copy of a run's configuration with a ``change`` of its sampling keys.
 
-    Example of a change: {"guidance.scale": 3.0}.
+    Example of a change: {"guidance.scale": 3.0}. ``key_prefix`` begins an error message.
     """
     # Drop these keys, as the earlier stages already draw its conditions.
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}
@@ -194,7 +201,10 @@ def with_changed_sampling(key_prefix: str, config: Config, change: dict[str, Any
 
 
 def _check_stage(key: str, stage: Experiment, earlier_stages: Sequence[Experiment]) -> None:
-    """Check that earlier stages draw each condition of a stage that the user does not pass."""
+    """Check that a stage fits the stages before it.
+
+    They must draw each part of its condition that the user does not pass, in the right shape.
+    """
     drawn = {str(run.data.known_as): run for run in earlier_stages}
     _check_parts(key, stage, drawn)
     for name, run in drawn.items():
@@ -211,7 +221,7 @@ def _check_stage(key: str, stage: Experiment, earlier_stages: Sequence[Experimen
 
 
 def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> None:
-    """Check that each condition of a stage is passed by the user or drawn by an earlier stage."""
+    """Check that each condition part of a stage is passed by the user or is in ``drawn_parts``."""
     read = {*condition_parts_read(stage.model, stage.data)}
     missing = sorted(read - {*drawn_parts, *PROMPTED})
     if missing:
@@ -222,7 +232,7 @@ def _check_parts(key: str, stage: Experiment, drawn_parts: Iterable[str]) -> Non
 
 
 def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> None:
-    """Check that another run draws the condition part ``name`` in the required shape."""
+    """Check that the run ``source_run`` draws items of the shape of the condition part ``name``."""
     if isinstance(kind, Images):
         shape = tuple(kind.shape)
     elif isinstance(kind, Vectors):
@@ -237,6 +247,7 @@ def _check_shape(key: str, name: str, kind: Kind, source_run: Experiment) -> Non
 
 
 def _check_encoders(key: str, earlier_stage: Experiment, data: DataModule) -> None:
+    """Check that a stage and the stage before it encode texts and images in the same way."""
     if earlier_stage.data.encoders != data.encoders:
         raise UserError(
             f"{key}: its text encoder or data.embeddings differs from the previous stage's; pass "
@@ -249,7 +260,7 @@ def check_condition_source(
 ) -> None:
     """Check that a run can draw the condition part ``name`` of ``data``.
 
-    The run itself may be conditioned on what the user passes and on the parts ``earlier``.
+    The run itself may need what the user passes and the parts ``earlier``.
     """
     _check_parts(key, run, earlier)
     if run.data.known_as != name:
@@ -259,4 +270,5 @@ def check_condition_source(
 
 
 def _format_shape(shape: Sequence[int]) -> str:
+    """Return a shape as "3x32x32"."""
     return "x".join(map(str, shape))

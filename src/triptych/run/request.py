@@ -1,4 +1,4 @@
-"""Resolve a composed configuration once, into the request that commands check and prepare."""
+"""Resolve a composed configuration once, as a request for a run to check and prepare."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from triptych.run.untrusted import adopt_trained_config
 class Request:
     """The run that a command requests: its directory and its resolved, checked configuration.
 
-    With ``trained``, the keys and choices of the model are copied from the other run.
+    If the key ``trained`` names another run, keys and choices of the model are those of that run.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class Request:
 
     @property
     def recorded(self) -> Config:
-        """The configuration as recorded in the run's directory, without keys such as force."""
+        """The configuration that the run's directory records, without keys such as force."""
         config = {k: value for k, value in self.config.items() if role(k) is not Role.START}
         if config.get("init_from") is not None:
             config["init_from"] = str(Path(config["init_from"]).absolute())
@@ -45,7 +45,7 @@ class Request:
 
 
 def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> Request:
-    """Resolve the configuration of a run and check its values; raise UserError for a wrong one.
+    """Resolve the configuration of a run; raise UserError if a value is not allowed.
 
     ``path`` is the run's directory. ``hydra`` is the node ``hydra``, if ``config`` lacks it.
     """

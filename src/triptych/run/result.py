@@ -35,6 +35,10 @@ ENDED = ("finished", "failed", "diverged")
 
 
 def _result_field(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
+    """Declare a field of ``Result``: its parser, and the entries that the parser receives.
+
+    By default, it receives the entry with the field's name.
+    """
     start = {"default_factory": default} if callable(default) else {"default": default}
     return field(**start, metadata={"parse": parse, "keys": tuple(keys)})
 
@@ -127,7 +131,7 @@ class Result:
 
     @classmethod
     def from_run(cls, provenance: Provenance, status: str, **more_entries: Any) -> Self:
-        """Build the result of the run with this provenance; other entries are keyword arguments.
+        """Build a result with the status and entries given, and with what the provenance records.
 
         Entries that are None are left out.
         """
@@ -142,7 +146,7 @@ class Result:
 
     @classmethod
     def from_json(cls, record: Entries, **known: Any) -> Self:
-        """Parse a file's record.
+        """Build a result from the content of ``summary.json``; ``known`` are further fields.
 
         Raises ValueError if the record is malformed or was edited.
         """
@@ -166,7 +170,7 @@ class Result:
         return self.test[self.measure].mean
 
     def figure(self, path: str) -> float | None:
-        """Return a value by its path, such as ``val.bpd.mean``; None if it is missing.
+        """Return a number by its path, such as ``val.bpd.mean``; None if it is missing.
 
         "bound" in a path, as in ``val.bound.mean``, stands for the bound in either unit.
         """
@@ -179,6 +183,7 @@ class Result:
         return None
 
     def higher_is_better(self, path: str) -> bool:
+        """Return whether a higher value of the metric at this path is better."""
         _, name, *_ = f"{path}..".split(".")
         return name == "accuracy" or self.metrics.get(name) == "higher"
 
@@ -193,7 +198,7 @@ ENTRIES = ("schema", *dict.fromkeys(key for _, keys in PARSERS.values() for key 
 
 
 def parse_entries(record: Mapping[str, Any]) -> Entries:
-    """Parse the fields of ``Result`` that ``record`` has; raise ValueError if it is malformed."""
+    """Parse those entries of a record that are fields of ``Result``; ValueError if malformed."""
     parsed = {}
     try:
         for name, (parse, keys) in PARSERS.items():
@@ -206,7 +211,7 @@ def parse_entries(record: Mapping[str, Any]) -> Entries:
 
 
 def add_checksum(record: Entries) -> Entries:
-    """Return a record with its checksum, which reveals damage and edits but not forgery."""
+    """Return a record with a checksum, which reveals damage and edits but not forgery."""
     return record | {"checksum": _checksum(record)}
 
 
@@ -217,6 +222,7 @@ def check_checksum(record: Entries) -> None:
 
 
 def _checksum(record: Entries) -> str:
+    """Return the checksum of a record's other entries."""
     content = {key: value for key, value in record.items() if key != "checksum"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -236,7 +242,7 @@ def _format_estimate(estimate: Estimate, min_error: float = 5e-4) -> str:
 
 
 def result_line(result: Result | None) -> str:
-    """Return a result in one line: the bound and its three terms, or why there is none."""
+    """Describe a result in one line: the bound and its three terms, or why there is none."""
     if result is None:
         return "no result: nothing recorded"
     # A run with test=false has only metrics of validation.
@@ -245,7 +251,7 @@ def result_line(result: Result | None) -> str:
 
 
 def split_line(metrics: Mapping[str, Estimate], split: str = "test") -> str:
-    """Format a split's main metric in one line: a bound and its three terms, or an accuracy.
+    """Describe the main metric of a split in one line: a bound and its terms, or an accuracy.
 
     Return "" if there is neither.
     """
@@ -261,6 +267,7 @@ def split_line(metrics: Mapping[str, Estimate], split: str = "test") -> str:
 
 
 def _bound_line(figures: Mapping[str, Estimate], split: str, unit: str) -> str:
+    """Describe the bound of a split and its three terms in one line."""
     bound = figures[unit]
     terms = ", ".join(f"{part} {figures[f'{unit}_{part}'].mean:.4f}" for part in PARTS)
     estimate = _format_estimate(bound, min_error=0.0)

@@ -26,14 +26,14 @@ from triptych.terminal import progress_bar
 SAMPLES = "samples"
 
 
-def drawing_of(opened: Experiment, values: Config) -> Drawing:
-    """Build the ``Drawing`` that samples from ``opened``; raise UserError if it cannot be sampled.
+def build_run_drawing(opened: Experiment, values: Config) -> Drawing:
+    """Build the ``Drawing`` that samples one opened run; UserError if it cannot be sampled.
 
     ``values`` are the keys of ``configs/sample.yaml``.
     """
     model = opened.model
     check_guide(values)
-    if not model.draws:
+    if not model.can_sample:
         raise UserError(
             f"ckpt={values['ckpt']}: a classifier cannot draw samples; pass a generative model"
         )
@@ -41,8 +41,11 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
     return _check_and_move(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
-def cascade_of(values: Config) -> Drawing:
-    """Build the ``Drawing`` of a cascade: its last run, conditioned on the others; or UserError."""
+def build_cascade_drawing(values: Config) -> Drawing:
+    """Build the ``Drawing`` that samples a cascade: its last run, conditioned on the others.
+
+    Raises UserError if the runs do not form a cascade.
+    """
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     changes += [{}] * (len(runs) - len(changes))
@@ -59,9 +62,9 @@ def cascade_of(values: Config) -> Drawing:
 
 
 def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
-    """Add noise of this level to conditions of stages that were trained with conditioning noise.
+    """Return copies of ``drawings`` that add noise of this level to their conditioning image.
 
-    Raises UserError if there is no such stage.
+    Only stages that were trained with conditioning noise do so; UserError if there are none.
     """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
@@ -73,22 +76,23 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
 
 
 def _check_and_move(drawing: Drawing, values: Config) -> Drawing:
-    """Check ``drawing`` against ``values``, and move it to its device.
+    """Check the command's ``values`` against the model, and move the model to its device.
 
-    Raises UserError for a label or prompt in ``values`` that the model does not take.
+    Raises UserError for a label or prompt that the model does not take.
     """
     if values["label"] is not None:
         _check_label(drawing, values)
     if values["like"] is not None:
         others = {name: source for name, source in drawing.sources.items() if name != IMAGE}
         drawing = replace(drawing, sources=others)
-    condition_of(drawing, values, 1)  # Raises errors before anything is drawn.
+    build_condition(drawing, values, 1)  # Raises errors before anything is drawn.
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(values["threads"] or torch.get_num_threads())
     return drawing
 
 
 def _check_label(drawing: Drawing, values: Config) -> None:
+    """Raise UserError if the key ``label`` is not a class of the model."""
     label, classes = values["label"], drawing.data.num_classes
     if not drawing.conditional or not classes:
         raise UserError(f"label={label}: this model was trained without labels; pass null")
@@ -98,8 +102,8 @@ def _check_label(drawing: Drawing, values: Config) -> None:
         raise UserError(f"label={label}: must be null if a prompt is set")
 
 
-def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
-    """Return the condition of n samples from the keys ``prompt``, ``label`` and ``like``."""
+def build_condition(drawing: Drawing, values: Config, n: int) -> Condition | None:
+    """Build the condition of n samples from the keys ``prompt``, ``label`` and ``like``."""
     prompt = values.get("prompt")
     if prompt is None:
         condition = drawing.condition(n, values["label"])
@@ -114,7 +118,7 @@ def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
-    """Encode prompts as condition parts; raise UserError if the model needs other parts, too.
+    """Return the condition parts that prompts give; UserError if the model needs other parts.
 
     ``with_image``: an image embedding will be added to them.
     """
@@ -138,12 +142,13 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 
 
 def draw_all_sources(drawing: Drawing, values: Config) -> dict[str, Tensor]:
-    """Draw n samples (``SAMPLES``) and their drawn conditions, by name: (n, *shape) in data units.
+    """Draw n samples, and what the ``sources`` of the drawing contribute to their condition.
 
-    Raises UserError if a sample is not finite.
+    Return {name: (n, ...)}: each part of the condition that a source supplies, and the samples (n,
+    *shape) in data units under the name ``SAMPLES``. Raises UserError if a sample is not finite.
     """
     n = values["n"]
-    condition = condition_of(drawing, values, n)
+    condition = build_condition(drawing, values, n)
     batches = []
     for rows in torch.arange(n).split(values["batch_size"]):
         batches.append(_draw_batch(drawing, values, select_rows(condition, rows), rows))
@@ -153,10 +158,11 @@ def draw_all_sources(drawing: Drawing, values: Config) -> dict[str, Tensor]:
 def _draw_batch(
     drawing: Drawing, values: Config, condition: Condition | None, rows: Tensor
 ) -> dict[str, Tensor]:
+    """Draw those of the n samples that have the indices ``rows``, as in ``draw_all_sources``."""
     size, end = len(rows), int(rows[-1]) + 1
     generator = drawing.generator(batch_seed(values, int(rows[0])))
     bar = partial(progress_bar, desc=f"samples {end}/{values['n']}", disable=None)
-    condition = drawing.fill(condition, size, generator, bar)
+    condition = drawing.complete_condition(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
         # Round to the data's levels, as is done for samples of the earlier stages.
@@ -171,14 +177,17 @@ def _draw_batch(
 
 
 def batch_seed(values: Config, start: int) -> int:
-    """Return the seed of the batch whose first sample has the number ``start``."""
+    """Return the random seed of the batch that begins with sample number ``start``."""
     return hash_seed(values["seed"], Stream.SAMPLES, start)
 
 
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise to the part with conditioning noise; None without one."""
+    """Return a function that adds noise to a condition's image; None without such training.
+
+    It adds noise to the part that was augmented by conditioning noise in training.
+    """
     steps, read = drawing.data.augmentations, condition_parts_read(drawing.model, drawing.data)
     noised = [
         step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read
@@ -204,8 +213,8 @@ def _conditioning_noise(
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
     """Return n image embeddings (n, d): that of one test image, or interpolations between two.
 
-    ``images`` are one or two indices of test items. The interpolation has even steps along the
-    great circle through both embeddings (Ramesh et al. 2022, sec. 3.1 and 3.2).
+    ``images`` are one or two indices of test items. Interpolation is along the great circle through
+    both embeddings, in even steps (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
     data = drawing.data
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:

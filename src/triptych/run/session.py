@@ -1,4 +1,4 @@
-"""Track one execution of a run in one process: its stage, and the result that it records."""
+"""The state of one execution of a run in one process: its stage, and what it records."""
 
 import contextlib
 import shutil
@@ -31,15 +31,15 @@ class Session:
 
     @property
     def stage(self) -> str:
-        """Return "build" until training begins, then "fit", then "test"."""
+        """The current stage: "build" until training begins, then "fit", then "test"."""
         if self.fitted:
             return "test"
-        if self.stop.began:
+        if self.stop.training_began:
             return "fit"
         return "build"
 
     def record(self, status: str, entries: Entries) -> Result:
-        """Return the run's result with these entries; rank 0 also writes it."""
+        """Return the run's result with this status and these entries; rank 0 also writes it."""
         result = Result.from_run(self.run.provenance, status, **entries)
         if rank() != 0:
             return result
@@ -49,7 +49,7 @@ class Session:
         return result
 
     def record_failure(self, error: Exception) -> None:
-        """Record why the run failed; an unexpected error's traceback goes to ``train.log``."""
+        """Record why the run failed; write an unexpected error's traceback to ``train.log``."""
         if (
             not isinstance(error, UserError)
             or isinstance(error, FailedCall)

@@ -33,7 +33,10 @@ OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
 
 def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
-    """Return a digest that identifies a run's fit within its sweep; "" if it is not shared."""
+    """Return a digest of all that determines a run's fit; "" if the fit cannot be shared.
+
+    Runs of one sweep with equal digests would train the same network.
+    """
     sweep, config = run.path.parent, run.config()
     # With torchrun or srun, not all ranks might see that another run has ended.
     if launch_id() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
@@ -50,7 +53,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
 
 
 def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
-    """Record this finished fit and its peak memory in bytes, for later runs of the sweep."""
+    """Record that later runs of the sweep may copy this fit, with its peak memory in bytes."""
     if rank() != 0 or not digest:
         return
     if any(execution.changed for execution in run.provenance.executions):
@@ -61,9 +64,10 @@ def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
 
 
 def take_fit(run: RunDirectory, digest: str) -> None:
-    """Copy the same fit from another run of the sweep, if this run has no checkpoint yet.
+    """Copy the fit with this digest from another run of the sweep, if one has recorded it.
 
-    If the fit is missing, damaged or untrusted, this run trains as usual.
+    A run with a checkpoint copies nothing. If the fit is missing, damaged or untrusted, this run
+    trains as usual.
     """
     if rank() != 0 or not digest or run.checkpoints():
         return
@@ -75,7 +79,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
 
 
 def _offering_run(run: RunDirectory, entry: Entries) -> RunDirectory | None:
-    """Return the run that an entry names, if it is still the run that offered its fit."""
+    """Return the run that the ``entry`` of a fit names; None if the run has been replaced."""
     name = str(entry.get("run", ""))
     if name in ("", "..", run.path.name) or Path(name).name != name:
         return None
@@ -91,6 +95,7 @@ def _offering_run(run: RunDirectory, entry: Entries) -> RunDirectory | None:
 
 
 def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
+    """Copy checkpoints, snapshots and metrics.csv of the run ``other``."""
     states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
     needed = {LAST}
     if run.config()["checkpoint"] == "best":
@@ -111,7 +116,7 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
 
 
 def _fit_settings(config: Config) -> Entries:
-    """Return the settings on which a fit depends, by their dotted keys."""
+    """Return those settings that may change a fit, {dotted key: value}."""
     flat = dict(flatten_config(config))
     return {
         k: v

@@ -21,7 +21,7 @@ SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 
 
 def request_single(config: DictConfig) -> Request:
-    """Check and resolve a single run; raise UserError if it cannot be run."""
+    """Check and resolve the configuration of a single run; UserError if it cannot be executed."""
     check_no_sweep(config)
     check_run_directory(config)
     request = resolve(config, Path(config.hydra.run.dir))
@@ -47,7 +47,7 @@ def check_no_sweep(config: DictConfig) -> None:
 
 
 def check_run_directory(config: DictConfig) -> None:
-    """Raise UserError for a directory that several runs or processes would share."""
+    """Raise UserError if several runs or processes would work in the same directory."""
     if processes.launch_id() and not config.name:
         raise UserError("name=null: all processes need one shared directory; type name=NAME")
     if not config.hydra.run.dir:
@@ -59,7 +59,7 @@ def check_run_directory(config: DictConfig) -> None:
 
 
 def check_guidance(plain: Config) -> None:
-    """Raise UserError for guidance that needs a checkpoint if ``guide`` names none."""
+    """Raise UserError if guidance needs a checkpoint and ``guide`` does not name one."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
         fix = "as in guide=.../checkpoints/last.ckpt"
@@ -67,7 +67,7 @@ def check_guidance(plain: Config) -> None:
 
 
 def check_existing_run(request: Request) -> None:
-    """Raise OtherRun if the directory holds another run, as ``prepare`` does, but write nothing."""
+    """Raise OtherRun, as ``prepare`` does, if the directory holds another run; write nothing."""
     if contains_run(RunDirectory(request.path)) and not request.config["force"]:
         check_same_run(request, plan_run(request))
 

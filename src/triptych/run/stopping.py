@@ -1,4 +1,4 @@
-"""End a run early: after a signal, a loss or weight that is not finite, or the loss of a rank.
+"""End a run early: after a signal, for a loss or weight that is not finite, or a dead rank.
 
 When one rank ends, the others see a broken connection, or hang. Every rank except rank 0 writes its
 error to a file in the run's directory, and rank 0 reports it.
@@ -61,7 +61,7 @@ class Stop(pl.Callback):
         # Code of the first loss or weight that was not finite: 2 * step + index in ``KINDS``.
         self._first_bad: Tensor | None = None
         self.received: int | None = None
-        self.began = False  # whether training has started
+        self.training_began = False  # whether training has started
         self._training = False
         self._next = 0  # step of the next exchange among ranks
         self._exchange = (0.0, 0)  # time and step of the last exchange
@@ -78,16 +78,17 @@ class Stop(pl.Callback):
                 signal.signal(number, handler)
 
     def install_handlers(self) -> None:
-        """Install the signal handlers, in place of the current ones."""
+        """Replace the current signal handlers by those of this callback."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows this only in the main thread.
         set_handlers(SIGNALS, self._handle_signal)
 
     def request_stop(self) -> None:
-        """Make the run stop as after SIGTERM, unless it has already received a signal."""
+        """Make the run stop, as if it had received SIGTERM."""
         self.received = self.received or int(signal.SIGTERM)
 
     def _handle_signal(self, signal_number: int, _: Any) -> None:
+        """Remember a signal; outside of training, or at a second Ctrl-C, raise Interrupted."""
         again = self.received is not None
         # Ignore repetitions of one request: SLURM signals both a job's step and its script, and a
         # sweep's workers forward Ctrl-C.
@@ -98,7 +99,7 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed_signal(self, trainer: pl.Trainer, force: bool = False) -> int | None:
-        """Return the signal to stop with if any rank has received one, else None.
+        """Return the signal to stop with if any rank has received a signal, else None.
 
         This is a collective operation, so all ranks must call it. Without ``force``, ranks exchange
         information only at scheduled steps. Raises Diverged in all ranks if one has seen a loss or
@@ -115,10 +116,10 @@ class Stop(pl.Callback):
         return self.received or int(signal.SIGTERM)
 
     def _first_non_finite(self, trainer: Any, force: bool) -> int:
-        """Return the code of the first loss or weight that was not finite, in a single process.
+        """Return a code for the first loss or weight that is not finite; ``NEVER`` if all are.
 
-        Reading it from a GPU waits for the device, so on a GPU it is read only at logged steps.
-        Return ``NEVER`` if there is none.
+        The code is 2 * step + index in ``KINDS``. This is for a single process. Reading it from a
+        GPU waits for the device, so on a GPU it is read only at logged steps.
         """
         if self._first_bad is None:
             return NEVER
@@ -128,7 +129,10 @@ class Stop(pl.Callback):
         return NEVER
 
     def _exchange_with_ranks(self, trainer: Any, force: bool) -> tuple[bool, int]:
-        """Return whether any rank received a signal, and the lowest code of a non-finite value."""
+        """Return whether any rank received a signal, and the lowest code of all ranks.
+
+        The code is that of ``_first_non_finite``.
+        """
         step = trainer.global_step
         if not force and step < self._next:
             return False, NEVER
@@ -151,6 +155,7 @@ class Stop(pl.Callback):
         self.agreed_signal(trainer, force=True)
 
     def _note_non_finite(self, finite: Tensor, step: int, kind: int = 0) -> None:
+        """Remember the first step at which ``finite`` was false, and ``kind``, a KINDS index."""
         bad = torch.where(finite, NEVER, 2 * step + kind)
         if self._first_bad is not None:
             bad = torch.minimum(self._first_bad, bad)
@@ -169,7 +174,7 @@ class Stop(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Replace the handlers that Lightning has just set, which communicate with other ranks.
         self.install_handlers()
-        self.began = self._training = True
+        self.training_began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # Validation can be interrupted: the last checkpoint was saved before it.
@@ -180,6 +185,7 @@ class Stop(pl.Callback):
         self._raise_if_single_process(trainer)
 
     def _raise_if_single_process(self, trainer: pl.Trainer) -> None:
+        """Raise Interrupted if a single process has received a signal."""
         if self.received is not None and trainer.world_size == 1:
             raise Interrupted(self.received, trainer.global_step)
 
@@ -192,7 +198,7 @@ class Stop(pl.Callback):
 
 
 def requeue(stop: Interrupted) -> None:
-    """Requeue this SLURM job after a preemption signal, unless submitit does so itself."""
+    """Requeue this SLURM job after a preemption signal, unless submitit itself does so."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or stop.signal not in PREEMPTION or "SUBMITIT_EXECUTOR" in os.environ:
         return
@@ -203,7 +209,7 @@ def requeue(stop: Interrupted) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error, or its cause, only says that the connection to a rank was lost."""
+    """Return whether an error only reports that the connection to another rank was lost."""
     if isinstance(error, torch.distributed.DistError):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
@@ -230,7 +236,7 @@ def write_error_file(run: RunDirectory, error: Exception) -> None:
 class Peers:
     """The other ranks of a run on this machine, which rank 0 starts and watches.
 
-    ``record`` writes a failure into the run's summary. At the end of the context rank 0 stops
+    ``record`` writes a failure into the run's result. When the ``with`` block ends, rank 0 stops
     watching.
     """
 
@@ -276,9 +282,9 @@ class Peers:
         self._watch_ended.set()
 
     def original_error(self, error: Exception | None) -> Exception | Interrupted:
-        """Return the error that ended the run, which may be another rank's.
+        """Return the error that made the run end, perhaps that of another rank.
 
-        ``error`` is this rank's error, perhaps only a lost connection, or None if it hangs.
+        ``error`` is this rank's error, perhaps only a lost connection; None if this rank hangs.
         """
         self._watch_ended.set()
         if error is not None and not is_broken_connection(error):
@@ -317,7 +323,7 @@ class Peers:
         return number, line
 
     def _watch(self) -> None:
-        """End this process if another rank has failed and this one hangs in a collective."""
+        """End this process if another rank has failed and this rank hangs in a collective."""
         while not self._watch_ended.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):
@@ -326,6 +332,7 @@ class Peers:
                 self._end_hanging_process()
 
     def _end_hanging_process(self) -> None:
+        """Record and print the original error, and exit at once."""
         reason, code = self.original_error(None), 1
         try:
             if isinstance(reason, Interrupted):

@@ -22,16 +22,16 @@ LookCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 class Record:
-    """Base class of records; a malformed file is refused, a missing one gives an empty record."""
+    """Base class of records that are read from files; without a file, a record is empty."""
 
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
-        """Parse a record; ValueError if a value has a wrong type."""
+        """Build the record from a file's content; ValueError if a value has a wrong type."""
         return cls(**entries_of_class(cls, record, {}))
 
     @classmethod
     def read_file(cls, file: Path) -> Self:
-        """Read a record; raises Unreadable if it is malformed."""
+        """Read the record from a file; raises Unreadable if the file is malformed."""
         if file.is_symlink():  # In an untrusted sweep it could lead to any file.
             raise Unreadable(f"{file}: symbolic link; put the file itself there")
         try:
@@ -50,7 +50,7 @@ class Looks(Record):
         equal_within: margin within which settings count as equal, or None.
         look: number of the current look, from 1.
         seeds: the seeds of each look.
-        reported: whether the sweep was already reported before looks were planned.
+        reported: whether the sweep was already reported before its looks were planned.
     """
 
     schema: Literal[1] = SCHEMA
@@ -70,9 +70,9 @@ class Looks(Record):
 class Tuning(Record):
     """The hyperparameters that a sweep tunes, and the chosen values once they are known.
 
-    A point is a list of overrides, one per key in ``keys``. ``points`` are the points that are
-    tried with ``seeds``. ``best`` is {setting: its best point}; ``equal`` is the point for all
-    settings.
+    A point is a choice of values: a list of overrides, one per key in ``keys``. ``points`` are the
+    points that are tried with ``seeds``. ``best`` is {setting: its best point}; ``equal`` is the
+    point for all settings.
     """
 
     keys: Sequence[str] = ()
@@ -96,7 +96,7 @@ class Tuning(Record):
         return tuning
 
     def plan_entries(self, settings: Sequence[str]) -> Entries:
-        """Return the entries that determine the runs of a tuned sweep over these settings."""
+        """Return what identifies the plan of a tuned sweep over these settings."""
         return {
             "hydra.sweeper.tune": sorted(self.points),
             "hydra.sweeper.tuning_seeds": sorted(self.seeds),
@@ -112,8 +112,8 @@ class SweepRecord(Record):
         schema: version of the file's format; files without it are of version 1.
         command: the last command line.
         shared: overrides common to all runs.
-        named: keys that are part of the runs' names, as they differ between runs of this or an
-            earlier command.
+        named: keys that are part of the runs' names, as they differ between runs of this command or
+            an earlier one.
         expected: the number of runs.
         equal_within: the margin within which the report counts settings as equal, or None.
         until, tuning: the interim looks and the tuning, for a sweep in rounds.

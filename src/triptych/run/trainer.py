@@ -1,4 +1,4 @@
-"""Build Lightning's Trainer, and count the steps of a fit."""
+"""Build Lightning's Trainer, and compute the number of steps of a fit."""
 
 import math
 from contextlib import nullcontext
@@ -32,7 +32,7 @@ FULL_PRECISION: dict[Any, Any] = {None: "32-true", 32: "32-true"}
 
 
 class NoProfiler(PassThroughProfiler):
-    """A no-op profiler without overhead; Lightning's own creates a generator for every hook."""
+    """A profiler that does nothing; Lightning's own creates a generator for every hook."""
 
     profile = nullcontext  # type: ignore[assignment]  # a context manager, too
 
@@ -52,8 +52,11 @@ class ShardedPrecision(FSDPPrecision):
         return MixedPrecision()
 
 
-def steps_of(config: Config, items: int) -> int:
-    """Return the number of steps of a fit: max_steps, or ceil(epochs * batches / accumulated)."""
+def count_steps(config: Config, items: int) -> int:
+    """Return the number of steps of a fit: max_steps, or ceil(epochs * batches / accumulated).
+
+    ``items``: number of training items.
+    """
     node = config["trainer"]
     if node["max_steps"]:
         return int(node["max_steps"])
@@ -79,7 +82,7 @@ def build_trainer(
     steps: int = -1,
     may_skip_weights: bool = True,
 ) -> pl.Trainer:
-    """Build Lightning's Trainer for a fit of ``steps`` steps, or to evaluate without a ``run``.
+    """Build Lightning's Trainer for a fit of ``steps`` steps or, without ``run``, to evaluate.
 
     ``may_skip_weights``: whether a step may leave a trained weight without a gradient.
     """
@@ -121,16 +124,16 @@ def build_trainer(
 
 
 def _no_broadcast() -> None:
-    """Replace Lightning's broadcast of SIGTERM; send nothing."""
+    """Do nothing, in place of Lightning's broadcast of SIGTERM."""
 
 
 def _strategy(node: Config, may_skip_weights: bool) -> Any:
-    """Return Lightning's strategy name; for DDP on CPUs one with a fixed order of summation.
+    """Return Lightning's strategy; for DDP on CPUs one with a fixed order of summation.
 
     Plain DDP rebuilds its gradient buckets after the first step of each start. This changes the
     order of summation over three or more ranks, so a resumed run would differ in the last digits.
-    The search for unused weights keeps the buckets. On GPUs each step would wait for it, so it is
-    made there only if some weights may be unused.
+    The search for unused weights keeps the buckets. On GPUs each step would wait for this search,
+    so there it is made only if some weights may be unused.
     """
     devices = node["devices"]
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
@@ -141,13 +144,14 @@ def _strategy(node: Config, may_skip_weights: bool) -> Any:
 
 
 def _uses_gpu(node: Config) -> bool:
+    """Return whether the trainer's configuration ``node`` uses a GPU of NVIDIA or AMD."""
     if node["accelerator"] == "auto":
         return torch.cuda.is_available()
     return node["accelerator"] in ("gpu", "cuda")
 
 
 def _profiler(config: Config, run: RunDirectory | None) -> Any:
-    """Return the profiler, which writes into the run's folder ``profile``.
+    """Return the profiler in the configuration; it writes into the run's folder ``profile``.
 
     A profiler that is passed to Lightning by name prints, or writes into the current folder.
     """

@@ -1,6 +1,6 @@
 """The steps of a run: build, fit, evaluate the bound, draw samples, compute metrics, record.
 
-``execute`` calls it and handles the lock, signals, other ranks and failures.
+``execute`` calls ``train``, and handles the lock, signals, other ranks and failures.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def train(session: Session) -> Result:
             "draws": experiment.model.random.name,
             "world_size": trainer.world_size,
             "averaging": averaging,
-            "data": origin.facts,
+            "data": origin.data_summary,
             "metrics": item_metrics_callback(trainer).better or None,
             "ended": timestamp(),
         }
@@ -95,7 +95,7 @@ def train(session: Session) -> Result:
 
 
 def set_up(config: Config) -> None:
-    """Set this process's threads and seeds, and check the code that the configuration names."""
+    """Check the code that a configuration names; set this process's threads and seeds."""
     set_up_process(config)
     check_imported(config)
 
@@ -113,8 +113,8 @@ def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
     data.remember()
     if rank() == 0:
         with contextlib.suppress(OSError):
-            print(f"data: {origin.facts['description']}", flush=True)
-    for line in leakage_warnings(origin.facts):
+            print(f"data: {origin.data_summary['description']}", flush=True)
+    for line in leakage_warnings(origin.data_summary):
         log_line(run, line)
     if origin.initial is not None:
         with reraise_as_foreign_checkpoint(f"init_from={config['init_from']}"):

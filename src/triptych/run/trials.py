@@ -13,7 +13,7 @@ from triptych.callbacks.metrics import item_metrics_callback
 from triptych.config.own_code import definition_location, is_user_code
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.contract import check_output, isolated_evaluation, try_guides, try_sampler
+from triptych.models.contract import check_output, isolated_evaluation, try_guidance, try_sampler
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.run.experiment import Experiment
 from triptych.run.parsing import error_line
@@ -25,7 +25,7 @@ TRIAL_ITEMS = 4  # number of items on which a model is tried
 def try_experiment(experiment: Experiment, device: torch.device) -> None:
     """Try augmentation, model, sampler and metrics on a few items of the first batch.
 
-    Raises UserError for the first that fails or returns a wrong shape.
+    Raises UserError for the first of them that fails or returns a wrong shape.
     """
     model, data = experiment.model.to(device), experiment.data
     x, condition, index = data.train_dataloader().batch(0)
@@ -36,7 +36,7 @@ def try_experiment(experiment: Experiment, device: torch.device) -> None:
         if data.augmentations:
             last = data.augmentations[-1]
             check_output("augmentation", last.__call__, batch.x, (len(batch.x), *data.shape))
-        model.try_parts(batch)
+        model.try_components(batch)
         _try_drawing(experiment)
         _try_metrics(experiment, device)
 
@@ -49,12 +49,12 @@ def _try_drawing(experiment: Experiment) -> None:
         return
     if not drawing.sources:
         wrappers = [key for key in ("threshold", "guidance") if config.get(key)]
-        try_guides(drawing, wrappers, model)
+        try_guidance(drawing, wrappers, model)
     try_sampler(drawing.sampler, model)
 
 
 def _try_metrics(experiment: Experiment, device: torch.device) -> None:
-    """Try the user-supplied metrics on a few held-out items, and those of samples on noise."""
+    """Try user-supplied metrics: those of items on a few held-out items, of samples on noise."""
     model, splits = experiment.model, experiment.data.splits
     split = splits["val"] if len(splits["val"]) else splits["test"]
     items = split.batch(torch.arange(min(TRIAL_ITEMS, len(split))))
@@ -64,8 +64,8 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
         experiment.reference.try_user_metrics(experiment.drawing.conditional)
 
 
-def check_loads(experiment: Experiment) -> None:
-    """Raise UserError if a newly built model cannot load this model's state.
+def check_model_loads(experiment: Experiment) -> None:
+    """Raise UserError if a newly built model cannot load the state of this model.
 
     After the fit, the evaluation rebuilds the model in this way.
     """
@@ -93,6 +93,7 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
 
 
 def _check_state_is_plain(state: Any, owner: str, location: str = "") -> None:
+    """Raise UserError if ``state`` cannot be loaded as tensors and plain data; ``owner`` has it."""
     file = io.BytesIO()
     try:
         torch.save(state, file)

@@ -46,9 +46,9 @@ def check_config(config: Config, description: str, needed: Iterable[str] = ()) -
 
 
 def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
-    """Return the checkpoint at ``ckpt``, which is a file or a run's directory.
+    """Return the path of the checkpoint at ``ckpt``, which is a file or a run's directory.
 
-    Raises UserError if there is none.
+    Raises UserError if there is no checkpoint.
     """
     path = resolve_checkpoint_path(ckpt)
     if not path.is_file():
@@ -62,9 +62,9 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
 def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
     """Load a checkpoint as plain, checked data on the CPU.
 
-    A checkpoint in its run's directory has the configuration of that directory: settings of the
-    machine may have changed since it was written, such as devices, threads or the data's folder.
-    Raises UserError if it is damaged or belongs to another run.
+    For a checkpoint in its run's directory, the configuration is that of the directory: settings of
+    the machine may have changed since it was written, such as devices, threads or the data's
+    folder. Raises UserError if the checkpoint is damaged or belongs to another run.
     """
     path = find_checkpoint(path, key)
     where = f"{key}={path}"
@@ -100,15 +100,16 @@ def _load_content(path: Path, where: str) -> Checkpoint:
     return content
 
 
-def is_averaging(state: dict[str, Any]) -> bool:
+def is_ema_state(state: dict[str, Any]) -> bool:
     """Return whether a callback's state is that of ``EMA`` or of a subclass."""
     return {"average", "name", "others"} <= state.keys()
 
 
 def _current_config(path: Path, where: str, config: Config) -> Config:
-    """Return the configuration of the run in whose directory a checkpoint lies, else its own.
+    """Return the configuration of the run in whose directory a checkpoint lies.
 
-    Raises UserError if the checkpoint does not belong to that run, or to the run's result.
+    For a checkpoint elsewhere, return its own, ``config``. Raises UserError if the checkpoint does
+    not belong to the run, or if the run's result reports another checkpoint.
     """
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
@@ -118,15 +119,15 @@ def _current_config(path: Path, where: str, config: Config) -> Config:
     if differences:
         raise ForeignCheckpoint(
             f"{where}: belongs to another run than {run / 'config.yaml'} "
-            f"({describe_differences(differences)}); restore the wrong file, or copy the "
-            "checkpoint to another folder and pass the copy"
+            f"({describe_differences(differences)}); put back the file that was replaced, or copy "
+            "the checkpoint to another folder and pass the copy"
         )
     check_is_reported(run, path, where)
     return current
 
 
 def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
-    """Raise UserError if a run has a result that reports another checkpoint than ``path``."""
+    """Raise UserError if a run's result records another checkpoint than the one at ``path``."""
     result = None
     with suppress(Unreadable):  # The code that reads the result raises this error.
         result = run.summary()
@@ -136,7 +137,8 @@ def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
         check_digests(run.path, result.digests, [f"checkpoints/{path.name}"])
     except ValueError as error:
         raise UserError(
-            f"{where}: not the checkpoint that the run's result reports; remove it"
+            f"{where}: differs from the checkpoint that the run's result reports; pass another "
+            "checkpoint, or delete this file"
         ) from error
 
 
@@ -144,10 +146,10 @@ def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
 def reraise_as_foreign_checkpoint(
     where: str | Path | None, has_begun: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Convert errors within the context to ForeignCheckpoint, unless training ``has_begun``.
+    """Convert errors in the ``with`` block to ForeignCheckpoint, unless training ``has_begun``.
 
-    Code that reads a malformed checkpoint may raise many types of errors. If
-    ``where`` (the checkpoint) is None, no error is converted.
+    Code that reads a malformed checkpoint may raise many types of errors. If ``where`` (the
+    checkpoint) is None, no error is converted.
     """
     try:
         yield
@@ -187,7 +189,7 @@ def check_reference(key: str, path: str) -> None:
 
 
 def _unfinished_reason(run: RunDirectory) -> str:
-    """Describe why a run has not finished; Unreadable if its result cannot be read."""
+    """Describe why a run cannot be used as finished; Unreadable if its result cannot be read."""
     if run.status == "new":
         return "no run"
     run.summary()  # Raises Unreadable.
@@ -249,7 +251,7 @@ def _adopt_pipeline_config(
 def _copy_model(
     source: dict[str, Any], names: Mapping[str, Any], config: Config, choices: dict[str, Any]
 ) -> None:
-    """Copy the keys and group choices that define the model from another configuration."""
+    """Copy the keys that define the model from ``source``, and their choices from ``names``."""
     path = config["trained"]
     check_config(source, f"trained={path}", ModelKeys.__required_keys__)
     for key in MODEL_KEYS:
@@ -266,7 +268,7 @@ def _copy_model(
 def _check_overrides(
     path: str, overrides: Sequence[str], free_groups: tuple[str, ...] = ()
 ) -> None:
-    """Refuse overrides of keys that define the model, except those in ``free_groups``."""
+    """Raise UserError for an override that would change the model, except in ``free_groups``."""
     for override, key in zip(overrides, override_keys(overrides), strict=True):
         group = key.split(".")[0].split("/")[0]
         if group in MODEL_KEYS and group not in free_groups:

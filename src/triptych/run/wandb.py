@@ -1,4 +1,4 @@
-"""Log a run to Weights & Biases: online if you are logged in and it answers, otherwise offline."""
+"""Log a run to Weights & Biases: online if the user is logged in and W&B answers, else offline."""
 
 import contextlib
 import netrc
@@ -22,7 +22,7 @@ from triptych.run.metrics import (
     curve_tables,
     flatten_metrics,
     grouping_settings,
-    sweep_name_of,
+    recorded_sweep_name,
 )
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
@@ -39,7 +39,7 @@ _set_variables: set[str] = set()  # those variables of FOLDERS that this process
 
 
 class WandbRun(WandbLogger):
-    """Lightning's W&B logger with our panels, metrics and, if ``artifacts``, the checkpoint.
+    """Lightning's W&B logger, which also logs panels and, with ``artifacts``, the checkpoint.
 
     ``mode`` "online" becomes "offline", with a message, if W&B does not answer. ``metadata`` are
     arguments of wandb.init.
@@ -90,13 +90,13 @@ class WandbRun(WandbLogger):
 
     @property
     def sync(self) -> str:
-        """The shell command that uploads the files of this start to W&B."""
+        """The shell command that uploads the files of this run's start to W&B."""
         # Without the flag, `wandb sync` skips runs that were online.
         flag = "--include-online " if self._wandb_init["mode"] == "online" else ""
         return f"wandb sync {flag}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics of a step; metrics with one value per run only go into the summary."""
+        """Log the metrics of a step; metrics with one value per run go into the summary instead."""
         once = {name: value for name, value in metrics.items() if name.startswith(SINGLE_VALUES)}
         self.experiment.summary.update(once)
         if {*metrics} - {*once, "time"}:
@@ -123,6 +123,7 @@ class WandbRun(WandbLogger):
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
     def _log_panels(self, summary: Result, step: int) -> None:
+        """Log the curves of the result as tables and plots."""
         panels = curve_tables(summary.record).items()
         tables = {
             f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels
@@ -130,6 +131,7 @@ class WandbRun(WandbLogger):
         self.log_metrics(tables, step)
 
     def _log_checkpoint(self) -> None:
+        """Upload the reported checkpoint as an artifact."""
         path = self.run.reported_checkpoint()
         artifact = self.wandb.Artifact(f"model-{self.run.provenance.id}", type="model")
         artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
@@ -157,7 +159,7 @@ class WandbRun(WandbLogger):
 
 
 def wandb_mode(node: Mapping[str, Any]) -> str:
-    """Return "online", "offline" or "disabled".
+    """Return the mode of W&B: "online", "offline" or "disabled".
 
     This is the configured mode; for "auto", WANDB_MODE or, without it, "online" if there is an API
     key.
@@ -171,7 +173,7 @@ def wandb_mode(node: Mapping[str, Any]) -> str:
 
 
 def logged_in() -> bool:
-    """Return whether W&B has an API key, without a request to its server."""
+    """Return whether W&B has an API key; no request is sent."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     own_host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb"
@@ -183,11 +185,11 @@ def logged_in() -> bool:
 
 
 def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> Entries:
-    """Build the arguments of ``wandb.init``.
+    """Return the arguments of ``wandb.init`` that describe a run.
 
-    The cells of a sweep form a group and are named like their directories.
+    The runs of a sweep form a group and are named like their directories.
     """
-    sweep, provenance = sweep_name_of(run), run.provenance
+    sweep, provenance = recorded_sweep_name(run), run.provenance
     choices = provenance.choices
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
@@ -224,7 +226,7 @@ def end_service() -> None:
 
 
 def import_wandb(folder: Path) -> Any:
-    """Import W&B such that it writes data, cache and settings to ``folder``, not to the home."""
+    """Import W&B, with ``folder`` in place of the home for its data, cache and settings."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's error telemetry prints errors.
     for variable, name in FOLDERS.items():
