@@ -71,6 +71,8 @@ dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, upsampl
 	@$(call both,dalle2_decoder,dalle2_prior dalle2_upsampler)
 	$(BIN)/triptych-train experiment=dalle2
 
+# Bytecode is written even where PYTHONDONTWRITEBYTECODE is set: else each worker rewrites the asserts of all files anew.
+test test-all test-gpu: export PYTHONDONTWRITEBYTECODE :=
 test: develop  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'not slow and not gpu'
 

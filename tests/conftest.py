@@ -137,16 +137,17 @@ def finished(prepared) -> Callable:
     return make
 
 
+def compute_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Compute figures of runs in this process; others take seconds, see test_final_checkpoint."""
+    for module in ("account", "final"):
+        name = f"triptych.run.{module}.call_in_new_process"
+        patch.setattr(name, lambda function, *arguments: function(*arguments))
+
+
 @pytest.fixture
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
-    """``trusting("lab", text)``: write a user module that configurations may name.
-
-    Figures of runs in this process are not computed in others, which take seconds: see
-    test_final_checkpoint.
-    """
-    for module in ("account", "final"):
-        patch = f"triptych.run.{module}.call_in_new_process"
-        monkeypatch.setattr(patch, lambda function, *arguments: function(*arguments))
+    """``trusting("lab", text)``: write a user module that configurations may name."""
+    compute_in_this_process(monkeypatch)
 
     def trust_module(name: str, text: str = "", folder: Path = tmp_path) -> Path:
         file = folder / f"{name}.py"

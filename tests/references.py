@@ -28,6 +28,7 @@ CLONE: dict[tuple[Any, ...], Any] = {}  # what a run records of its code
 Plugins.instance()  # imports the class below anew
 FileConfigSource = SourcesRegistry.instance().resolve("file")
 load_file, make_defaults = FileConfigSource.load_config, defaults_list.create_defaults_list
+make_choices = defaults_list._create_interpolation_map
 merge_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
 
 
@@ -111,6 +112,13 @@ def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -
     return dataclasses.replace(DEFAULTS[key], config_overrides=values)
 
 
+def choices(overrides: Any, listed: Any, self_added: bool) -> Any:
+    """Return what the interpolations of a file's list refer to; Hydra makes it for every file."""
+    if any(default.is_interpolation() for default in listed):
+        return make_choices(overrides, listed, self_added)
+    return None
+
+
 def merged(self: Any, defaults: Any, repo: Any) -> Any:
     """Return a copy of such a list's merged files, in which values can be set."""
     if not any(known.defaults is defaults for known in DEFAULTS.values()):
@@ -152,6 +160,7 @@ def share_files(setattr_: Any = setattr) -> None:
     """Make Hydra use these functions in this process."""
     setattr_(FileConfigSource, "load_config", loaded)
     setattr_(config_loader_impl, "create_defaults_list", defaults)
+    setattr_(defaults_list, "_create_interpolation_map", choices)
     setattr_(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
 
 
