@@ -55,6 +55,7 @@ class Monitor(threading.Thread):
         self._next = 0.0  # earliest time of the next report
 
     def run(self) -> None:
+        """Show the table, or print lines without a terminal, until `stop` is called."""
         from rich.live import Live
 
         from triptych.study.console import PlainConsole
@@ -74,6 +75,7 @@ class Monitor(threading.Thread):
                 self._read_runs_again()
 
     def _print_until_done(self) -> None:
+        """Print a line for each run that ends, until `stop` is called."""
         # Names of runs that were seen unfinished. Others had ended before, or will be restarted.
         begun: set[str] = set()
         printed: set[str] = set()
@@ -98,6 +100,7 @@ class Monitor(threading.Thread):
         print(f"[{count}/{len(self.cells)}] {name}: {line}", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
+        """Stop the thread and wait for its end."""
         self._halt.set()
         self.join()
 
@@ -134,6 +137,7 @@ class Monitor(threading.Thread):
         return table
 
     def _read_runs_again(self) -> None:
+        """Rewrite the report if more runs have ended and the pause since the last one is over."""
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         began = time.monotonic()
         if done > self._reported and began >= self._next:
