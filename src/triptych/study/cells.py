@@ -45,7 +45,7 @@ class DecisionRule:
     interim: bool = False
     reported: bool = False
 
-    def price(self, look_index: int) -> int:
+    def p_factor(self, look_index: int) -> int:
         """Return the factor by which a look's p is multiplied, as looks share the 5% equally.
 
         After a report that could spend 5%, the first look repeats that report, and later looks
@@ -58,9 +58,9 @@ class DecisionRule:
         return LATER_SHARES * max(self.looks - 1, 1)
 
     @property
-    def current_price(self) -> int:
+    def current_p_factor(self) -> int:
         """The factor of p at the newest look; before any look, at the next one."""
-        return self.price(max(len(self.seen), 1) - 1)
+        return self.p_factor(max(len(self.seen), 1) - 1)
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ def correct_for_multiple_tests(
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     columns = zip(family, weights, p_values, corrected, same, strict=True)
     for hypothesis, weight, p, corrected_p, same_p in columns:
-        level = step_level = ALPHA * weight / rule.current_price
+        level = step_level = ALPHA * weight / rule.current_p_factor
         if corrected_p > 0:
-            step_level = ALPHA * p / corrected_p / rule.current_price
+            step_level = ALPHA * p / corrected_p / rule.current_p_factor
         test = PairTest(hypothesis.pair, corrected_p, same_p, level, step_level)
         claims[hypothesis.comparison_index][hypothesis.key] = test
     tests = len(p_values) - sum(map(math.isnan, p_values))
@@ -82,9 +82,9 @@ def _hypotheses(
     """Yield a hypothesis for each two cells and measure, with their difference at each look."""
     pairs = dict(_claimable_pairs(comparison))
     looks = [
-        (rule.price(place), dict(_claimable_pairs(_restricted_to_look(comparison, seeds))))
+        (rule.p_factor(place), dict(_claimable_pairs(_restricted_to_look(comparison, seeds))))
         for place, seeds in enumerate(rule.seen)
-    ] or [(rule.current_price, pairs)]
+    ] or [(rule.current_p_factor, pairs)]
     for key, pair in pairs.items():
         seen = [(price, look[key]) for price, look in looks if key in look]
         primary = key[0] == comparison.question.metric.name
@@ -147,10 +147,10 @@ def _claimable_pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
     for table in tables:
         if table.metric.better:
             for first, second in combinations(table.cells, 2):
-                yield from _metric_pairs(comparison, table, first, second)
+                yield from _paired_differences(comparison, table, first, second)
 
 
-def _metric_pairs(
+def _paired_differences(
     comparison: Comparison, table: MeasureTable, first: str, second: str
 ) -> Iterator[tuple[Key, Paired]]:
     """Yield (key, paired difference) of two cells at each value of a measure's key."""
@@ -177,7 +177,7 @@ def seeds_to_settle(claim: PairTest) -> SeedRange | None:
     if looks == 1:
         return None
     rule = DecisionRule(looks=looks, reported=True)
-    return seed_range(claim.pair, claim.level / rule.price(looks - 1), claim.level)
+    return seed_range(claim.pair, claim.level / rule.p_factor(looks - 1), claim.level)
 
 
 def seeds_to_try(comparison: Comparison) -> int:

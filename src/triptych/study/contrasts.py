@@ -138,7 +138,7 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
     try:
         _check_ended(contrast, settings, seeds)
         if contrast.diverges:
-            return _share_of_divergences(contrast, settings)
+            return _test_divergence(contrast, settings)
         compared = [settings[point] for point in contrast.compared]
         _check_comparable(contrast, compared)
         pair = _pair_by_seed(contrast, compared)
@@ -162,7 +162,7 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
             )
 
 
-def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
+def _test_divergence(contrast: Contrast, settings: Settings) -> ContrastResult:
     """Test, by a sign test, whether most seeds diverge or end far above all other settings."""
     first = settings[contrast.first]
     others = [settings[point].figures for point in contrast.others]
@@ -204,7 +204,7 @@ def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     figures = [dict(setting.figures) for setting in compared]
     items = None
     if contrast.ratio:
-        figures = [_log_ratios(contrast, values) for values in figures]
+        figures = [_logarithms(contrast, values) for values in figures]
     elif {point.metric for point in contrast.compared} == {"bound"}:
         items = bound_by_item(*(setting.runs for setting in compared))
     first = figures[0]
@@ -219,7 +219,7 @@ def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     return pair
 
 
-def _log_ratios(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
+def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
     """Return the logarithm of each seed's figure; raise Unmeasurable unless all are positive."""
     if any(x <= 0 for x in figures.values()):
         raise Unmeasurable(f"{contrast.name}: a ratio needs values above 0")

@@ -109,10 +109,10 @@ def check_countable(config: Config) -> None:
 def network_cost(config: Config) -> Cost:
     """Count the cost of a configuration's network; UserError if no network is trained."""
     check_countable(config)
-    return count_network(config)
+    return count_network_cost(config)
 
 
-def count_network(config: Config) -> Cost:
+def count_network_cost(config: Config) -> Cost:
     """Count the cost of the network of a configuration that has a denoiser."""
     try:
         return _cost(config, "meta")
@@ -346,7 +346,7 @@ def run_memory(config: Config) -> float:
     if config["model"]["_target_"] != DIFFUSION:
         return math.inf
     try:
-        cost = count_network(config)
+        cost = count_network_cost(config)
     except Exception:  # user-supplied code, or conditions that cannot be made up
         return math.inf
     return CONTEXT + RESERVED * sum(device_memory(config, cost))

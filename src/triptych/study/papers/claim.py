@@ -253,9 +253,11 @@ class ContrastBuilder:
         ratio: bool = False,
         **fields: Any,
     ) -> Iterator[Contrast]:
-        """Yield the contrast of one or two settings at each value of the axes that are left open.
+        """Yield one contrast for each combination of values of the open axes.
 
-        ``fields``: further fields of the contrast.
+        ``settings``: one value of the compared axis, or two whose difference (``ratio``: quotient)
+        is taken. ``others``: the other values with which ``diverges`` compares. ``fields``: further
+        fields of the contrast.
         """
         sign = " / " if ratio else " − "
         compared = sign.join(value_name(self.axis, text) for text in settings)
@@ -302,8 +304,8 @@ class ContrastBuilder:
             if text == format_value(value) or to_float(text) == to_float(value):
                 return text
         raise UserError(
-            f"{self.path}.{key}={format_value(value)}: not in the sweep; use {axis} of "
-            f"{', '.join(self.axes[axis])}"
+            f"{self.path}.{key}={format_value(value)}: not in the sweep; choose a value "
+            f"of {axis} from {', '.join(self.axes[axis])}"
         )
 
 
