@@ -161,6 +161,7 @@ def lost_seeds_sentence(comparison: Comparison) -> str:
 
 
 def _single_setting(comparison: Comparison) -> list[str]:
+    """State the bound of the only setting."""
     (cell,) = comparison.cells
     figure = cell.bound
     items = ""
@@ -328,6 +329,7 @@ def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]
 
 
 def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int) -> str:
+    """Describe the best setting at a value of the key: "x0 is clear of v"."""
     relations = Relations.to_best(comparison, table, value_index)
     parts = []
     if relations.clear:

@@ -209,6 +209,7 @@ class ContrastBuilder:
         self.open_axes = [key for key in free if len(axes[key]) > 1]
 
     def order(self) -> Iterator[Contrast]:
+        """Yield "each setting is above those of the group before it"."""
         low, ratio = self._tolerance("by")
         groups = [self._settings(entry) for entry in self.stated]
         for below, above in itertools.pairwise(groups):
@@ -216,11 +217,13 @@ class ContrastBuilder:
                 yield from self._contrasts([larger, smaller], low=low, ratio=ratio)
 
     def same(self) -> Iterator[Contrast]:
+        """Yield "both settings are equal up to the tolerance" for each pair."""
         high, ratio = self._tolerance("within")
         for first, second in itertools.combinations(self._settings(self.stated), 2):
             yield from self._contrasts([second, first], low=-high, high=high, ratio=ratio)
 
     def value(self) -> Iterator[Contrast]:
+        """Yield "the setting has the stated figure up to the tolerance" for each setting."""
         for setting, figure in self.stated.items():
             if "within" in self.node:
                 low = figure - self.node["within"]
@@ -231,6 +234,7 @@ class ContrastBuilder:
             yield from self._contrasts(self._settings(setting), low=low, high=high)
 
     def diverges(self) -> Iterator[Contrast]:
+        """Yield "over half of the seeds diverge" for each setting."""
         settings = self._settings(self.stated)
         others = list[str]()
         if "beyond" in self.node:
