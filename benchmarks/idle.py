@@ -60,7 +60,7 @@ from triptych.run.model import injection_table, set_up_torch
 from triptych.run.progress import Progress
 from triptych.run.stopping import Stop
 from triptych.run.trainer import build_trainer
-from triptych.study.plan import CLASSES, FLOAT, PEAKS, UTILISATION, count_network
+from triptych.study.plan import CLASSES, FLOAT, PEAKS, UTILISATION, count_network_cost
 
 RATE = UTILISATION * PEAKS["H100"]["16 bits"]  # operations a second
 BANDWIDTH = 3.35e12  # bytes a second of an H100 SXM, from its data sheet
@@ -369,7 +369,7 @@ class Case:
 
     def figures(self) -> dict[str, Any]:
         """Return milliseconds a step by part, and what is expected of an H100."""
-        cost = count_network(self.config)
+        cost = count_network_cost(self.config)
         items = self.row.batch // self.row.world
         numbers = -(-items // BLOCK) * BLOCK * math.prod(self.data.shape)
         parts = {part: statistics.median(s[part] for s in self.steps) / 1e6 for part in PARTS}

@@ -12,7 +12,7 @@ from triptych.data.augment import (
     augment,
     augment_batch,
     count_condition_numbers,
-    noise_condition_numbers,
+    noise_only_description,
 )
 from triptych.data.batch import Batch, Split
 from triptych.data.build import build_data
@@ -170,6 +170,6 @@ def test_conditioning_noise_is_independent_of_number_of_processes(random):
 
 def test_noise_numbers_holds_level_and_refuses_unknown_part():
     steps = [ConditioningNoise(), Flip(told=True)]
-    assert noise_condition_numbers(steps, "low", 0.25).tolist() == [0.25, 0.0]
+    assert noise_only_description(steps, "low", 0.25).tolist() == [0.25, 0.0]
     high = [ConditioningNoise("high")]
     refused(lambda: augment_batch(low_batch(4), high, seed=1, step=2), "no part 'high'")

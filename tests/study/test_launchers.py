@@ -18,7 +18,7 @@ from triptych.errors import UserError
 from triptych.run.request import resolve
 from triptych.study import concurrency
 from triptych.study.concurrency import Card, count_memory, find_card, fitting_runs
-from triptych.study.plan import CONTEXT, count_network, run_memory
+from triptych.study.plan import CONTEXT, count_network_cost, run_memory
 from triptych.study.prerequisites import check_launcher
 
 
@@ -131,7 +131,7 @@ def test_card_whose_driver_prints_no_number_has_unknown_memory(tmp_path, monkeyp
 
 def test_run_needs_weights_averages_activations_and_the_context_of_its_process():
     config = resolve(compose_command("train", ["callbacks.ema.others=[]"]), Path()).config
-    cost = count_network(config)
+    cost = count_network_cost(config)
     tensors = 5 * 4 * cost.parameters + config["data"]["batch_size"] * cost.activations
     assert run_memory(config) == pytest.approx(CONTEXT + 1.25 * tensors)
     assert run_memory(config | {"denoiser": None}) == float("inf")

@@ -112,7 +112,7 @@ def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatc
     (damaged / "metrics.csv").touch()
     cells = [f"cell={i}" for i in range(4)]
     monitor = Monitor(tmp_path, cells, done={*cells[2:]}, every=0.1)
-    monkeypatch.setattr(monitor, "_read_runs_again", lambda: None)
+    monkeypatch.setattr(monitor, "_rewrite_report_if_due", lambda: None)
     monitor.start()
     time.sleep(0.3)
     run = RunDirectory(tmp_path / "cell=0")
@@ -140,7 +140,7 @@ def test_monitor_writes_report_for_small_share_of_time(tmp_path, monkeypatch):
     for i in range(150):
         finished(tmp_path, f"cell={i}")
         now[0] += 1.0
-        monitor._read_runs_again()
+        monitor._rewrite_report_if_due()
     assert begun[0] == 1.0 and len(begun) == 3 and min(np.diff(begun)) >= 60
 
 

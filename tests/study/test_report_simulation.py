@@ -353,10 +353,10 @@ def test_following_the_advice_once_keeps_false_claims_at_most_5_5_percent(no_adv
 def test_looks_after_a_report_share_a_tenth_of_its_error():
     three, five = frozenset({1, 2, 3}), frozenset({1, 2, 3, 4, 5})
     rule = DecisionRule(looks=4, seen=(three, five), reported=True)
-    assert [rule.price(look) for look in range(4)] == [1, 30, 30, 30]
-    assert sum(0.05 / rule.price(look) for look in range(4)) == pytest.approx(0.055)
-    assert DecisionRule(looks=4).current_price == 4 and DecisionRule().current_price == 1
-    assert DecisionRule(looks=4, reported=True).current_price == 30, "of a joint report"
+    assert [rule.p_factor(look) for look in range(4)] == [1, 30, 30, 30]
+    assert sum(0.05 / rule.p_factor(look) for look in range(4)) == pytest.approx(0.055)
+    assert DecisionRule(looks=4).current_p_factor == 4 and DecisionRule().current_p_factor == 1
+    assert DecisionRule(looks=4, reported=True).current_p_factor == 30, "of a joint report"
 
 
 def test_best_mean_of_five_equal_settings_is_too_good_and_intervals_miss_together():

@@ -210,10 +210,10 @@ def augment(
     return x, torch.cat(descriptions, 1)
 
 
-def noise_condition_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
-    """Return the condition part "augmentation", (numbers,), of an item with noise in ``part`` only.
+def noise_only_description(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
+    """Return the condition part "augmentation", (numbers,), of an item changed by noise alone.
 
-    ``level`` is the noise level.
+    The noise is in ``part``, of the noise level ``level``; numbers of other changes are 0.
     """
     numbers = [torch.zeros(0)]
     for changes in group_by_part(steps).values():

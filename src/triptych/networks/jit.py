@@ -95,7 +95,7 @@ class JiT(DiT):
         context: number of class tokens before the patches, each the class embedding plus a learned
             vector. Without labels in the condition they are the learned vectors alone; 0: no such
             tokens.
-        context_from: block before which they are inserted.
+        context_from: number of the block before which these tokens are inserted, from 0.
     """
 
     block = JiTBlock

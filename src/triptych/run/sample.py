@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from triptych.config.check import check_guide
-from triptych.data.augment import ConditioningNoise, noise_condition_numbers
+from triptych.data.augment import ConditioningNoise, noise_only_description
 from triptych.data.captions import IMAGE, Captioned, slerp
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, hash_seed
@@ -195,7 +195,7 @@ def _conditioning_noise(
     if not noised:
         return None
     part = str(noised[0])
-    numbers = noise_condition_numbers(steps, part, level)
+    numbers = noise_only_description(steps, part, level)
 
     def prepare(condition: Condition, generator: torch.Generator) -> Condition:
         x = condition.parts[part].value

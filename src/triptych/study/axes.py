@@ -35,7 +35,7 @@ class Axis:
 
 
 def axis_value(run: Run, key: str) -> str:
-    """Return a run's value on an axis; without the key, the key's default, "none" or "default"."""
+    """Return a run's value of a setting; if the run lacks it: its default, "none" or "default"."""
     if key == SWEEP:
         return run.sweep or run.dir.name
     if key in run.settings:
@@ -70,7 +70,7 @@ def find_comparison_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
 
 
 def _differing_axes(runs: Sequence[Run]) -> list[Axis]:
-    """Return all settings that differ: typed ones first, then chosen ones, then resolved ones."""
+    """Return the settings that differ: typed overrides, then choices of groups, then other keys."""
     typed = all_keys(run.overrides for run in runs)
     chosen = all_keys(run.choices for run in runs)
 
@@ -95,7 +95,10 @@ def _is_known(run: Run, key: str) -> bool:
 def _bundle_dependent_axes(
     axes: Sequence[Axis], runs: Sequence[Run]
 ) -> tuple[list[Axis], list[str]]:
-    """Bundle each axis with the axes that determine it; note those for which it is unexpected."""
+    """Bundle each axis that others determine into these; return the rest, and notes.
+
+    There is a note on each axis for which this is unexpected.
+    """
     columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
     named = [*axes]
     notes = list[str]()
@@ -127,8 +130,8 @@ def _is_explained_by(owner: Axis, axis: Axis) -> bool:
 class AxisColumn:
     """A setting's values, one for each run, and where they are known.
 
-    `neutral`: the values without the run's own seed, as in paths of a cascade's stages:
-    ``.../seed=1``.
+    `neutral`: the values with "seed" for "seed=N", N the run's own seed, so that a path such as
+    ``.../seed=1`` is equal for all seeds.
     """
 
     values: Sequence[str]
@@ -137,7 +140,7 @@ class AxisColumn:
 
     @classmethod
     def read(cls, key: str, runs: Sequence[Run]) -> Self:
-        """Read a setting of all runs."""
+        """Read the value of a setting from each run."""
         values = [axis_value(run, key) for run in runs]
         pairs = zip(runs, values, strict=True)
         neutral = [re.sub(rf"\bseed={run.seed}\b", "seed", text) for run, text in pairs]
@@ -172,6 +175,7 @@ def cell_label(run: Run, axes: Sequence[Axis]) -> str:
 
 
 def _model_name(run: Run) -> str:
+    """Return a run's choice of objective, else of model, else its name; "all runs" without one."""
     for name in (run.choices.get("objective"), run.choices.get("model"), run.name):
         if name not in (None, "", "none"):
             return str(name)
@@ -179,7 +183,7 @@ def _model_name(run: Run) -> str:
 
 
 def _is_only_a_label(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
-    """Return whether only the name of a group's file differs, not its keys."""
+    """Return whether an axis is a config group whose chosen files differ in name, not in keys."""
     if not any(axis.key in run.choices for run in runs):
         return False
     if not all(_has_group(run, axis.key.replace("/", ".")) for run in runs):
@@ -188,6 +192,7 @@ def _is_only_a_label(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> b
 
 
 def _has_group(run: Run, group: str) -> bool:
+    """Return whether a run's configuration has keys of a config group."""
     return any(key == group or key.startswith(f"{group}.") for key in run.config)
 
 

@@ -30,6 +30,8 @@ LATER_SHARES = 10  # looks after a full report share the 5% divided by this
 class DecisionRule:
     """The rule by which a report decides: margin, planned looks, and whether runs are to come.
 
+    A look is a test of all pairs on the seeds that have finished by then.
+
     `equal_within`: the margin below which two settings are called the same, or None.
 
     `looks`: the number of planned looks; `seen`: the seeds of each look so far. `interim`: the
@@ -43,7 +45,7 @@ class DecisionRule:
     interim: bool = False
     reported: bool = False
 
-    def price(self, look_index: int) -> int:
+    def p_factor(self, look_index: int) -> int:
         """Return the factor by which a look's p is multiplied, as looks share the 5% equally.
 
         After a report that could spend 5%, the first look repeats that report, and later looks
@@ -56,17 +58,17 @@ class DecisionRule:
         return LATER_SHARES * max(self.looks - 1, 1)
 
     @property
-    def current_price(self) -> int:
-        """The price of the newest look; before any look, the price of the next one."""
-        return self.price(max(len(self.seen), 1) - 1)
+    def current_p_factor(self) -> int:
+        """The factor of p at the newest look; before any look, at the next one."""
+        return self.p_factor(max(len(self.seen), 1) - 1)
 
 
 @dataclass(frozen=True)
 class PairTest:
-    """The test of the second cell minus the first: the pair, and its corrected p-values.
+    """The test of two cells: the difference, second minus first, and its corrected p-values.
 
-    `equivalence_p`: p of "they differ by the margin or more". `level`: what the uncorrected p must
-    reach if no other claim holds; `step_level`: what it must reach given those that do hold.
+    `equivalence_p`: p of "they differ by the margin or more". `level`: the limit for the
+    uncorrected p if no other pair is significant; `step_level`: its limit given those that are.
     """
 
     pair: Paired
@@ -78,17 +80,20 @@ class PairTest:
 
     @property
     def is_significant(self) -> bool:
-        """True if the corrected p is at most .05 and no more runs are to come: "clear of"."""
+        """Whether the corrected p is at most .05 and all runs have ended: "clear of"."""
         return self.p <= ALPHA and not self.interim
 
     @property
     def equal(self) -> bool:
-        """True if the corrected p of "they differ by the margin or more" is at most .05."""
+        """Whether the corrected p of "they differ by the margin or more" is at most .05.
+
+        Always false while runs are to come.
+        """
         return self.equivalence_p <= ALPHA and not self.interim
 
     @property
     def outcome(self) -> Outcome:
-        """What is known of the two cells; "identical" if no seed has any difference."""
+        """The outcome of the test; "identical" if the cells differ in no seed."""
         if self.pair.is_identical and not self.interim:
             return "identical"
         if self.is_significant:
@@ -108,7 +113,7 @@ class PairTest:
         return self.pair.interval(min(level, ALPHA * self.pair.p / self.p))
 
     def to_text(self, decimals: int = 0) -> str:
-        """Return "+0.120 [0.100, 0.140]", the interval as corrected as p.
+        """Format the difference with its corrected interval: "+0.120 [0.100, 0.140]".
 
         `decimals`: the minimum, as for a column of a table.
         """
@@ -118,7 +123,7 @@ class PairTest:
 
 
 def is_usable(run: Run) -> bool:
-    """Return whether a run has a result to compare."""
+    """Return whether a run has finished with a finite bound, so that it can be compared."""
     return run.status == "finished" and math.isfinite(run.bound)
 
 
@@ -147,13 +152,16 @@ class Cell:
         return {*self.runs, *(run.seed for run in self.others)}
 
     def values(self, part: str = "") -> dict[int | None, float]:
-        """Return each seed's test figure; `part`: "" (the bound), "prior", ..., "metric/NAME"."""
+        """Return {seed: test figure}, finite ones only.
+
+        `part`: "" for the bound, the name of one of its terms as "prior", or "metric/NAME".
+        """
         key = self._figure_key(part)
         values = {seed: run.test[key].mean for seed, run in self.runs.items() if key in run.test}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
     def _figure_key(self, part: str) -> str:
-        """Return the key of a part among the test figures: "bpd_prior" of "prior"."""
+        """Return the key under which runs record a part: "bpd_prior" for "prior"."""
         if not part:
             return self.measure
         if part in ("entropy", "gap") or part.startswith(METRIC):
@@ -161,11 +169,12 @@ class Cell:
         return f"{self.measure}_{part}"
 
     def spread(self, part: str = "") -> Estimate:
-        """Return the mean over seeds with its standard error."""
+        """Return the mean of a part over seeds, with its standard error."""
         return spread(self.values(part).values())
 
     @cached_property
     def bound(self) -> Estimate:
+        """The mean test bound over seeds, with its standard error."""
         return self.spread()
 
 
@@ -198,7 +207,7 @@ class MeasureTable:
 
     @cached_property
     def outlying_cells(self) -> set[str]:
-        """The cells that a linear axis leaves out, so that they squeeze no others."""
+        """Labels of cells so far from the others that a linear axis leaves them out."""
         values = {label: [*chain(*seeds.values())] for label, seeds in self.cells.items()}
         return outlying_labels(values, self.sign)
 
@@ -217,7 +226,7 @@ class MeasureTable:
         return self.is_as_good_as_data(self.spreads[label][value_index].mean)
 
     def ranked_labels(self, value_index: int) -> list[str]:
-        """Return the cells' labels by their means at a value, best first; NaN comes last."""
+        """Return labels sorted by the means at value number `value_index`: best first, NaN last."""
         means = {
             label: self.sign * spreads[value_index].mean for label, spreads in self.spreads.items()
         }
@@ -230,7 +239,7 @@ def bound_by_item(
 ) -> ItemDifferences | None:
     """Return each test item's bound by seed, minus the bound of the runs ``minus``.
 
-    None unless all runs recorded the same items. Groups of items are those of the data.
+    None unless all runs recorded the same items. Items keep the groups that the data define.
     """
     by_seed: dict[int | None, np.ndarray] = {}
     index, group = None, None

@@ -24,7 +24,7 @@ SECTIONS = tuple(SENTENCES)
 
 
 class Verdict(NamedTuple):
-    """What a claim counts as, its verdict as a word, and the outcome of its figures."""
+    """A claim's category (``counts_as``), its verdict as a word, and the outcome of its figures."""
 
     counts_as: str
     word: str
@@ -32,9 +32,9 @@ class Verdict(NamedTuple):
 
     @property
     def section(self) -> str:
-        """The section that counts the claim: what it counts as, if it has a verdict.
+        """The section in which the claim is counted: `AGAIN`, `UNTESTABLE` or its category.
 
-        A nearly forced claim stays in its section even if it is not testable here.
+        A nearly forced claim is counted in its category even if it is not testable here.
         """
         if self.word == AGAIN:
             return AGAIN
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     @property
     def counted_word(self) -> str:
-        """The word under which its section counts it; "" in the section of claims to run again."""
+        """The word by which the claim is counted in its section; "" for a claim to run again."""
         if self.section == AGAIN:
             return ""
         if self.section == CONTROL or self.word == UNTESTABLE:

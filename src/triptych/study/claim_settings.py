@@ -25,7 +25,10 @@ UNKNOWN = Estimate(math.nan, math.nan, 0)
 
 @dataclass(frozen=True)
 class Setting:
-    """The runs of one setting of a claim, at most one a seed, and their finite figures by seed."""
+    """The runs of one setting of a claim, at most one a seed, and their finite figures by seed.
+
+    ``ended``, ``diverged``: the numbers of runs that ended, and of those that diverged.
+    """
 
     label: str
     metric: str
@@ -46,13 +49,14 @@ class Setting:
 
 
 def read_settings(claim: Claim, axes: Axes, runs: Sequence[Run]) -> dict[MetricPoint, Setting]:
-    """Return each setting of a claim, in the order of the sweep's values."""
+    """Return {point: its runs and figures} for each setting of a claim, in the sweep's order."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
     points = sorted(claim.points, key=lambda point: [place.get(pair, 0) for pair in point.setting])
     return {point: _read_setting(point, point_label(point, claim), axes, runs) for point in points}
 
 
 def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run]) -> Setting:
+    """Collect one setting's runs and their figures."""
     matches = runs_of(point, axes, runs)
     figures = {run.seed: figure(point, run) for run in matches}
     finite = {seed: x for seed, x in figures.items() if math.isfinite(x)}
@@ -70,7 +74,7 @@ def point_label(point: MetricPoint, claim: Claim) -> str:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """Return a setting's run of each seed: the newest finished, else diverged, else any other."""
+    """Return one run of a setting for each seed: the newest finished, else diverged, else other."""
     measured_keys = {run.measured.key for run in runs if run.measured is not None}
     setting = {key: value for key, value in point.setting if key not in measured_keys}
     planned = axes.get("seed", ())
@@ -84,7 +88,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
 
 
 def figure(point: MetricPoint, run: Run) -> float:
-    """Return a run's figure of a metric; NaN if it has none."""
+    """Return a run's value of a point's metric; NaN if it has none."""
     metric = point.metric
     if metric == "estimator_variance":
         return run.variance

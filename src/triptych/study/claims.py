@@ -3,7 +3,7 @@
 The deciding measure (the bound, or a measure of samples) has half of the error rate to itself
 (weighted Holm), so that many other measures do not weaken its tests. Each of `looks` planned looks
 may spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what
-enters Holm's test is the smallest p of the looks taken, each times its price (`DecisionRule`).
+enters Holm's test is the smallest p of the looks taken, each times `DecisionRule.p_factor`.
 """
 
 import math
@@ -28,8 +28,8 @@ FIRST = 3  # number of seeds that a report suggests if a pair has fewer than two
 class Hypothesis:
     """The hypothesis that two cells of comparison `comparison_index` are equal by one measure.
 
-    `pair`: their difference over all seeds; `looks`: (price, pair) of each look. `primary`: whether
-    the measure is the deciding one.
+    `pair`: their difference over all seeds; `looks`: (factor of p, difference) of each look.
+    `primary`: whether the measure is the deciding one.
     """
 
     comparison_index: int
@@ -53,9 +53,9 @@ def correct_for_multiple_tests(
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     columns = zip(family, weights, p_values, corrected, same, strict=True)
     for hypothesis, weight, p, corrected_p, same_p in columns:
-        level = step_level = ALPHA * weight / rule.current_price
+        level = step_level = ALPHA * weight / rule.current_p_factor
         if corrected_p > 0:
-            step_level = ALPHA * p / corrected_p / rule.current_price
+            step_level = ALPHA * p / corrected_p / rule.current_p_factor
         test = PairTest(hypothesis.pair, corrected_p, same_p, level, step_level)
         claims[hypothesis.comparison_index][hypothesis.key] = test
     tests = len(p_values) - sum(map(math.isnan, p_values))
@@ -66,7 +66,10 @@ def correct_for_multiple_tests(
 
 
 def mark_interim(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
-    """Return the comparison without claims if it has runs of a sweep with more to come."""
+    """Return the comparison, marked as claiming nothing if it has one of ``open_runs``.
+
+    ``open_runs``: directories of runs whose sweep has more runs to come.
+    """
     if not any(run.dir in open_runs for run in comparison.runs):
         return comparison
     claims = {key: replace(claim, interim=True) for key, claim in comparison.claims.items()}
@@ -76,11 +79,12 @@ def mark_interim(comparison: Comparison, open_runs: Collection[Path]) -> Compari
 def _hypotheses(
     comparison_index: int, comparison: Comparison, rule: DecisionRule
 ) -> Iterator[Hypothesis]:
+    """Yield a hypothesis for each two cells and measure, with their difference at each look."""
     pairs = dict(_claimable_pairs(comparison))
     looks = [
-        (rule.price(place), dict(_claimable_pairs(_restricted_to_look(comparison, seeds))))
+        (rule.p_factor(place), dict(_claimable_pairs(_restricted_to_look(comparison, seeds))))
         for place, seeds in enumerate(rule.seen)
-    ] or [(rule.current_price, pairs)]
+    ] or [(rule.current_p_factor, pairs)]
     for key, pair in pairs.items():
         seen = [(price, look[key]) for price, look in looks if key in look]
         primary = key[0] == comparison.question.metric.name
@@ -97,7 +101,7 @@ def _restricted_to_look(comparison: Comparison, seeds: Collection[int | None]) -
 
 
 def _combined_p(hypothesis: Hypothesis) -> float:
-    """Combine the pair's p over all looks; a look with the other sign does not count."""
+    """Combine p over all looks; ignore looks at which the difference had the other sign."""
     pair = hypothesis.pair
     if math.isnan(pair.p):
         return math.nan
@@ -133,19 +137,23 @@ def _error_weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> l
 
 
 def _claimable_pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
-    """Yield (key, pair) of each two cells, by each measure, and by the bound if it decides."""
+    """Yield (key, difference) of each two cells, by each measure, and by the bound if it decides.
+
+    Measures of which neither direction is better are left out.
+    """
     tables = [*comparison.measures.values()]
     if not comparison.deciding:
         tables.insert(0, comparison.bounds)
     for table in tables:
         if table.metric.better:
             for first, second in combinations(table.cells, 2):
-                yield from _metric_pairs(comparison, table, first, second)
+                yield from _paired_differences(comparison, table, first, second)
 
 
-def _metric_pairs(
+def _paired_differences(
     comparison: Comparison, table: MeasureTable, first: str, second: str
 ) -> Iterator[tuple[Key, Paired]]:
+    """Yield (key, paired difference) of two cells at each value of a measure's key."""
     items = None
     if table is comparison.bounds:
         runs_by_label = {cell.label: cell.runs for cell in comparison.cells}
@@ -169,7 +177,7 @@ def seeds_to_settle(claim: PairTest) -> SeedRange | None:
     if looks == 1:
         return None
     rule = DecisionRule(looks=looks, reported=True)
-    return seed_range(claim.pair, claim.level / rule.price(looks - 1), claim.level)
+    return seed_range(claim.pair, claim.level / rule.p_factor(looks - 1), claim.level)
 
 
 def seeds_to_try(comparison: Comparison) -> int:
@@ -190,7 +198,10 @@ def seeds_to_try(comparison: Comparison) -> int:
 
 
 def open_tests(comparison: Comparison) -> list[PairTest]:
-    """Return the undecided tests of the best setting against others, except at the floor."""
+    """Return the undecided tests of the best setting against others.
+
+    Pairs of settings that are both as good as true data are left out.
+    """
     tests = []
     for place in range(1, len(comparison.ranked)):
         test = comparison.pair_test(0, place)

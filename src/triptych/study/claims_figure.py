@@ -22,7 +22,7 @@ LOW, HIGH = 0.2, 5.0  # ends of the axis; an arrow shows a ratio beyond them
 
 
 def claims_figure(sections: Mapping[str, Sequence[Row]]) -> bytes | None:
-    """Return a PNG with the ratio of each claim on two positive figures; None if there are none.
+    """Return a PNG with the ratio that decides each claim; None if no claim has a ratio.
 
     ``sections``: {heading: (paper's result, claim) pairs}.
     """

@@ -1,7 +1,7 @@
 """Compare runs on the same data and in the same unit: find settings, make cells, test pairs.
 
-Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all
-pairs)
+Axis (a setting that differs) -> Cell (one combination of settings, its runs by seed) -> Comparison
+(cells, and the tests of all pairs)
 """
 
 import json
@@ -85,7 +85,7 @@ def take_look(
 
 
 def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
-    """Return each pair's outcome by the bound, or by the deciding measure at its last value."""
+    """Return {two labels: outcome} by the bound, or by the deciding measure at its last value."""
     outcomes: dict[Pair, Outcome] = {}
     for comparison in comparisons:
         prefix = f"{comparison.data}: " if len(comparisons) > 1 else ""
@@ -126,7 +126,7 @@ def build_comparison(group: Group) -> Comparison:
 
 
 def build_cells(runs: Sequence[Run], axes: Sequence[Axis], measure: str) -> list[Cell]:
-    """Return the cells in the order in which their runs appear."""
+    """Group runs into cells by their labels; return the cells in order of appearance."""
     runs_by_label: dict[str, list[Run]] = {}
     for run in runs:
         runs_by_label.setdefault(cell_label(run, axes), []).append(run)

@@ -27,8 +27,9 @@ from triptych.study.statistics import spread
 class Comparison:
     """Cells on the same data in the same unit, best first by the bound or the deciding measure.
 
-    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of
-    `tests` over the whole report. `pending` are cells without a usable run.
+    `claims`: the tests of all pairs by the bound and by the measures of samples, corrected as one
+    family. `tests`: the size of that family, over the whole report. `pending`: cells without a
+    usable run.
     """
 
     data: str
@@ -44,6 +45,7 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
+        """The usable runs of all cells."""
         return [*chain.from_iterable(cell.runs.values() for cell in self.cells)]
 
     @property
@@ -58,7 +60,7 @@ class Comparison:
 
     @property
     def unit(self) -> str:
-        """ "bits/dim" or "nats/dim"."""
+        """The unit of the bound: "bits/dim" or "nats/dim"."""
         return UNITS[self.measure]
 
     @property
@@ -96,7 +98,7 @@ class Comparison:
 
     @cached_property
     def bounds(self) -> MeasureTable:
-        """The test bound as a measure without a key."""
+        """The table of the test bound, a measure with one value per seed."""
         figures = Figures()
         for cell in self.cells:
             figures[cell.label] = {seed: (bound,) for seed, bound in cell.values().items()}
@@ -105,7 +107,7 @@ class Comparison:
 
     @cached_property
     def measures(self) -> dict[str, MeasureTable]:
-        """Measures of samples by name: built-in ones, then the user's."""
+        """The tables of all measures of samples by name: built-in ones, then the user's."""
         own: dict[str, Metric] = {}
         for run in self.runs:
             if run.measured:
@@ -116,7 +118,10 @@ class Comparison:
         return {name: table for name, table in tables.items() if table is not None}
 
     def _measure_table(self, metric: Metric) -> MeasureTable | None:
-        """Return a metric's figures, of runs that measured it at the first one's key and values."""
+        """Return a metric's table; None if no run measured it.
+
+        It has the runs with the same ``measures.over`` and values as the first run that has any.
+        """
         name, figures, first = metric.name, Figures(), None
         references: dict[int | None, SampleMeasures] = {}  # a seed's runs share their true data
         for cell in self.cells:
@@ -140,7 +145,7 @@ class Comparison:
 
     @cached_property
     def deciding(self) -> MeasureTable | None:
-        """The measure that decides where cells share one model; None: the bound decides."""
+        """The measure of samples that decides, if the cells share one model; else None."""
         if not self.of_drawing:
             return None
         for table in self.measures.values():
@@ -155,7 +160,7 @@ class Comparison:
 
     @property
     def question(self) -> MeasureTable:
-        """The measure that decides: `deciding`, or the bound."""
+        """The measure that decides: `deciding`, or the bound if that is None."""
         return self.deciding or self.bounds
 
     @property

@@ -94,7 +94,7 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
 
 
 def fitting_runs(card: Card, memory: float, most: int) -> int:
-    """Return how many runs of ``memory`` bytes fit into a GPU's free memory, 1 to ``most``."""
+    """Return how many runs that need ``memory`` bytes fit on a GPU at once, 1 to ``most``."""
     return max(1, min(most, int(card.free / memory)))
 
 

@@ -18,6 +18,7 @@ class PlainConsole(Console):
         )
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does, and escape control characters in the text."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment

@@ -1,4 +1,4 @@
-"""Measure a claim's contrasts in a sweep, with p-values of their ranges."""
+"""Measure a claim's contrasts in a sweep, and test whether each lies in its claimed range."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ Settings = Mapping[MetricPoint, Setting]
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """The measured value of a contrast, and p-values of its range.
+    """The measured value of a contrast, and p-values of its claimed range.
 
     ``p_not_within``: p of "it is outside its range", small if reproduced. ``p_within``: p of "it is
-    inside". ``trouble``: why it cannot be measured, "" if it can; with a trouble both p are 1.
-    ``means``: the mean of each setting. ``wide``: why a tie's margin is too wide to reproduce it.
+    inside". ``trouble``: why it cannot be measured (both p are then 1), "" if it can. ``means``:
+    the mean of each setting. ``wide``: why a tie's margin is too wide to count as reproduced.
     ``tail``: the error probability beyond each end of the interval.
     """
 
@@ -36,7 +36,10 @@ class ContrastResult:
     tail: float = ALPHA / 2
 
     def refuse_wide(self, max_margin: float, limit_name: str) -> "ContrastResult":
-        """Return the result, not reproduced if it is a tie with a margin above ``max_margin``."""
+        """Return the result; a tie with a margin above ``max_margin`` can no longer be reproduced.
+
+        ``limit_name``: the limit in words, for the reason.
+        """
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= max_margin:
             return self
         return replace(
@@ -50,7 +53,10 @@ class ContrastResult:
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
-        """First setting / second: (mean, low, high); None for one setting or figures up to 0."""
+        """First setting / second: (mean, low, high); None for one setting or without a ratio.
+
+        There is no ratio if a figure, or the end of the interval, is not above 0.
+        """
         if self.trouble or not self.contrast.is_pair:
             return None
         if self.contrast.ratio:
@@ -63,7 +69,10 @@ class ContrastResult:
         return (base + mean) / base, (base + low) / base, (base + high) / base
 
     def size(self, ratio: bool) -> float:
-        """Return the difference of both settings, or their log ratio; infinite if it is unknown."""
+        """Return the size of the difference of both settings, or with ``ratio`` of their log ratio.
+
+        It is infinite if it is unknown.
+        """
         if ratio == self.contrast.ratio:
             return abs(self.pair.mean)
         if not ratio:
@@ -109,7 +118,10 @@ def saturating_exp(x: float) -> float:
 
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
-    """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end."""
+    """Return p of "the mean is not within [low, high]", and of "it is within".
+
+    Each finite end has a one-sided test.
+    """
     distances = (pair.mean - low, high - pair.mean)
     inward = [distance for distance in distances if math.isfinite(distance)]
     outside = max(pair.one_sided_p(distance) for distance in inward)
@@ -126,7 +138,7 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
     try:
         _check_ended(contrast, settings, seeds)
         if contrast.diverges:
-            return _share_of_divergences(contrast, settings)
+            return _test_divergence(contrast, settings)
         compared = [settings[point] for point in contrast.compared]
         _check_comparable(contrast, compared)
         pair = _pair_by_seed(contrast, compared)
@@ -150,7 +162,7 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
             )
 
 
-def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
+def _test_divergence(contrast: Contrast, settings: Settings) -> ContrastResult:
     """Test, by a sign test, whether most seeds diverge or end far above all other settings."""
     first = settings[contrast.first]
     others = [settings[point].figures for point in contrast.others]
@@ -188,11 +200,11 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
 
 
 def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
-    """Pair figures by seed, bounds also by item; Unmeasurable: the ratio or error is unknown."""
+    """Pair figures by seed, bounds also by item; raise Unmeasurable without a ratio or error."""
     figures = [dict(setting.figures) for setting in compared]
     items = None
     if contrast.ratio:
-        figures = [_log_ratios(contrast, values) for values in figures]
+        figures = [_logarithms(contrast, values) for values in figures]
     elif {point.metric for point in contrast.compared} == {"bound"}:
         items = bound_by_item(*(setting.runs for setting in compared))
     first = figures[0]
@@ -207,7 +219,8 @@ def _pair_by_seed(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     return pair
 
 
-def _log_ratios(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
+def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
+    """Return the logarithm of each seed's figure; raise Unmeasurable unless all are positive."""
     if any(x <= 0 for x in figures.values()):
         raise Unmeasurable(f"{contrast.name}: a ratio needs values above 0")
     return {seed: math.log(x) for seed, x in figures.items()}

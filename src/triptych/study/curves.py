@@ -1,4 +1,4 @@
-"""Figures of lines: error and weight by noise level, the bound over training and settings."""
+"""Draw line figures: error and weight by noise level, the bound over training or a setting."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,7 +40,7 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw the weight on the noise error, by noise level, where cells differ in it."""
+    """Draw each cell's weight on the noise error, by noise level; None if all are equal."""
     curves: dict[str, MeanCurve] = {}
     for cell in comparison.cells:
         first = next(filter(None, [run.weighting for run in cell.runs.values()]), None)
@@ -79,7 +79,7 @@ def _draw_by_noise_level(
     ylabel: str,
     dashed: Curve | None = None,
 ) -> Figure | None:
-    """Draw a line for each cell with its error as a band, and a dashed line for reference."""
+    """Draw a line for each cell with its error as a band, and ``dashed`` for reference."""
     if not curves:
         return None
     lines = LineFigure(curves, colours)
@@ -132,6 +132,7 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
 
 
 def _interpolate_curve(gamma: np.ndarray, curve: Curve) -> np.ndarray:
+    """Interpolate a curve at the levels ``gamma``, by logarithms if all its values are positive."""
     order = np.argsort(curve.gamma)
     known = np.array(curve.gamma)[order]
     value = np.array(curve.value)[order]
@@ -181,6 +182,7 @@ def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[His
 def _draw_training_curves(
     comparison: Comparison, colours: Colours, xlabel: str, over_seconds: bool = False
 ) -> Figure | None:
+    """Draw each cell's validation bound over training steps, or over seconds."""
     histories = _histories(comparison, over_seconds)
     if not histories:
         return None
@@ -248,9 +250,10 @@ def _limits_of_late_values(
 
 @dataclass(frozen=True)
 class Crossing:
-    """Cells by (value of `lines`, value of `along`); values are in the order of the drawing.
+    """A grid of two settings: its cells by (value of `lines`, value of `along`).
 
-    `numbers`: `along`'s values as numbers, ascending; None where some are not numbers.
+    `lines`: the setting with a line for each value. `along`: the setting of the horizontal axis;
+    `numbers`: its values as ascending numbers, None if some are not numbers.
     """
 
     lines: Axis
@@ -260,7 +263,7 @@ class Crossing:
 
 
 def find_crossing(comparison: Comparison) -> Crossing | None:
-    """Return the grid of two crossed settings; None without one, or with too many holes."""
+    """Return the grid of two settings; None unless the axes are two and most cells have results."""
     if len(comparison.axes) != 2:
         return None
     # Draw an axis of numbers along x; if both or none have numbers, the axis with more values.
@@ -283,16 +286,18 @@ def find_crossing(comparison: Comparison) -> Crossing | None:
 
 
 def _restrict_axis(axis: Axis, values: Collection[str]) -> Axis:
+    """Return an axis with only those of its values that are in ``values``."""
     return Axis(axis.key, tuple(value for value in axis.values if value in values))
 
 
 def _numbers(axis: Axis) -> tuple[float, ...] | None:
+    """Return an axis's values as ascending numbers; None if some are not numbers."""
     numbers = sorted(map(to_float, axis.values))
     return tuple(numbers) if all(map(math.isfinite, numbers)) else None
 
 
 def lines_by_label(comparison: Comparison) -> dict[str, str]:
-    """Return {cell's label: the line on which it lies} of a grid; {} if there is no grid."""
+    """Return {cell's label: name of the line on which `crossing_figure` draws it}; {} if none."""
     crossed = find_crossing(comparison)
     if crossed is None:
         return {}

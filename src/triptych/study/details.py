@@ -1,4 +1,4 @@
-"""Data for the page's script, as JSON: runs with curves and origin, differences, all pairs.
+"""Collect the report's data for its script, as JSON: runs with curves and origin, and all pairs.
 
 All of it is text and numbers that are ready to be shown: the script computes no statistic.
 """
@@ -38,7 +38,7 @@ FIVE_DIGITS = Context(prec=5, rounding=ROUND_05UP)
 
 
 def as_json(study: Study, where: Mapping[Path, str]) -> str:
-    """Serialise `details` as JSON for a script element: no text in it ends the element."""
+    """Serialise `details` as JSON, escaped so that no text in it ends the page's script element."""
     text = json.dumps(details(study, where), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -78,7 +78,7 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return {property: its distinct values in a cell's runs}."""
+    """Return {property: its distinct values in these runs, in one text}."""
     together = {}
     for key in all_keys(runs):
         texts = dict.fromkeys(properties[key] for properties in runs if key in properties)
@@ -87,7 +87,7 @@ def _values_by_property(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _pair_verdicts(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
-    """Return (difference, corrected p, verdict) of each cell (inner list) by reference (outer)."""
+    """Return (difference, corrected p, verdict): a list for each reference cell, with all cells."""
     count = len(comparison.ranked)
     if count < 2:
         return []
@@ -158,6 +158,7 @@ def _run_facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _nonempty_facts(facts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the facts that have a text, with long texts cut."""
     return [(name, truncate(text)) for name, text in facts if text]
 
 

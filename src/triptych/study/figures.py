@@ -122,6 +122,7 @@ def measure_figure(table: MeasureTable) -> Callable[[Comparison, Colours], Figur
 
 
 def _draw_measure_lines(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
+    """Draw each cell's mean of a measure as a line over the values of its key."""
     lines = LineFigure(table.cells, colours)
     x = np.array(table.values)
     if table.key != "evaluations" and table.outlying_cells:
@@ -157,6 +158,7 @@ def limits_without_outliers(table: MeasureTable) -> tuple[float, float]:
 
 
 def _draw_measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours) -> Figure:
+    """Draw a row for each cell, with a dot for each seed."""
     means = {label: spreads[0] for label, spreads in table.spreads.items()}
     decimals = common_decimals(mean.stderr for mean in means.values())
     notes = {label: plus_minus(mean, decimals) for label, mean in means.items()}

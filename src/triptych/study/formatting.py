@@ -30,7 +30,7 @@ def four_digits(x: float) -> str:
 
 
 def common_decimals(errors: Iterable[float]) -> int:
-    """Return the decimals that show each of these errors or figures, as in a column of a table."""
+    """Return the number of decimals that shows each of these errors, as for a table's column."""
     return max((_error_decimals(abs(error)) for error in errors), default=3)
 
 
@@ -58,11 +58,12 @@ def with_interval(
 
 
 def _error_decimals(error: float) -> int:
+    """Return the number of decimals for an error; three for one that is only rounding."""
     return _decimals(error) if error > 1e-6 else 3
 
 
 def _decimals(size: float) -> int:
-    """Return three decimals, or as many as show two digits of a smaller number."""
+    """Return the number of decimals: three, or as many as show two digits of a smaller number."""
     if not math.isfinite(size) or size >= 0.000995 or size == 0:  # at least 0.001 after rounding
         return 3
     return 1 - math.floor(math.log10(size))

@@ -55,13 +55,14 @@ class Monitor(threading.Thread):
         self._next = 0.0  # earliest time of the next report
 
     def run(self) -> None:
+        """Show the table, or print lines without a terminal, until `stop` is called."""
         from rich.live import Live
 
         from triptych.study.console import PlainConsole
 
         console = PlainConsole(sys.stderr)
         if not console.is_terminal:
-            return self._print_until_done()
+            return self._print_until_stopped()
         live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
         # Escape control characters in printed text before Live's streams, which would execute them.
         with (
@@ -71,9 +72,10 @@ class Monitor(threading.Thread):
         ):
             while not self._halt.wait(self.every):
                 live.update(self.table())
-                self._read_runs_again()
+                self._rewrite_report_if_due()
 
-    def _print_until_done(self) -> None:
+    def _print_until_stopped(self) -> None:
+        """Print a line for each run that ends, until `stop` is called."""
         # Names of runs that were seen unfinished. Others had ended before, or will be restarted.
         begun: set[str] = set()
         printed: set[str] = set()
@@ -87,7 +89,7 @@ class Monitor(threading.Thread):
                     printed.add(name)
                     self._print_end(name, len(printed))
             if not halted:
-                self._read_runs_again()
+                self._rewrite_report_if_due()
 
     def _print_end(self, name: str, count: int) -> None:
         """Print how a run ended: "[3/12] objective=v,seed=1: finished before, test bound 2.09"."""
@@ -98,6 +100,7 @@ class Monitor(threading.Thread):
         print(f"[{count}/{len(self.cells)}] {name}: {line}", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
+        """Stop the thread and wait for its end."""
         self._halt.set()
         self.join()
 
@@ -133,7 +136,8 @@ class Monitor(threading.Thread):
                 table.add_row(name, bar, progress_text(progress))
         return table
 
-    def _read_runs_again(self) -> None:
+    def _rewrite_report_if_due(self) -> None:
+        """Rewrite the report if more runs have ended and the pause since the last one is over."""
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         began = time.monotonic()
         if done > self._reported and began >= self._next:

@@ -23,7 +23,7 @@ EQUAL_FACTS = (
 
 
 def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
-    """Yield a note on each limit of a comparison of these cells."""
+    """Yield a note on each difference or fault that limits what a comparison of cells can show."""
     runs = [*chain.from_iterable(cell.runs.values() for cell in cells)]
     yield from _seed_notes(cells)
     yield from _fact_notes(runs, axes)
@@ -36,6 +36,7 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
 
 
 def _seed_notes(cells: Sequence[Cell]) -> Iterator[str]:
+    """Note seeds that not all cells have, and seeds that repeat another seed's result."""
     if len({tuple(cell.runs) for cell in cells}) > 1:
         yield (
             "Not every setting has the same seeds: paired differences use only the seeds that "
@@ -58,7 +59,7 @@ def _fact_notes(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
 
 
 def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield "Parameters: levels 110,087; v and x0 104,455."; an exact denoiser has none."""
+    """Note different numbers of parameters: "Parameters: levels 110,087; v and x0 104,455."."""
     labels_by_size: dict[str, list[str]] = {}
     for cell in cells:
         for size in {run.parameters for run in cell.runs.values()} - {None}:
@@ -70,7 +71,7 @@ def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """Note metrics of the user's own that have one name and several definitions."""
+    """Note user-defined metrics with one name and several definitions."""
     definitions: dict[str, set[Any]] = {}
     for run in runs:
         of_samples = dict(run.measured.metrics) if run.measured else {}
@@ -84,7 +85,7 @@ def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _sample_measure_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """Note samples that were drawn for other values of ``measures.over``, which are left out."""
+    """Note that samples at other values of ``measures.over`` than the first run's are left out."""
     drawn = {(run.measured.key, run.measured.values) for run in runs if run.measured}
     if len(drawn) > 1:
         yield (

@@ -160,16 +160,17 @@ PICTURES = (
 
 
 def assign_colours(hues: Mapping[str, str]) -> dict[str, str]:
-    """Assign a colour to each label, equal in every figure and table; labels of one hue share it.
+    """Return {label: colour}, the same for every figure and table; labels of one hue share it.
 
-    Colours repeat after twelve, where line and marker styles change.
+    ``hues``: {label: any key of its colour}. Colours repeat after twelve, where line and marker
+    styles change.
     """
     inks = dict(zip(dict.fromkeys(hues.values()), itertools.cycle(PALETTE), strict=False))
     return {label: inks[hue] for label, hue in hues.items()}
 
 
 def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
-    """Draw the deciding figures: bound and differences, or a measure if cells share a model."""
+    """Draw the deciding figures: the bound, or a measure if cells share a model; differences."""
     title = comparison.heading
     if comparison.deciding:
         drawings = _measure_drawings([comparison.deciding])
@@ -193,7 +194,7 @@ def _bound_panel(comparison: Comparison, palette: Palette) -> Panel:
 
 
 def known_figures(comparison: Comparison, palette: Palette) -> dict[str, Figure]:
-    """Draw every figure for which runs recorded data; {name: figure}."""
+    """Draw every figure for which runs recorded data; return {name: figure}."""
     drawn: dict[str, Figure] = {}
     for panel in (*headline_panels(comparison, palette), *draw_panels(comparison, palette)):
         drawn |= panel.figures
@@ -240,7 +241,7 @@ def _panel(
 
 
 def _user_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error replaces its panel.
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; show an error in its panel's place.
 
     A reported directory cannot name a package, so a report on untrusted runs executes none of their
     code.
@@ -264,6 +265,7 @@ def _user_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
 def _draw_user_panels(
     comparison: Comparison, palette: Palette, module: str, draws: Sequence[Draw]
 ) -> dict[str, Figure]:
+    """Call a user-defined panel's functions; return {name: figure}."""
     drawn = {}
     with figure_style():
         for draw in draws:
@@ -274,12 +276,13 @@ def _draw_user_panels(
 
 
 def _error_panel(title: str, error: BaseException) -> Panel:
+    """Return a panel that only states an error."""
     problem = f"This panel cannot be drawn: {describe_error(error)}"
     return Panel(title, problem, {}, problem)
 
 
 def sample_pictures(comparison: Comparison) -> list[Gallery]:
-    """List the pictures of each entry of `PICTURES` that some run has."""
+    """Return a gallery for each entry of `PICTURES` whose file some run has."""
     # Data with a bound in bits are images. Samples of other data are plotted.
     plotted = "" if comparison.measure == "bpd" else " plotted"
     galleries = []

@@ -70,6 +70,7 @@ class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
         super().__init__(self.record_tensor, lambda tensor: tensor)
 
     def record_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Keep a reference to a tensor's storage; return the tensor, as the hook requires."""
         storage = tensor.untyped_storage()
         self.storages.setdefault(storage._cdata, storage)
         return tensor
@@ -106,12 +107,12 @@ def check_countable(config: Config) -> None:
 
 
 def network_cost(config: Config) -> Cost:
-    """Count the cost of a configuration's network; UserError: there is no network to train."""
+    """Count the cost of a configuration's network; UserError if no network is trained."""
     check_countable(config)
-    return count_network(config)
+    return count_network_cost(config)
 
 
-def count_network(config: Config) -> Cost:
+def count_network_cost(config: Config) -> Cost:
     """Count the cost of the network of a configuration that has a denoiser."""
     try:
         return _cost(config, "meta")
@@ -171,7 +172,10 @@ def _largest_block(network: Any, item: tuple[Any, ...]) -> int:
 
 
 def _example_inputs(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
-    """Return zeros as a network's item, noise level and labels; UserError: other conditions."""
+    """Return zeros as a network's item, noise level and labels.
+
+    UserError: the network has other conditions than labels.
+    """
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
         raise UserError(
             "plan=true: supports only networks without conditions, or conditioned on labels alone; "
@@ -326,7 +330,10 @@ def network_line(config: Config, cost: Cost, batches: int) -> str:
 
 
 def device_memory(config: Config, cost: Cost) -> tuple[float, float]:
-    """Return a device's bytes of (weights, averages, gradients and moments; activations)."""
+    """Return two numbers of bytes on a device: of states, and of activations.
+
+    States are the weights, their averages, gradients and the optimizer's moments.
+    """
     devices = count_devices(config)
     states = FLOAT * cost.parameters * (4.0 + count_averages(config))
     if config["trainer"]["strategy"] == "fsdp":
@@ -339,7 +346,7 @@ def run_memory(config: Config) -> float:
     if config["model"]["_target_"] != DIFFUSION:
         return math.inf
     try:
-        cost = count_network(config)
+        cost = count_network_cost(config)
     except Exception:  # user-supplied code, or conditions that cannot be made up
         return math.inf
     return CONTEXT + RESERVED * sum(device_memory(config, cost))

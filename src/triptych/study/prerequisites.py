@@ -16,13 +16,13 @@ from triptych.study import rounds
 
 
 def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> str:
-    """Raise UserError for a sweep if no cell can run, or if a value cannot be used in any cell.
+    """Raise UserError if no cell of a sweep can run, or if one of its values cannot be used.
 
-    Each value is composed in the first cell that has it. A cell whose values contradict one another
+    Each value is tested in the first cell that has it. A cell whose values contradict one another
     fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
 
-    Return the first cell's warning that its whole training is warm-up, or "". The run itself writes
-    the warning only to its ``train.log``.
+    Return the first warning that the whole training of a cell is warm-up, or "". The run itself
+    writes the warning only to its ``train.log``.
     """
     known, warning = set[str](), ""
     for job in jobs:
@@ -38,7 +38,7 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
 
 
 def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
-    """Raise the first cell's error if no cell can be resolved."""
+    """Raise the first cell's error if the configuration of no cell can be resolved."""
     refusals: list[Exception] = []
     for job in jobs:
         try:

@@ -53,6 +53,7 @@ class Judgement:
 
     @property
     def word(self) -> Word:
+        """The verdict."""
         if self.claim.untestable:
             return "not testable here"
         if self.claim.kind == "identity":
@@ -111,6 +112,7 @@ class Judgement:
 
     @property
     def _reason(self) -> str:
+        """The reason for the verdict without the warning."""
         if self.claim.untestable:
             return f"{self.claim.untestable.rstrip('.')}."
         if self.word == "cannot tell":
@@ -139,6 +141,7 @@ class Judgement:
 
     @property
     def _deciding_text(self) -> str:
+        """The measured value and the claimed range of the deciding contrast."""
         deciding = self.deciding
         return f"{deciding.contrast.name} = {deciding.text}, {deciding.accepted} is claimed"
 
@@ -152,12 +155,17 @@ class Judgement:
 
     @property
     def line(self) -> str:
+        """The verdict, the claim and the reason in one line."""
         return f"{self.word}: {self.claim.says} ({self.why.rstrip('.')})"
 
 
 @dataclass(frozen=True)
 class PaperVerdicts:
-    """A sweep's verdicts on a paper's claims; ``changed``: claims changed after it had results."""
+    """A sweep's verdicts on a paper's claims.
+
+    ``node``: the sweep's recorded node ``paper``. ``name``: the name of the paper's file.
+    ``changed``: whether the claims were changed after the sweep had results.
+    """
 
     node: Mapping[str, Any]
     name: str
@@ -174,7 +182,7 @@ class PaperVerdicts:
 
 
 def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | None:
-    """Judge the claims that ``sweep.json`` holds by the sweep's runs; None where it holds none."""
+    """Judge the claims in a sweep's record by its runs; None if it has none, or malformed ones."""
     if not sweep.paper:
         return None
     try:
@@ -195,7 +203,7 @@ def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | Non
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
-    """Measure a claim's contrasts; its p-values are corrected later, with those of all others."""
+    """Measure a claim's contrasts, without the correction of p, which all claims share."""
     settings = read_settings(claim, axes, runs)
     seeds = len(axes.get("seed", ["1"]))
     measured = tuple(measure_contrast(contrast, settings, seeds) for contrast in claim.contrasts)
@@ -216,8 +224,9 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
 def _correct_p_values(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     """Correct p over all claims that are tested, by Holm's method.
 
-    A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of
-    "all are within" the smallest times their number (Bonferroni).
+    A claim's p of "some contrast is out of its range" is the largest one of its contrasts
+    (intersection-union test). Its p of "all are within" is the smallest one times their number
+    (Bonferroni).
     """
     tested = [j for j in judgements if not j.claim.untestable]
     reproduced = holm([j.p_not_within for j in tested])
@@ -244,7 +253,7 @@ def _with_corrected_intervals(j: Judgement, tests: int) -> tuple[ContrastResult,
 
 
 def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """Return the judgements, in which no tie with too wide a margin is reproduced.
+    """Return the judgements, with ties of too wide a margin no longer reproduced.
 
     A margin is too wide if it exceeds a reproduced effect on the same metric, identities included.
     """

@@ -1,4 +1,4 @@
-"""Write the report, `report.html` (one file, no network) and `results.csv`, and an index.
+"""Write the report, `report.html` (one file that loads no other) and `results.csv`, and an index.
 
 Also print the results as a table in the terminal, and write figures (SVG, PDF, PNG) and tables
 (CSV, LaTeX) for a paper. Each file appears whole or not at all, so an open page never shows half a
@@ -113,6 +113,7 @@ def page_template(name: str) -> Template:
 
 
 def _css_variables(inks: Iterable[str]) -> str:
+    """Return CSS that sets the variables --c0, --c1, ... to these colours."""
     return "".join(f"--c{i}:{ink};" for i, ink in enumerate(inks))
 
 
@@ -123,7 +124,7 @@ def markdown(text: str) -> str:
 
 
 def _page(name: str, script: str, **values: Any) -> str:
-    """Return an HTML page with its script inside.
+    """Return an HTML page with its script inlined.
 
     The page's content security policy names the script's digest, so a browser executes no other
     script.
@@ -134,7 +135,7 @@ def _page(name: str, script: str, **values: Any) -> str:
 
 
 def render_page(study: Study, palette: dict[str, str]) -> str:
-    """Return the HTML page."""
+    """Return the report as HTML."""
     # Draw the figures of one section at a time, as they take much memory.
     judged = zip(study.comparisons, study.verdicts, strict=True)
     sections = (_section(i, c, v, palette) for i, (c, v) in enumerate(judged))
@@ -153,7 +154,7 @@ def _section(
     verdict: Verdict,
     palette: dict[str, str],
 ) -> dict[str, Any]:
-    """Return the values of the page's template for a comparison."""
+    """Return what the page's template needs to show a comparison."""
     return {
         "index": index,
         "comparison": comparison,
@@ -221,7 +222,7 @@ def _index_row(root: Path, folder: Path, runs: Sequence[Run]) -> tuple[Any, ...]
 
 
 def print_table(report: Report) -> None:
-    """Print a report's results."""
+    """Print a report's tables and verdicts in the terminal."""
     console = PlainConsole(sys.stdout)
     study = report.study
     _print_text(console, study.banner, "yellow")
@@ -248,6 +249,7 @@ def _print_text(console: Console, text: str, style: str = "", wrap: bool = True)
 
 
 def _print_published(console: Console, published: PaperVerdicts) -> None:
+    """Print the verdicts on a paper's claims."""
     _print_text(console, f"Published: {published.node['cite']}, {published.node['where']}")
     for judgement in published.judgements:
         _print_text(console, judgement.line, WORDS.get(judgement.word, ""), wrap=False)
@@ -269,6 +271,7 @@ def _widest_fitting_table(study: Study, comparison: Comparison, console: Console
 
 
 def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> Table:
+    """Return the terminal's results table with these columns."""
     decides = table_title(comparison) or comparison.unit
     better = comparison.question.metric.better
     title = ", ".join(filter(None, (comparison.data, comparison.title, decides, better)))
@@ -313,6 +316,7 @@ def write_figures(study: Study, out: Path) -> list[Path]:
 
 
 def _write_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as SVG, PDF and PNG; return the files' paths."""
     contents = {}
     # Omit the date, so that equal figures give equal files.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
@@ -325,6 +329,7 @@ def _write_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Path) -> list[Path]:
+    """Write a table as CSV and LaTeX; return the files' paths."""
     texts = {"csv": to_csv(columns, rows), "tex": to_latex(columns, rows)}
     return _write_files(
         stem, {ending: escape_control_characters(text) for ending, text in texts.items()}
@@ -332,7 +337,7 @@ def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Pat
 
 
 def _write_files(stem: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
-    """Write each content to the file of its ending; return the files' paths."""
+    """Write a file for each {ending: content}; return the files' paths."""
     written = []
     for ending, content in contents.items():
         written.append(stem.with_name(f"{stem.name}.{ending}"))
@@ -341,7 +346,7 @@ def _write_files(stem: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
-    """Return rows as CSV: figures in full precision, errors and intervals in own columns."""
+    """Return rows as CSV: figures in full precision, errors and intervals in separate columns."""
     table: list[list[object]] = [[] for _ in range(len(rows) + 1)]
     for column in columns:
         entries = [row.entry(column.key) for row in rows]
@@ -365,10 +370,12 @@ def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
 
 
 def _tex_row(texts: Sequence[str], bold: bool = False) -> str:
+    """Return one row of a LaTeX table."""
     return " & ".join(_escape_tex(text, bold) for text in texts) + r" \\"
 
 
 def _escape_tex(text: str, bold: bool) -> str:
+    """Escape a text for a cell of a LaTeX table."""
     safe = re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
     if bold and safe:
         return rf"\textbf{{{safe}}}"

@@ -53,13 +53,14 @@ def results(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV, an apostrophe in front of what a spreadsheet would take for a formula."""
+    """Return rows as CSV, with an apostrophe before texts that spreadsheets take for formulas."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(map(_csv_value, row) for row in rows)
     return out.getvalue()
 
 
 def _csv_value(value: object) -> str:
+    """Return a value as text that no spreadsheet takes for a formula."""
     text = "" if value is None else str(value)
     if FORMULA.match(text) and not NUMBER.fullmatch(text):
         text = f"'{text}"
@@ -67,6 +68,7 @@ def _csv_value(value: object) -> str:
 
 
 def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
+    """Return a run's row of `results`; ``axes``: keys of settings that differ between the runs."""
     row: dict[str, object] = {
         "directory": str(run.dir), "sweep": run.sweep, "status": run.status, "seed": run.seed,
         "data": run.choices.get("data", run.overrides.get("data", "")),

@@ -58,6 +58,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 
 
 def _is_papers_sweep(folder: Path) -> bool:
+    """Return whether a folder is a sweep of a paper; log why if its record is unreadable."""
     try:
         return bool(SweepRecord.read(folder).paper)
     except Unreadable as error:
@@ -66,7 +67,10 @@ def _is_papers_sweep(folder: Path) -> bool:
 
 
 def read_papers(scale: str = "small") -> dict[str, Any]:
-    """Read the node ``paper`` of each paper's file at a scale, by name; also trusted packages'."""
+    """Return {name: node ``paper`` at a scale} of all papers' files, those of trusted packages too.
+
+    Each node has the digest of its file's settings as ``settings``.
+    """
     nodes: dict[str, Any] = {}
     for folder in config_folders():
         for file in sorted((folder / "paper").glob("*.yaml")):
@@ -77,7 +81,10 @@ def read_papers(scale: str = "small") -> dict[str, Any]:
 
 
 def _paper_node(settings: dict[str, Any], scale: str) -> Any:
-    """Return a file's node ``paper`` with a scale's measures; as written if it is unresolvable."""
+    """Return the node ``paper`` of a file's settings, resolved with the measures of a scale.
+
+    If it cannot be resolved, it is returned as written.
+    """
     try:
         config = DictConfig(settings)
         values = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
@@ -89,7 +96,7 @@ def _paper_node(settings: dict[str, Any], scale: str) -> Any:
 
 
 def write_results(page: Path, roots: Sequence[Path]) -> None:
-    """Write the page, its figure and each paper's page.
+    """Write the page of all results, its figure, and a page for each paper.
 
     Papers without a sweep beneath ``roots`` keep their earlier result. UserError: ``page`` is a
     file, but no page of results; OSError, StorageError: a file cannot be written.
@@ -118,7 +125,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """Return the papers' results that `write_results` left in a folder, by title."""
+    """Return the papers' results that `write_results` stored in a folder, sorted by title."""
     files = sorted(folder.glob("*.json"))
     return [(read_record(file) or {}) | {"title": file.stem} for file in files]
 
@@ -166,6 +173,7 @@ def wall_seconds(run: Run) -> float:
 
 
 def _claim_entry(judgement: Judgement) -> Entry:
+    """Return a judged claim as plain data."""
     deciding = judgement.deciding
     claim = judgement.claim
     published, ratio = published_at(claim, *deciding.contrast.compared)
@@ -181,9 +189,10 @@ def _claim_entry(judgement: Judgement) -> Entry:
 
 
 def published_at(claim: Claim, *points: MetricPoint) -> tuple[str, float | None]:
-    """Return the published figures of settings (if unknown, of all) as text, and their ratio.
+    """Return the published figures of some settings as text, and the ratio of two of them.
 
-    The ratio is that of the first figure to the second; None unless both are known.
+    If none of them is known, the text has all figures of the claim. The ratio is that of the first
+    figure to the second; None unless both are known.
     """
     known = dict(claim.published)
     names = [name for point in points for name in _published_names(point, points, known)]
@@ -198,9 +207,10 @@ def published_at(claim: Claim, *points: MetricPoint) -> tuple[str, float | None]
 def _published_names(
     point: MetricPoint, points: Iterable[MetricPoint], known: Mapping[str, str]
 ) -> list[str]:
-    """Return the name of a setting's published figure in a list; [] unless exactly one matches.
+    """Return [name of a setting's published figure], or [] unless exactly one name matches.
 
-    The name is a value that the other settings lack, or the metric.
+    The name is a value that the other settings of ``points`` lack, or the metric. ``known``:
+    {name: published figure}.
     """
     others = {setting for other in points if other is not point for setting in other.setting}
     names = [value for key, value in point.setting if (key, value) not in others]
@@ -217,7 +227,7 @@ def _first_number(text: str) -> float:
 
 
 def claim_rows(entries: Iterable[Entry]) -> dict[str, list[Row]]:
-    """Return {section: (paper's result, claim) pairs} of all claims that the section counts."""
+    """Return {section: (paper's result, claim) pairs} with each claim in its section."""
     rows: dict[str, list[Row]] = {section: [] for section in SECTIONS}
     for entry in entries:
         for claim in entry["claims"]:
@@ -236,7 +246,7 @@ def short_citation(cite: str) -> str:
 
 
 def paper_counts(entry: Entry) -> list[str]:
-    """Return the counts of a paper's claims in each section."""
+    """Return the counts of a paper's verdicts for each section, as "2 reproduced"."""
     verdicts = [read_verdict(claim) for claim in entry["claims"]]
     return [tally(verdicts, section) for section in SECTIONS]
 
@@ -291,7 +301,10 @@ def current_claims(entry: Entry, current_papers: Mapping[str, Node]) -> list[Ent
 
 
 def _with_current_labels(claim: Node, labels: Mapping[str, str]) -> Entry:
-    """Return a recorded claim with its current labels, and the word that follows from them."""
+    """Update the labels of a recorded claim, and its verdict (``word``) if they change it.
+
+    They do if the claim has become untestable, or is no longer.
+    """
     current = {**claim, **labels}
     if claim["word"] == AGAIN:
         return current
@@ -305,7 +318,7 @@ def _with_current_labels(claim: Node, labels: Mapping[str, str]) -> Entry:
 
 
 def has_current_versions(entry: Entry) -> bool:
-    """Return whether all measures of a result still have the versions recorded with it."""
+    """Return whether the metrics of a result still have the versions with which it was measured."""
     versions = {claim["metric"]: 1 for claim in entry["claims"]} | entry.get("versions", {})
     try:
         return all(metric_version(measure) == version for measure, version in versions.items())

@@ -1,4 +1,7 @@
-"""Expand a sweep's grid, name its runs, and choose the seeds and tuned values of its rounds."""
+"""Expand a sweep's grid, name its runs, and choose the seeds and tuned values of each round.
+
+A round is a batch of runs that is started when the results of earlier ones are known.
+"""
 
 import itertools
 import math
@@ -29,7 +32,7 @@ OF_A_GRID = {
 
 
 def grid_jobs(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[Job]:
-    """Return the overrides of each run of a grid: of ``sweeper.params`` and the command line."""
+    """Return the overrides of each run of the grid of ``sweeper.params`` and the command line."""
     from triptych.config.hydra_internals import BasicSweeper
 
     loader = None  # an override glob(x*) needs it to list the choices
@@ -69,7 +72,7 @@ def override_group(override: str) -> str:
 
 
 def composed_grid_jobs(config: DictConfig) -> list[Job]:
-    """Return the overrides of each run of the grid that a composed configuration asks for."""
+    """Return the overrides of each run of the grid in a sweep's composed configuration."""
     return grid_jobs(config.hydra.sweeper, list(config.hydra.overrides.task))
 
 
@@ -79,7 +82,7 @@ def compose_cell(config: DictConfig, job: Sequence[str]) -> DictConfig:
 
 
 def resolve_cell(config: DictConfig, job: Sequence[str]) -> Request:
-    """Resolve a sweep's run into its request; UserError: an override of it is not possible."""
+    """Resolve the configuration of a sweep's run; UserError: one of its overrides is invalid."""
     cell = compose_cell(config, job)
     request = resolve(cell, Path(cell.hydra.sweep.dir))
     request.check_overrides()
@@ -87,7 +90,7 @@ def resolve_cell(config: DictConfig, job: Sequence[str]) -> Request:
 
 
 def jobs_known_beforehand(config: DictConfig) -> list[Job]:
-    """Return the overrides of each job of a grid; [] if a sweeper chooses its jobs later."""
+    """Return the overrides of each run of a sweep; [] if the sweeper chooses them one by one."""
     if not is_grid(config) or is_adaptive(config):
         return []
     return composed_grid_jobs(config)
@@ -117,7 +120,7 @@ def is_adaptive(config: DictConfig) -> bool:
 
 
 def varied_keys(config: DictConfig) -> set[str]:
-    """Return the keys and groups that a sweep's cells vary, those of ``setting`` included."""
+    """Return the keys and groups that vary within a sweep, those that ``setting`` sets included."""
     if not is_grid(config):  # other sweepers vary all keys that they are given
         return swept_keys(config)
     jobs = composed_grid_jobs(config)
@@ -126,12 +129,15 @@ def varied_keys(config: DictConfig) -> set[str]:
 
 
 def swept_keys(config: DictConfig) -> set[str]:
-    """Return the keys that a sweeper is given, by its configuration or the command line."""
+    """Return the keys with values for the sweeper, in its configuration or the command line."""
     return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
-    """Check the keys that control a sweep as a whole; ``grid``: whether the sweep has a grid."""
+    """Check the values of keys that control a sweep as a whole, such as ``until``.
+
+    ``grid``: whether the runs are a sweep over a grid. UserError: a value is wrong, or needs one.
+    """
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     if grid:
         return
@@ -217,9 +223,10 @@ def _is_axis(override: str) -> bool:
 
 
 def seed_rounds(first_seeds: Sequence[int], max_seeds: int) -> list[list[int]]:
-    """Return the seeds of each round: ``first_seeds``, then half as many more, to ``max_seeds``.
+    """Return all seeds up to each round: ``first_seeds``, then each time half as many more.
 
-    For example 3, 5, 8 and 12 seeds. The rounds are few, as each one lowers the level of the tests.
+    For example 3, 5, 8 and 12 seeds, with ``max_seeds=12``. The rounds are few, as each one lowers
+    the level of the tests.
     UserError: fewer than two first seeds, or more than ``max_seeds``.
     """
     if not 2 <= len(first_seeds) <= max_seeds:
@@ -233,7 +240,7 @@ def seed_rounds(first_seeds: Sequence[int], max_seeds: int) -> list[list[int]]:
 
 
 def round_sizes(first: int, most: int) -> list[int]:
-    """Return the number of seeds at each look: half as many again, up to `most`."""
+    """Return the number of seeds at each look: `first`, then 1.5 times as many, up to `most`."""
     sizes = [first]
     while sizes[-1] < most:
         sizes.append(min(most, sizes[-1] + math.ceil(sizes[-1] / 2)))

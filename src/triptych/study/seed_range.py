@@ -1,12 +1,15 @@
-"""Compute the power of a claim, and a range of seeds that settles a pair (docs/comparing.md).
+"""Compute the power of a test, and a range of seeds that settles a pair (docs/comparing.md).
 
-Power: under a true difference d the mean of S seeds is N(d, A + B), as in `statistics`:
+Power: the probability that the test of two settings is significant. With a true difference d, the
+mean difference over S seeds is N(d, A + B), where A is its variance over seeds and B that over test
+items. A falls as 1 / S, B does not.
 
     power(d) = E[ P( |N(d, A + B)| > critical(A*, B) ) ],  A* ~ A chi2_{S-1} / (S - 1)
 
-over the same nodes as the test; without items by the noncentral t. A falls as 1 / S, B does not.
-The level is that of Holm's first step, at which no other claim holds, so the power is a lower limit
-of the corrected test's power.
+A*: the estimate of A; critical(A*, B): the smallest significant difference (`MeanError.critical`).
+The expectation is a quadrature over A*; without items it is the power of a t-test. The level is
+that of Holm's first step, at which no other test is significant, so the corrected test has at least
+this power.
 
 The number of seeds that settles a pair depends on a difference and a variance that are only
 estimated. Their confidence distribution is that of the test: A* as above, and d* from
@@ -25,7 +28,7 @@ from scipy.special import ndtr
 
 from triptych.study.statistics import MeanError, Paired, chi2_nodes
 
-GOAL = 0.8
+GOAL = 0.8  # power at which a number of seeds suffices
 TAIL = 0.1  # share of reports whose range of seeds is too low; the same share is too high
 MOST = 100  # largest number of seeds that is considered; a range beyond it has no upper end
 NODES = 32  # quadrature nodes of a critical distance
@@ -36,7 +39,11 @@ GRID = 32  # number of critical distances that are computed; others are interpol
 def critical_limits(
     error: MeanError, alpha: float, nodes: int = NODES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the critical distance at each node of the estimated variance, and its weight."""
+    """Return the critical distance at each node of a quadrature over A*, and the node's weight.
+
+    A*: the estimate of the variance over seeds; ``error``: the true variances; ``alpha``: the level
+    of the test.
+    """
     quantiles, weights = chi2_nodes(error.df, 2 * nodes)
     weights = weights / weights.sum()
     of_seeds = np.asarray(error.of_seeds)[..., None] * quantiles
@@ -54,7 +61,7 @@ def critical_limits(
 def claim_power(
     difference: Any, error: MeanError, limits: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Compute the probability that the test claims a true difference; elementwise.
+    """Compute the probability that the test of a true difference is significant; elementwise.
 
     `limits`, `weights`: as returned by `critical_limits`.
     """
@@ -65,7 +72,7 @@ def claim_power(
 
 
 def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) -> np.ndarray:
-    """Return the true difference that is claimed with probability `GOAL`; elementwise."""
+    """Return the true difference that is significant with probability `GOAL`; elementwise."""
     limits, weights = critical_limits(error, alpha, nodes)
     low = np.zeros(np.shape(error.of_seeds))
     high = limits.max(-1) + 9 * np.sqrt(error.of_seeds + error.of_items)
@@ -79,7 +86,7 @@ def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) ->
 
 @dataclass(frozen=True)
 class SeedRange:
-    """A range of seeds per setting, `low` to `high`; an end above `MOST` is not known."""
+    """A range of numbers of seeds per setting; an end above `MOST` is not known."""
 
     low: int
     high: int
@@ -89,8 +96,9 @@ class SeedRange:
 def seed_range(pair: Paired, alpha: float, level: float) -> SeedRange:
     """Return a range that contains, in 8 of 10 reports, the number of seeds that settles a pair.
 
-    That number is the smallest above the present one with which a test at level `alpha` claims the
-    true difference with probability `GOAL`. `level`: the level of the test that left the pair open.
+    That number is the smallest above the present one with which the true difference is significant
+    at level `alpha` with probability `GOAL`. `level`: the level of the test that left the pair
+    open.
     """
     at_limit = replace(pair, mean=float(pair.error.critical(level)))
 
@@ -118,16 +126,20 @@ def _smallest_sufficient(is_enough: Callable[[int], bool], start: int) -> int:
 
 
 def _error_with_seeds(pair: Paired, seeds: int) -> MeanError:
-    """Return the error of a mean over this many seeds, at each node of the true variance."""
+    """Return the error of a pair's mean if it had this many seeds.
+
+    It is an array over the quadrature nodes of the unknown variance over seeds.
+    """
     quantiles, _ = chi2_nodes(pair.error.df, COARSE)
     of_seeds = pair.error.of_seeds / quantiles * pair.n / seeds
     return MeanError(of_seeds, seeds - 1, pair.error.of_items, pair.error.n_items)
 
 
 def _confidence(pair: Paired, differences: np.ndarray) -> float:
-    """Return the confidence that the true difference exceeds `differences`, one at each node.
+    """Return the confidence that a pair's true difference exceeds a limit.
 
-    The true difference is assumed to have the sign of the measured one.
+    `differences`: the limit at each quadrature node of the variance over seeds. The true difference
+    is assumed to have the sign of the measured one.
     """
     quantiles, weights = chi2_nodes(pair.error.df, COARSE)
     spread = np.sqrt(pair.error.of_seeds / quantiles + pair.error.of_items)

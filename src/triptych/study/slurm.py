@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def query_queue() -> dict[str, str] | None:
-    """Return the state of each of this user's jobs in SLURM's queue; None if the query fails."""
+    """Return {job: state} of this user's jobs in SLURM's queue; None if the query fails."""
     # Remove the user's defaults (SQUEUE_PARTITION, ...), which could hide jobs.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
@@ -51,7 +51,10 @@ def query_queue() -> dict[str, str] | None:
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """A watcher of submitit's jobs; ``outcome`` returns the result of a job that left none."""
+    """A watcher of submitit's jobs that ends the wait for jobs without a result.
+
+    ``outcome`` returns the result of such a job from its id, its overrides and its last state.
+    """
 
     def __init__(self, folder: str, tasks: int, outcome: Outcome):
         super().__init__(delay_s=EVERY)
@@ -110,6 +113,7 @@ class QueueWatcher(SlurmInfoWatcher):
                 self._mark_ended(job)
 
     def _mark_ended(self, job: str) -> None:
+        """Make submitit stop waiting for a job."""
         self._info_dict[job] = {"State": "COMPLETED"}  # all its tasks have result files
         self._finished.add(job)
 
@@ -123,6 +127,7 @@ class QueueWatcher(SlurmInfoWatcher):
         return [paths for paths in tasks if paths.result_pickle.name not in there]
 
     def _write_outcome(self, job: str, state: str) -> None:
+        """Write the result that ``outcome`` returns for a job to its tasks without a result."""
         missing = self._tasks_without_result(job)
         if not missing:
             return

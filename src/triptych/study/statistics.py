@@ -1,13 +1,15 @@
 """Statistics of a few seeds and a few hundred items: means, differences, intervals, Holm.
 
-Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances,
-decide. Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):
+Settings of one seed share initial weights, batches, noise and items, so tests use differences that
+are paired by seed, not pooled variances. The mean of differences over S seeds and I items, both of
+which are random samples, has the variance A + B (docs/comparing.md):
 
     A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
     p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}  (Behrens and Fisher)
 
-exact where one of the two dominates, and never above its level in between. Items in groups: their
-groups take the place of items (`group_values`), I - 1 is of their effective number.
+MS: mean squares of a two-way analysis of variance. p(x): the p-value of a mean x. The test is exact
+if A or B dominates, and conservative in between. If items are in groups, groups take the place of
+items (`group_values`), and I is their effective number.
 """
 
 import math
@@ -30,10 +32,10 @@ LEAST = 1.1  # lowest effective number of groups; a t of fewer degrees of freedo
 
 @dataclass(frozen=True)
 class MeanError:
-    """Variance of a mean: over seeds, with `df` degrees of freedom, and items, with `n_items` - 1.
+    """The variance of a mean: `of_seeds`, the part over seeds, plus `of_items`, that over items.
 
-    Both may be arrays: what follows from them is elementwise. `n_items` is an effective number
-    where items are in groups.
+    `of_seeds` has `df` degrees of freedom, `of_items` has `n_items` - 1. Both may be arrays, for
+    elementwise results. If items are in groups, `n_items` is the effective number of groups.
     """
 
     of_seeds: Any
@@ -42,9 +44,9 @@ class MeanError:
     n_items: float = 0
 
     def p(self, distance: Any, nodes: int | None = None) -> Any:
-        """Return the two-sided p of a mean at this distance from the hypothesis.
+        """Return the two-sided p of a mean at this distance from the null hypothesis.
 
-        `nodes`: the number of nodes of a coarser integral, by `chi2_nodes`.
+        `nodes`: the number of quadrature nodes, for a faster, less precise p.
         """
         distance, seeds, items = np.broadcast_arrays(np.abs(distance), self.of_seeds, self.of_items)
         if not np.any(items):
@@ -59,7 +61,10 @@ class MeanError:
         return (weights * p).sum(-1) / weights.sum()
 
     def critical(self, alpha: float, nodes: int | None = None) -> Any:
-        """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
+        """Return the distance with two-sided p `alpha`: half the width of a 1 - `alpha` interval.
+
+        `nodes`: as in `p`.
+        """
         of_seeds = np.asarray(self.of_seeds, float)
         of_items = np.asarray(self.of_items, float)
         seeds, items = np.broadcast_arrays(of_seeds, of_items)
@@ -79,16 +84,19 @@ class MeanError:
 
 @dataclass(frozen=True)
 class ItemDifferences:
-    """Differences by test item, (n,) for each seed, and the items' groups, (n,) or None."""
+    """The difference of two settings at each test item, (n,) by seed, and the items' groups, (n,).
+
+    `groups` is None if the items are independent.
+    """
 
     by_seed: Mapping[int | None, np.ndarray]
     groups: np.ndarray | None = None
 
 
 def crossed_mean_error(differences: np.ndarray, groups: np.ndarray | None = None) -> MeanError:
-    """Return the error of the mean of differences (..., seeds, items); at least two seeds.
+    """Return the error of the mean of differences (..., seeds, items) over at least two seeds.
 
-    One item has no spread: the error is that over seeds. ``groups``: the items' groups, (items,).
+    With one item it is the error over seeds alone. ``groups``: the items' groups, (items,).
     """
     if groups is not None:
         by_group = crossed_mean_error(group_values(differences, groups))
@@ -115,7 +123,9 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @lru_cache(maxsize=64)
 def chi2_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: the trapezoidal rule in u = log(chi2_df / df).
+    """Return nodes and weights for expectations over chi2_df / df.
+
+    They are the trapezoidal rule in u = log(chi2_df / df); the weights are not normalised.
 
     The density, exp(df (u - e^u) / 2) up to a constant, vanishes at both ends with all derivatives,
     so the rule converges exponentially: for up to 30 seeds, a p of 1e-20 is right to one part in
@@ -127,9 +137,10 @@ def chi2_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, with probability v^4.
+    """Return a few nodes and weights for expectations over chi2_df / df.
 
-    A few nodes suffice for a p above 1e-6, but not below.
+    They are the Gauss-Legendre rule in v, where v^4 is the cumulative probability. A few nodes
+    suffice for a p above 1e-6, but not below.
     """
     v, weights = np.polynomial.legendre.leggauss(nodes)
     v = (v + 1) / 2
@@ -141,10 +152,10 @@ UNKNOWN = MeanError(math.nan, 1)
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of (other - reference) over the `n` seeds both have.
+    """The mean difference (other - reference) over the `n` seeds that both settings have.
 
-    `error`, `p` and intervals are NaN for fewer than two pairs, or if all pairs differ by exactly
-    the same: then the seed changed nothing, and the variation over seeds is unknown.
+    `error`, `p` and intervals are NaN for fewer than two seeds, or if all seeds have exactly the
+    same difference: then the variation over seeds is unknown.
     """
 
     mean: float
@@ -158,12 +169,12 @@ class Paired:
 
     @property
     def is_identical(self) -> bool:
-        """Whether two or more pairs have no difference at all."""
+        """Whether both settings have exactly the same values for two or more seeds."""
         return self.n > 1 and self.mean == 0 and math.isnan(self.p)
 
     @cached_property
     def p(self) -> float:
-        """Two-sided p of no difference, uncorrected."""
+        """The two-sided p of "there is no difference", uncorrected."""
         return float(self.error.p(self.mean))
 
     def interval(self, alpha: float) -> tuple[float, float]:
@@ -172,13 +183,13 @@ class Paired:
         return self.mean - half, self.mean + half
 
     def one_sided_p(self, distance: float) -> float:
-        """Return the one-sided p of "the true distance is at most 0", given this measured one."""
+        """Return the one-sided p of "the true distance is at most 0" for a measured one."""
         half = float(self.error.p(distance)) / 2
         return half if distance > 0 else 1 - half
 
 
 def spread(values: Collection[float]) -> Estimate:
-    """Compute mean and standard error sd / sqrt(n) of one value per seed; no error below two."""
+    """Compute the mean over seeds and its standard error sd / sqrt(n); NaN for under two values."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
@@ -192,9 +203,9 @@ def paired(
     other: Mapping[int | None, float],
     items: ItemDifferences | None = None,
 ) -> Paired:
-    """Pair `other - reference` over common seeds; `items`: the difference by item.
+    """Return the difference `other - reference`, paired over common seeds, with its error.
 
-    With items for every common seed, interval and p cover the choice of seeds and of items
+    With `items` for every common seed, interval and p cover the choice of seeds and of test items
     (`crossed_mean_error`); without, they are those of the paired t-test over seeds.
     """
     common = [seed for seed in reference if seed in other]
@@ -211,10 +222,10 @@ def paired(
 
 
 def outlying_labels(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
-    """Return labels whose values would squeeze all others on an axis; `sign`: 1 where high is bad.
+    """Return the labels of values so bad that they would squeeze all others on an axis.
 
-    Their values lie more than `REACH` times the span of the others from the best value. The others
-    are at least two labels, and at least half of all.
+    They lie more than `REACH` times the span of the other values from the best one. The others are
+    at least two labels, and at least half of all. `sign`: 1 if lower values are better, else -1.
     """
     ordered = []
     for label, figures in values.items():
@@ -231,7 +242,7 @@ def outlying_labels(values: Mapping[str, Collection[float]], sign: int = 1) -> s
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Adjust p-values by Holm's step-down method; NaN stays NaN, and counts as no test.
+    """Return p-values adjusted by Holm's step-down method; NaN stays NaN, and counts as no test.
 
     With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the
     weights not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...

@@ -47,6 +47,7 @@ class Study:
 
     @cached_property
     def runs(self) -> list[Run]:
+        """All runs of all sweeps."""
         return [*chain.from_iterable(sweep.runs for sweep in self.sweeps)]
 
     @cached_property
@@ -61,6 +62,7 @@ class Study:
 
     @property
     def title(self) -> str:
+        """The sweep's title, or the names of the directories."""
         return self.record.title or " + ".join(root.resolve().name for root in self.roots)
 
     @property
@@ -70,7 +72,7 @@ class Study:
 
     @property
     def command(self) -> str:
-        """The command that makes these runs; "" if no record of it can be read."""
+        """The command that started these runs; "" if it is not recorded or not readable."""
         if self.prefix:
             return ""
         command = self.record.command or next((run.command for run in self.runs if run.command), ())
@@ -123,6 +125,7 @@ class Study:
 
     @property
     def counts(self) -> Counter[str]:
+        """The number of runs with each status."""
         return Counter(run.status for run in self.runs)
 
     @property
@@ -133,7 +136,7 @@ class Study:
 
     @property
     def banner(self) -> str:
-        """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
+        """The sweep's progress: "7 of 15 runs finished, 2 running"; "" when all have finished."""
         if self.damage:
             return f"{self.damage}: the number of planned runs is unknown, so nothing is settled"
         if self.complete and self.counts.keys() <= {"finished"}:
@@ -165,6 +168,7 @@ class Study:
         return answers
 
     def _verdict_sentences(self) -> list[str]:
+        """Return `sentences` as if no run were still to come."""
         if self.verdicts:
             pairs = zip(self.comparisons, self.verdicts, strict=True)
             answers = [f"{comparison.heading}: {verdict.headline}" for comparison, verdict in pairs]
@@ -180,7 +184,7 @@ class Study:
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
 
     def _data_without_bound(self) -> list[str]:
-        """Name the data on which no run has a test bound, so that no comparison has these runs."""
+        """Return a sentence for each data set on which no run has a test bound."""
         compared = chain.from_iterable(comparison.runs for comparison in self.comparisons)
         names = {*map(data_choice, self.runs)} - {*map(data_choice, compared), ""}
         return [f"No run on {name} has a test bound." for name in sorted(names)]
@@ -237,7 +241,7 @@ class Study:
 
     @property
     def hues(self) -> dict[str, str]:
-        """{cell's label: key of its colour}, which is its line in a grid, or else the label."""
+        """{cell's label: key of its colour}: the line of a grid that it lies on, or the label."""
         hues: dict[str, str] = {}
         for comparison in self.comparisons:
             labels = sorted([cell.label for cell in comparison.all_cells], key=natural_key)

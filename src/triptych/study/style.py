@@ -1,4 +1,4 @@
-"""The style of every figure, and its conversion to SVG inside a page or to a PNG file.
+"""The style of every figure, and the conversion of figures to SVG in a page or to PNG files.
 
 Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands
 alone.
@@ -114,12 +114,12 @@ def new_axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
 
 
 def shorten(text: str, max_length: int = 30) -> str:
-    """Shorten `text` in its middle where it would not fit beside a figure."""
+    """Shorten `text` to `max_length` letters by an ellipsis in its middle."""
     return text if len(text) <= max_length else text[: max_length - 9] + "…" + text[-8:]
 
 
 def legend_names(labels: Sequence[str]) -> dict[str, str]:
-    """Shorten labels to 18 letters, or to as many more, up to 26, as keep them distinct."""
+    """Return {label: short name} with 18 letters, or up to 26 if the names are equal otherwise."""
     names: dict[str, str] = {}
     for length in range(18, 27):
         names = {label: shorten(label, length) for label in labels}
@@ -169,7 +169,7 @@ class LineFigure:
         self.ax.minorticks_off()
 
     def finish(self, xlabel: str, ylabel: str) -> Figure:
-        """Return the figure with its legend, and all last values as its label."""
+        """Label the axes, add the legend and a text alternative with all last values; return it."""
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
         order = sorted(self.ends, key=lambda label: -self.ends[label])
@@ -187,7 +187,7 @@ class LineFigure:
 
 
 def log_axis(ax: Axes, values: np.ndarray) -> None:
-    """Set a log y axis with plain numbers; leave it linear where values hardly differ."""
+    """Make the y axis logarithmic, with plain numbers, unless the values hardly differ."""
     values = values[np.isfinite(values) & (values > 0)]
     decades = math.log10(values.max() / values.min()) if values.size else 1.0
     # Ranges below a factor of 5 may contain fewer than two of the ticks 1, 2, 5.

@@ -154,7 +154,7 @@ class SweepHook(Callback):
         return any(run.checkpoints() or run.status == "finished" for run in self.runs())
 
     def _sweep_entries(self) -> dict[str, Any]:
-        """Return the entries of ``sweep.json`` for this command."""
+        """Return this command's entries of ``sweep.json``."""
         facts: dict[str, Any] = {
             "schema": SCHEMA,
             "command": ["triptych-train", *command()[1:]],
@@ -259,7 +259,10 @@ class SweepHook(Callback):
         return RunDirectory(self.root / self.cell_directory_name(job))
 
     def next_look(self, facts: dict[str, Any]) -> int:
-        """Return the number of the look that an earlier command with equal rules reached, or 1."""
+        """Return the number of the look at which to go on: that of an earlier command, or 1.
+
+        The earlier command counts only if its looks and its margin were equal.
+        """
         until = self.before.until
         rule = (facts["looks"], facts["equal_within"])
         if until is None or (until.looks, until.equal_within) != rule:
@@ -286,6 +289,7 @@ class SweepHook(Callback):
         return bound
 
     def runs(self) -> list[RunDirectory]:
+        """Return the directories of this command's runs."""
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:

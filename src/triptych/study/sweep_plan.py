@@ -77,6 +77,7 @@ class RecordBackup:
 
 
 def _read_if_present(path: Path) -> bytes | None:
+    """Return a file's content; None if there is no such file."""
     if not path.is_file():
         return None
     return path.read_bytes()
@@ -136,6 +137,7 @@ def check_other_commands(
 
 
 def _override_values(job: Sequence[str]) -> dict[str, str]:
+    """Return {key: value} of a job's overrides, with passwords masked."""
     return {override_key(override): mask_password(override.partition("=")[2]) for override in job}
 
 

@@ -136,6 +136,7 @@ def _difference_columns(table: MeasureTable, value_index: int) -> list[Column]:
 
 
 def _has_figures(comparison: Comparison, column: Column) -> bool:
+    """Return whether a cell has a figure for a column."""
     return any(cell.values(column.key) for cell in comparison.cells)
 
 
@@ -326,6 +327,7 @@ def _seeds_text(cell: Cell) -> str:
 
 
 def _run_outcome(run: Run) -> str:
+    """Return a word for a run without a usable result: its status, or why it does not count."""
     if run.status != "finished":
         return run.status
     if not run.measure:

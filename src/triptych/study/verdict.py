@@ -161,6 +161,7 @@ def lost_seeds_sentence(comparison: Comparison) -> str:
 
 
 def _single_setting(comparison: Comparison) -> list[str]:
+    """State the bound of the only setting."""
     (cell,) = comparison.cells
     figure = cell.bound
     items = ""
@@ -191,8 +192,11 @@ class Relations:
     open: dict[str, PairTest]
 
     @classmethod
-    def read(cls, comparison: Comparison, table: MeasureTable, value_index: int) -> Self:
-        """Sort each rival by its test against the best setting at a value of the table's key."""
+    def to_best(cls, comparison: Comparison, table: MeasureTable, value_index: int) -> Self:
+        """Test each other setting against the best one, and list it under the test's outcome.
+
+        `value_index`: the number of the value of the table's key at which they are compared.
+        """
         relations = cls([], [], [], [], {})
         best, *rivals = table.ranked_labels(value_index)
         for label in rivals:
@@ -216,7 +220,7 @@ def _rank_by_bound(comparison: Comparison, all_untrained: bool) -> list[str]:
     sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
     if comparison.one_seed:
         return [*sentences, "One seed: nothing is settled."]
-    relations = Relations.read(comparison, comparison.bounds, 0)
+    relations = Relations.to_best(comparison, comparison.bounds, 0)
     if relations.clear:
         sentences.append(f"Clear of {_names_or_count(relations.clear)}.")
     if relations.ahead:
@@ -289,7 +293,7 @@ def _floor_text(comparison: Comparison, table: MeasureTable) -> list[str]:
     """Advise more samples, not seeds, for undecided settings that are as near as true data."""
     last = len(table.values) - 1
     best = table.ranked_labels(last)[0]
-    open_labels = Relations.read(comparison, table, last).open
+    open_labels = Relations.to_best(comparison, table, last).open
     labels = [label for label in [best, *open_labels] if table.is_at_floor(label, last)]
     if len(labels) < 2:
         return []
@@ -325,7 +329,8 @@ def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]
 
 
 def _best_setting(comparison: Comparison, table: MeasureTable, value_index: int) -> str:
-    relations = Relations.read(comparison, table, value_index)
+    """Describe the best setting at a value of the key: "x0 is clear of v"."""
+    relations = Relations.to_best(comparison, table, value_index)
     parts = []
     if relations.clear:
         parts.append(f"clear of {_names_or_count(relations.clear)}")

@@ -75,7 +75,8 @@ def test_claim_compares_metrics_as_axis():
         ({"order": ["x0", "v"]}, "one.compare: missing; use one of objective, bound.steps, metric"),
         ({"compare": "schedule", "order": ["x0", "v"]}, "compare=schedule: not an axis of the sweep"),
         ({"compare": "objective", "order": ["x0", "velocity"]},
-         "order=velocity: not in the sweep; use objective of x0, epsilon, v"),
+         "order=velocity: not in the sweep; choose a value of "
+         "objective from x0, epsilon, v"),
         ({"compare": "objective", "order": ["x0"]}, "order=['x0']: nothing to compare; list more settings"),
         ({"compare": "objective"}, "has 0 statistics; use exactly one of order, same, value, div"),
         ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "has 2 statistics; use exactly one of order"),

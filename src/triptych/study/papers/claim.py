@@ -209,6 +209,7 @@ class ContrastBuilder:
         self.open_axes = [key for key in free if len(axes[key]) > 1]
 
     def order(self) -> Iterator[Contrast]:
+        """Yield "each setting is above those of the group before it"."""
         low, ratio = self._tolerance("by")
         groups = [self._settings(entry) for entry in self.stated]
         for below, above in itertools.pairwise(groups):
@@ -216,11 +217,13 @@ class ContrastBuilder:
                 yield from self._contrasts([larger, smaller], low=low, ratio=ratio)
 
     def same(self) -> Iterator[Contrast]:
+        """Yield "both settings are equal up to the tolerance" for each pair."""
         high, ratio = self._tolerance("within")
         for first, second in itertools.combinations(self._settings(self.stated), 2):
             yield from self._contrasts([second, first], low=-high, high=high, ratio=ratio)
 
     def value(self) -> Iterator[Contrast]:
+        """Yield "the setting has the stated figure up to the tolerance" for each setting."""
         for setting, figure in self.stated.items():
             if "within" in self.node:
                 low = figure - self.node["within"]
@@ -231,6 +234,7 @@ class ContrastBuilder:
             yield from self._contrasts(self._settings(setting), low=low, high=high)
 
     def diverges(self) -> Iterator[Contrast]:
+        """Yield "over half of the seeds diverge" for each setting."""
         settings = self._settings(self.stated)
         others = list[str]()
         if "beyond" in self.node:
@@ -253,9 +257,11 @@ class ContrastBuilder:
         ratio: bool = False,
         **fields: Any,
     ) -> Iterator[Contrast]:
-        """Yield the contrast of one or two settings at each value of the axes that are left open.
+        """Yield one contrast for each combination of values of the open axes.
 
-        ``fields``: further fields of the contrast.
+        ``settings``: one value of the compared axis, or two whose difference (``ratio``: quotient)
+        is taken. ``others``: the other values with which ``diverges`` compares. ``fields``: further
+        fields of the contrast.
         """
         sign = " / " if ratio else " − "
         compared = sign.join(value_name(self.axis, text) for text in settings)
@@ -302,8 +308,8 @@ class ContrastBuilder:
             if text == format_value(value) or to_float(text) == to_float(value):
                 return text
         raise UserError(
-            f"{self.path}.{key}={format_value(value)}: not in the sweep; use {axis} of "
-            f"{', '.join(self.axes[axis])}"
+            f"{self.path}.{key}={format_value(value)}: not in the sweep; choose a value "
+            f"of {axis} from {', '.join(self.axes[axis])}"
         )
 
 
