@@ -94,8 +94,10 @@ def _condition_sources(
     """
     condition_from: Config = config.get("condition_from", {})
     stages: Config = config.get("stages", {})
-    for name in stages.keys() - condition_from.keys():
-        raise UserError(f"stages.{name}: must be a key of condition_from={condition_from}")
+    drawn_parts = {name for name, source in condition_from.items() if source not in data.conditions}
+    for name in stages.keys() - drawn_parts:
+        known = ", ".join(drawn_parts)
+        raise UserError(f"stages.{name}: no stage draws this condition; use one of {{{known}}}")
     sources: dict[str, str | Drawing] = {}
     for name, source in condition_from.items():
         key = f"condition_from.{name}={source}"
