@@ -91,7 +91,8 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
     model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
-            f"augmentation: {type(model).__name__} cannot read augmentation labels; set told=false"
+            f"augmentation: {type(model).__name__} cannot read augmentation labels; set told=false "
+            "for each augmentation"
         )
     check_choices(config, table, type(model))
     return model

@@ -112,8 +112,8 @@ def _change_notes(runs: Sequence[Run]) -> Iterator[str]:
         yield f"{count} resumed after the data had changed ({join_names(changed[:3])})."
     if has_added_seeds(runs):
         yield (
-            'Seeds were added to a sweep after it had results: "clear of" may be wrong more often '
-            "than in 5% of reports; until=decided avoids this."
+            'A later command added seeds: if it was typed because of earlier results, "clear of" '
+            "may be wrong more often than in 5% of reports; until=decided avoids this."
         )
     if any(run.dirty for run in runs):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
