@@ -123,7 +123,8 @@ def test_out_inside_run_directory_is_refused(prepared, name):
 
 
 def test_out_inside_sweep_directory_is_refused(tmp_path):
-    (tmp_path / "sweep.json").write_text("{}")
+    for name in ("sweep.json", "multirun.yaml"):
+        (tmp_path / name).write_text("{}")
     refused(
         lambda: check_output_file("items", str(tmp_path / "a/b/c.json")),
         "run's or sweep's directory",

@@ -238,7 +238,7 @@ def test_try_sampler_accepts_or_refuses_user_sampler(trusting, name, words):
     network = MLP((2,), width=8, blocks=1)
     parts = {"event": (2,), "schedule": Linear(-6, 6), "training_items": None, "device": CPU}
     denoiser = Denoiser(network, Output("epsilon"), VariancePreserving())
-    model = SimpleNamespace(denoiser=denoiser, prepared=lambda one: one, **parts)
+    model = SimpleNamespace(denoiser=denoiser, adapt_sampler=lambda one: one, **parts)
 
     def draw():
         with isolated_evaluation(denoiser):

@@ -143,7 +143,7 @@ def test_it_is_tried_on_classes_and_features_where_samples_will_have_them(lab):
         "metrics.x: AttributeError: 'NoneType'",
     )
     reference = SampleReference(SET, 64, 0, {"x": Sorted(), "y": Classified()})
-    reference.classifier = SimpleNamespace(read=lambda x: (x, x))
+    reference.classifier = SimpleNamespace(features_and_logits=lambda x: (x, x))
     assert not reference.try_user_metrics(labelled=True)
 
 

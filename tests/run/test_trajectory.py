@@ -29,7 +29,9 @@ def generator():
 
 def of(sampler, schedule, event):
     denoiser = Denoiser(Half(), Output("epsilon"), VariancePreserving())
-    model = SimpleNamespace(denoiser=denoiser, schedule=schedule, event=event, prepared=lambda s: s)
+    model = SimpleNamespace(
+        denoiser=denoiser, schedule=schedule, event=event, adapt_sampler=lambda s: s
+    )
     return denoiser, SimpleNamespace(model=model, sampler=sampler, denoiser=None)
 
 

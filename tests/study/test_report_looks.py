@@ -185,7 +185,9 @@ def test_report_notes_seeds_added_to_sweep(tmp_path, first, later, added):
         ]
         edit(run / "provenance.json", command=command, started=f"2026-01-0{1 + new}T00:00:00+0000")
     notes = [
-        note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note
+        note
+        for note in read_study([tmp_path]).comparisons[0].notes
+        if "A later command added seeds" in note
     ]
     assert len(notes) == added
     assert all(
