@@ -42,8 +42,9 @@ for number, handler in (
 # Files of long tests: `make test` starts with these, so that no worker ends on one of them.
 LONG = """
 cli/test_bad_inputs cli/test_documents cli/test_doors cli/test_refusals models/test_assembly
-run/test_cascade run/test_averaging run/test_pipeline run/test_resume run/test_wandb
-security/test_fuzz study/test_launchers study/test_report_browser test_papers
+run/test_cascade run/test_averaging run/test_final_checkpoint run/test_new_process run/test_pipeline
+run/test_resume run/test_wandb security/test_fuzz study/test_cells study/test_launchers
+study/test_report_browser study/test_report_simulation study/test_sweep_plan test_api test_papers
 """.split()
 
 
