@@ -118,11 +118,17 @@ def check_options(options: argparse.Namespace) -> None:
 def write_pages(options: argparse.Namespace) -> None:
     """Write the report of a sweep, or the index of a log directory, and print where it is."""
     # The plotting code is imported late, so that --help and errors appear at once.
-    from triptych.study.render import is_log, print_table, write_figures, write_index, write_report
+    from triptych.study.render import (
+        is_log_directory,
+        print_table,
+        write_figures,
+        write_index,
+        write_report,
+    )
 
     first = options.dirs[0]
     with_report = len(options.dirs) > 1 or options.figures or options.equal_within
-    if is_log(first) and not with_report:
+    if is_log_directory(first) and not with_report:
         print(f"Index: {write_index(first)}")
         return
     report = write_report(*options.dirs, equal_within=options.equal_within)

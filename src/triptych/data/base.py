@@ -103,7 +103,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @property
     def description(self) -> str:
-        """One line with name, classes, size of an item and splits; available after ``setup``."""
+        """One line with the name, classes, item size and splits; available after ``setup``."""
         facts = [self.name]
         if self.num_classes:
             facts.append(f"{self.num_classes} classes{self._first_class_names()}")

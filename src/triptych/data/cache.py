@@ -116,7 +116,7 @@ def item_number(*parts: np.ndarray) -> int:
 
 
 def _write_once(path: Path, write: Callable[[], None]) -> None:
-    """Call ``write``, which makes the file, in one process; others wait for it.
+    """Create a missing file: one process calls ``write``, and the others wait for it.
 
     The processes are the ranks that torchrun starts on a node, or the jobs of a sweep.
     """

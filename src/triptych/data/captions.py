@@ -237,7 +237,7 @@ class Captioned(DataModule):
         return label.unsqueeze(1)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        """Return the attribute values (n, A) that captions name; -1 where a caption names none."""
+        """Return the attribute values (n, A) that captions state; -1 for those not mentioned."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
             if split.labels is None:
@@ -248,7 +248,7 @@ class Captioned(DataModule):
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def is_left_out_of_training(self, label: Tensor) -> Tensor:
-        """Return whether training leaves out each class, (n,) bool, to test unseen combinations."""
+        """Return for each class whether training leaves it out, (n,) bool."""
         return torch.zeros(len(label), dtype=torch.bool)
 
 

@@ -122,7 +122,7 @@ class EvalLoader:
 
     @property
     def indices(self) -> Tensor:
-        """The items of this rank, (n,) int64; valid once the trainer has started its processes."""
+        """The indices of this rank's items, (n,) int64; valid once the trainer's processes run."""
         rank, world = rank_world()
         return torch.arange(self.items)[rank::world]
 

@@ -151,7 +151,7 @@ class CaptionedImages(NamedTuple):
 def render_images(
     n: int, choices: Sequence[Combination], generator: np.random.RandomState, excluded: set[bytes]
 ) -> CaptionedImages | None:
-    """Draw n captioned pictures of ``choices``, none of them ``excluded``; None if this fails."""
+    """Draw n captioned pictures of ``choices`` that are not ``excluded``; None if this fails."""
     x, labels, captions = np.empty((n, 3, SIDE, SIDE), np.uint8), [], []
     for i in range(n):
         combination = choices[generator.randint(len(choices))]

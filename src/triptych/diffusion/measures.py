@@ -89,7 +89,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, parts: Iterable[Tensor]) -> "Moments":
-        """Return the moments of features (n_i, f) that come in parts.
+        """Return the moments of all features together, given in parts (n_i, f).
 
         Only sums are held in memory (Chan et al. 1979).
         """

@@ -184,7 +184,7 @@ def _relative_run_names(study: Study) -> dict[Path, str]:
     return names
 
 
-def is_log(directory: Path) -> bool:
+def is_log_directory(directory: Path) -> bool:
     """Return whether a directory holds folders of sweeps or runs, as `logs` does."""
     known = (directory / name for name in ("sweeps", "runs"))
     return not (directory / "sweep.json").exists() and any(map(Path.is_dir, known))

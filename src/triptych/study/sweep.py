@@ -254,7 +254,7 @@ class SweepHook(Callback):
         hidden = self.config.hydra.job.config.override_dirname.exclude_keys
         return rounds.cell_name(overrides, set(hidden))
 
-    def run_of(self, job: Sequence[str]) -> RunDirectory:
+    def run_directory(self, job: Sequence[str]) -> RunDirectory:
         """Return the directory of the run with a job's overrides."""
         return RunDirectory(self.root / self.cell_directory_name(job))
 
@@ -278,12 +278,12 @@ class SweepHook(Callback):
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Return whether the runs of all these jobs have finished or diverged."""
-        ends = {self.run_of(job).status for job in jobs}
+        ends = {self.run_directory(job).status for job in jobs}
         return ends <= {"finished", "diverged"}
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Return a finished run's validation bound; infinite if it has none."""
-        bound = self.run_of(job).figure("val.bound.mean")
+        bound = self.run_directory(job).figure("val.bound.mean")
         if bound is None:
             return math.inf
         return bound
@@ -294,7 +294,7 @@ class SweepHook(Callback):
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
         """Report a SLURM job that ended without a result (as by scancel); return its metric."""
-        run = self.run_of(overrides)
+        run = self.run_directory(overrides)
         if run.status not in ENDED:
             message = (
                 f"{run.path.name}: its SLURM job {job} ended without a result ({state}); "

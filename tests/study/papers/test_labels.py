@@ -18,7 +18,7 @@ from triptych.study import results_page
 from triptych.study.claim_counts import Verdict, count_sentences
 from triptych.study.claim_settings import KEYS
 from triptych.study.papers.labels import claim_labels, counts_as
-from triptych.study.papers.paper import axes_of, claims_at_scale, decisive_keys
+from triptych.study.papers.paper import claims_at_scale, decisive_keys, read_axes
 from triptych.study.published import judge_claims
 
 NODES = {
@@ -53,7 +53,7 @@ def axes_of_file(paper: str) -> dict[str, list[str]]:
     values = {key: str(text).split(",") for key, text in params.items()}
     jobs = [[f"{key}={value}"] for key in values for value in values[key]]
     measures = {"n": 1, "over": None, "values": []} | file.get("measures", {})
-    return axes_of(jobs, values, measures | {"n": 1})
+    return read_axes(jobs, values, measures | {"n": 1})
 
 
 def ranks(claim: dict[str, Any]) -> dict[str, int]:

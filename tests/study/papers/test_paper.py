@@ -11,7 +11,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.source import CONFIGS
 from triptych.errors import UserError
 from triptych.study.papers.claim import read_claim
-from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims
+from triptych.study.papers.paper import check_claimed_metrics, decisive_keys, read_axes, read_claims
 from triptych.study.render import markdown
 
 AXES = {
@@ -145,7 +145,7 @@ def test_read_claims_skips_claims_of_other_scale():
 def test_axes_of_includes_grid_and_measured_values():
     jobs = [["setting=a", "model=vae", "seed=1"], ["setting=b", "model=vae", "seed=1"]]
     measures = {"n": 10, "over": "guidance.scale", "values": [0, 1.5]}
-    found = axes_of(jobs, ["setting", "seed"], measures)
+    found = read_axes(jobs, ["setting", "seed"], measures)
     assert found == {"setting": ["a", "b"], "seed": ["1"], "guidance.scale": ["0", "1.5"]}
 
 

@@ -18,7 +18,7 @@ from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
 from triptych.run.single import request_single
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.paper import claim_entries, machine, set_scale
+from triptych.study.papers.paper import claim_entries, describe_machine, set_scale
 from triptych.study.rounds import composed_grid_jobs
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
@@ -162,4 +162,4 @@ def test_paper_axes_keep_finished_seeds_left_out_of_command():
 
 
 def test_machine_description_omits_host_name():
-    assert "cores" in machine() and socket.gethostname() not in machine()
+    assert "cores" in describe_machine() and socket.gethostname() not in describe_machine()

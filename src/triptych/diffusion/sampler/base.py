@@ -106,7 +106,7 @@ class Sampler(ABC):
 
     @property
     def evaluations(self) -> int:
-        """Calls of the denoiser for one sample (NFE)."""
+        """The number of denoiser calls for one sample (NFE)."""
         return self.steps * self.calls
 
     def count_denoiser_calls(self, schedule: Schedule | None) -> int:

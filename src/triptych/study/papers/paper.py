@@ -36,7 +36,7 @@ TEXT_KEYS = (
 )  # fmt: skip
 
 
-def axes_of(
+def read_axes(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Node
 ) -> dict[str, list[str]]:
     """Return the values of ``keys`` in a grid's jobs, and those of the key ``measures.over``."""
@@ -206,7 +206,7 @@ def claim_entries(
         settings = _current_settings_digest(name, scale)
     facts: dict[str, Any] = {
         "paper": node, "paper_name": name, "paper_axes": axes, "scale": scale,
-        "machine": machine(), "paper_settings": settings,
+        "machine": describe_machine(), "paper_settings": settings,
     }  # fmt: skip
     if earlier_record.claims_changed or (
         any_result and _have_claims_changed(earlier_record, node, axes, scale)
@@ -220,7 +220,7 @@ def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, 
     keys = dict.fromkeys([*(config.hydra.sweeper.get("params") or {}), *sorted(grid_keys(config))])
     for key in _single_valued_keys(scale_values(config)):
         keys.pop(key, None)
-    return axes_of(jobs, map(str, keys), to_plain(config.measures))
+    return read_axes(jobs, map(str, keys), to_plain(config.measures))
 
 
 def _have_claims_changed(earlier_record: SweepRecord, node: Node, axes: Axes, scale: str) -> bool:
@@ -240,7 +240,7 @@ def _current_settings_digest(name: str, scale: str) -> str:
     return ""
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Describe the machine, without its name: "x86_64, AMD EPYC 7763, 2 cores"."""
     parts = [platform.machine()]
     file = Path("/proc/cpuinfo")
