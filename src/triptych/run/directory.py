@@ -33,7 +33,7 @@ from triptych.terminal import escape_control_characters
 SCHEMA = 2  # format version of the entry "triptych" in a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
-# Files whose digests the summary of a finished run records.
+# Files whose digests a finished run's summary records; other summaries record only the first.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 # Files of a run that has not trained yet, which ``discard`` removes.
 START_FILES = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
@@ -141,8 +141,7 @@ class RunDirectory(Lockable):
             return None
         try:
             result = Result.from_json(record)
-            if result.status == "finished":  # A run that is retried may have changed settings.
-                check_digests(self.path, result.digests, SEALED[:1])
+            check_digests(self.path, result.digests, SEALED[:1])
         except ValueError as error:
             raise Unreadable(f"{self / 'summary.json'}: {error_line(error)}") from error
         return result
@@ -204,7 +203,7 @@ class RunDirectory(Lockable):
 
     def record(self, result: Result) -> Result:
         """Write the result with the digests of the run's files and a checksum, and return it."""
-        names: tuple[str, ...] = ()
+        names: tuple[str, ...] = SEALED[:1]
         if result.status == "finished":
             names = (*SEALED, *REPORTED)
         digests = {name: file_digest(self / name) for name in names}

@@ -122,7 +122,10 @@ def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
             *parents, name = key.split(".")
             node = reduce(getitem, parents, config)
             node[name] = None if now is ABSENT else now
+        failure = run.summary()
         _write_config(run, config)
+        if failure is not None:
+            run.record(failure)  # Its digest is that of the new configuration.
 
 
 def _write_config(run: RunDirectory, config: Config) -> None:
