@@ -90,8 +90,9 @@ def _record_and_raise(session: Session, error: Exception) -> NoReturn:
     if received is not None and type(error).__module__.startswith(COMPILER_MODULES):
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
     reason = session.peers.original_error(error)
-    # A retry that could not be built leaves the recorded failure as it is.
-    if isinstance(reason, Exception) and session.run.summary() is None:
+    recorded = session.run.summary()
+    # A retry that could not be built leaves the recorded failure of training as it is.
+    if isinstance(reason, Exception) and (recorded is None or recorded.stage == "build"):
         session.record_failure(reason)
     if session.stage == "build" and is_composed_here(session.run):
         session.run.discard()

@@ -107,7 +107,7 @@ def prepare(request: Request) -> RunDirectory:
                 return run
     plan = plan_run(request)
     check_same_run(request, plan)
-    _check_failure(run, request.config["retry"])
+    _raise_recorded_failure(run, request.config["retry"])
     if plan.changes:
         _record_changed_settings(run, plan.changes)
     return run
@@ -133,18 +133,13 @@ def _write_config(run: RunDirectory, config: Config) -> None:
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-def _check_failure(run: RunDirectory, may_retry: bool) -> None:
-    """Raise a recorded failure again, unless the run may be retried.
+def _raise_recorded_failure(run: RunDirectory, may_retry: bool) -> None:
+    """Raise a recorded failure again, unless it was one of building or the run may be retried.
 
-    The record of a failure in training stays until training begins again, as building may fail.
+    The record itself stays until training begins, as building may fail.
     """
     result = run.summary()
-    if result is None or result.status == "finished":
-        return
-    if result.stage == "build":
-        run.clear_failure()
-        return
-    if may_retry:
+    if result is None or result.status == "finished" or result.stage == "build" or may_retry:
         return
     if result.status == "diverged":
         raise Diverged.from_earlier_start(result.error, result.step or 0)
