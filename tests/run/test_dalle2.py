@@ -141,10 +141,10 @@ def test_dalle2_prior_decoder_and_upsampler_draw_from_captions(trained, prepared
     assert not torch.equal(as_it_is, other)
     torch.testing.assert_close(other, low_pictures(low={"sampler": {"steps": steps + 1}}))
     for changes, words in (
-        ({"x": {}}, "stages.x: no stage draws this condition; use one of {low}"),
+        ({"x": {}}, "stages.x: no run draws this condition; leave it out"),
         (
             {"embedding": {"sampler.steps": 2}},
-            "stages.embedding: no stage draws this condition; use one of {low}",
+            "stages.embedding: no run draws this condition; leave it out",
         ),
         (
             {"low": {"sampler.stops": 2}},

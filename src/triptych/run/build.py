@@ -95,9 +95,11 @@ def _condition_sources(
     condition_from: Config = config.get("condition_from", {})
     stages: Config = config.get("stages", {})
     drawn_parts = {name for name, source in condition_from.items() if source not in data.conditions}
-    for name in stages.keys() - drawn_parts:
-        known = ", ".join(drawn_parts)
-        raise UserError(f"stages.{name}: no stage draws this condition; use one of {{{known}}}")
+    for name in sorted(stages.keys() - drawn_parts):
+        raise UserError(
+            f"stages.{name}: no run draws this condition; leave it out, or set "
+            f"condition_from.{name} to a run"
+        )
     sources: dict[str, str | Drawing] = {}
     for name, source in condition_from.items():
         key = f"condition_from.{name}={source}"
