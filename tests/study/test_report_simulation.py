@@ -215,8 +215,8 @@ def test_groups_of_one_item_are_independent_items():
     d = np.random.default_rng(9).normal(size=(3, 40))
     plain, grouped = crossed_mean_error(d), crossed_mean_error(d, np.arange(40)[::-1])
     assert grouped.n_items == pytest.approx(40)
-    assert grouped.of_seeds == pytest.approx(plain.of_seeds)
-    assert grouped.of_items == pytest.approx(plain.of_items)
+    assert grouped.seed_variance == pytest.approx(plain.seed_variance)
+    assert grouped.item_variance == pytest.approx(plain.item_variance)
 
 
 def test_half_of_alpha_is_reserved_for_bound_comparison():
@@ -266,7 +266,7 @@ def test_power_matches_simulated_rejection_rate(ratio, seeds, alpha):
     random, n, items = np.random.default_rng([seeds, int(ratio)]), 3000, 50
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
     truth = MeanError(by_seed / seeds, seeds - 1, by_item / items, items)
-    most = 100 * (truth.of_seeds + truth.of_items) ** 0.5
+    most = 100 * (truth.seed_variance + truth.item_variance) ** 0.5
     difference = brentq(lambda d: power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
     assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
     # The table has no interaction, whose one variance would be part of both errors.

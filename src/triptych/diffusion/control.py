@@ -32,7 +32,7 @@ from .protocol import AnyDenoiser
 from .reference import BaselineErrors
 from .times import Piecewise
 
-ITEMS, REPEATS = 128, 8  # training items that b is fitted to, and draws per item
+ITEMS, REPEATS = 128, 8  # training items to which b(t) is fitted, and draws per item
 NODES = 9  # number of nodes of the piecewise linear functions b(t) and m(t)
 STIFF = 0.3  # smoothness penalty of b, relative to the weight of the data at a node
 LOOKS = 8  # draws per item to estimate the density of times

@@ -242,7 +242,10 @@ class BatchDraws:
         return order[share.part] % members
 
     def training_noise(self, share: StepShare) -> Noise:
-        """Return a noise function for a step's latents; each call draws for the next level."""
+        """Return a function that draws the noise of a training step for one latent after another.
+
+        It is called once for each level of the latent hierarchy, in order, with the latent's shape.
+        """
         generator = share.generator(self.place(share.device), Stream.LATENT_TRAINING)
         levels = count()
 

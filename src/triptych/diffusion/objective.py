@@ -129,7 +129,7 @@ class Objective:
         squared = squares.flatten(1).sum(1)
 
         def kl(squares: Tensor, weight: float = 1.0) -> Tensor:
-            # Return T times the KL of the step, with the variance of the bound.
+            # Return T times the KL of the step, with the reverse variance that the bound uses.
             assert self.steps is not None and at.lower is not None
             log_ratio = self.variance.log_ratio(process, at.gamma, at.lower, guess)
             return weight * self.steps * step_kl(squares, at.gamma, at.lower, log_ratio)

@@ -34,8 +34,9 @@ class UNetBlock(nn.Module):
     Its layers are norm, silu, conv, modulation by the conditioning, dropout, conv.
 
     Args:
-        before, after: channels of input and output; conditioning: width of its embedding; other
-            arguments: see ``UNet``.
+        in_channels, out_channels: channels of input and output.
+        conditioning: width of the embedding of noise level and condition. Other arguments: see
+            ``UNet``.
         attention: function of the number of channels that returns the self-attention layer after
             the convolutions.
         resize: layer that resizes both branches; with ``resample`` "block" the short branch then
@@ -48,8 +49,8 @@ class UNetBlock(nn.Module):
 
     def __init__(
         self,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         attention: Callable[[int], nn.Module] = nn.Identity,
         resize: nn.Module | None = None,
         text: int = 0,
@@ -64,18 +65,18 @@ class UNetBlock(nn.Module):
     ):
         super().__init__()
         self.scales, self.skip_scale = modulation == "scale_shift", skip_scale
-        self.first_norm = group_norm(before, groups)
+        self.first_norm = group_norm(in_channels, groups)
         self.joins = not isinstance(resize, nn.Upsample)
         self.resize = nn.Identity() if resize is None else resize
-        self.first = nn.Conv2d(before, after, 3, padding=1)
-        self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * after))
-        self.second_norm = group_norm(after, groups)
+        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * out_channels))
+        self.second_norm = group_norm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
-        self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
-        layered = before != after or (resize is not None and resample == "block")
-        self.skip = nn.Conv2d(before, after, 1) if layered else nn.Identity()
-        self.attention = attention(after)
-        self.text = CrossAttention(after, heads, text, groups) if text else None
+        self.second = zeros(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        layered = in_channels != out_channels or (resize is not None and resample == "block")
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if layered else nn.Identity()
+        self.attention = attention(out_channels)
+        self.text = CrossAttention(out_channels, heads, text, groups) if text else None
 
     def forward(self, h: Tensor, c: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         inner = self.first(self.resize(silu(self.first_norm(h))))

@@ -161,7 +161,8 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
     if len(averagers) > 1:
         # After validation, the second callback would restore the average of the first as weights.
         raise UserError(
-            "callbacks: several of them average the weights; keep one, and set callbacks.ema.others"
+            "callbacks: several of them average the weights; keep one, and list the lengths of "
+            "further averages in callbacks.ema.others"
         )
     if weights == "chosen" and not validated:
         raise UserError(

@@ -260,7 +260,8 @@ def check_condition_source(
 ) -> None:
     """Check that a run can draw the condition part ``name`` of ``data``.
 
-    The run itself may need what the user passes and the parts ``earlier``.
+    Its own condition may consist only of parts that the user passes, or that are in ``earlier``,
+    which are drawn before it.
     """
     _check_parts(key, run, earlier)
     if run.data.known_as != name:

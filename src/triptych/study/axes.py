@@ -95,9 +95,9 @@ def _is_known(run: Run, key: str) -> bool:
 def _bundle_dependent_axes(
     axes: Sequence[Axis], runs: Sequence[Run]
 ) -> tuple[list[Axis], list[str]]:
-    """Bundle each axis that others determine into these; return the rest, and notes.
+    """Merge each axis whose values follow from those of another axis into that axis.
 
-    There is a note on each axis for which this is unexpected.
+    Return the remaining axes, and a note on each merged axis whose values should not have followed.
     """
     columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
     named = [*axes]

@@ -173,7 +173,7 @@ def _curves(run: Run, max_points: int) -> list[dict[str, Any]]:
             columns[name] = (steps, values)
     bounds = [f"val/{unit}" for unit in UNITS]
     if columns.keys() & bounds:
-        columns.pop("val/bound", None)  # the same as the bound
+        columns.pop("val/bound", None)  # It repeats the curve of the bound in its own unit.
     curves = []
     for name in sorted(columns, key=lambda name: name not in bounds)[:CURVES]:
         thinned = _thin_curve(*columns[name], max_points)

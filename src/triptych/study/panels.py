@@ -173,7 +173,7 @@ def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
     """Draw the deciding figures: the bound, or a measure if cells share a model; differences."""
     title = comparison.heading
     if comparison.deciding:
-        drawings = _measure_drawings([comparison.deciding])
+        drawings = _figures_of_measures([comparison.deciding])
         deciding = _panel(comparison, palette, title, "", drawings)
     else:
         deciding = _bound_panel(comparison, palette)
@@ -208,13 +208,13 @@ def draw_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
         panels += [_panel(comparison, palette, *panel) for panel in PANELS]
     others = [table for table in comparison.measures.values() if table is not comparison.deciding]
     how = sample_counts_sentence(comparison)
-    drawings = _measure_drawings(others)
+    drawings = _figures_of_measures(others)
     panels.append(_panel(comparison, palette, "Measures of samples", how, drawings))
     panels += _user_panels(comparison, palette)
     return [panel for panel in panels if panel.figures or panel.problem]
 
 
-def _measure_drawings(tables: Iterable[MeasureTable]) -> list[PanelFigure]:
+def _figures_of_measures(tables: Iterable[MeasureTable]) -> list[PanelFigure]:
     """Return figures of measures: lines over a key's values, or a row of dots for each setting."""
     drawings = []
     for table in tables:

@@ -46,16 +46,16 @@ def critical_limits(
     """
     quantiles, weights = chi2_nodes(error.df, 2 * nodes)
     weights = weights / weights.sum()
-    of_seeds = np.asarray(error.of_seeds)[..., None] * quantiles
-    estimates = replace(error, of_seeds=of_seeds)
-    if not error.of_items or np.ndim(error.of_seeds) == 0:
+    seed_variance = np.asarray(error.seed_variance)[..., None] * quantiles
+    estimates = replace(error, seed_variance=seed_variance)
+    if not error.item_variance or np.ndim(error.seed_variance) == 0:
         return estimates.critical(alpha, nodes=nodes), weights
     # In units of the standard error the distance is a smooth function of the logarithm of A / B.
-    grid = np.geomspace(of_seeds.min(), of_seeds.max(), GRID)
-    distances = replace(error, of_seeds=grid).critical(alpha, nodes=nodes)
-    in_errors = distances / np.sqrt(grid + error.of_items)
-    limits = np.interp(np.log(of_seeds), np.log(grid), in_errors)
-    return limits * np.sqrt(of_seeds + error.of_items), weights
+    grid = np.geomspace(seed_variance.min(), seed_variance.max(), GRID)
+    distances = replace(error, seed_variance=grid).critical(alpha, nodes=nodes)
+    in_errors = distances / np.sqrt(grid + error.item_variance)
+    limits = np.interp(np.log(seed_variance), np.log(grid), in_errors)
+    return limits * np.sqrt(seed_variance + error.item_variance), weights
 
 
 def claim_power(
@@ -65,7 +65,7 @@ def claim_power(
 
     `limits`, `weights`: as returned by `critical_limits`.
     """
-    spread = np.sqrt(error.of_seeds + error.of_items)[..., None]
+    spread = np.sqrt(error.seed_variance + error.item_variance)[..., None]
     difference = np.asarray(difference)[..., None]
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
     return (weights * beyond).sum(-1)
@@ -74,8 +74,8 @@ def claim_power(
 def detectable_difference(error: MeanError, alpha: float, nodes: int = NODES) -> np.ndarray:
     """Return the true difference that is significant with probability `GOAL`; elementwise."""
     limits, weights = critical_limits(error, alpha, nodes)
-    low = np.zeros(np.shape(error.of_seeds))
-    high = limits.max(-1) + 9 * np.sqrt(error.of_seeds + error.of_items)
+    low = np.zeros(np.shape(error.seed_variance))
+    high = limits.max(-1) + 9 * np.sqrt(error.seed_variance + error.item_variance)
     for _ in range(40):
         middle = (low + high) / 2
         enough = claim_power(middle, error, limits, weights) >= GOAL
@@ -131,8 +131,8 @@ def _error_with_seeds(pair: Paired, seeds: int) -> MeanError:
     It is an array over the quadrature nodes of the unknown variance over seeds.
     """
     quantiles, _ = chi2_nodes(pair.error.df, COARSE)
-    of_seeds = pair.error.of_seeds / quantiles * pair.n / seeds
-    return MeanError(of_seeds, seeds - 1, pair.error.of_items, pair.error.n_items)
+    seed_variance = pair.error.seed_variance / quantiles * pair.n / seeds
+    return MeanError(seed_variance, seeds - 1, pair.error.item_variance, pair.error.n_items)
 
 
 def _confidence(pair: Paired, differences: np.ndarray) -> float:
@@ -142,6 +142,6 @@ def _confidence(pair: Paired, differences: np.ndarray) -> float:
     is assumed to have the sign of the measured one.
     """
     quantiles, weights = chi2_nodes(pair.error.df, COARSE)
-    spread = np.sqrt(pair.error.of_seeds / quantiles + pair.error.of_items)
+    spread = np.sqrt(pair.error.seed_variance / quantiles + pair.error.item_variance)
     share = ndtr((abs(pair.mean) - differences) / spread)
     return float((weights * share).sum() / weights.sum())

@@ -32,15 +32,16 @@ LEAST = 1.1  # lowest effective number of groups; a t of fewer degrees of freedo
 
 @dataclass(frozen=True)
 class MeanError:
-    """The variance of a mean: `of_seeds`, the part over seeds, plus `of_items`, that over items.
+    """The variance of a mean: the sum of the parts over seeds and over items.
 
-    `of_seeds` has `df` degrees of freedom, `of_items` has `n_items` - 1. Both may be arrays, for
-    elementwise results. If items are in groups, `n_items` is the effective number of groups.
+    `seed_variance` has `df` degrees of freedom, `item_variance` has `n_items` - 1. Both may be
+    arrays, for elementwise results. If items are in groups, `n_items` is the effective number of
+    groups.
     """
 
-    of_seeds: Any
+    seed_variance: Any
     df: int
-    of_items: Any = 0.0
+    item_variance: Any = 0.0
     n_items: float = 0
 
     def p(self, distance: Any, nodes: int | None = None) -> Any:
@@ -48,7 +49,9 @@ class MeanError:
 
         `nodes`: the number of quadrature nodes, for a faster, less precise p.
         """
-        distance, seeds, items = np.broadcast_arrays(np.abs(distance), self.of_seeds, self.of_items)
+        distance, seeds, items = np.broadcast_arrays(
+            np.abs(distance), self.seed_variance, self.item_variance
+        )
         if not np.any(items):
             with np.errstate(divide="ignore", invalid="ignore"):
                 return 2 * stdtr(self.df, -distance / np.sqrt(seeds))
@@ -65,9 +68,9 @@ class MeanError:
 
         `nodes`: as in `p`.
         """
-        of_seeds = np.asarray(self.of_seeds, float)
-        of_items = np.asarray(self.of_items, float)
-        seeds, items = np.broadcast_arrays(of_seeds, of_items)
+        seed_variance = np.asarray(self.seed_variance, float)
+        item_variance = np.asarray(self.item_variance, float)
+        seeds, items = np.broadcast_arrays(seed_variance, item_variance)
         if not np.any(items):
             return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
 

@@ -271,7 +271,7 @@ class SweepHook(Callback):
 
     @property
     def reported(self) -> bool:
-        """Whether a command without planned looks ran here; its report could use the whole 5%."""
+        """Whether an earlier command had no planned looks: its report may have spent all 5%."""
         if self.before.until is None:
             return bool(self.before.record)
         return self.before.until.reported
