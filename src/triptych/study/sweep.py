@@ -205,9 +205,14 @@ class SweepHook(Callback):
         processes.stop_descendants({*filter(None, pids)}, signal_number)
 
     def record(self, **facts: Any) -> None:
-        """Add entries to ``sweep.json``, which the report reads."""
+        """Add entries to ``sweep.json``, which the report reads.
+
+        An equal record is not written, so a finished sweep is also shown on a read-only disk.
+        """
         self.facts |= facts
-        RunDirectory(self.root).write(SWEEP, SweepRecord.from_dict(self.facts).record)
+        entries = SweepRecord.from_dict(self.facts).record
+        if entries != SweepRecord.read(self.root).record:
+            RunDirectory(self.root).write(SWEEP, entries)
 
     def plan(self, jobs: Sequence[Sequence[str]]) -> Cells:
         """Plan the runs of these jobs (lists of overrides); return those to start or resume.
