@@ -140,9 +140,14 @@ def finished(prepared) -> Callable:
 
 def compute_in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Compute figures of runs in this process; others take seconds, see test_final_checkpoint."""
-    for module in ("account", "final"):
-        name = f"triptych.run.{module}.call_in_new_process"
-        patch.setattr(name, lambda function, *arguments: function(*arguments))
+    name = "triptych.run.account.call_in_new_process"
+    patch.setattr(name, lambda function, *arguments: function(*arguments))
+
+
+@pytest.fixture
+def evaluates_in_this_process(monkeypatch) -> None:
+    """Compute figures of runs in this process, whose references are coarser than a new one's."""
+    compute_in_this_process(monkeypatch)
 
 
 @pytest.fixture

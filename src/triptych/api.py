@@ -91,7 +91,7 @@ def _execute(run: RunDirectory) -> None:
 
     os.environ[OWN] = str(run.path)
     try:
-        execute(run)
+        execute(run, shares_process=True)
     finally:
         os.environ.pop(OWN, None)
         run.clear_owner()  # release the lock of an interrupted run, as this process continues

@@ -1,5 +1,6 @@
 """A run's figures come from its checkpoint, whatever components and callbacks keep elsewhere."""
 
+import json
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from tests import forked
 from tests.refusal import refused
-from tests.run.commands import evaluated
+from tests.run.commands import end, evaluated
 from triptych.run.build import build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -290,6 +291,21 @@ def test_figures_do_not_depend_on_process_state(prepared, trusting, part):
         assert figure == result[split]
     at_the_end = torch.load(run / "samples" / "final.pt")["x"]
     assert torch.equal(again, at_the_end)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3])
+def test_figures_do_not_depend_on_state_of_several_processes(root, prepared, trusting, devices):
+    """Each rank has counted its own training steps in a class of the user's module."""
+    trusting("hidden_lab", LAB)
+    processes = ["trainer=ddp_sim", f"trainer.devices={devices}", "data.batch_size=30"]
+    run = prepared(*RING, *processes)
+    choose(run, "denoiser.network", "Remembers")
+    line = [sys.executable, "-m", "triptych.cli.train", f"resume={run.path}"]
+    end(line, root, PYTHONPATH=str(root))
+    again = [f"ckpt={run.path}", f"devices={devices}", f"out={root}/out.json"]
+    end([sys.executable, "-m", "triptych.cli.evaluate", *again], root, PYTHONPATH=str(root))
+    assert json.loads((root / "out.json").read_text()) == run.summary()["test"]
 
 
 def test_evaluate_uses_objective_teacher_for_gradient_noise(prepared):

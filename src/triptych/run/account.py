@@ -4,9 +4,10 @@ Bounds of trivial models (uniform, histogram) are computed for comparison.
 """
 
 import math
+import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ from triptych.run.initialization import Origin
 from triptych.run.model import set_up_process
 from triptych.run.new_process import call_in_new_process
 from triptych.run.parsing import load_config
+from triptych.run.processes import group_variables
 from triptych.run.progress import Progress
 from triptych.run.reopen import open_weights
+from triptych.run.session import Session
 from triptych.run.untrusted import read_checkpoint
 
 SMOOTHING = 1.0  # pseudo-count of the histogram baseline, divided among a dimension's K levels
@@ -55,25 +58,29 @@ class FinalCheckpoint:
 
     Every reported value is computed with a new model, built from this checkpoint as the command
     ``triptych-evaluate`` does. State that only the trained model object or a callback holds
-    therefore cannot change a result. User-supplied code may also keep state in modules or classes,
-    so with such code the evaluation runs in a new process.
+    therefore cannot change a result. User-supplied code and a Python session may also keep state in
+    modules, classes or options of torch, so with them each rank evaluates in a new process.
+
+    Attributes:
+        trainer: the trainer of the fit; None in a new process.
+        in_new_processes: whether to evaluate in new processes.
     """
 
     path: Path
     content: Checkpoint
     data: DataModule
     progress: Sequence[pl.Callback]
-    world_size: int = 1
+    trainer: pl.Trainer | None = None
+    in_new_processes: bool = False
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open a run's checkpoint for evaluation by a single process, however many have trained it.
+        """Open a run's checkpoint in a new process.
 
         ``numbers``: {split: a hash of each item, (n,)}.
         """
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
-        config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         set_up_process(config)
         run = RunDirectory(path.parent.parent)
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
@@ -100,14 +107,6 @@ class FinalCheckpoint:
         """Whether the test set is evaluated (``test=true``)."""
         return bool(self.config.get("test", True))
 
-    @property
-    def uses_new_processes(self) -> bool:
-        """Whether to evaluate in a new process, as user-supplied code is imported.
-
-        This is only possible if a single process trains.
-        """
-        return self.world_size == 1 and bool(user_modules())
-
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model with the weights named ``weights``; by default the reported weights."""
         return open_weights(self.config, self.data, self.content, weights, self.run.path)
@@ -117,12 +116,9 @@ class FinalCheckpoint:
     ) -> dict[str, Account]:
         """Evaluate the bound over each split that has items, with the weights named ``weights``."""
         splits = [split for split in splits if len(self.data.splits[split])]
-        if self.uses_new_processes:
-            numbers = self.data.numbers
+        if self.in_new_processes:
             return {
-                split: call_in_new_process(
-                    _evaluate_in_new_process, self.path, numbers, split, weights
-                )
+                split: self.call_in_new_process(_evaluate_in_new_process, split, weights)
                 for split in splits
             }
         model = self.model(weights)
@@ -132,6 +128,31 @@ class FinalCheckpoint:
         """Evaluate the bound of ``model``, which ``self.model`` has built, over a split."""
         trainer = build_evaluation_trainer(self.config, model, self.data, self.progress)
         return evaluate_split(trainer, model, self.data, split)
+
+    def call_in_new_process(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(path, numbers, *arguments)``, computed in a new process of each rank.
+
+        ``path`` and ``numbers`` are the arguments of ``open``.
+        """
+        assert self.trainer is not None
+        variables = group_variables(self.trainer)
+        return call_in_new_process(
+            _call_in_group, variables, function, self.path, self.data.numbers, *arguments
+        )
+
+
+def _call_in_group(variables: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return ``function(*arguments)``, computed in this new process.
+
+    ``variables`` is what ``group_variables`` has returned.
+    """
+    os.environ.update(variables)
+    value = function(*arguments)
+    if torch.distributed.is_initialized():
+        # Without a barrier, rank 0 could end while another rank still reads the group's store.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    return value
 
 
 def _evaluate_in_new_process(
@@ -143,7 +164,7 @@ def _evaluate_in_new_process(
 
 
 def choose_weights(
-    run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
+    session: Session, fit: Fit, experiment: Experiment, origin: Origin
 ) -> tuple[FinalCheckpoint, Entries | None]:
     """Return the checkpoint that the run reports, and validation metrics of its other weights.
 
@@ -152,10 +173,11 @@ def choose_weights(
     With weights=chosen, the average with the lowest validation bound is reported, and its name is
     written into the checkpoint. The test set is not used.
     """
-    path = _reported_checkpoint(run, fit, experiment)
+    path = _reported_checkpoint(session.run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
+    in_new_processes = session.shares_process or bool(user_modules())
     checkpoint = FinalCheckpoint(
-        path, content, experiment.data, fit.progress, fit.trainer.world_size
+        path, content, experiment.data, fit.progress, fit.trainer, in_new_processes
     )
     stored = averages(content)
     choosing = checkpoint.config["weights"] == "chosen" and not content["triptych"].get("chosen")

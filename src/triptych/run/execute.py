@@ -24,8 +24,11 @@ COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.")  # errors caused by co
 PATIENCE = 5.0  # seconds to wait for the lock: a killed sweep's job may need a moment to release it
 
 
-def execute(run: RunDirectory) -> Result:
+def execute(run: RunDirectory, shares_process: bool = False) -> Result:
     """Execute a run to its end and return its result; a finished run is not executed again.
+
+    ``shares_process``: whether this process also runs other code, as a Python session does. What is
+    reported is then computed in new processes.
 
     Raises:
         Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can be resumed, and
@@ -43,7 +46,7 @@ def execute(run: RunDirectory) -> Result:
             return recorded
         add_missing_id(run)
         run.remove_temporary_files()
-        return _execute_rank_zero(Session(run, stop))
+        return _execute_rank_zero(Session(run, stop, shares_process))
 
 
 def _execute_other_rank(session: Session) -> Result:

@@ -21,7 +21,6 @@ from triptych.run.measure import (
     measure_posterior_mean,
 )
 from triptych.run.model import compile_networks
-from triptych.run.new_process import call_in_new_process
 from triptych.run.pictures import save_picture, save_prompts, save_real_images, save_trajectory
 from triptych.run.processes import rank
 from triptych.run.trainer import build_trainer
@@ -50,11 +49,8 @@ def draw_final_samples(
     ``release`` is called as soon as only rank 0 has work left. All ranks raise Diverged if a sample
     is not finite; ``step`` is the training step that the error names.
     """
-    if checkpoint.uses_new_processes:
-        numbers = checkpoint.data.numbers
-        drawn: FinalSamples = call_in_new_process(
-            _draw_in_new_process, checkpoint.path, numbers, step
-        )
+    if checkpoint.in_new_processes:
+        drawn: FinalSamples = checkpoint.call_in_new_process(_draw_in_new_process, step)
         return drawn
     return _draw_final_samples(checkpoint, strategy, step, release)
 
@@ -63,6 +59,7 @@ def _draw_in_new_process(path: Path, numbers: dict[str, Tensor], step: int) -> F
     """Open the checkpoint at ``path`` in this new process, and draw its final samples."""
     checkpoint = FinalCheckpoint.open(path, numbers)
     strategy = build_trainer(checkpoint.config, None, []).strategy
+    strategy.setup_environment()  # Several ranks form a group.
     return _draw_final_samples(checkpoint, strategy, step, lambda: None)
 
 

@@ -51,6 +51,10 @@ def set_up_torch(threads: int) -> None:
     # By default cuDNN uses TF32, whose ten-bit mantissa is less precise than the float32 we report.
     torch.set_float32_matmul_precision("highest")
     allow_tf32(False)
+    # A Python session or user-supplied code may have set these two.
+    torch.set_default_dtype(torch.float32)
+    for device in ("cpu", "cuda"):
+        torch.set_autocast_enabled(device, False)
     torch.set_flush_denormal(True)  # Arithmetic on denormal numbers (below 1e-38) is very slow.
     if sys.platform == "linux":
         _keep_freed_memory()

@@ -16,7 +16,7 @@ from typing import Any
 
 from triptych.errors import UserError
 from triptych.run.jobs import PR_SET_PDEATHSIG
-from triptych.run.stopping import failure_line
+from triptych.run.stopping import BrokenGroup, failure_line, is_broken_connection
 
 PRELOADED = "triptych.run.final"
 # -P: modules in the current folder must not shadow installed ones.
@@ -112,9 +112,11 @@ def _call_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> 
     try:
         return function(*arguments)
     except Exception as error:
-        failed: UserError = FailedCall(failure_line(error))
+        failed: Exception = FailedCall(failure_line(error))
         if isinstance(error, UserError):
             failed = error
+        elif is_broken_connection(error):
+            failed = BrokenGroup(failure_line(error))
         failed.add_note(traceback.format_exc())
         return failed
 

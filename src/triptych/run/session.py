@@ -19,10 +19,14 @@ from triptych.run.stopping import Peers, Stop, failure_line
 
 @dataclass
 class Session:
-    """One execution of a run in one process (rank)."""
+    """One execution of a run in one process (rank).
+
+    ``shares_process``: whether the process also runs other code, as a Python session does.
+    """
 
     run: RunDirectory
     stop: Stop
+    shares_process: bool = False
     fitted: bool = False
     peers: Peers = field(init=False)
 

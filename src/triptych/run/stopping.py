@@ -45,6 +45,10 @@ BROKEN = re.compile(
 )
 
 
+class BrokenGroup(Exception):
+    """A new process of this rank has lost the connection to those of other ranks."""
+
+
 class Stop(pl.Callback):
     """A callback that defers signals until all ranks agree to stop, and detects divergence.
 
@@ -210,7 +214,7 @@ def requeue(stop: Interrupted) -> None:
 
 def is_broken_connection(error: BaseException) -> bool:
     """Return whether an error only reports that the connection to another rank was lost."""
-    if isinstance(error, torch.distributed.DistError):
+    if isinstance(error, torch.distributed.DistError | BrokenGroup):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
         return True

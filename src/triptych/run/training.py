@@ -56,7 +56,7 @@ def train(session: Session) -> Result:
         progress.write("test", trainer.global_step, trainer.max_steps)
 
         # Evaluate: choose the weights to report, and compute their bound over each split.
-        checkpoint, averaging = choose_weights(run, fit, experiment, origin)
+        checkpoint, averaging = choose_weights(session, fit, experiment, origin)
         began = time.perf_counter()
         accounts = account_splits(checkpoint, fit)
         test_seconds = time.perf_counter() - began
