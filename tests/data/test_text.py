@@ -1,5 +1,8 @@
 """Text encoders: a closed vocabulary and a transformers model, their errors and disk caches."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -95,6 +98,19 @@ def test_pretrained_encoder_returns_last_hidden_state(folder):
     for text, found, there in zip(texts, tokens, mask, strict=True):
         alone = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         assert torch.allclose(found[there], alone, atol=1e-5) and not found[~there].any()
+
+
+def test_pretrained_encoder_leaves_device_contexts_as_they_are(folder):
+    """A network is built on the meta device, for its cost, after a model was loaded."""
+    code = (
+        "import sys, torch; from triptych.data.text import Pretrained; "
+        "Pretrained(sys.argv[1], length=7).encode(['red']); "
+        "torch.set_default_device('meta'); print(torch.linspace(0, 1, 2).device)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "meta\n"
 
 
 def test_pretrained_encoder_refuses_too_long_or_empty_text(folder):

@@ -177,6 +177,10 @@ class Pretrained(TextEncoder):
                 "data.encoder: transformers is not installed; pip install 'triptych[text]'"
             ) from error
         logging.disable_progress_bar()
+        # torch lists once which functions a device context changes, and transformers replaces
+        # torch.linspace while it loads a model. Without this the list would keep the replacement.
+        with torch.device("cpu"):
+            torch.empty(0)
         local = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
         model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
