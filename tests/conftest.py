@@ -140,8 +140,9 @@ def finished(prepared) -> Callable:
 
 def compute_in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Compute figures of runs in this process; others take seconds, see test_final_checkpoint."""
-    name = "triptych.run.account.call_in_new_process"
-    patch.setattr(name, lambda function, *arguments: function(*arguments))
+    for module in ("account", "new_process"):
+        name = f"triptych.run.{module}.call_in_new_process"
+        patch.setattr(name, lambda function, *arguments: function(*arguments))
 
 
 @pytest.fixture

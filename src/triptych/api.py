@@ -231,8 +231,8 @@ class Trained:
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Evaluate a split as ``triptych-evaluate`` does, and return its bound and metrics.
 
-        The result is {"bpd": {"mean", "stderr", "n"}, ...}. The model is loaded again from the
-        checkpoint, so changes to ``self.model`` have no effect here.
+        The result is {"bpd": {"mean", "stderr", "n"}, ...}. It is computed in a new process, with
+        a model loaded from the checkpoint, so changes to ``self.model`` or torch have no effect.
 
         Raises:
             UserError: the command would refuse these settings.
@@ -250,8 +250,10 @@ class Trained:
                 f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate"
             )
         from triptych.run.evaluate import evaluate_checkpoint
+        from triptych.run.new_process import call_in_new_process
 
-        return evaluate_checkpoint(values)
+        figures: dict[str, Any] = call_in_new_process(evaluate_checkpoint, values)
+        return figures
 
 
 def load(
@@ -271,8 +273,10 @@ def load(
         run = run.dir
     path = Path(run).absolute()
     find_checkpoint(path)  # before torch is imported
+    from triptych.run.new_process import remember_environment
     from triptych.run.reopen import reopen
 
+    remember_environment()
     opened = reopen(str(path), weights, data_root)
     return Trained(path, weights, data_root, opened.config, opened.data, opened.model)
 

@@ -168,8 +168,24 @@ def test_refused_run_keeps_existing_files_of_its_directory(root, tiny):
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_failed_rebuild_keeps_run_with_checkpoint(prepared, monkeypatch):
+def test_force_puts_earlier_run_back_if_new_one_cannot_be_built(prepared, monkeypatch):
+    run = prepared()
+    earlier = execute(run)
+    run = prepared("force=true")
+    assert run.status == "interrupted"
+    monkeypatch.setenv(OWN, str(run.path))
+    monkeypatch.setattr(module, "build_experiment", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        execute(run)
+    assert run.summary() == earlier and [*run.path.parent.iterdir()] == [run.path]
+
+
+def test_failed_rebuild_leaves_run_with_checkpoint_as_it_was(prepared, monkeypatch):
     run = stop_after(prepared(), 4)
+    files = ("config.yaml", "provenance.json", "checkpoints/last.ckpt")
+    before = [(run / file).read_bytes() for file in files]
+    prepared("threads=7")
+    assert run.config()["threads"] == 7
     monkeypatch.setenv(OWN, str(run.path))
 
     def refuse(*_, **__):
@@ -177,7 +193,8 @@ def test_failed_rebuild_keeps_run_with_checkpoint(prepared, monkeypatch):
 
     monkeypatch.setattr(module, "build_experiment", refuse)
     refused(lambda: execute(run), "not mounted")
-    assert run.checkpoints() and run.status == "failed" and run.config()
+    assert run.status == "interrupted"
+    assert [(run / file).read_bytes() for file in files] == before
 
 
 def test_signal_during_compilation_is_interruption(prepared, monkeypatch):

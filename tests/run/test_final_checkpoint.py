@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import triptych
 from tests import forked
 from tests.refusal import refused
 from tests.run.commands import end, evaluated
@@ -278,6 +279,12 @@ def finish(path) -> tuple[dict, torch.Tensor]:
     return again, call_in_new_process(samples, path)
 
 
+def train_and_evaluate(path) -> dict:
+    """Execute a run, and evaluate it in the same Python session."""
+    execute(RunDirectory(path))
+    return triptych.load(path).evaluate("test")
+
+
 @pytest.mark.parametrize("part", [pytest.param(part, marks=marks) for part, marks in KEPT.items()])
 def test_figures_do_not_depend_on_process_state(prepared, trusting, part):
     trusting("hidden_lab", LAB)
@@ -291,6 +298,15 @@ def test_figures_do_not_depend_on_process_state(prepared, trusting, part):
         assert figure == result[split]
     at_the_end = torch.load(run / "samples" / "final.pt")["x"]
     assert torch.equal(again, at_the_end)
+
+
+def test_loaded_run_is_evaluated_without_state_of_the_session(prepared, trusting):
+    """A class of the user's module has counted the training steps in this process."""
+    trusting("hidden_lab", LAB)
+    run = prepared(*RING, path="run")
+    choose(run, "denoiser.network", "Remembers")
+    figures = forked.start_call(train_and_evaluate, run.path)()
+    assert figures == run.summary()["test"]
 
 
 @pytest.mark.slow

@@ -2,23 +2,42 @@
 
 import os
 import pickle
+import signal
+import subprocess
 import sys
+import time
 import traceback
 
 import pytest
 
 from tests.refusal import refused
-from triptych.errors import Diverged
-from triptych.run.new_process import FailedCall, call_in_new_process, remember_environment
+from triptych.errors import Diverged, Interrupted
+from triptych.run.new_process import (
+    PROGRAM,
+    FailedCall,
+    call_in_new_process,
+    remember_environment,
+)
 
 
 def fail(kind: str) -> None:
     """Fail in one of three ways."""
     if kind == "error":
         raise KeyError("lost")
-    if kind == "exit":
-        os._exit(3)
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     raise Diverged("a sample", 7)
+
+
+def leave(code: int) -> None:
+    """End this process."""
+    os._exit(code)
+
+
+def kill_server() -> None:
+    """Kill the server that has forked this process."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(10)
 
 
 def leave_and_read(number: int) -> int:
@@ -77,6 +96,26 @@ def test_diverged_error_is_passed_through_new_process():
     assert pickle.loads(pickle.dumps(diverged.value)).step == 7
 
 
-def test_exited_new_process_is_reported_and_replaced():
-    refused(lambda: call_in_new_process(fail, "exit"), "stopped with exit code 3", error=FailedCall)
+@pytest.mark.parametrize("code", [3, 0])
+def test_exited_new_process_is_reported_and_replaced(code):
+    problem = f"stopped with exit code {code}"
+    refused(lambda: call_in_new_process(leave, code), problem, error=FailedCall)
+    assert call_in_new_process(process)[0] != os.getpid()
+
+
+def test_server_whose_parent_has_ended_ends():
+    """The parent may end before the server can ask the kernel to be ended with it."""
+    line = [sys.executable, "-c", PROGRAM.format(parent=1)]
+    assert subprocess.run(line, timeout=60, stdin=subprocess.PIPE).returncode == 1
+
+
+def test_killed_new_process_interrupts_the_run():
+    with pytest.raises(Interrupted, match="a process of the run was killed .SIGKILL.; repeat"):
+        call_in_new_process(fail, "kill")
+    assert call_in_new_process(process)[0] != os.getpid()
+
+
+def test_killed_server_interrupts_the_run():
+    with pytest.raises(Interrupted, match="a process of the run was killed .SIGKILL.; repeat"):
+        call_in_new_process(kill_server)
     assert call_in_new_process(process)[0] != os.getpid()

@@ -83,6 +83,13 @@ def test_sweep_exit_code_is_75_if_run_is_locked(hook):
         assert sweep_exit_code() == 75
 
 
+def test_sweep_exit_code_is_1_if_run_was_not_replaced(hook):
+    """With force=true, a run that cannot be built leaves the earlier one in its place."""
+    run = add(hook, "finished")
+    hook.replaced = {run.provenance.id}
+    assert sweep_exit_code() == 1
+
+
 def test_job_killed_before_start_is_reported_as_interrupted(hook, capsys):
     """The sweep's own process made the directory, and is alive."""
     add(hook, "finished")

@@ -7,9 +7,12 @@ import subprocess
 
 import pytest
 
+from tests.refusal import refused
+from triptych.errors import StorageError
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import natural_key, parse_overrides
 from triptych.run.read import find_runs, read_run, read_runs
+from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
 
 from .fake_runs import failed, make_run, make_runs, metrics, running, start_run, sweep
@@ -27,6 +30,22 @@ def test_read_run_of_failed_run_has_error(tmp_path):
     run = read_run(failed(tmp_path, "score", 1, "ValueError: loss is nan\nat step 4"))
     assert (run.status, run.error, run.seed) == ("failed", "ValueError: loss is nan", 1)
     assert run.choices["data"] == "digits"  # from its provenance
+
+
+def test_report_that_cannot_be_written_changes_no_file(tmp_path):
+    root = sweep(tmp_path / "objectives", {"x0": 2.0})
+    (root / "results.csv").write_text("earlier")
+    (root / "report.html").mkdir()
+    refused(lambda: write_report(root), "report.html: cannot be written", error=StorageError)
+    assert (root / "results.csv").read_text() == "earlier"
+
+
+def test_figures_that_cannot_be_written_change_no_file(tmp_path):
+    study = read_study([sweep(tmp_path / "objectives", {"x0": 2.0, "v": 2.1})])
+    figures = tmp_path / "figures"
+    (figures / "results.tex").mkdir(parents=True)
+    refused(lambda: write_figures(study, figures), "results.tex: cannot", error=StorageError)
+    assert [path.name for path in figures.iterdir()] == ["results.tex"]
 
 
 def test_running_run_without_recent_progress_is_interrupted(tmp_path):

@@ -109,6 +109,16 @@ def test_sweep_with_link_or_directory_as_record_is_refused(folder, inside, tiny,
     assert contents(folder.parent) == before and not outside.exists()
 
 
+@pytest.mark.parametrize("name", ["report.html", "results.csv", "multirun.yaml"])
+def test_sweep_does_not_replace_files_of_others(root, door, tiny, name):
+    folder = root / "mine"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    done = door(TRAIN, "-m", f"hydra.sweep.dir={folder}", "seed=1,2", "logger=csv", *tiny)
+    refused_command(done, f"{folder / name}: not written by a sweep, which would replace it")
+    assert [path.read_text() for path in folder.iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize("name", ["sweep.json", "looks.json"])
 def test_linked_sweep_record_is_refused(folder, name):
     outside = folder.parent / "outside.json"

@@ -1,6 +1,7 @@
 """Read and write a run's directory: its files (docs/runs.md), its lock and its status."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -37,6 +38,7 @@ REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one o
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 # Files of a run that has not trained yet, which ``discard`` removes.
 START_FILES = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
+EARLIER_CONFIG = ".config.earlier.yaml"  # config.yaml before this command changed settings in it
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # suffix of the directory of a run replaced by force=true
 PRUNE = "prune"  # if this file exists, the run stops after its next validation
 
@@ -59,6 +61,19 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file atomically; raises the errors of ``atomic``."""
     with atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """Write several files, {path: content}, or none of them if one cannot be written."""
+    with contextlib.ExitStack() as files:
+        for path, data in contents.items():
+            with storage_errors(path):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            file = files.enter_context(atomic(path))
+            with storage_errors(path):
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
@@ -155,6 +170,27 @@ class RunDirectory(Lockable):
         _ = self.provenance
         return self.summary()
 
+    def replace_config(self, text: str) -> None:
+        """Replace ``config.yaml``, keeping the earlier one until training begins."""
+        write_atomic(self / EARLIER_CONFIG, (self / "config.yaml").read_bytes())
+        failure = self.summary()
+        write_atomic(self / "config.yaml", text)
+        if failure is not None:
+            self.record(failure)  # Its digest is that of the new configuration.
+
+    def restore_config(self) -> None:
+        """Restore the ``config.yaml`` that this command has replaced, if it has."""
+        if (self / EARLIER_CONFIG).exists():
+            failure = self.summary()
+            (self / EARLIER_CONFIG).rename(self / "config.yaml")
+            if failure is not None:
+                self.record(failure)
+
+    def begin(self) -> None:
+        """Remove what an earlier start has left, as training begins: a failure and a config."""
+        self.clear_failure()
+        (self / EARLIER_CONFIG).unlink(missing_ok=True)
+
     def clear_failure(self) -> None:
         """Remove the result if it records a failure, so that the run can be executed again."""
         result = self.summary()
@@ -227,14 +263,12 @@ class RunDirectory(Lockable):
     def discard(self) -> None:
         """Remove the files of this run, which failed before its first step.
 
-        In a sweep's directory, ``summary.json`` with the reason is kept. If this run had replaced
-        an earlier one (``force=true``), the earlier run's directory is renamed back.
+        In a sweep's directory, ``summary.json`` with the reason is kept.
         """
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
-        aside = self.readable_provenance.aside
         files = [*START_FILES]
-        if aside or not (self.path.parent / "sweep.json").exists():
+        if not (self.path.parent / "sweep.json").exists():
             files.append("summary.json")
         with contextlib.suppress(OSError):
             for folder in ("wandb", "tensorboard"):
@@ -242,9 +276,22 @@ class RunDirectory(Lockable):
             for name in files:
                 (self / name).unlink(missing_ok=True)
             self.path.rmdir()
-            if ASIDE.sub("", aside) == self.path.name:  # Check the name, which is read from a file.
-                self.path.with_name(aside).rename(self.path)
             self._remove_empty_parents()
+
+    def restore_replaced(self) -> bool:
+        """Put back the run that this one had replaced (``force=true``), if it has not trained.
+
+        Return whether there was one.
+        """
+        aside = self.readable_provenance.aside
+        # Check the name, which is read from a file.
+        if ASIDE.sub("", aside) != self.path.name or not self.path.with_name(aside).is_dir():
+            return False
+        if self.checkpoints() or (self / "metrics.csv").exists():
+            return False
+        shutil.rmtree(self.path)
+        self.path.with_name(aside).rename(self.path)
+        return True
 
     def _remove_empty_parents(self) -> None:
         """Remove the folders ``runs`` and ``logs`` above this directory if they are empty."""

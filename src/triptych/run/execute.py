@@ -10,7 +10,7 @@ from triptych.errors import (
     StorageError,
     Unreadable,
 )
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.new_process import remember_environment
 from triptych.run.processes import SWEEP, rank
 from triptych.run.provenance import add_missing_id
@@ -93,15 +93,33 @@ def _record_and_raise(session: Session, error: Exception) -> NoReturn:
     if received is not None and type(error).__module__.startswith(COMPILER_MODULES):
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
     reason = session.peers.original_error(error)
-    recorded = session.run.summary()
-    # A retry that could not be built leaves the recorded failure of training as it is.
-    if isinstance(reason, Exception) and (recorded is None or recorded.stage == "build"):
+    building = session.stage == "build"
+    if building:
+        session.run.restore_config()
+    if isinstance(reason, Exception) and not (building and _was_begun_before(session.run)):
         session.record_failure(reason)
-    if session.stage == "build" and is_composed_here(session.run):
-        session.run.discard()
+    if building and is_composed_here(session.run):
+        if session.run.restore_replaced():
+            # A sweep reads the reason from the log; otherwise the earlier log stays as it was.
+            log = session.run if os.environ.get(SWEEP) else None
+            log_line(log, f"the earlier run is back, as force=true failed: {reason}")
+        else:
+            session.run.discard()
     if reason is error:
         raise error
     raise reason from None
+
+
+def _was_begun_before(run: RunDirectory) -> bool:
+    """Return whether an earlier start has left something that a failed build must not change.
+
+    This is a checkpoint, or the record of how its training failed. In a sweep, where the report
+    shows why a run does not go on, it is only the record.
+    """
+    recorded = run.summary()
+    if recorded is not None:
+        return recorded.stage != "build"
+    return bool(run.checkpoints()) and not os.environ.get(SWEEP)
 
 
 def _train(session: Session) -> Result:

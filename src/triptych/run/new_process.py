@@ -4,6 +4,7 @@ To save time, one server process imports the needed modules, and is forked for e
 """
 
 import ctypes
+import mmap
 import os
 import pickle
 import signal
@@ -11,16 +12,16 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from triptych.errors import UserError
+from triptych.errors import Interrupted, UserError
 from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.stopping import BrokenGroup, failure_line, is_broken_connection
 
 PRELOADED = "triptych.run.final"
-# -P: modules in the current folder must not shadow installed ones.
-PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
+PROGRAM = "from triptych.run.new_process import serve; serve({parent})"
 # {argument of Popen: its value}: environment and working directory of this process before it ran
 # user-supplied code.
 _start: dict[str, Any] = {}
@@ -50,7 +51,8 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises:
         UserError: the function has raised it.
-        FailedCall: the function has raised another error, or the process was killed.
+        FailedCall: the function has raised another error, or ended the process.
+        Interrupted: the process was killed, as for want of memory.
     """
     if not _servers or _servers[0].poll() is not None:
         _servers[:] = [_start_server()]
@@ -61,8 +63,8 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
         server.stdin.flush()
         answer = pickle.load(server.stdout)
         answered = True
-    except (EOFError, BrokenPipeError):
-        raise FailedCall(f"a process of the run stopped with exit code {server.wait()}") from None
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # an answer may be cut off
+        raise _error_of_lost_process(server.wait()) from None
     finally:
         if not answered and server.poll() is None:  # The run was stopped during the call.
             os.killpg(server.pid, signal.SIGKILL)
@@ -71,40 +73,58 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     return answer
 
 
+def _error_of_lost_process(code: int) -> Exception | Interrupted:
+    """Return the error for a process that ended with this exit code before it answered."""
+    if code < 0:
+        return Interrupted(-code, lost_process="a process of the run")
+    return FailedCall(f"a process of the run stopped with exit code {code}")
+
+
 def _start_server() -> Any:
     """Start the process that is forked for each call."""
     if not _start:
         remember_environment()
+    # -P: modules in the current folder must not shadow installed ones.
+    line = [sys.executable, "-P", "-c", PROGRAM.format(parent=os.getpid())]
     pipe = subprocess.PIPE
-    return subprocess.Popen(PROGRAM, stdin=pipe, stdout=pipe, process_group=0, **_start)
+    return subprocess.Popen(line, stdin=pipe, stdout=pipe, process_group=0, **_start)
 
 
-def serve() -> None:
+def serve(parent: int) -> None:
     """Fork for each call on standard input, and write its result to standard output.
 
-    The server ends when the calling process ends.
+    The server ends when the calling process ``parent`` ends, and as a forked process does that ends
+    without an answer.
     """
-    _end_with_parent()
+    _end_with(parent)
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Redirect prints to stderr, so that they do not mix with answers.
     import_module(PRELOADED)
+    answered = mmap.mmap(-1, 1)  # shared with the forked processes
     while True:
         try:
             call = pickle.load(calls)
         except EOFError:
             return
-        pid = os.fork()
+        answered[0] = 0
+        server, pid = os.getpid(), os.fork()
         if pid == 0:
-            _end_with_parent()
-            answers.write(pickle.dumps(_call_or_error(*call)))
-            answers.flush()
+            _end_with(server)
+            with suppress(BrokenPipeError):  # The calling process has ended.
+                answers.write(pickle.dumps(_call_or_error(*call)))
+                answers.flush()
+                answered[0] = 1
             os._exit(0)  # Exit without waiting for threads that user-supplied code has started.
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code:
-            answers.write(
-                pickle.dumps(FailedCall(f"a process of the run stopped with exit code {code}"))
-            )
-            answers.flush()
+        if not answered[0]:
+            _end_like(code)
+
+
+def _end_like(code: int) -> None:
+    """End this process with the exit code of another one, or by the signal that has killed it."""
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def _call_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -121,7 +141,9 @@ def _call_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> 
         return failed
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # The parent has ended before.
+        os._exit(1)

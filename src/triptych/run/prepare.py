@@ -103,7 +103,7 @@ def prepare(request: Request) -> RunDirectory:
                 run.clear_failure()  # An earlier job may have failed before it wrote a config.
                 about = new_provenance(run, request.overrides, request.choices, config)
                 run.write_provenance(about | earlier)
-                _write_config(run, config)
+                write_atomic(run / "config.yaml", _to_yaml(config))
                 return run
     plan = plan_run(request)
     check_same_run(request, plan)
@@ -122,15 +122,11 @@ def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
             *parents, name = key.split(".")
             node = reduce(getitem, parents, config)
             node[name] = None if now is ABSENT else now
-        failure = run.summary()
-        _write_config(run, config)
-        if failure is not None:
-            run.record(failure)  # Its digest is that of the new configuration.
+        run.replace_config(_to_yaml(config))
 
 
-def _write_config(run: RunDirectory, config: Config) -> None:
-    """Write ``config.yaml``."""
-    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+def _to_yaml(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(config))
 
 
 def _raise_recorded_failure(run: RunDirectory, may_retry: bool) -> None:

@@ -49,6 +49,7 @@ def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> 
 
     ``path`` is the run's directory. ``hydra`` is the node ``hydra``, if ``config`` lacks it.
     """
+    check_encoding(path)
     hydra = config.hydra if hydra is None else hydra
     overrides, choices = tuple(hydra.overrides.task), dict(hydra.runtime.choices)
     composed = without_hydra(config)
@@ -65,6 +66,17 @@ def resolve(config: DictConfig, path: Path, hydra: DictConfig | None = None) -> 
         adopt_trained_config(resolved, adopted, overrides)
     check_names(resolved)
     return Request(path.absolute(), resolved, composed, choices, adopted, overrides)
+
+
+def check_encoding(path: Path) -> None:
+    """Raise UserError if a path cannot be written into a record, which is UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{str(path)!a}: not valid UTF-8 in this locale; set LC_ALL=C.UTF-8, or use another "
+            "directory"
+        ) from error
 
 
 def check_run_name(name: str | None) -> None:

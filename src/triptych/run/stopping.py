@@ -300,9 +300,11 @@ class Peers:
                 number, line = report
                 return UserError(f"process {number}: {line} (traceback: {self.run / 'train.log'})")
             for number, child in enumerate(self.children, 1):
-                code = child.poll()
-                if code is not None and code < 0:
+                code = child.poll() or 0
+                if code < 0:
                     return Interrupted(-code, lost_process=f"process {number}")
+                if code > 128:  # The rank has ended itself after a signal.
+                    return Interrupted(code - 128, lost_process=f"process {number}")
             time.sleep(0.05)
         return Interrupted(int(signal.SIGKILL), lost_process="another process")
 

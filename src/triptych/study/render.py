@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.errors import Unreadable
-from triptych.run.directory import write_atomic
+from triptych.run.directory import write_atomic, write_together
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import SweepRecord
 from triptych.study import formatting
@@ -96,8 +96,8 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     report = Report(root / f"{study.prefix}report.html", root / f"{study.prefix}results.csv", study)
     table = results_csv(study.runs, root)
     page = render_page(study, palette)
-    write_atomic(report.csv, escape_control_characters(table))
-    write_atomic(report.html, escape_control_characters(page))
+    contents = {report.csv: table, report.html: page}
+    write_together({path: escape_control_characters(text) for path, text in contents.items()})
     return report
 
 
@@ -297,12 +297,12 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
 def write_figures(study: Study, out: Path) -> list[Path]:
     """Write figures and tables into `out`, with numbered names for several comparisons."""
     palette = assign_colours(study.hues)
-    written = list[Path]()
+    contents: dict[Path, str | bytes] = {}
     out.mkdir(parents=True, exist_ok=True)
     for place, comparison in enumerate(study.comparisons, 1):
         prefix = f"{place}-" if len(study.comparisons) > 1 else ""
         for name, figure in known_figures(comparison, palette).items():
-            written += _write_figure(figure, out / f"{prefix}{name}")
+            contents |= _figure_files(figure, out / f"{prefix}{name}")
         setting = Column("setting", comparison.subject, is_text=True)
         tables = {
             "results": ([SEEDS, *table_columns(comparison)], table_rows(comparison)),
@@ -311,12 +311,13 @@ def write_figures(study: Study, out: Path) -> list[Path]:
         }
         for name, (columns, rows) in tables.items():
             if columns:
-                written += _write_tables([setting, *columns], rows, out / f"{prefix}{name}")
-    return written
+                contents |= _table_files([setting, *columns], rows, out / f"{prefix}{name}")
+    write_together(contents)
+    return [*contents]
 
 
-def _write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as SVG, PDF and PNG; return the files' paths."""
+def _figure_files(figure: Figure, stem: Path) -> dict[Path, bytes]:
+    """Return a figure as {path: content}: SVG, PDF and PNG."""
     contents = {}
     # Omit the date, so that equal figures give equal files.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
@@ -324,25 +325,19 @@ def _write_figure(figure: Figure, stem: Path) -> list[Path]:
         data = io.BytesIO()
         with figure_style():
             figure.savefig(data, format=ending, dpi=300, metadata=metadata)
-        contents[ending] = data.getvalue()
-    return _write_files(stem, contents)
+        contents[stem.with_name(f"{stem.name}.{ending}")] = data.getvalue()
+    return contents
 
 
-def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Path) -> list[Path]:
-    """Write a table as CSV and LaTeX; return the files' paths."""
+def _table_files(
+    columns: Sequence[Column], rows: Sequence[TableRow], stem: Path
+) -> dict[Path, str]:
+    """Return a table as {path: content}: CSV and LaTeX."""
     texts = {"csv": to_csv(columns, rows), "tex": to_latex(columns, rows)}
-    return _write_files(
-        stem, {ending: escape_control_characters(text) for ending, text in texts.items()}
-    )
-
-
-def _write_files(stem: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
-    """Write a file for each {ending: content}; return the files' paths."""
-    written = []
-    for ending, content in contents.items():
-        written.append(stem.with_name(f"{stem.name}.{ending}"))
-        write_atomic(written[-1], content)
-    return written
+    return {
+        stem.with_name(f"{stem.name}.{ending}"): escape_control_characters(text)
+        for ending, text in texts.items()
+    }
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:

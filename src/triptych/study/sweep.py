@@ -8,7 +8,7 @@ import atexit
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,24 +64,13 @@ def sweep_exit_code() -> int:
     3: some diverged; 75: some are held by another process; 1: anything else, or the report cannot
     be written. A run that a search has pruned counts as finished.
     """
-    ends = {_run_outcome(run) for hook in _hooks for run in hook.runs()}
+    ends = {hook.outcome(run) for hook in _hooks for run in hook.runs()}
     if any(hook.report_problem for hook in _hooks):
         return 1
     for code, accepted in EXIT_CODES.items():
         if ends <= accepted:
             return code
     return 1
-
-
-def _run_outcome(run: RunDirectory) -> str:
-    """Return a run's status; "pruned" if a search stopped it, "busy" if a process runs it."""
-    if run.status in ENDED:
-        return read_run(run.path).status  # "unreadable" if a file is damaged
-    if (run / PRUNE).exists():
-        return "pruned"
-    if run.holder():
-        return "busy"
-    return run.status
 
 
 def current_hook() -> "SweepHook":
@@ -93,6 +82,8 @@ class SweepHook(Callback):
     """Hydra callback that checks, plans, records, monitors and reports a multirun."""
 
     report_problem = ""  # why the report could not be written
+    # With force=true: the ids of earlier runs, all of which the command replaces.
+    replaced: Set[str] = frozenset()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check, plan and record the sweep, then monitor its runs; an error here writes nothing."""
@@ -148,6 +139,9 @@ class SweepHook(Callback):
         self.reservation = Reservation(self.root)
         self.backup = RecordBackup(self.root)
         self.done = set[str]()
+        if config.force:
+            ids = {RunDirectory(run).readable_provenance.id for run in find_runs(self.root)}
+            self.replaced = ids - {""}
 
     def _has_begun(self) -> bool:
         """Return whether a run of this command has a result or a checkpoint."""
@@ -297,6 +291,21 @@ class SweepHook(Callback):
         """Return the directories of this command's runs."""
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
+    def outcome(self, run: RunDirectory) -> str:
+        """Return a run's status; "pruned" if a search stopped it, "busy" if a process runs it.
+
+        "failed" if it could not be replaced (``force=true``), so that the earlier run is back.
+        """
+        if run.readable_provenance.id in self.replaced:
+            return "failed"
+        if run.status in ENDED:
+            return read_run(run.path).status  # "unreadable" if a file is damaged
+        if (run / PRUNE).exists():
+            return "pruned"
+        if run.holder():
+            return "busy"
+        return run.status
+
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
         """Report a SLURM job that ended without a result (as by scancel); return its metric."""
         run = self.run_directory(overrides)
@@ -320,7 +329,7 @@ class SweepHook(Callback):
         self.monitor.stop()
         self.reservation.release()
         for run in self.runs():
-            if _run_outcome(run) in (*ENDED, "unreadable", "pruned"):
+            if self.outcome(run) in (*ENDED, "unreadable", "pruned"):
                 continue
             holder = run.holder()
             run.clear_owner()

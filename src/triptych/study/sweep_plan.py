@@ -27,6 +27,7 @@ from triptych.run.prepare import (
     without_machine_settings,
 )
 from triptych.run.provenance_file import Entries
+from triptych.run.read import find_runs
 from triptych.run.request import resolve
 from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import compose_cell, is_grid, override_key
@@ -42,13 +43,24 @@ Others = Sequence[tuple[str, Cells]]
 
 
 def check_own_files(root: Path) -> None:
-    """Raise UserError if the sweep would write in a run, over a link, or over a directory."""
+    """Raise UserError if the sweep would write in a run, or over what no sweep has written.
+
+    That is a link, a directory, or a file in a directory without a sweep.
+    """
     if holds_run_records(root):
         raise UserError(f"hydra.sweep.dir={root}: a run's directory; choose another place")
     for path in map(root.joinpath, (COMMANDS, *FILES)):
         if path.is_symlink() or (path.is_dir() and path.name != COMMANDS):
             raise UserError(
                 f"{path}: symbolic link or directory where the sweep writes a file; move it away"
+            )
+    if (root / SWEEP).exists() or find_runs(root):
+        return
+    for path in map(root.joinpath, FILES):
+        if path.exists():
+            raise UserError(
+                f"{path}: not written by a sweep, which would replace it; move it away, or "
+                "choose another name"
             )
 
 
