@@ -2,6 +2,7 @@
 
 import json
 import signal
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import triptych
 from tests.refusal import refused
 from tests.run.accidents import stop_after
 from triptych.data.build import build_data
-from triptych.errors import Interrupted, UserError
+from triptych.errors import ForeignCheckpoint, Interrupted, UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.run import training as module
@@ -180,7 +181,8 @@ def test_force_puts_earlier_run_back_if_new_one_cannot_be_built(prepared, monkey
     assert run.summary() == earlier and [*run.path.parent.iterdir()] == [run.path]
 
 
-def test_failed_rebuild_leaves_run_with_checkpoint_as_it_was(prepared, monkeypatch):
+@pytest.mark.parametrize("error", [UserError("no"), ForeignCheckpoint("no"), Interrupted(15)])
+def test_failed_rebuild_leaves_run_with_checkpoint_as_it_was(prepared, monkeypatch, error):
     run = stop_after(prepared(), 4)
     files = ("config.yaml", "provenance.json", "checkpoints/last.ckpt")
     before = [(run / file).read_bytes() for file in files]
@@ -188,11 +190,9 @@ def test_failed_rebuild_leaves_run_with_checkpoint_as_it_was(prepared, monkeypat
     assert run.config()["threads"] == 7
     monkeypatch.setenv(OWN, str(run.path))
 
-    def refuse(*_, **__):
-        raise UserError("data.root=/mnt: not mounted; mount it")
-
-    monkeypatch.setattr(module, "build_experiment", refuse)
-    refused(lambda: execute(run), "not mounted")
+    monkeypatch.setattr(module, "build_experiment", mock.Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        execute(run)
     assert run.status == "interrupted"
     assert [(run / file).read_bytes() for file in files] == before
 

@@ -67,7 +67,7 @@ def _execute_rank_zero(session: Session) -> Result:
     """Execute the run in rank 0, which records the outcome and ends the other ranks."""
     run = session.run
     try:
-        return _train(session)
+        return _train_or_restore(session)
     except Interrupted as stopped:
         if not run.config()["name"] and not os.environ.get(SWEEP):
             # Without a name, repeating the command would start a new run in a new directory.
@@ -87,6 +87,16 @@ def _execute_rank_zero(session: Session) -> Result:
             session.peers.end()
 
 
+def _train_or_restore(session: Session) -> Result:
+    """Call ``_train``; restore the configuration of a run that does not get to its training."""
+    try:
+        return _train(session)
+    except BaseException:
+        if session.stage == "build":
+            session.run.restore_config()
+        raise
+
+
 def _record_and_raise(session: Session, error: Exception) -> NoReturn:
     """Record and raise the error that made the run fail, perhaps in another rank."""
     received = session.stop.received
@@ -94,20 +104,23 @@ def _record_and_raise(session: Session, error: Exception) -> NoReturn:
         raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
     reason = session.peers.original_error(error)
     building = session.stage == "build"
-    if building:
-        session.run.restore_config()
     if isinstance(reason, Exception) and not (building and _was_begun_before(session.run)):
         session.record_failure(reason)
     if building and is_composed_here(session.run):
-        if session.run.restore_replaced():
-            # A sweep reads the reason from the log; otherwise the earlier log stays as it was.
-            log = session.run if os.environ.get(SWEEP) else None
-            log_line(log, f"the earlier run is back, as force=true failed: {reason}")
-        else:
-            session.run.discard()
+        _remove_unbuilt_run(session.run, reason)
     if reason is error:
         raise error
     raise reason from None
+
+
+def _remove_unbuilt_run(run: RunDirectory, reason: BaseException) -> None:
+    """Remove the run that this command has created; put back the run that it had replaced."""
+    if not run.restore_replaced():
+        run.discard()
+        return
+    # A sweep reads the reason from the log; otherwise the earlier run's log stays as it was.
+    log = run if os.environ.get(SWEEP) else None
+    log_line(log, f"the earlier run is back, as force=true failed: {reason}")
 
 
 def _was_begun_before(run: RunDirectory) -> bool:
