@@ -38,7 +38,7 @@ REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one o
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 # Files of a run that has not trained yet, which ``discard`` removes.
 START_FILES = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
-EARLIER_CONFIG = ".config.earlier.yaml"  # config.yaml before this command changed settings in it
+NEXT_CONFIG = ".config.next.yaml"  # replaces config.yaml when training begins
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # suffix of the directory of a run replaced by force=true
 PRUNE = "prune"  # if this file exists, the run stops after its next validation
 
@@ -105,11 +105,13 @@ class RunDirectory(Lockable):
         return self.path / name
 
     def config(self) -> Config:
-        """Read the resolved configuration.
+        """Read the resolved configuration, with settings that a command has changed.
 
         Raises UserError if there is no ``config.yaml``, or if it contains more than plain data.
         """
         file = self / "config.yaml"
+        if (self / NEXT_CONFIG).exists():
+            file = self / NEXT_CONFIG
         if not file.exists():
             raise UserError(f"{self.path}: not a run's directory (no config.yaml)")
         return read_config(file)
@@ -170,26 +172,14 @@ class RunDirectory(Lockable):
         _ = self.provenance
         return self.summary()
 
-    def replace_config(self, text: str) -> None:
-        """Replace ``config.yaml``, keeping the earlier one until training begins."""
-        write_atomic(self / EARLIER_CONFIG, (self / "config.yaml").read_bytes())
-        failure = self.summary()
-        write_atomic(self / "config.yaml", text)
-        if failure is not None:
-            self.record(failure)  # Its digest is that of the new configuration.
-
-    def restore_config(self) -> None:
-        """Restore the ``config.yaml`` that this command has replaced, if it has."""
-        if (self / EARLIER_CONFIG).exists():
-            failure = self.summary()
-            (self / EARLIER_CONFIG).rename(self / "config.yaml")
-            if failure is not None:
-                self.record(failure)
-
     def begin(self) -> None:
-        """Remove what an earlier start has left, as training begins: a failure and a config."""
+        """Remove a recorded failure and adopt changed settings, as training begins.
+
+        Only then, as a start that does not get so far must leave the run as it was.
+        """
         self.clear_failure()
-        (self / EARLIER_CONFIG).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self / NEXT_CONFIG, self / "config.yaml")
 
     def clear_failure(self) -> None:
         """Remove the result if it records a failure, so that the run can be executed again."""
@@ -271,8 +261,10 @@ class RunDirectory(Lockable):
         if not (self.path.parent / "sweep.json").exists():
             files.append("summary.json")
         with contextlib.suppress(OSError):
-            for folder in ("wandb", "tensorboard"):
-                shutil.rmtree(self / folder, ignore_errors=True)
+            began = (self / "config.yaml").stat().st_mtime
+            for entry in [*self.path.glob("wandb/*"), *self.path.glob("tensorboard/*")]:
+                if entry.stat().st_mtime >= began:  # Other files were there before.
+                    shutil.rmtree(entry)
             for name in files:
                 (self / name).unlink(missing_ok=True)
             self.path.rmdir()

@@ -10,7 +10,7 @@ from triptych.errors import (
     StorageError,
     Unreadable,
 )
-from triptych.run.directory import RunDirectory, log_line
+from triptych.run.directory import NEXT_CONFIG, RunDirectory, log_line
 from triptych.run.new_process import remember_environment
 from triptych.run.processes import SWEEP, rank
 from triptych.run.provenance import add_missing_id
@@ -67,7 +67,7 @@ def _execute_rank_zero(session: Session) -> Result:
     """Execute the run in rank 0, which records the outcome and ends the other ranks."""
     run = session.run
     try:
-        return _train_or_restore(session)
+        return _train_or_drop_changes(session)
     except Interrupted as stopped:
         if not run.config()["name"] and not os.environ.get(SWEEP):
             # Without a name, repeating the command would start a new run in a new directory.
@@ -87,13 +87,13 @@ def _execute_rank_zero(session: Session) -> Result:
             session.peers.end()
 
 
-def _train_or_restore(session: Session) -> Result:
-    """Call ``_train``; restore the configuration of a run that does not get to its training."""
+def _train_or_drop_changes(session: Session) -> Result:
+    """Call ``_train``; drop changed settings of a run that does not get to its training."""
     try:
         return _train(session)
     except BaseException:
         if session.stage == "build":
-            session.run.restore_config()
+            (session.run / NEXT_CONFIG).unlink(missing_ok=True)
         raise
 
 

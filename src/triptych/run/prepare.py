@@ -20,7 +20,7 @@ from triptych.declare import Role
 from triptych.errors import Diverged, OtherRun, UserError
 from triptych.files import check_directory
 from triptych.records import Config
-from triptych.run.directory import RunDirectory, log_line, write_atomic
+from triptych.run.directory import NEXT_CONFIG, RunDirectory, log_line, write_atomic
 from triptych.run.provenance import new_provenance
 from triptych.run.request import Request
 from triptych.run.untrusted import check_init_from
@@ -114,7 +114,7 @@ def prepare(request: Request) -> RunDirectory:
 
 
 def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
-    """Write changed settings of the machine or the data folder into the run's configuration."""
+    """Write changed settings of the machine or the data folder, for when training begins."""
     log_line(None, f"{run.path.name}: continues with {describe_differences(changes)}")
     with run.lock(PATIENCE):
         config = run.config()
@@ -122,7 +122,7 @@ def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
             *parents, name = key.split(".")
             node = reduce(getitem, parents, config)
             node[name] = None if now is ABSENT else now
-        run.replace_config(_to_yaml(config))
+        write_atomic(run / NEXT_CONFIG, _to_yaml(config))
 
 
 def _to_yaml(config: Config) -> str:

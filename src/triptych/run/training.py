@@ -49,7 +49,7 @@ def train(session: Session) -> Result:
         # Fit.
         session.peers.start(trainer)
         if rank() == 0:
-            run.begin()  # Only now, as a run that cannot be built is left as it was.
+            run.begin()
         fit_model(fit, run, experiment, origin)
         session.fitted = True
         offer_fit(run, origin.fit, peak_memory(fit.device))
