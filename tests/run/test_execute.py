@@ -164,9 +164,11 @@ def test_refused_run_keeps_existing_files_of_its_directory(root, tiny):
     folder = root / "logs" / "runs" / "n"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
+    (folder / "wandb" / "mine").mkdir(parents=True)
     with pytest.raises(UserError, match="callbacks.ema=null .*pass weights=raw"):
         triptych.train([*tiny, "logger=csv", "name=n", "callbacks.ema=null"])
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert kept == {"notes.txt", "wandb", "wandb/mine"}
 
 
 def test_force_puts_earlier_run_back_if_new_one_cannot_be_built(prepared, monkeypatch):

@@ -119,6 +119,24 @@ def test_sweep_does_not_replace_files_of_others(root, door, tiny, name):
     assert [path.read_text() for path in folder.iterdir()] == ["mine"]
 
 
+def test_forced_sweep_with_missing_init_from_changes_no_file(folder, inside, tiny):
+    before = contents(folder)
+    typed = ("name=s", "seed=1,2", "logger=csv", *tiny, "force=true", "init_from=/nowhere")
+    done = inside(TRAIN, "-m", *typed)
+    refused_command(done, "init_from=/nowhere: no such file")
+    assert contents(folder) == before
+
+
+def test_sweep_around_other_runs_is_refused(root, door, finished, tiny):
+    """Within a sweep's directory they could not go on."""
+    finished()
+    place = root / "logs"
+    before = contents(place)
+    done = door(TRAIN, "-m", f"hydra.sweep.dir={place}", "seed=1,2", "logger=csv", *tiny)
+    refused_command(done, f"hydra.sweep.dir={place}: holds other runs or sweeps")
+    assert contents(place) == before
+
+
 @pytest.mark.parametrize("name", ["sweep.json", "looks.json"])
 def test_linked_sweep_record_is_refused(folder, name):
     outside = folder.parent / "outside.json"

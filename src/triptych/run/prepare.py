@@ -91,7 +91,7 @@ def prepare(request: Request) -> RunDirectory:
     force = request.config["force"]
     if not force:  # With force, the directory is moved aside without reading its content.
         run.read_records()
-    if run.status != "finished" and not run.checkpoints():
+    if force or (run.status != "finished" and not run.checkpoints()):
         check_init_from(request.config)
     earlier = {}
     if force and contains_run(run):

@@ -102,7 +102,7 @@ class SweepHook(Callback):
                 sys.exit(0)
             if new or not self.cells:
                 jobs = self.jobs or probe_jobs(config)
-                warning = check_cells(config, jobs, self._has_begun())
+                warning = check_cells(config, jobs, self._has_begun() and not config.force)
                 concurrency = set_runs_at_once(config, jobs)
             if not rounds.is_adaptive(config):
                 self.reserve(new)
@@ -139,7 +139,7 @@ class SweepHook(Callback):
         self.reservation = Reservation(self.root)
         self.backup = RecordBackup(self.root)
         self.done = set[str]()
-        if config.force:
+        if config.force and rounds.is_grid(config):  # a search keeps its finished trials
             ids = {RunDirectory(run).readable_provenance.id for run in find_runs(self.root)}
             self.replaced = ids - {""}
 

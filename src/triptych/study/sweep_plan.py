@@ -54,7 +54,12 @@ def check_own_files(root: Path) -> None:
             raise UserError(
                 f"{path}: symbolic link or directory where the sweep writes a file; move it away"
             )
-    if (root / SWEEP).exists() or find_runs(root):
+    if (root / SWEEP).exists() or not root.is_dir():
+        return
+    runs = find_runs(root)
+    if any(run.parent != root for run in runs):
+        raise UserError(f"hydra.sweep.dir={root}: holds other runs or sweeps; choose another place")
+    if runs:
         return
     for path in map(root.joinpath, FILES):
         if path.exists():
