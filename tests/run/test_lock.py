@@ -89,6 +89,16 @@ def test_lock_waiter_recreates_discarded_directory(tmp_path):
     assert written and (run / "x.json").exists()
 
 
+def test_discard_removes_folders_of_the_runs_loggers(root):
+    run = RunDirectory(root / "logs" / "runs" / "one")
+    run.write("config.yaml", {})
+    (run / "wandb" / "run-1").mkdir(parents=True)
+    (run / "wandb" / "debug.log").write_text("")
+    (run / "wandb" / "latest-run").symlink_to("run-1")
+    run.discard()
+    assert not [*root.iterdir()]
+
+
 def test_discard_removes_empty_parent_folders(root):
     """Folders of other runs stay, and so does the user's folder above."""
     runs = [RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two")]

@@ -261,14 +261,20 @@ class RunDirectory(Lockable):
         if not (self.path.parent / "sweep.json").exists():
             files.append("summary.json")
         with contextlib.suppress(OSError):
-            began = (self / "config.yaml").stat().st_mtime
-            for entry in [*self.path.glob("wandb/*"), *self.path.glob("tensorboard/*")]:
-                if entry.stat().st_mtime >= began:  # Other files were there before.
-                    shutil.rmtree(entry)
+            for folder in ("wandb", "tensorboard"):
+                if self._has_made(self / folder):
+                    shutil.rmtree(self / folder, ignore_errors=True)
             for name in files:
                 (self / name).unlink(missing_ok=True)
             self.path.rmdir()
             self._remove_empty_parents()
+
+    def _has_made(self, folder: Path) -> bool:
+        """Return whether nothing in a folder is older than this run."""
+        if not (self / "config.yaml").exists():
+            return False
+        began = (self / "config.yaml").stat().st_mtime
+        return all(path.lstat().st_mtime >= began for path in folder.rglob("*"))
 
     def restore_replaced(self) -> bool:
         """Put back the run that this one had replaced (``force=true``), if it has not trained.
