@@ -95,12 +95,13 @@ def test_is_broken_connection_recognizes_gloo_and_nccl_errors():
         assert not is_broken_connection(ValueError(text))
 
 
-def test_peers_reason_names_killed_process_and_signal(tmp_path):
+@pytest.mark.parametrize("code", [-signal.SIGKILL, 128 + signal.SIGKILL])
+def test_peers_reason_names_killed_process_and_signal(tmp_path, code):
     """The first process sees a broken connection; exit codes tell who was killed, and how."""
     peers = Peers(RunDirectory(tmp_path), lambda _: None)
     peers.children = [
         SimpleNamespace(poll=lambda: None),
-        SimpleNamespace(poll=lambda: -signal.SIGKILL),
+        SimpleNamespace(poll=lambda: code),
     ]
     found = peers.original_error(
         RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer")

@@ -152,6 +152,16 @@ def test_sweep_cell_accepts_init_partial_without_init_from(prepared):
     assert prepared("init_partial=true").config()["init_partial"]
 
 
+def test_path_that_is_not_utf8_is_refused(root):
+    """A locale of ASCII reads the bytes of "é" in this way, and no record could name the path."""
+    place = root / os.fsdecode(b"\xc3")
+    refused(
+        lambda: resolve(compose_command("train", ["name=n"]), place),
+        "not valid UTF-8",
+        "LC_ALL=C.UTF-8",
+    )
+
+
 def test_refused_run_with_force_restores_old_run(root, door, tiny):
     """``force=true`` with the same run's checkpoint: it has been moved aside when it is read."""
     assert door("triptych.cli.train", "name=a", *tiny).returncode == 0

@@ -59,8 +59,7 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file atomically; raises the errors of ``atomic``."""
-    with atomic(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+    write_together({path: data})
 
 
 def write_together(contents: Mapping[Path, bytes | str]) -> None:
@@ -255,7 +254,7 @@ class RunDirectory(Lockable):
 
         In a sweep's directory, ``summary.json`` with the reason is kept.
         """
-        if self.checkpoints() or (self / "metrics.csv").exists():
+        if self._has_trained():
             return
         files = [*START_FILES]
         if not (self.path.parent / "sweep.json").exists():
@@ -268,6 +267,10 @@ class RunDirectory(Lockable):
                 (self / name).unlink(missing_ok=True)
             self.path.rmdir()
             self._remove_empty_parents()
+
+    def _has_trained(self) -> bool:
+        """Return whether the run has left a checkpoint or metrics."""
+        return bool(self.checkpoints()) or (self / "metrics.csv").exists()
 
     def _has_made(self, folder: Path) -> bool:
         """Return whether nothing in a folder is older than this run."""
@@ -283,9 +286,8 @@ class RunDirectory(Lockable):
         """
         aside = self.readable_provenance.aside
         # Check the name, which is read from a file.
-        if ASIDE.sub("", aside) != self.path.name or not self.path.with_name(aside).is_dir():
-            return False
-        if self.checkpoints() or (self / "metrics.csv").exists():
+        named = ASIDE.sub("", aside) == self.path.name
+        if not named or not self.path.with_name(aside).is_dir() or self._has_trained():
             return False
         shutil.rmtree(self.path)
         self.path.with_name(aside).rename(self.path)
