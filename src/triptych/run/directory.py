@@ -63,7 +63,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes | str]) -> None:
-    """Write several files, {path: content}, or none of them if one cannot be written."""
+    """Write several files, {path: content}; if one cannot be written, all stay as they were.
+
+    Only their renaming, at the end, can be cut short by a kill. Raises the errors of ``atomic``.
+    """
     with contextlib.ExitStack() as files:
         for path, data in contents.items():
             with storage_errors(path):
