@@ -188,8 +188,7 @@ def test_force_puts_earlier_run_back_if_new_one_cannot_be_built(prepared, monkey
 @pytest.mark.parametrize("error", [UserError("no"), ForeignCheckpoint("no"), Interrupted(15)])
 def test_failed_rebuild_leaves_run_with_checkpoint_as_it_was(prepared, monkeypatch, error):
     run = stop_after(prepared(), 4)
-    files = ("config.yaml", "provenance.json", "checkpoints/last.ckpt")
-    before = [(run / file).read_bytes() for file in files]
+    before = contents(run)
     prepared("threads=7")
     assert run.config()["threads"] == 7
     monkeypatch.setenv(OWN, str(run.path))
@@ -198,7 +197,13 @@ def test_failed_rebuild_leaves_run_with_checkpoint_as_it_was(prepared, monkeypat
     with pytest.raises(type(error)):
         execute(run)
     assert run.status == "interrupted"
-    assert [(run / file).read_bytes() for file in files] == before
+    assert contents(run) == before
+
+
+def contents(run):
+    """Return the content of each file of a run, except its lock."""
+    files = (path for path in run.path.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: path.read_bytes() for path in files}
 
 
 def test_signal_during_compilation_is_interruption(prepared, monkeypatch):

@@ -1,5 +1,7 @@
 """Whether a directory holds the same run or another, by its record and the command's settings."""
 
+import contextlib
+import json
 import os
 
 import pytest
@@ -12,8 +14,10 @@ from triptych.config.identity import NOT_IN_NAMES, flatten_config, register_reso
 from triptych.config.keys import Key, declared_fields, keys_with_roles
 from triptych.config.schema import Train
 from triptych.errors import UserError
+from triptych.run.directory import NEXT_CONFIG, RunDirectory
 from triptych.run.prepare import plan_run
 from triptych.run.request import resolve
+from triptych.run.result import Result
 
 
 def without(run, *keys: str) -> None:
@@ -86,6 +90,26 @@ def test_resume_accepts_other_threads_and_devices(prepared, finished, capsys):
     finished(path="ended")
     for more in ("compile=true", "trainer=ddp_sim", "threads=2"):
         assert prepared(more, path="ended").config()["threads"] == 1
+
+
+def test_changed_settings_are_not_recorded_in_run_that_finishes_meanwhile(
+    prepared, finished, monkeypatch
+):
+    """This command waits for the lock of the one that finishes the run."""
+    run, result = prepared(path="begun"), finished().path / "summary.json"
+    real = RunDirectory.lock
+
+    @contextlib.contextmanager
+    def finish_and_lock(self, timeout=0.0):
+        with real(self, timeout):
+            record = json.loads(result.read_text())
+            self.record(Result.from_json({k: v for k, v in record.items() if k != "checksum"}))
+            yield
+
+    monkeypatch.setattr(RunDirectory, "lock", finish_and_lock)
+    before = run.config()
+    assert prepared("threads=7", path="begun").status == "finished"
+    assert run.config() == before and not (run / NEXT_CONFIG).exists()
 
 
 def test_finished_run_with_more_steps_suggests_init_from(finished, prepared):

@@ -4,6 +4,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.study.fake_runs import edit, failed, make_run, start_run, sweep_hook
 from triptych.errors import Busy, Diverged, StorageError, UserError
@@ -88,6 +89,34 @@ def test_sweep_exit_code_is_1_if_run_was_not_replaced(hook):
     run = add(hook, "finished")
     hook.replaced = {run.provenance.id}
     assert sweep_exit_code() == 1
+
+
+def test_sweep_that_replaced_no_run_keeps_its_records(hook, capsys):
+    """With force=true, when none of its runs can be built."""
+    run = add(hook, "finished")
+    hook.record(expected=1)
+    write_report(hook.root)
+    before = {path: path.read_bytes() for path in hook.root.glob("*.*")}
+    hook.backup, hook.replaced = RecordBackup(hook.root), {run.provenance.id}
+    hook.record(expected=1, title="another")
+    (hook.root / "multirun.yaml").write_text("seed: 2\n")
+    hook.on_multirun_end(hook.config)
+    assert {path: path.read_bytes() for path in hook.root.glob("*.*")} == before
+    assert "force=true replaced no run" in capsys.readouterr().err
+
+
+def test_forced_sweep_in_rounds_executes_each_run_once(hook, monkeypatch):
+    """A later round of until=decided has the runs of the first one, too."""
+    monkeypatch.setattr(sweep, "plan_cells", lambda *_: {})
+    earlier, fresh = add(hook, "finished"), add(hook, "finished")
+    for run, identity in ((earlier, "a" * 16), (fresh, "b" * 16)):
+        edit(run / "provenance.json", id=identity)
+    hook.config = OmegaConf.merge(
+        hook.config, {"force": True, "hydra": {"sweeper": {"_target_": "RoundsSweeper"}}}
+    )
+    hook.done, hook.replaced = set(), {RunDirectory(earlier.path).provenance.id}
+    new = SweepHook.plan(hook, [["objective=x0", f"seed={seed}"] for seed in (1, 2)])
+    assert [*new] == [earlier.path.name]
 
 
 def test_job_killed_before_start_is_reported_as_interrupted(hook, capsys):

@@ -109,20 +109,23 @@ def prepare(request: Request) -> RunDirectory:
     check_same_run(request, plan)
     _raise_recorded_failure(run, request.config["retry"])
     if plan.changes:
-        _record_changed_settings(run, plan.changes)
+        with run.lock(PATIENCE):
+            # Plan again, as another process may have finished the run meanwhile.
+            _record_changed_settings(run, plan_run(request).changes)
     return run
 
 
 def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:
     """Write changed settings of the machine or the data folder, for when training begins."""
+    if not changes:
+        return
     log_line(None, f"{run.path.name}: continues with {describe_differences(changes)}")
-    with run.lock(PATIENCE):
-        config = run.config()
-        for key, (_, now) in changes.items():
-            *parents, name = key.split(".")
-            node = reduce(getitem, parents, config)
-            node[name] = None if now is ABSENT else now
-        write_atomic(run / NEXT_CONFIG, _to_yaml(config))
+    config = run.config()
+    for key, (_, now) in changes.items():
+        *parents, name = key.split(".")
+        node = reduce(getitem, parents, config)
+        node[name] = None if now is ABSENT else now
+    write_atomic(run / NEXT_CONFIG, _to_yaml(config))
 
 
 def _to_yaml(config: Config) -> str:

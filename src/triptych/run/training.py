@@ -36,7 +36,8 @@ def train(session: Session) -> Result:
     """Train a run's model, evaluate it, draw samples, and record the result."""
     run, config = session.run, session.run.config()
     progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
-    progress.write("build", 0, config["trainer"]["max_steps"] or 0)
+    if not (run / "progress.json").exists():  # A refused start leaves an earlier place as it was.
+        progress.write("build", 0, config["trainer"]["max_steps"] or 0)
     set_up(config)
 
     # Build the data, the model, its sampler and sample metrics, and the fit.

@@ -81,7 +81,7 @@ def current_hook() -> "SweepHook":
 class SweepHook(Callback):
     """Hydra callback that checks, plans, records, monitors and reports a multirun."""
 
-    report_problem = ""  # why the report could not be written
+    report_problem = ""  # why there is no new report
     # With force=true: the ids of earlier runs, all of which the command replaces.
     replaced: Set[str] = frozenset()
 
@@ -216,8 +216,16 @@ class SweepHook(Callback):
         cells = {self.cell_directory_name(job): job for job in jobs}
         plans = plan_cells(self.config, self.root, cells)
         self.done |= {name for name, plan in plans.items() if plan.is_finished}
+        self.done |= {name for name in cells if self._has_replaced(RunDirectory(self.root / name))}
         self.reservation.cells |= cells
         return {name: job for name, job in cells.items() if name not in self.done}
+
+    def _has_replaced(self, run: RunDirectory) -> bool:
+        """Return whether this command, with ``force=true``, has already executed a grid's run."""
+        if not self.config.force or not rounds.is_grid(self.config):
+            return False
+        fresh = run.readable_provenance.id not in {*self.replaced, ""}
+        return fresh and run.status in ("finished", "diverged")
 
     def reserve(self, cells: Cells) -> None:
         """Lock the planned cells, if any, against concurrent commands.
@@ -337,6 +345,10 @@ class SweepHook(Callback):
             if holder:
                 state = f"{holder} is running it"
             print(f"{run.path.name}: {state}")
-        self.report_problem = try_write_report(self.root, show=True)
+        if self.cells and all(run.readable_provenance.id in self.replaced for run in self.runs()):
+            self.backup.restore()
+            self.report_problem = f"{self.root}: force=true replaced no run; all are as they were"
+        else:
+            self.report_problem = try_write_report(self.root, show=True)
         if self.report_problem:
             print(f"error: {self.report_problem}", file=sys.stderr)
