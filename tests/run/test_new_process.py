@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -55,6 +56,13 @@ def process() -> tuple[int, str, str]:
 def search_path() -> list[str]:
     """Return where this process looks for modules."""
     return sys.path
+
+
+def test_threads_receive_their_own_answers():
+    """Each thread has its own server."""
+    with ThreadPoolExecutor(3) as pool:
+        answers = [*pool.map(lambda number: call_in_new_process(abs, -number), range(12))]
+    assert answers == [*range(12)]
 
 
 def test_new_process_has_remembered_environment_folder_and_search_path(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Compose and check a command's configuration."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,12 +17,14 @@ from triptych.config.source import CONFIGS
 from triptych.config.trust import NAME
 from triptych.errors import UserError
 
+_composing = threading.Lock()  # Hydra's state is global: one thread composes at a time
+
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
     """Compose and check ``overrides`` as ``triptych-COMMAND`` does; keep the node ``hydra``."""
     register_resolvers()
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with _composing, hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = hydra.compose(command, overrides=list(overrides), return_hydra_config=True)
             if command == "train":
                 check_keys(cfg, cfg.hydra)

@@ -1,6 +1,7 @@
 """Call a function in a new process, which shares no state with this one.
 
-To save time, one server process imports the needed modules, and is forked for each call.
+To save time, one server process of each thread imports the needed modules, and is forked for each
+call.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +27,15 @@ PROGRAM = "from triptych.run.new_process import serve; serve({parent})"
 # {argument of Popen: its value}: environment and working directory of this process before it ran
 # user-supplied code.
 _start: dict[str, Any] = {}
-_servers: list[Any] = []  # the server of this process, or empty before the first call
+
+
+class _OfThread(threading.local):
+    """The server of a thread, as the kernel ends it with the thread that has started it."""
+
+    server: Any = None  # None before the thread's first call
+
+
+_of_thread = _OfThread()
 
 
 class FailedCall(UserError):
@@ -34,9 +44,9 @@ class FailedCall(UserError):
 
 def remember_environment() -> None:
     """Save environment, working directory and sys.path for new processes, before user code runs."""
-    for server in _servers:  # A server that an earlier run in this process has started.
-        server.stdin.close()
-    _servers.clear()
+    if _of_thread.server is not None:  # An earlier run in this thread has started it.
+        _of_thread.server.stdin.close()
+        _of_thread.server = None
     # sys.path also has paths that were added in Python.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     _start.update(env=dict(os.environ) | {"PYTHONPATH": paths}, cwd=os.getcwd())
@@ -54,9 +64,9 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
         FailedCall: the function has raised another error, or ended the process.
         Interrupted: the process was killed, as for want of memory.
     """
-    if not _servers or _servers[0].poll() is not None:
-        _servers[:] = [_start_server()]
-    server = _servers[0]
+    if _of_thread.server is None or _of_thread.server.poll() is not None:
+        _of_thread.server = _start_server()
+    server = _of_thread.server
     answered = False
     try:
         pickle.dump((function, arguments), server.stdin)
