@@ -42,6 +42,16 @@ def test_changed_item_or_label_stops_evaluation(split, part):
     refused(lambda: [*data.eval_dataloader(split)], f"data: items of {split} have changed since")
 
 
+def test_changed_group_stops_evaluation():
+    """Groups decide the standard error."""
+    data = Points(eval_batch_size=8)
+    splits = ("train", "val", "test")
+    data.splits = {name: Split(X, groups=torch.arange(len(X)) // 4) for name in splits}
+    data.remember()
+    data.splits["test"].groups[17] += 1
+    refused(lambda: [*data.eval_dataloader("test")], "data: items of test have changed since")
+
+
 def test_random_split_stops_evaluation():
     class Flips(Split):
         def batch(self, index):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from unittest import mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,7 +14,8 @@ from triptych.config.compose import compose_command
 from triptych.config.identity import NOT_IN_NAMES, flatten_config, register_resolvers
 from triptych.config.keys import Key, declared_fields, keys_with_roles
 from triptych.config.schema import Train
-from triptych.errors import UserError
+from triptych.errors import StorageError, UserError
+from triptych.run import prepare as module
 from triptych.run.directory import NEXT_CONFIG, RunDirectory
 from triptych.run.prepare import plan_run
 from triptych.run.request import resolve
@@ -184,6 +186,18 @@ def test_path_that_is_not_utf8_is_refused(root):
         "not valid UTF-8",
         "LC_ALL=C.UTF-8",
     )
+
+
+def test_force_on_full_disk_leaves_earlier_run_in_its_place(prepared, finished, monkeypatch):
+    run = finished()
+    result = run.summary()
+    with monkeypatch.context() as patches:
+        patches.setattr(module, "write_atomic", mock.Mock(side_effect=StorageError("full")))
+        with pytest.raises(StorageError):
+            prepared("force=true")
+    assert run.summary() == result and [*run.path.parent.iterdir()] == [run.path]
+    new = prepared("force=true")
+    assert new.status == "interrupted" and new.provenance.aside.startswith(f"{run.path.name}.old-")
 
 
 def test_refused_run_with_force_restores_old_run(root, door, tiny):

@@ -8,7 +8,7 @@ import pytest
 from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import SweepRecord, Tuning
-from triptych.study.groups import BEST, EQUAL, describe_tuning, setting_label, tuning_stages
+from triptych.study.groups import BEST, EQUAL, OTHER, describe_tuning, setting_label, tuning_stages
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 
@@ -63,6 +63,17 @@ def test_stages_remove_tuned_keys_from_settings(runs):
         assert len(part) == 6 and not any("optimizer.lr" in run.overrides for run in part)
     assert {run.bound for run in found[EQUAL]} == {2.15, 2.1}
     assert {run.bound for run in found[BEST]} == {2.05, 2.0}
+
+
+def test_runs_before_the_tuning_are_compared_apart(runs, tmp_path):
+    for objective, bound in (("x0", 2.4), ("v", 2.6)):
+        for seed in (1, 2):
+            told = [f"objective={objective}", f"seed={seed}"]
+            make_run(tmp_path / "before", objective, seed, bound, overrides=told)
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    comparisons = read_study([tmp_path]).comparisons
+    assert [comparison.title for comparison in comparisons] == [BEST, EQUAL, OTHER]
+    assert {run.bound for cell in comparisons[2].cells for run in cell.runs.values()} == {2.4, 2.6}
 
 
 def test_stages_of_untuned_sweep_is_one_stage(runs, tmp_path):

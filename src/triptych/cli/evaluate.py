@@ -19,11 +19,15 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     Return {"bpd": {"mean", "stderr", "n"}, ...}.
     """
     values = checked_values(cfg, "evaluate")
-    outputs = {key: values[key] for key in ("out", "items") if values[key]}
-    for key, path in outputs.items():
+    files = {Path(str(cfg.ckpt)).resolve(): "ckpt"}
+    for key in ("out", "items"):
+        path = values[key]
+        if not path:
+            continue
         check_output_file(key, path)
-    if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
-        raise UserError(f"items={values['items']}: same file as out; choose another name")
+        other = files.setdefault(Path(path).resolve(), key)
+        if other != key:
+            raise UserError(f"{key}={path}: same file as {other}; choose another name")
     find_checkpoint(cfg.ckpt)  # report a missing file before torch is imported
     from triptych.run.evaluate import evaluate_checkpoint
 

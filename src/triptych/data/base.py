@@ -208,7 +208,7 @@ class DataModule(pl.LightningDataModule, ABC):
                 # With page-locked memory each process would initialise CUDA on the first GPU, not
                 # its own.
                 loader = replace(self.eval_dataloader(name, limit), pin_memory=False)
-                self.numbers[name] = torch.cat([batch.numbers() for batch in loader])
+                self.numbers[name] = torch.cat([loader.item_numbers(batch) for batch in loader])
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:
         if not len(self.splits["val"]):

@@ -129,12 +129,19 @@ class EvalLoader:
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
+    def item_numbers(self, batch: Batch) -> Tensor:
+        """Hash each item of a batch with its condition and its group, int64 (B,)."""
+        numbers = batch.numbers()
+        if self.split.groups is not None:
+            numbers = numbers ^ (self.split.groups[batch.index] + 1)
+        return numbers
+
     def __iter__(self) -> Iterator[Batch]:
         indices = self.indices
         for start in range(0, len(indices), self.batch_size):
             batch = self.split.batch(indices[start : start + self.batch_size])
             if self.numbers is not None and not torch.equal(
-                batch.numbers(), self.numbers[batch.index]
+                self.item_numbers(batch), self.numbers[batch.index]
             ):
                 raise DataError(
                     f"data: items of {self.name} have changed since the run began; a Split must "

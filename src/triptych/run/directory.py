@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -245,12 +244,6 @@ class RunDirectory(Lockable):
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically."""
         write_atomic(self / name, to_json(value))
-
-    def move_aside(self) -> str:
-        """Rename the directory to make room for a new run, and return its new name."""
-        name = f"{self.path.name}.old-{secrets.token_hex(3)}"
-        shutil.move(self.path, self.path.with_name(name))
-        return name
 
     def discard(self) -> None:
         """Remove the files of this run, which failed before its first step.

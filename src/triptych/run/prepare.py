@@ -1,5 +1,7 @@
 """Prepare the directory of a requested run: create, reopen or refuse it."""
 
+import secrets
+import shutil
 from functools import reduce
 from operator import getitem
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from triptych.config.identity import (
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.errors import Diverged, OtherRun, UserError
-from triptych.files import check_directory
+from triptych.files import check_directory, storage_errors
 from triptych.records import Config
 from triptych.run.directory import NEXT_CONFIG, RunDirectory, log_line, write_atomic
 from triptych.run.provenance import new_provenance
@@ -87,23 +89,21 @@ def prepare(request: Request) -> RunDirectory:
         Diverged: the run in the directory has diverged before.
     """
     check_directory(request.path)
-    run, config = RunDirectory(request.path), request.recorded
+    run = RunDirectory(request.path)
     force = request.config["force"]
     if not force:  # With force, the directory is moved aside without reading its content.
         run.read_records()
     if force or (run.status != "finished" and not run.checkpoints()):
         check_init_from(request.config)
-    earlier = {}
     if force and contains_run(run):
         with run.lock(PATIENCE):
-            earlier["aside"] = run.move_aside()
+            _replace(run, request)
+        return RunDirectory(request.path)
     if not contains_run(run):
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # Another process may have created it meanwhile.
                 run.clear_failure()  # An earlier job may have failed before it wrote a config.
-                about = new_provenance(run, request.overrides, request.choices, config)
-                run.write_provenance(about | earlier)
-                write_atomic(run / "config.yaml", _to_yaml(config))
+                _create(run, request)
                 return run
     plan = plan_run(request)
     check_same_run(request, plan)
@@ -113,6 +113,34 @@ def prepare(request: Request) -> RunDirectory:
             # Plan again, as another process may have finished the run meanwhile.
             _record_changed_settings(run, plan_run(request).changes)
     return run
+
+
+def _create(run: RunDirectory, request: Request, **entries: str) -> None:
+    """Write the files of a new run; ``entries``: further entries of its provenance."""
+    config = request.recorded
+    about = new_provenance(run, request.overrides, request.choices, config)
+    run.write_provenance(about | entries)
+    write_atomic(run / "config.yaml", _to_yaml(config))
+
+
+def _replace(run: RunDirectory, request: Request) -> None:
+    """Create a new run in another directory, and exchange it for an earlier run by renaming.
+
+    So the earlier run keeps its place on a full disk, and the new one names it from the beginning.
+    """
+    suffix = secrets.token_hex(3)
+    new = RunDirectory(run.path.with_name(f".{run.path.name}.new-{suffix}"))
+    aside = run.path.with_name(f"{run.path.name}.old-{suffix}")
+    try:
+        with storage_errors(new.path):
+            new.path.mkdir()
+        _create(new, request, aside=aside.name)
+        with storage_errors(run.path):
+            run.path.rename(aside)
+    except BaseException:
+        shutil.rmtree(new.path, ignore_errors=True)
+        raise
+    new.path.rename(run.path)
 
 
 def _record_changed_settings(run: RunDirectory, changes: Changes) -> None:

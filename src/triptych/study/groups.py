@@ -24,7 +24,7 @@ from triptych.study.formatting import join_names
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)  # roles of keys that determine the test data
 Seed = int | None  # None: not recorded
-EQUAL, BEST = "equal settings", "each at its best"
+EQUAL, BEST, OTHER = "equal settings", "each at its best", "not tuned"
 
 
 class Group(NamedTuple):
@@ -144,7 +144,10 @@ def is_trial(run: Run) -> bool:
 
 
 def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
-    """Return (title, runs) of both comparisons of a tuned sweep, without the tuning's trials."""
+    """Return (title, runs) of the comparisons of a tuned sweep, without the tuning's trials.
+
+    Runs that do not belong to the tuning, as of an earlier command, are a comparison of their own.
+    """
     equal = []
     best = []
     for run in runs:
@@ -158,7 +161,12 @@ def tuning_stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[R
             if point == [*best_point]:
                 best.append(_without_keys(run, tuning.keys))
             break
-    return [(BEST, best), (EQUAL, equal)]
+    tuned = {run.dir for run in (*best, *equal)}
+    other = [run for run in runs if run.dir not in tuned and not is_trial(run)]
+    stages = [(BEST, best), (EQUAL, equal)]
+    if other:
+        stages.append((OTHER, other))
+    return stages
 
 
 def _without_keys(run: Run, keys: Sequence[str]) -> Run:

@@ -106,7 +106,7 @@ def cell_name(overrides: Sequence[str], hidden: set[str]) -> str:
 
 def is_grid(config: DictConfig) -> bool:
     """Return whether the sweeper runs a grid, that is all combinations of the given values."""
-    return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
+    return str(config.hydra.sweeper._target_).endswith("RoundsSweeper")
 
 
 def is_search(config: DictConfig) -> bool:

@@ -34,6 +34,8 @@ def check_command(config: DictConfig) -> None:
         )
     check_keys(config, config.hydra)
     check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
+    if str(sweeper._target_).endswith("BasicSweeper"):
+        raise UserError("hydra/sweeper=basic: the default sweeper runs the same grid; leave it out")
     rounds.check_rounds(config, grid=rounds.is_grid(config))
     if sweeper.get("tune"):
         _check_tuning_overrides(config)
