@@ -190,12 +190,13 @@ def test_path_that_is_not_utf8_is_refused(root):
 
 def test_force_on_full_disk_leaves_earlier_run_in_its_place(prepared, finished, monkeypatch):
     run = finished()
-    result = run.summary()
+    result = (run / "summary.json").read_bytes()
     with monkeypatch.context() as patches:
         patches.setattr(module, "write_atomic", mock.Mock(side_effect=StorageError("full")))
         with pytest.raises(StorageError):
             prepared("force=true")
-    assert run.summary() == result and [*run.path.parent.iterdir()] == [run.path]
+    assert (run / "summary.json").read_bytes() == result
+    assert [*run.path.parent.iterdir()] == [run.path]
     new = prepared("force=true")
     assert new.status == "interrupted" and new.provenance.aside.startswith(f"{run.path.name}.old-")
 
