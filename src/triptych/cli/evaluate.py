@@ -1,5 +1,6 @@
 """Evaluate a checkpoint: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     Return {"bpd": {"mean", "stderr", "n"}, ...}.
     """
     values = checked_values(cfg, "evaluate")
-    files = {Path(str(cfg.ckpt)).resolve(): "ckpt"}
+    files = {os.path.realpath(str(cfg.ckpt)): "ckpt"}
     for key in ("out", "items"):
         path = values[key]
         if not path:
             continue
         check_output_file(key, path)
-        other = files.setdefault(Path(path).resolve(), key)
+        other = files.setdefault(os.path.realpath(path), key)
         if other != key:
             raise UserError(f"{key}={path}: same file as {other}; choose another name")
     find_checkpoint(cfg.ckpt)  # report a missing file before torch is imported

@@ -347,7 +347,7 @@ class SweepHook(Callback):
             print(f"{run.path.name}: {state}")
         if self.cells and all(run.readable_provenance.id in self.replaced for run in self.runs()):
             self.backup.restore()
-            self.report_problem = f"{self.root}: force=true replaced no run; all are as they were"
+            self.report_problem = f"{self.root}: force=true replaced no run; all runs are back"
         else:
             self.report_problem = try_write_report(self.root, show=True)
         if self.report_problem:
