@@ -43,6 +43,9 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
 OWN = [
     ("train trainer.devices=[]", ["trainer.devices=[]", "1 or more entries"]),
     ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir: ", "leave it out"]),
+    ("train -m seed=1,2 ++hydra.sweep.subdir=x", ["hydra.sweep.subdir: ", "leave it out"]),
+    ("train -m seed=1,2 hydra.job.config.override_dirname.kv_sep=:", ["kv_sep: ", "leave it out"]),
+    ("train -m seed=1,2 ~hydra.callbacks.sweep", ["hydra.callbacks.sweep: ", "do not delete it"]),
     ("train -m seed=1,2 hydra.sweep.dir=", ["hydra.sweep.dir=: ", "leave it out"]),
     ("train -m ablation=objectives_tuned optimizer.lr=0.02", ["optimizer.lr: this sweep's tuning sets it"]),
     ("train optimized_metric=bpd", ["optimized_metric=bpd", "must be like val.bound.mean"]),

@@ -17,6 +17,8 @@ from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.run import training as module
 from triptych.run.checkpoints import CheckpointSaver
+from triptych.run.chunks import FOLDER
+from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.model import build_model
@@ -221,6 +223,23 @@ def test_signal_during_compilation_is_interruption(prepared, monkeypatch):
     with pytest.raises(Interrupted, match="SIGINT"):
         execute(run)
     assert run.summary() is None
+
+
+def test_signal_while_result_is_written_does_not_interrupt_run(prepared, monkeypatch):
+    """The run has ended: its stored features are removed, and nothing is left to resume."""
+    write = RunDirectory.write
+
+    def write_and_signal(run, name, value):
+        write(run, name, value)
+        if name == "summary.json":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunDirectory, "write", write_and_signal)
+    run = prepared("samples.n=0")
+    (run / FOLDER).mkdir()
+    assert execute(run).status == "finished"
+    assert not (run / FOLDER).exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_checkpoint_best_without_validation_items_is_refused(prepared):

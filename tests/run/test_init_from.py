@@ -86,6 +86,13 @@ def test_init_partial_takes_matching_tensors_and_reports_the_rest(tmp_path, caps
     )
     told = run.provenance.record["init_from"]
     assert len(told["taken"]) == 7 and told["step"] == 12
+    # The source is known by all its weights, whichever of them match.
+    first = run.provenance.source_digest
+    initialise(run, {"init_from": "/x", "init_partial": True}, model(3.0, 9), found)
+    assert (run.provenance.source, run.provenance.source_digest) == ("/x", first)
+    average["a.weight"][0, 0] = 8.0  # The other run has been trained again.
+    initialise(run, {"init_from": "/x", "init_partial": True}, ours, found)
+    assert run.provenance.source_digest != first
     other = nn.ModuleDict({"a": nn.Linear(7, 7)})
     with pytest.raises(UserError, match=r"^init_from=/x: only 0 of 2 tensors match.*same network"):
         initialise(run, {"init_from": "/x", "init_partial": True}, other, found)

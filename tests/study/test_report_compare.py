@@ -150,6 +150,16 @@ def test_report_notes_uncontrolled_differences(tmp_path):
     assert runs_of(tmp_path / "alike", {"x0": {1: 2.0}, "v": {1: 2.0}}).notes == ()
 
 
+def test_report_notes_model_trained_again_between_runs(tmp_path):
+    """A path that names another model later: its samplers are not compared alone."""
+    for sampler, weights in (("ddim", "aa"), ("heun", "aa"), ("dpm", "bb")):
+        told = ["trained=/runs/a", f"sampler={sampler}"]
+        run = make_run(tmp_path, sampler, 1, 2.0, overrides=told)
+        edit(run / "provenance.json", source={"path": "/runs/a", "digest": weights})
+        noted = "/runs/a was trained again" in " ".join(one(tmp_path).notes)
+        assert noted == (sampler == "dpm")
+
+
 def test_trained_models_per_seed_are_seeds_otherwise_settings(tmp_path):
     for seed in (1, 2):
         for model in ("a", "b"):

@@ -1,5 +1,6 @@
 """Initialise a run: from scratch, its own checkpoint, or another run."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ def _adopt_trained(
             "trained", path, fingerprint, f"restore the data of trained={path}"
         )
         log_line(run, line)
+    record_source(run, path, checkpoint["state_dict"])
     step = 0
     if start is not None:
         step = read_checkpoint(start)["global_step"]
@@ -168,6 +170,7 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     if left:
         line += f"; not copied: {abbreviate_list(left)}"
     log_line(run, line)
+    record_source(run, path, source)
     if rank() == 0:
         entry = {
             "checkpoint": str(resolve_checkpoint_path(path)),
@@ -176,6 +179,22 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
             "taken": taken,
         }
         run.write_provenance({**run.provenance.record, "init_from": entry})
+
+
+def record_source(run: RunDirectory, path: str, weights: dict[str, Any]) -> None:
+    """Record a digest of the other run's weights at ``path``, from which this run starts.
+
+    The other run may be trained again, so that its path names other weights later.
+    """
+    if rank() != 0:
+        return
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(weights.items()):
+        if isinstance(tensor, Tensor):  # A module's extra state may be anything.
+            digest.update(name.encode())
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    entry = {"path": str(path), "digest": digest.hexdigest()}
+    run.write_provenance({**run.provenance.record, "source": entry})
 
 
 def _has_same_shape(source: Tensor | None, tensor: Tensor) -> bool:

@@ -132,11 +132,15 @@ def _watch_parent(parent: int) -> None:
     os._exit(1)
 
 
-def set_handlers(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> None:
-    """Set a handler for signals, but keep ignored ones ignored.
+def set_handlers(
+    numbers: Iterable[int], handler: Callable[[int, Any], None] | signal.Handlers
+) -> None:
+    """Set a handler for signals, but keep ignored ones ignored; in other threads, do nothing.
 
     Under nohup, closing the terminal must not stop a run.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python allows this only in the main thread.
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)

@@ -21,6 +21,8 @@ PATHS = {
     "data_changed": "data.changed",
     "description": "data.description",
     "shared": "data.shared",
+    "source": "source.path",
+    "source_digest": "source.digest",
     "fit_of": "fit_of.run",
     "fit_memory": "fit_of.memory",
 }
@@ -52,6 +54,8 @@ class Provenance:
         fingerprint, split, data_changed, description, shared: its data. ``shared`` counts items of
             other splits that are also in train.
         aside: new name of the directory of an earlier run that ``force=true`` has replaced.
+        source, source_digest: the other run or file from which the run took weights, if any, and
+            a digest of these weights.
         fit_of, fit_memory: the run of the same sweep from which the fit was copied, and the peak
             memory of that fit in bytes.
         executions, started: its starts, and the time of the first.
@@ -70,6 +74,8 @@ class Provenance:
     description: str = ""
     shared: Entries = field(default_factory=dict)
     aside: str = ""
+    source: str = ""
+    source_digest: str = ""
     fit_of: str = ""
     fit_memory: float = 0.0
     executions: Sequence[Execution] = ()

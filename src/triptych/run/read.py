@@ -60,6 +60,8 @@ class Run(Result):
     Attributes:
         config: {dotted key: value as text}.
         fit_of: the run of the same sweep from which the fit and its seconds were copied, or "".
+        source, source_digest: the other run or file from which the run took weights, if any, and
+            a digest of these weights.
     """
 
     dir: Path
@@ -72,6 +74,8 @@ class Run(Result):
     started: datetime | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     fit_of: str = ""
+    source: str = ""
+    source_digest: str = ""
 
     @property
     def age(self) -> tuple[bool, datetime | None]:
@@ -259,6 +263,8 @@ def _provenance_fields(provenance: Provenance) -> Entries:
         "command",
         "started",
         "fit_of",
+        "source",
+        "source_digest",
         "fingerprint",
         "split",
         "data_changed",

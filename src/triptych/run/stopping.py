@@ -83,9 +83,11 @@ class Stop(pl.Callback):
 
     def install_handlers(self) -> None:
         """Replace the current signal handlers by those of this callback."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python allows this only in the main thread.
         set_handlers(SIGNALS, self._handle_signal)
+
+    def ignore_signals(self) -> None:
+        """Ignore signals from now on, as the run has ended and its result is being written."""
+        set_handlers(SIGNALS, signal.SIG_IGN)
 
     def request_stop(self) -> None:
         """Make the run stop, as if it had received SIGTERM."""

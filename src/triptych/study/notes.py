@@ -1,5 +1,6 @@
 """Note the limits of a comparison: seeds, code or measures that differ between its runs."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,7 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     runs = [*chain.from_iterable(cell.runs.values() for cell in cells)]
     yield from _seed_notes(cells)
     yield from _fact_notes(runs, axes)
+    yield from _source_notes(runs)
     yield from _model_size_notes(cells)
     yield from reconstruction_notes(runs)
     yield from _metric_notes(runs)
@@ -56,6 +58,17 @@ def _fact_notes(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
         values = sorted({str(getattr(run, attribute) or "") for run in runs} - {""})
         if len(values) > 1 and key not in explained:
             yield f"The runs used different {name}: {join_names([value[:10] for value in values])}."
+
+
+def _source_notes(runs: Sequence[Run]) -> Iterator[str]:
+    """Note other runs that were trained again, so that runs took different weights from them."""
+    sources = {(run.source, run.source_digest) for run in runs}
+    for path, count in Counter(path for path, _ in sources).items():
+        if count > 1:
+            yield (
+                f"{path} was trained again meanwhile: the runs took {count} different models from "
+                "it, so differences are not only those of the settings."
+            )
 
 
 def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:

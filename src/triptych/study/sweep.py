@@ -74,7 +74,9 @@ def sweep_exit_code() -> int:
 
 
 def current_hook() -> "SweepHook":
-    """Return the hook of the sweep that this process runs."""
+    """Return the hook of the sweep that this process runs; UserError if there is none."""
+    if not _hooks:
+        raise UserError("hydra.callbacks.sweep: a sweep needs this callback; do not delete it")
     return _hooks[-1]
 
 
@@ -347,7 +349,7 @@ class SweepHook(Callback):
             print(f"{run.path.name}: {state}")
         if self.cells and all(run.readable_provenance.id in self.replaced for run in self.runs()):
             self.backup.restore()
-            self.report_problem = f"{self.root}: force=true replaced no run; all runs are back"
+            self.report_problem = f"{self.root}: force=true replaced no run; see the errors above"
         else:
             self.report_problem = try_write_report(self.root, show=True)
         if self.report_problem:

@@ -14,6 +14,10 @@ from triptych.run import processes
 from triptych.run.sweep_record import SweepRecord
 from triptych.study import rounds
 
+# Keys of Hydra that would name a run's directory otherwise than the sweep plans it.
+DIRNAME = "hydra.job.config.override_dirname"
+NAMING_KEYS = ("hydra.sweep.subdir", f"{DIRNAME}.kv_sep", f"{DIRNAME}.item_sep")
+
 
 def check_command(config: DictConfig) -> None:
     """Check the settings of a sweep as a whole: launch, directory, keys, tuning and search.
@@ -28,10 +32,9 @@ def check_command(config: DictConfig) -> None:
     typed_for_hydra = config.hydra.overrides.hydra
     if not config.hydra.sweep.dir:
         raise UserError("hydra.sweep.dir=: must be a directory; leave it out for the default one")
-    if any(override.startswith("hydra.sweep.subdir=") for override in typed_for_hydra):
-        raise UserError(
-            "hydra.sweep.subdir: a run's directory follows from its overrides; leave it out"
-        )
+    for key in map(rounds.override_key, typed_for_hydra):
+        if key in NAMING_KEYS:
+            raise UserError(f"{key}: a run's directory follows from its overrides; leave it out")
     check_keys(config, config.hydra)
     check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
     if str(sweeper._target_).endswith("BasicSweeper"):
@@ -64,9 +67,12 @@ def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
     Both are appended to the typed overrides, because every launcher passes overrides to its jobs.
     """
     typed = config.hydra.overrides.hydra
-    if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
+    root = Path(config.hydra.sweep.dir).absolute()
+    if "hydra.sweep.dir" in map(rounds.override_key, typed):
+        # A run of its own seed would resolve ${seed} to another directory.
+        typed.append(f"hydra.sweep.dir={quote(str(root))}")
         return
-    root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+    root /= sweep_name(config)
     config.hydra.sweep.dir = str(root)
     # Overrides that all cells share are in the sweep's name, so the cells' names leave them out.
     # A key that had several values in an earlier command stays in the cells' names.
@@ -75,4 +81,4 @@ def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
     naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]
     quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
     typed.append(f"hydra.sweep.dir={quote(str(root))}")
-    typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
+    typed.append(f"{DIRNAME}.exclude_keys=[{quoted}]")
