@@ -142,7 +142,7 @@ def compute_in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Compute figures of runs in this process; others take seconds, see test_final_checkpoint."""
     for module in ("account", "new_process"):
         name = f"triptych.run.{module}.call_in_new_process"
-        patch.setattr(name, lambda function, *arguments: function(*arguments))
+        patch.setattr(name, lambda function, *arguments, **_: function(*arguments))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import triptych
 from tests.run.accidents import stopped
+from tests.run.commands import evaluated
 from tests.study.fake_runs import make_run
 from triptych.run import provenance
 from triptych.run.directory import RunDirectory
@@ -36,6 +37,17 @@ def test_resume_under_changed_code_is_reported(prepared, monkeypatch, capsys, ro
     assert (run / "train.log").read_text().splitlines().count(line) == 1
     first, second = run.provenance.record["executions"]
     assert first["sources"] != second["sources"] and second["changed"] == line
+
+
+def test_evaluation_under_changed_code_is_reported(finished, monkeypatch, capsys):
+    run = finished()
+    capsys.readouterr()
+    figures = evaluated(run.path)
+    assert "other code" not in capsys.readouterr().err
+    monkeypatch.setattr(provenance, "code_digest", lambda config: "other")
+    assert evaluated(run.path) == figures
+    line = f"{run.path.name}: evaluated with other code than the run's; figures may differ"
+    assert line in capsys.readouterr().err.splitlines()
 
 
 def test_changed_code_without_saved_step_is_not_reported(prepared, monkeypatch, capsys):

@@ -309,6 +309,35 @@ def test_loaded_run_is_evaluated_without_state_of_the_session(prepared, trusting
     assert figures == run.summary()["test"]
 
 
+# A user edits a file while a run that has imported it is training.
+EDITED = """
+FACTOR = 1.0
+
+class Edited(Net):
+    def scale(self): return FACTOR
+
+class Edits(pl.Callback):
+    def on_train_end(self, trainer, module):
+        with open(__file__, "r+") as file:
+            text = file.read().replace("FACTOR = 1.0", "FACTOR = 3.0", 1)
+            file.seek(0)
+            file.write(text)
+"""
+
+
+def test_figures_come_from_code_that_has_trained_the_model(prepared, trusting):
+    file = trusting("hidden_lab", LAB + EDITED)
+    run = prepared(*RING, path="run")
+    choose(run, "denoiser.network", "Edited")
+    choose(run, "callbacks.edits", "Edits")
+    forked.start_call(execute, run)()
+    assert "FACTOR = 3.0" in file.read_text()
+    other = call_in_new_process(evaluated, run.path, "split=test")
+    file.write_text(LAB + EDITED)
+    again = call_in_new_process(evaluated, run.path, "split=test")
+    assert again == run.summary()["test"] != other
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 3])
 def test_figures_do_not_depend_on_state_of_several_processes(root, prepared, trusting, devices):

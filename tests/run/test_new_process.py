@@ -1,5 +1,6 @@
 """A call in a new process: its value, its errors, and its end."""
 
+import importlib
 import os
 import pickle
 import signal
@@ -12,6 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.refusal import refused
+from triptych.config.own_code import (
+    import_module,
+    original_environment,
+    recorded_sources,
+    remember_imported,
+    restore_environment,
+)
 from triptych.errors import Diverged, Interrupted
 from triptych.run.new_process import (
     PROGRAM,
@@ -76,6 +84,44 @@ def test_new_process_has_remembered_environment_folder_and_search_path(tmp_path,
     assert (number != os.getpid(), folder, value) == (True, str(tmp_path), "before")
     there = call_in_new_process(search_path)
     assert "" not in there and str(tmp_path) in there
+
+
+def imported_value(name: str) -> int:
+    """Return the number that a module has."""
+    return importlib.import_module(name).VALUE
+
+
+def test_new_process_imports_recorded_source_of_edited_module(tmp_path, monkeypatch):
+    """A run's figures come from the code that has trained it, whatever happens to the files."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "edited_lab")
+    package = tmp_path / "edited_lab"
+    package.mkdir()
+    for name in ("__init__.py", "net.py"):
+        (package / name).write_text("VALUE = 1\n")
+    importlib.import_module("edited_lab.net")
+    remember_imported()
+    for name in ("__init__.py", "net.py"):
+        (package / name).write_text("VALUE = 2\n")
+    remember_environment()
+    for name in ("edited_lab", "edited_lab.net"):
+        assert call_in_new_process(imported_value, name) == 2
+        assert call_in_new_process(imported_value, name, sources=recorded_sources()) == 1
+
+
+def test_variable_that_import_sets_does_not_reach_other_processes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LAB", "before")
+    monkeypatch.delenv("NEW_IN_LAB", raising=False)
+    lines = "import os", 'os.environ["LAB"] = "after"', 'os.environ["NEW_IN_LAB"] = "1"'
+    (tmp_path / "lab_variables.py").write_text("\n".join(lines))
+    import_module("lab_variables")
+    assert os.environ["LAB"] == "after"  # The module's own process has it.
+    assert original_environment()["LAB"] == "before" and "NEW_IN_LAB" not in original_environment()
+    remember_environment()
+    assert call_in_new_process(process)[2] == "before"
+    restore_environment()
+    assert os.environ["LAB"] == "before" and "NEW_IN_LAB" not in os.environ
 
 
 def test_new_process_keeps_current_folder_on_sys_path_only_if_set(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ it (``docs/signatures.py``), and a test fails if it is out of date. A class of a
 package is imported and inspected in the same way.
 """
 
-import importlib
 import inspect
 import json
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych import declare
-from triptych.config.own_code import is_trusted, remember_imported
+from triptych.config.own_code import import_module, is_trusted, remember_imported
 
 TABLE = Path(__file__).with_name("signatures.json")
 REQUIRED = object()  # stands for a missing default
@@ -83,7 +82,7 @@ def _signature_from_import(target: str) -> Arguments | None:
     module, _, name = target.rpartition(".")
     known = module in sys.modules
     try:
-        owner = getattr(importlib.import_module(module), name)
+        owner = getattr(import_module(module), name)
     except Exception:  # building the class reports the error
         return None
     if not known:

@@ -11,7 +11,6 @@ module, and checks that the object is the class of that name.
 """
 
 import difflib
-import importlib
 import re
 import sys
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from triptych.config.habits import CALLBACKS
 from triptych.config.own_code import (
     error_location,
+    import_module,
     is_trusted,
     is_within_package,
     remember_imported,
@@ -94,7 +94,7 @@ def import_class(target: Any, where: str = "") -> type:
     module, _, name = defining_name(check_name(target, where)).rpartition(".")
     module = HOMES.get(target, module)
     try:
-        owner = vars(importlib.import_module(module)).get(name)
+        owner = vars(import_module(module)).get(name)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         problem = f"cannot be imported: {line}{error_location(error)}"

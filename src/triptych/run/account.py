@@ -18,7 +18,7 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import logged_mean
 from triptych.config.metric import metric_names, metric_version
-from triptych.config.own_code import user_modules
+from triptych.config.own_code import recorded_sources, user_modules
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
@@ -137,7 +137,13 @@ class FinalCheckpoint:
         assert self.trainer is not None
         variables = group_variables(self.trainer)
         return call_in_new_process(
-            _call_in_group, variables, function, self.path, self.data.numbers, *arguments
+            _call_in_group,
+            variables,
+            function,
+            self.path,
+            self.data.numbers,
+            *arguments,
+            sources=recorded_sources(),
         )
 
 

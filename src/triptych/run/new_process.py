@@ -18,12 +18,14 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from triptych.config.own_code import import_from_sources, original_environment
 from triptych.errors import Interrupted, UserError
 from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.stopping import BrokenGroup, failure_line, is_broken_connection
 
 PRELOADED = "triptych.run.final"
 PROGRAM = "from triptych.run.new_process import serve; serve({parent})"
+Sources = dict[str, tuple[str, bytes]]
 # {argument of Popen: its value}: environment and working directory of this process before it ran
 # user-supplied code.
 _start: dict[str, Any] = {}
@@ -49,15 +51,21 @@ def remember_environment() -> None:
         _of_thread.server = None
     # sys.path also has paths that were added in Python.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    _start.update(env=dict(os.environ) | {"PYTHONPATH": paths}, cwd=os.getcwd())
+    _start.update(env=original_environment() | {"PYTHONPATH": paths}, cwd=os.getcwd())
 
 
-def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def call_in_new_process(
+    function: Callable[..., Any], *arguments: Any, sources: Sources | None = None
+) -> Any:
     """Return ``function(*arguments)``, computed in a new process without this process's state.
 
     User-supplied code may keep state in classes, modules, the environment and patched functions. A
     model that is rebuilt in this process would share that state with the fit. Arguments and the
     returned value are pickled.
+
+    Args:
+        sources: {module: (path, source)} of modules that the new process imports from these sources
+            instead of their files, which may have been edited meanwhile.
 
     Raises:
         UserError: the function has raised it.
@@ -69,7 +77,7 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     server = _of_thread.server
     answered = False
     try:
-        pickle.dump((function, arguments), server.stdin)
+        pickle.dump((sources or {}, function, arguments), server.stdin)
         server.stdin.flush()
         answer = pickle.load(server.stdout)
         answered = True
@@ -137,8 +145,11 @@ def _end_like(code: int) -> None:
     os._exit(code)
 
 
-def _call_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _call_or_error(
+    sources: Sources, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
     """Return the function's value, or the error that it raised, with the traceback as a note."""
+    import_from_sources(sources)
     try:
         return function(*arguments)
     except Exception as error:

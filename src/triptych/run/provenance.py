@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.build import nodes_with_target
-from triptych.config.own_code import IMPORTED, digest_file
+from triptych.config.own_code import IMPORTED, digest_file, read_source
 from triptych.config.source import module_file, module_paths
 from triptych.errors import UserError, mask_password
 from triptych.records import Config, Entries
@@ -111,25 +111,41 @@ def add_execution(
 def check_imported(config: Config) -> None:
     """Raise UserError if a file of a user package in ``config`` changed after its import."""
     packages = _user_packages_in(config)
-    for name, (spec, digest) in IMPORTED.items():
+    for name, (spec, source) in IMPORTED.items():
         module, file = sys.modules.get(name), spec.origin
         if name.partition(".")[0] not in packages or getattr(module, "__spec__", None) is not spec:
             continue
-        if digest_file(file) != digest:
+        if read_source(file) != source:
             raise UserError(f"{file}: has changed since it was imported; restart Python")
+
+
+def changes_since(run: RunDirectory) -> str:
+    """Return what has changed since a run's last start, as ``describe_changes``.
+
+    Return "" if the run cannot be read; other code reports the error.
+    """
+    with contextlib.suppress(UserError, ValueError):
+        here = Execution(sources=code_digest(run.config()), versions=package_versions())
+        return describe_changes(run.provenance.last, here)
+    return ""
+
+
+def other_code_warning(run: RunDirectory) -> str:
+    """Return a warning if a run's checkpoint is opened with other code than the run's; or ""."""
+    changes = changes_since(run)
+    if not changes:
+        return ""
+    return f"{run.path.name}: evaluated with other {changes} than the run's; figures may differ"
 
 
 def changed_code_warning(*runs: RunDirectory) -> str:
     """Return a warning that names those finished runs whose code or packages changed; or ""."""
     changes, names = set(), []
     for run in runs:
-        # If a run cannot be read, its own job reports the error.
-        with contextlib.suppress(UserError, ValueError):
-            here = Execution(sources=code_digest(run.config()), versions=package_versions())
-            change = describe_changes(run.provenance.last, here)
-            if change:
-                changes.add(change)
-                names.append(run.path.name)
+        change = changes_since(run)
+        if change:
+            changes.add(change)
+            names.append(run.path.name)
     if not names:
         return ""
     problem = (

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from triptych.config.own_code import describe_error
+from triptych.config.own_code import describe_error, original_environment
 from triptych.errors import Diverged, Interrupted, UserError
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
@@ -270,16 +270,17 @@ class Peers:
             or environment.creates_processes_externally
         ):
             return
-        os.environ |= {
+        variables = {
             "MASTER_ADDR": environment.main_address,
             "MASTER_PORT": str(environment.main_port),
             "NODE_RANK": str(environment.node_rank()),
             "LOCAL_RANK": "0",
             "WORLD_SIZE": str(trainer.world_size),
         }
+        os.environ |= variables
         command = [sys.executable, "-m", "triptych.cli.train", f"resume={self.run.path}"]
         for local_rank in range(1, trainer.num_devices):
-            ranked = os.environ | {"LOCAL_RANK": str(local_rank)}
+            ranked = original_environment() | variables | {"LOCAL_RANK": str(local_rank)}
             self.children.append(subprocess.Popen(command, env=ranked))
         threading.Thread(target=self._watch, daemon=True).start()
 
