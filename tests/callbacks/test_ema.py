@@ -32,10 +32,10 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(module, ema, steps=6, path=None):
+def fit(module, *callbacks, steps=6, path=None):
     """Fit a module that is validated after every third batch."""
     loader, few = (torch.utils.data.DataLoader(torch.zeros(n, 1)) for n in (100, 1))
-    trainer(path, steps, val_check_interval=3, callbacks=[ema]).fit(module, loader, few)
+    trainer(path, steps, val_check_interval=3, callbacks=[*callbacks]).fit(module, loader, few)
 
 
 def power(sigma_rel: float, values: list[float]) -> float:
@@ -61,6 +61,24 @@ def test_ema_matches_power_function_and_validation_uses_it():
     assert ema.updates == module.counter == 6 and set(ema.average) == {"weight"}, (
         "buffers are not averaged"
     )
+
+
+def test_averages_follow_names_if_callback_reorders_parameters():
+    """A layer that is registered again comes last, with the same shape as another."""
+
+    class Reorders(pl.Callback):
+        def on_train_start(self, trainer, module):
+            weight = module.weight
+            del module.weight
+            module.weight = weight
+
+    module, ema = Module(), EMA(0.05)
+    module.still = torch.nn.Parameter(torch.full((3,), 9.0))
+    fit(module, Reorders(), ema)
+    assert [*dict(module.named_parameters())] == ["still", "weight"]
+    assert ema.average["weight"][0].item() == pytest.approx(power(0.05, WEIGHTS))
+    assert (ema.average["still"] == 9).all()
+    assert module.seen == pytest.approx([power(0.05, WEIGHTS[:3]), power(0.05, WEIGHTS)])
 
 
 def test_validation_uses_raw_weights_if_validates_is_false():

@@ -100,8 +100,12 @@ class EMA(pl.Callback):
         # Read the step here, as on_fit_start comes before Lightning restores it.
         self._last_step = trainer.global_step
         # Listing the module's parameters takes as long as averaging them, so do it once.
-        self._weights = list(_parameters(module).values())
-        self._lists = {length: list(self.averages[length].values()) for length in self._beta}
+        weights = _parameters(module)
+        self._weights = list(weights.values())
+        # Pair them by name, as another callback may have changed the order of the modules.
+        self._lists = {
+            length: [self.averages[length][name] for name in weights] for length in self._beta
+        }
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         # Gradients were accumulated, but no optimizer step was taken.
@@ -125,7 +129,7 @@ class EMA(pl.Callback):
         if self.average and self.validates:
             parameters = _parameters(module)
             self._raw = [p.detach().clone() for p in parameters.values()]
-            _copy_values(parameters, list(self.average.values()))
+            _copy_values(parameters, [self.average[name] for name in parameters])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._raw is not None:
