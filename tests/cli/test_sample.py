@@ -1,6 +1,7 @@
 """Where samples are written."""
 
-import errno
+import os
+import resource
 
 import pytest
 import torch
@@ -19,26 +20,26 @@ def test_save_tensor_does_not_overwrite_existing_samples(tmp_path):
 
 
 def test_save_tensor_does_not_overwrite_samples_of_concurrent_command(tmp_path, monkeypatch):
-    def save(value, file, write=torch.save):
+    def link(part, path, link=os.link):
         if not (theirs := tmp_path / "drawn" / "samples.pt").exists():
             theirs.write_bytes(b"theirs")
-        write(value, file)
+        link(part, path)
 
-    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(os, "link", link)
     assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / "drawn-2"
     assert (tmp_path / "drawn" / "samples.pt").read_bytes() == b"theirs"
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["samples.pt"]
 
 
-def test_save_tensor_leaves_no_partial_file(tmp_path, monkeypatch):
-    """A partial file does not replace one that another command has written meanwhile."""
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "full")
-
+def test_save_tensor_leaves_no_partial_file(tmp_path):
+    """As on a full disk, where torch itself would raise a RuntimeError."""
     assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / "drawn"
     assert torch.load(tmp_path / "drawn" / "samples.pt", weights_only=True)["x"].sum() == 2
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StorageError, match="samples.pt: cannot be written"):
-        save_tensor(torch.ones(2), tmp_path / "drawn")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StorageError, match="samples.pt: cannot be written"):
+            save_tensor(torch.ones(2000), tmp_path / "drawn")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not [*(tmp_path / "drawn-2").iterdir()]

@@ -4,6 +4,7 @@ Example: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``.
 """
 
 import contextlib
+import io
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,9 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
     """
     import torch
 
+    # Torch reports a full disk as RuntimeError if it writes the file itself.
+    buffer = io.BytesIO()
+    torch.save({"x": x}, buffer)
     numbered = (out.with_name(f"{out.name}-{number}") for number in count(2))
     for folder in chain([out], numbered):
         if any((folder / name).exists() for name in OUTPUT_FILES):
@@ -94,7 +98,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
         # Another command has just created it; try the next name.
         with contextlib.suppress(FileExistsError):
             with atomic(folder / "samples.pt", new=True) as file:
-                torch.save({"x": x}, file)
+                file.write(buffer.getvalue())
             return folder
     raise AssertionError  # unreachable, as there is always a further name
 
