@@ -237,9 +237,10 @@ def test_signal_while_result_is_written_does_not_interrupt_run(prepared, monkeyp
     monkeypatch.setattr(RunDirectory, "write", write_and_signal)
     run = prepared("samples.n=0")
     (run / FOLDER).mkdir()
+    before = signal.getsignal(signal.SIGTERM)
     assert execute(run).status == "finished"
     assert not (run / FOLDER).exists()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_checkpoint_best_without_validation_items_is_refused(prepared):
