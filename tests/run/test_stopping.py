@@ -81,6 +81,15 @@ def test_job_tolerates_sigint_from_sweep_and_worker(monkeypatch, first):
         stop._handle_signal(signal.SIGINT, None)
 
 
+def test_signals_are_ignored_only_while_result_is_written():
+    """Loggers are closed after it: Ctrl-C must be able to end a hanging upload."""
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        with stop.end_of_run():
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.received is None and signal.getsignal(signal.SIGTERM) is before
+
+
 def test_divergence_is_reported_at_its_own_step(clock):
     trainer, stop = Trainer(clock, 0.001), Stop()
     with pytest.raises(Diverged, match="diverged at step 33"):

@@ -47,10 +47,10 @@ class Session:
         result = Result.from_run(self.run.provenance, status, **entries)
         if rank() != 0:
             return result
-        self.stop.ignore_signals()  # The run has ended, so nothing is left to interrupt.
-        result = self.run.record(result)
-        if status != "failed":  # A failed run that is retried can reuse the stored features.
-            shutil.rmtree(self.run / FOLDER, ignore_errors=True)
+        with self.stop.end_of_run():
+            result = self.run.record(result)
+            if status != "failed":  # A failed run that is retried can reuse the stored features.
+                shutil.rmtree(self.run / FOLDER, ignore_errors=True)
         return result
 
     def record_failure(self, error: Exception) -> None:

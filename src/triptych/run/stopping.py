@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -85,9 +85,17 @@ class Stop(pl.Callback):
         """Replace the current signal handlers by those of this callback."""
         set_handlers(SIGNALS, self._handle_signal)
 
-    def ignore_signals(self) -> None:
-        """Ignore signals from now on, as the run has ended and its result is being written."""
+    @contextmanager
+    def end_of_run(self) -> Iterator[None]:
+        """Ignore signals while a result is written; from then on, this callback has no handlers.
+
+        The run has ended, so that nothing is left to interrupt but the loggers' uploads.
+        """
         set_handlers(SIGNALS, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            self.__exit__()
 
     def request_stop(self) -> None:
         """Make the run stop, as if it had received SIGTERM."""
