@@ -102,7 +102,8 @@ def test_new_process_imports_recorded_source_of_edited_module(tmp_path, monkeypa
     importlib.import_module("edited_lab.net")
     remember_imported()
     for name in ("__init__.py", "net.py"):
-        (package / name).write_text("VALUE = 2\n")
+        # Of another size, as Python compares a cached file by size and whole seconds.
+        (package / name).write_text("VALUE = 2  # edited\n")
     remember_environment()
     for name in ("edited_lab", "edited_lab.net"):
         assert call_in_new_process(imported_value, name) == 2
