@@ -42,7 +42,7 @@ for number, handler in (
 # Files of long tests: `make test` starts with these, so that no worker ends on one of them.
 LONG = """
 cli/test_bad_inputs cli/test_documents cli/test_doors cli/test_refusals models/test_assembly
-run/test_cascade run/test_averaging run/test_final_checkpoint run/test_new_process run/test_pipeline
+run/test_cascade run/test_averaging run/test_final_checkpoint run/test_pipeline
 run/test_resume run/test_wandb security/test_fuzz study/test_cells study/test_launchers
 study/test_report_browser study/test_report_simulation study/test_sweep_plan test_api test_papers
 """.split()
@@ -138,23 +138,9 @@ def finished(prepared) -> Callable:
     return make
 
 
-def compute_in_this_process(patch: pytest.MonkeyPatch) -> None:
-    """Compute figures of runs in this process; others take seconds, see test_final_checkpoint."""
-    for module in ("account", "new_process"):
-        name = f"triptych.run.{module}.call_in_new_process"
-        patch.setattr(name, lambda function, *arguments, **_: function(*arguments))
-
-
-@pytest.fixture
-def evaluates_in_this_process(monkeypatch) -> None:
-    """Compute figures of runs in this process, whose references are coarser than a new one's."""
-    compute_in_this_process(monkeypatch)
-
-
 @pytest.fixture
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     """``trusting("lab", text)``: write a user module that configurations may name."""
-    compute_in_this_process(monkeypatch)
 
     def trust_module(name: str, text: str = "", folder: Path = tmp_path) -> Path:
         file = folder / f"{name}.py"

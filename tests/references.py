@@ -191,11 +191,9 @@ def share(setattr_: Any = setattr) -> None:
     # Lightning looks for the callbacks of installed packages with each trainer.
     setattr_(callback_connector, "_load_external_callbacks", external_callbacks)
     setattr_(provenance, "distributions", packages)
-    here, versioned = provenance.CLONE, {"triptych", *provenance.BY_VERSION}
+    here = provenance.CLONE
     for name, own in (
-        ("package_versions", lambda: True),
         ("git_commit", lambda root: root == here),
         ("git_state", lambda root, *code: root == here),
-        ("code_digest", lambda config: provenance._user_packages_in(config) <= versioned),
     ):
         setattr_(provenance, name, functools.partial(of_clone_once, getattr(provenance, name), own))

@@ -12,13 +12,10 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from torch.nn.modules.module import register_module_forward_hook
 
 import triptych
-from tests import forked
 from tests.conftest import TINY
 from tests.refusal import refused
-from tests.run.commands import evaluated
 from triptych import api
 from triptych.api import _recompose
 from triptych.config.check import CONFIGS
@@ -28,13 +25,11 @@ from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import Interrupted
 from triptych.models.diffusion import Diffusion
 from triptych.run.directory import RunDirectory
-from triptych.run.new_process import call_in_new_process
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run, read_run
 from triptych.run.untrusted import OWN
 
 HOUSE = CONFIGS.parent
-pytestmark = pytest.mark.usefixtures("evaluates_in_this_process")
 
 
 def run_blocks(page: Path) -> dict:
@@ -231,24 +226,6 @@ def test_interrupted_train_call_leaves_run_interrupted(root, monkeypatch):
     with pytest.raises(Interrupted):
         triptych.train(["name=stopped", *TINY])
     assert read_run(root / "logs/runs/stopped").status == "interrupted"
-
-
-def train_with_global_state(*overrides: str) -> Run:
-    """Train as in a Python session that has changed torch's global state."""
-
-    def amplify(module, _, output):
-        return 1.1 * output if isinstance(module, torch.nn.Linear) else None
-
-    register_module_forward_hook(amplify)
-    torch.set_default_dtype(torch.float64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return triptych.train(["name=changed", *TINY, *overrides])
-
-
-def test_train_reports_figures_of_checkpoint_in_changed_session(root):
-    ring = ["data=ring", "data.train_size=60", "data.test_size=30", "denoiser=mlp", "samples.n=0"]
-    run = forked.start_call(train_with_global_state, *ring)()
-    assert RunDirectory(run.dir).summary()["test"] == call_in_new_process(evaluated, run.dir)
 
 
 def test_train_checks_values_set_on_config(root):

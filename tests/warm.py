@@ -18,7 +18,5 @@ for name in (
 references.share()
 provenance.git_commit(provenance.CLONE)
 provenance.git_state(provenance.CLONE, "src", "configs")
-provenance.code_digest({})
-provenance.package_versions()
 for groups in ([], ["logger=csv"]):
     compose_command("train", groups)

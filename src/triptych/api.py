@@ -19,8 +19,7 @@ from triptych.config import compose as composing
 from triptych.declare import type_error_line
 from triptych.errors import UserError
 from triptych.run import processes
-from triptych.run.directory import RunDirectory, log_line
-from triptych.run.provenance import changed_code_warning
+from triptych.run.directory import RunDirectory
 from triptych.run.read import Run, read_run, read_runs
 from triptych.run.single import prepare_run, request_single
 from triptych.run.untrusted import OWN, find_checkpoint
@@ -78,10 +77,6 @@ def _train(config: DictConfig) -> Run:
     run = prepare_run(request)
     if run.status != "finished":
         _execute(run)
-        return read_run(run.path)
-    note = changed_code_warning(run)
-    if note:
-        log_line(None, f"{run.path.name}: {note}")
     return read_run(run.path)
 
 
@@ -91,7 +86,7 @@ def _execute(run: RunDirectory) -> None:
 
     os.environ[OWN] = str(run.path)
     try:
-        execute(run, shares_process=True)
+        execute(run)
     finally:
         os.environ.pop(OWN, None)
         run.clear_owner()  # release the lock of an interrupted run, as this process continues
@@ -231,8 +226,8 @@ class Trained:
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Evaluate a split as ``triptych-evaluate`` does, and return its bound and metrics.
 
-        The result is {"bpd": {"mean", "stderr", "n"}, ...}. It is computed in a new process, with
-        a model loaded from the checkpoint, so changes to ``self.model`` or torch have no effect.
+        The result is {"bpd": {"mean", "stderr", "n"}, ...}. It is computed with a new
+        model, loaded from the checkpoint, so changes to ``self.model`` have no effect.
 
         Raises:
             UserError: the command would refuse these settings.
@@ -250,10 +245,8 @@ class Trained:
                 f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate"
             )
         from triptych.run.evaluate import evaluate_checkpoint
-        from triptych.run.new_process import call_in_new_process
 
-        figures: dict[str, Any] = call_in_new_process(evaluate_checkpoint, values)
-        return figures
+        return evaluate_checkpoint(values)
 
 
 def load(
@@ -273,10 +266,8 @@ def load(
         run = run.dir
     path = Path(run).absolute()
     find_checkpoint(path)  # before torch is imported
-    from triptych.run.new_process import remember_environment
     from triptych.run.reopen import reopen
 
-    remember_environment()
     opened = reopen(str(path), weights, data_root)
     return Trained(path, weights, data_root, opened.config, opened.data, opened.model)
 

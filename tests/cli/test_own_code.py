@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import triptych
-from tests.conftest import compute_in_this_process
 from tests.refusal import refused
 from tests.run.accidents import rows
 from triptych.config.build import nodes_with_target
@@ -29,9 +28,8 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """Make one run that uses every kind of class; its figures are computed in this process."""
+    """Make one run that uses every kind of class."""
     with pytest.MonkeyPatch.context() as patch:
-        compute_in_this_process(patch)
         patch.setenv("TRIPTYCH_ROOT", str(tmp_path_factory.mktemp("mylab")))
         patch.setenv("TRIPTYCH_TRUST", "mylab")
         patch.syspath_prepend(str(MYLAB.parent))

@@ -7,7 +7,7 @@ import copy
 import json
 import random
 import secrets
-from importlib import import_module, reload
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-import triptych
 from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
-from triptych import api
-from triptych.cli.resume import print_finished
 from triptych.config.build import build
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
@@ -31,7 +28,6 @@ from triptych.models.contract import check_output, isolated_evaluation
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.provenance import check_imported
 
 OWN = '''
 import numpy as np
@@ -559,43 +555,3 @@ def test_user_module_with_syntax_error_names_file_and_line(refused, lab):
         "denoiser.network._target_=own_faults.Net: cannot be imported: " in line
         and f"({lab}:3)" in line
     )
-
-
-def test_user_module_edited_since_import_is_refused(refused, changed, lab):
-    """In a notebook, the code that runs would differ from the code that is recorded."""
-    import_class("own_faults.Net")
-    lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.25)"))
-    line = refused(own(NET, "Net"))
-    assert line == f"{lab}: has changed since it was imported; restart Python"
-    reload(import_module("own_faults"))
-    import_class("own_faults.Net")
-    check_imported(changed(own(NET, "Net")).config())
-
-
-def test_finished_run_reports_that_its_code_has_changed(changed, lab, capfd, monkeypatch):
-    """After a mistake is corrected, the same command finds the old figure.
-
-    It says how to compute a new one.
-    """
-
-    def short(config):
-        config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
-        own(NET, "Net")(config)
-
-    run = changed(short)
-    run.write("provenance.json", {"id": "x"})
-    assert execute(run)["status"] == "finished"
-    capfd.readouterr()
-    print_finished(run)
-    assert capfd.readouterr().out.splitlines()[0] == "finished before"
-    lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.2)"))
-    print_finished(run)
-    said, result, _ = capfd.readouterr().out.splitlines()
-    assert said == (
-        f"finished earlier, with other code than now ({run.path.name}); "
-        "force=true runs again and keeps the old directory under another name"
-    )
-    assert result.startswith("test bound")
-    monkeypatch.setattr(api, "prepare_run", lambda *_: run)
-    assert triptych.train().dir == run.path
-    assert capfd.readouterr().err == f"{run.path.name}: {said}\n"

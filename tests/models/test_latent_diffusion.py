@@ -273,7 +273,6 @@ FLIPPED = ["augmentation=flip", "augmentation.flip.told=true", "guidance.scale=2
         [*SMALL, *STEPS, "bound.variance=optimal"],
     ],
 )
-@pytest.mark.usefixtures("evaluates_in_this_process")
 def test_latent_diffusion_run_trains_samples_and_reopens(prepared, arguments):
     run = prepared(*arguments)
     summary = execute(run)

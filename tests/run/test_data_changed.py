@@ -59,7 +59,6 @@ def test_resume_is_refused_if_trained_items_are_in_test(images, prepared):
 def test_resume_with_added_images_is_reported_and_recorded(images, prepared, capsys):
     run = stopped(prepared(*overrides(images)))
     before = run.provenance.record["data"]
-    assert before["fingerprint"] == run.provenance.executions[0].data["fingerprint"]
     trained = read_checkpoint(run.checkpoints()[0])["triptych"]["data"]["items"]["train"]
     for i in range(41, 60):
         save(images, f"{i}.png", i)

@@ -12,6 +12,7 @@ from triptych.models.diffusion import Diffusion
 from triptych.run import initialization, shared_fit
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.execute import execute
+from triptych.run.provenance_file import Provenance
 from triptych.run.read import read_run
 from triptych.run.untrusted import OWN, read_checkpoint
 from triptych.study.rounds import split_by_fit
@@ -151,23 +152,13 @@ def test_fit_resumed_with_changed_data_is_not_shared(sweep, monkeypatch):
 
 
 def test_fit_entry_of_restarted_run_is_not_used(sweep, monkeypatch):
-    code = {"one.py": "1"}
-    monkeypatch.setattr(shared_fit, "code_digest", lambda config: str(code))
+    git = {"commit": "1"}
+    monkeypatch.setattr(Provenance, "code", property(lambda provenance: git))
     sweep("first")
-    code["one.py"] = "2"
+    git["commit"] = "2"
     assert sweep("first", "force=true")[2] == 6, "by other code"
-    code["one.py"] = "1"
+    git["commit"] = "1"
     assert sweep("second", "sampler=ddim")[2] == 6, "what lies there is of the other code"
-
-
-def test_fit_with_code_edited_meanwhile_is_not_shared(sweep, monkeypatch):
-    code = {"one.py": "1"}
-    monkeypatch.setattr(shared_fit, "code_digest", lambda config: str(code))
-    first = sweep("first", begin=False)
-    with monkeypatch.context() as patch:
-        at_call(patch, "training_step", 3, lambda: code.update({"one.py": "2"}))
-        execute(first)
-    assert sweep("second", "sampler=ddim")[2] == 6
 
 
 def test_run_finishes_if_fit_entry_cannot_be_written(sweep):

@@ -18,8 +18,6 @@ from triptych.run.execute import execute
 from triptych.run.progress import Progress
 from triptych.run.trainer import build_trainer, count_steps
 
-pytestmark = pytest.mark.usefixtures("evaluates_in_this_process")
-
 
 def test_a_profiler_writes_into_the_runs_directory(prepared):
     run = prepared("trainer.profiler=simple")

@@ -46,11 +46,7 @@ RECORDS = {
     "choices": ("provenance.json", {"choices": [1]}, "choices=[1]: must be a group"),
     "data": ("provenance.json", {"data": [1]}, "data=[1]: must be a group"),
     "executions": ("provenance.json", {"executions": ["x"]}, "executions=['x']: must be a list"),
-    "versions": (
-        "provenance.json",
-        {"executions": [{"versions": 5}]},
-        "versions=5: must be a group",
-    ),
+    "host": ("provenance.json", {"executions": [{"host": 5}]}, "host=5: must be text"),
     "memory": (
         "provenance.json",
         {"fit_of": {"memory": "x"}},

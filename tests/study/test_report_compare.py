@@ -1,5 +1,7 @@
 """Cells, axes and pairs of a comparison, and the sentences about them."""
 
+import json
+
 import matplotlib.colors
 import numpy as np
 
@@ -293,3 +295,11 @@ def test_run_with_fewer_items_than_its_bound_is_unreadable(tmp_path):
     (run,) = read_runs(tmp_path)
     assert run.status == "unreadable"
     assert "test.bpd.mean=2: items.npz does not have the 297 items of this mean" in run.error
+
+
+def test_report_notes_runs_of_different_commits(tmp_path):
+    for i, objective in enumerate(("x0", "v")):
+        run = make_run(tmp_path, objective, 1, 2.0 + i)
+        git = json.loads((run / "provenance.json").read_text())["git"]
+        edit(run / "provenance.json", git=git | {"commit": str(i) * 40})
+    assert "different commits of the code" in " ".join(one(tmp_path).notes)

@@ -12,7 +12,6 @@ from triptych.files import parse_path
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.run.provenance import changed_code_warning
 from triptych.run.result import result_line
 from triptych.run.untrusted import check_is_reported, check_run, find_checkpoint
 
@@ -47,7 +46,7 @@ def _execute(run: RunDirectory) -> None:
 
 def print_finished(run: RunDirectory) -> None:
     """Print the result of a run that had finished before this command."""
-    print(changed_code_warning(run) or "finished before")
+    print("finished before")
     warn_if_checkpoint_is_lost(run)
     print_result(run)
 

@@ -12,7 +12,6 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TextIO
 
-from triptych.config.own_code import original_environment
 from triptych.terminal import escaped_stream
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -74,7 +73,7 @@ def replace_process(command: list[str]) -> None:
     """
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    os.execve(command[0], command, original_environment())
+    os.execv(command[0], command)
 
 
 def _exit_on_signal(signal_number: int, _: Any) -> None:

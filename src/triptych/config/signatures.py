@@ -7,14 +7,14 @@ package is imported and inspected in the same way.
 
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych import declare
-from triptych.config.own_code import import_module, is_trusted, remember_imported
+from triptych.config.own_code import is_trusted
 
 TABLE = Path(__file__).with_name("signatures.json")
 REQUIRED = object()  # stands for a missing default
@@ -80,13 +80,10 @@ def _signature_from_table(name: str) -> Arguments:
 def _signature_from_import(target: str) -> Arguments | None:
     """Import a user's class and return its arguments; None if it cannot be imported."""
     module, _, name = target.rpartition(".")
-    known = module in sys.modules
     try:
         owner = getattr(import_module(module), name)
     except Exception:  # building the class reports the error
         return None
-    if not known:
-        remember_imported()
     return inspect_class(owner) if isinstance(owner, type) else None
 
 

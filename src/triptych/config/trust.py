@@ -13,15 +13,14 @@ module, and checks that the object is the class of that name.
 import difflib
 import re
 import sys
+from importlib import import_module
 from typing import Any
 
 from triptych.config.habits import CALLBACKS
 from triptych.config.own_code import (
     error_location,
-    import_module,
     is_trusted,
     is_within_package,
-    remember_imported,
 )
 from triptych.config.own_code import trusted_packages as trusted_packages
 from triptych.config.signatures import arguments, defining_name, is_listed, read_table
@@ -99,8 +98,6 @@ def import_class(target: Any, where: str = "") -> type:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         problem = f"cannot be imported: {line}{error_location(error)}"
         raise UserError(f"{_key_prefix(where)}={target}: {problem}") from error
-    if is_trusted(target):
-        remember_imported()
     if not isinstance(owner, type) or not _is_defined_in(owner, target, module):
         raise UserError(f"{_key_prefix(where)}={target}: {module} defines no class of that name")
     return owner

@@ -4,10 +4,9 @@ Bounds of trivial models (uniform, histogram) are computed for comparison.
 """
 
 import math
-import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,8 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import logged_mean
 from triptych.config.metric import metric_names, metric_version
-from triptych.config.own_code import recorded_sources, user_modules
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
-from triptych.data.build import build_data
 from triptych.diffusion.pieces import GPU_MEMORY
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
@@ -40,11 +37,7 @@ from triptych.run.evaluate import (
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit
 from triptych.run.initialization import Origin
-from triptych.run.model import set_up_process
-from triptych.run.new_process import call_in_new_process
 from triptych.run.parsing import load_config
-from triptych.run.processes import group_variables
-from triptych.run.progress import Progress
 from triptych.run.reopen import open_weights
 from triptych.run.session import Session
 from triptych.run.untrusted import read_checkpoint
@@ -58,35 +51,13 @@ class FinalCheckpoint:
 
     Every reported value is computed with a new model, built from this checkpoint as the command
     ``triptych-evaluate`` does. State that only the trained model object or a callback holds
-    therefore cannot change a result. User-supplied code and a Python session may also keep state in
-    modules, classes or options of torch, so with them each rank evaluates in a new process.
-
-    Attributes:
-        trainer: the trainer of the fit; None in a new process.
-        in_new_processes: whether to evaluate in new processes.
+    therefore cannot change a result.
     """
 
     path: Path
     content: Checkpoint
     data: DataModule
     progress: Sequence[pl.Callback]
-    trainer: pl.Trainer | None = None
-    in_new_processes: bool = False
-
-    @classmethod
-    def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open a run's checkpoint in a new process.
-
-        ``numbers``: {split: a hash of each item, (n,)}.
-        """
-        content = read_checkpoint(path)
-        config = content["triptych"]["config"]
-        set_up_process(config)
-        run = RunDirectory(path.parent.parent)
-        progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
-        data = build_data(config, download=False)
-        data.numbers = numbers
-        return cls(path, content, data, [progress])
 
     @property
     def run(self) -> RunDirectory:
@@ -116,57 +87,12 @@ class FinalCheckpoint:
     ) -> dict[str, Account]:
         """Evaluate the bound over each split that has items, with the weights named ``weights``."""
         splits = [split for split in splits if len(self.data.splits[split])]
-        if self.in_new_processes:
-            return {
-                split: self.call_in_new_process(_evaluate_in_new_process, split, weights)
-                for split in splits
-            }
         model = self.model(weights)
-        return {split: self.evaluate_split(model, split) for split in splits}
-
-    def evaluate_split(self, model: BoundModel, split: str) -> Account:
-        """Evaluate the bound of ``model``, which ``self.model`` has built, over a split."""
-        trainer = build_evaluation_trainer(self.config, model, self.data, self.progress)
-        return evaluate_split(trainer, model, self.data, split)
-
-    def call_in_new_process(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return ``function(path, numbers, *arguments)``, computed in a new process of each rank.
-
-        ``path`` and ``numbers`` are the arguments of ``open``.
-        """
-        assert self.trainer is not None
-        variables = group_variables(self.trainer)
-        return call_in_new_process(
-            _call_in_group,
-            variables,
-            function,
-            self.path,
-            self.data.numbers,
-            *arguments,
-            sources=recorded_sources(),
-        )
-
-
-def _call_in_group(variables: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return ``function(*arguments)``, computed in this new process.
-
-    ``variables`` is what ``group_variables`` has returned.
-    """
-    os.environ.update(variables)
-    value = function(*arguments)
-    if torch.distributed.is_initialized():
-        # Without a barrier, rank 0 could end while another rank still reads the group's store.
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-    return value
-
-
-def _evaluate_in_new_process(
-    path: Path, numbers: dict[str, Tensor], split: str, weights: str | None
-) -> Account:
-    """Open the checkpoint at ``path`` in this new process, and evaluate one split."""
-    checkpoint = FinalCheckpoint.open(path, numbers)
-    return checkpoint.evaluate_split(checkpoint.model(weights), split)
+        accounts = {}
+        for split in splits:
+            trainer = build_evaluation_trainer(self.config, model, self.data, self.progress)
+            accounts[split] = evaluate_split(trainer, model, self.data, split)
+        return accounts
 
 
 def choose_weights(
@@ -181,10 +107,7 @@ def choose_weights(
     """
     path = _reported_checkpoint(session.run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
-    in_new_processes = session.shares_process or bool(user_modules())
-    checkpoint = FinalCheckpoint(
-        path, content, experiment.data, fit.progress, fit.trainer, in_new_processes
-    )
+    checkpoint = FinalCheckpoint(path, content, experiment.data, fit.progress)
     stored = averages(content)
     choosing = checkpoint.config["weights"] == "chosen" and not content["triptych"].get("chosen")
     weights = None
@@ -220,15 +143,15 @@ def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
 
     With test=false only validation is evaluated. Raises Diverged if a bound is not finite.
     """
-    splits = ["train", "val", "test"]
+    # The test set comes first, so that no other split can leave state in the model.
+    splits = ["test", "val", "train"]
     if not checkpoint.evaluates_test:
         splits = ["val"]
     accounts = checkpoint.evaluate_splits(splits)
     for split, account in accounts.items():
         _log_account(fit, "test/" if split == "test" else f"final/{split}_", account)
-    for split in ("val", "test", "train"):
-        if split in accounts:
-            check_finite(accounts[split], split, fit.trainer.global_step)
+    for split, account in accounts.items():
+        check_finite(account, split, fit.trainer.global_step)
     if checkpoint.evaluates_test and fit.trainer.is_global_zero:
         write_items(checkpoint.run / "items.npz", accounts["test"])
     return accounts
@@ -243,14 +166,14 @@ def _log_account(fit: Fit, prefix: str, account: Account) -> None:
 
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> Entries:
     """Return the entries of ``summary.json`` on the reported weights and their bounds."""
-    run, last = checkpoint.run, [*accounts.values()][-1]
+    run, reported = checkpoint.run, next(iter(accounts.values()))
     measures = metric_names(load_config(run / "config.yaml"))
     return {
         "weights": checkpoint.config["weights"],
         "checkpoint": str(checkpoint.path.relative_to(run.path)),
         **{split: account.figures for split, account in accounts.items()},
-        "noise_levels": last.noise_levels,
-        "estimator": last.estimator or None,
+        "noise_levels": reported.noise_levels,
+        "estimator": reported.estimator or None,
         "versions": {name: metric_version(name) for name in measures},
     }
 

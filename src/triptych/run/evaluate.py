@@ -21,14 +21,12 @@ from triptych.errors import Diverged, UserError
 from triptych.models.accounting import TERMS, Account
 from triptych.models.base import BoundModel
 from triptych.records import Config, Entries
-from triptych.run.directory import RunDirectory, log_line, write_atomic
+from triptych.run.directory import write_atomic
 from triptych.run.items import group_values
 from triptych.run.other_runs import OtherRuns, set_teacher
 from triptych.run.processes import rank
-from triptych.run.provenance import other_code_warning
 from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
-from triptych.run.untrusted import find_checkpoint
 
 # Columns of items.npz besides "index".
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
@@ -133,7 +131,6 @@ def evaluate_checkpoint(values: Config) -> Entries:
     opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
     if not len(opened.data.splits[split]):
         raise UserError(f"split={split}: this split has no items; choose another")
-    log_line(None, other_code_warning(RunDirectory(find_checkpoint(values["ckpt"]).parents[1])))
     trainer = build_evaluation_trainer(opened.config, opened.model, opened.data)
     account = evaluate_split(trainer, opened.model, opened.data, split)
     check_finite(account, split, opened.step)

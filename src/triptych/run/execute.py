@@ -11,7 +11,6 @@ from triptych.errors import (
     Unreadable,
 )
 from triptych.run.directory import NEXT_CONFIG, RunDirectory, log_line
-from triptych.run.new_process import remember_environment
 from triptych.run.processes import SWEEP, rank
 from triptych.run.provenance import add_missing_id
 from triptych.run.result import Result
@@ -24,11 +23,8 @@ COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.")  # errors caused by co
 PATIENCE = 5.0  # seconds to wait for the lock: a killed sweep's job may need a moment to release it
 
 
-def execute(run: RunDirectory, shares_process: bool = False) -> Result:
+def execute(run: RunDirectory) -> Result:
     """Execute a run to its end and return its result; a finished run is not executed again.
-
-    ``shares_process``: whether this process also runs other code, as a Python session does. What is
-    reported is then computed in new processes.
 
     Raises:
         Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can be resumed, and
@@ -36,7 +32,6 @@ def execute(run: RunDirectory, shares_process: bool = False) -> Result:
         Diverged, UserError and others: the run failed; the error is recorded. If this command has
             created the directory and the run could not be built, the directory is removed.
     """
-    remember_environment()
     if rank() != 0:
         with Stop() as stop:
             return _execute_other_rank(Session(run, stop))
@@ -46,7 +41,7 @@ def execute(run: RunDirectory, shares_process: bool = False) -> Result:
             return recorded
         add_missing_id(run)
         run.remove_temporary_files()
-        return _execute_rank_zero(Session(run, stop, shares_process))
+        return _execute_rank_zero(Session(run, stop))
 
 
 def _execute_other_rank(session: Session) -> Result:

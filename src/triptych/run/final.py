@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning.strategies import Strategy
-from torch import Tensor
 
 from triptych.records import Entries
 from triptych.run.account import FinalCheckpoint, baseline_bounds
@@ -23,7 +22,6 @@ from triptych.run.measure import (
 from triptych.run.model import compile_networks
 from triptych.run.pictures import save_picture, save_prompts, save_real_images, save_trajectory
 from triptych.run.processes import rank
-from triptych.run.trainer import build_trainer
 
 TRAJECTORIES = 4  # images in the picture of sampling trajectories; points are all shown
 
@@ -49,24 +47,6 @@ def draw_final_samples(
     ``release`` is called as soon as only rank 0 has work left. All ranks raise Diverged if a sample
     is not finite; ``step`` is the training step that the error names.
     """
-    if checkpoint.in_new_processes:
-        drawn: FinalSamples = checkpoint.call_in_new_process(_draw_in_new_process, step)
-        return drawn
-    return _draw_final_samples(checkpoint, strategy, step, release)
-
-
-def _draw_in_new_process(path: Path, numbers: dict[str, Tensor], step: int) -> FinalSamples:
-    """Open the checkpoint at ``path`` in this new process, and draw its final samples."""
-    checkpoint = FinalCheckpoint.open(path, numbers)
-    strategy = build_trainer(checkpoint.config, None, []).strategy
-    strategy.setup_environment()  # Several ranks form a group.
-    return _draw_final_samples(checkpoint, strategy, step, lambda: None)
-
-
-def _draw_final_samples(
-    checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
-) -> FinalSamples:
-    """Do the work of ``draw_final_samples`` in this process."""
     run = checkpoint.run
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model

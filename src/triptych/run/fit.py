@@ -92,8 +92,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     if origin.step:
         log_line(run, f"resumed at step {origin.step}")
     if rank() == 0:
-        start = (fit.device_name, trainer.world_size, origin.step, config, origin.data_summary)
-        log_line(run, add_execution(run, *start))
+        add_execution(run, fit.device_name, trainer.world_size, origin.step, origin.data_summary)
     return fit
 
 

@@ -21,7 +21,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from triptych.config.own_code import original_environment
 from triptych.files import open_without_links
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, is_alive
@@ -234,7 +233,7 @@ def _job_environment() -> dict[str, str]:
     """
     ours = {
         k: v
-        for k, v in original_environment().items()
+        for k, v in os.environ.items()
         if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")
     }
     # PYTHONSAFEPATH: do not import modules from the current folder, also on a cluster.

@@ -124,8 +124,8 @@ def _cache_key(experiment: Experiment, run: RunDirectory) -> str:
     """
     drawings = [drawing for _, drawing in experiment.measured]
     networks = [network for drawing in drawings for network in _sampling_networks(drawing)]
-    last = run.provenance.last
-    code = json.dumps([last.sources, last.versions, last.data])
+    provenance = run.provenance
+    code = json.dumps([provenance.code, provenance.record.get("data")])
     return weights_digest(
         [*dict.fromkeys(networks), *experiment.reference.feature_networks()], code
     )

@@ -70,21 +70,6 @@ def launch_id() -> str:
     return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher_variables()[1:])
 
 
-def group_variables(trainer: Any) -> dict[str, str]:
-    """Return environment variables with which new processes, one of each rank, form a group.
-
-    All ranks must call it. The group meets at a port of its own. {} for a single process.
-    """
-    from lightning_fabric.plugins.environments.lightning import find_free_network_port
-
-    if trainer.world_size == 1:
-        return {}
-    mine = {name: os.environ[name] for name in DISTRIBUTED if name in os.environ}
-    port = trainer.strategy.broadcast(find_free_network_port())
-    # Rank 0 serves the new group; torchrun's agent serves only the ranks that it has started.
-    return mine | {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
-
-
 def announce_directory(folder: Path) -> None:
     """As rank 0, write the file that tells the other ranks that the directory is ready."""
     if launch_id():

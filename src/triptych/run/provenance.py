@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import secrets
@@ -10,24 +9,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from collections.abc import Mapping, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from triptych.config.build import nodes_with_target
-from triptych.config.own_code import IMPORTED, digest_file, read_source
 from triptych.config.source import module_file, module_paths
-from triptych.errors import UserError, mask_password
+from triptych.errors import mask_password
 from triptych.records import Config, Entries
 from triptych.run.directory import RunDirectory
-from triptych.run.parsing import abbreviate_list
-from triptych.run.provenance_file import ID, Execution
+from triptych.run.provenance_file import ID
 from triptych.run.sweep_record import SWEEP, SweepRecord
 
 CLONE = Path(__file__).parents[3]
 DIFF_LIMIT = 2**20  # characters of uncommitted changes
-BY_VERSION = ("torch", "pytorch_lightning")  # packages identified by version, not by source digest
 # Changes of files that match are not recorded: hidden files, and those with keys or passwords.
 SECRET = re.compile(
     r"(^|/)\.|^(?!.*\.py$).*("
@@ -78,18 +74,10 @@ def command() -> list[str]:
 
 
 def add_execution(
-    run: RunDirectory, device: str, world_size: int, step: int, config: Config, data: Entries
-) -> str:
-    """Record that the run starts at ``step``, with its machine, code, packages and ``data``.
-
-    Return a warning if code or packages have changed since the last start, else "".
-    """
-    before = run.provenance
-    code = Execution(sources=code_digest(config), versions=package_versions())
-    changes = describe_changes(before.last, code)
-    line = ""
-    if changes and step:  # At step 0 nothing was trained under the earlier code.
-        line = f"resumed with other {changes} than before"
+    run: RunDirectory, device: str, world_size: int, step: int, data: Entries
+) -> None:
+    """Record that the run starts at ``step``, with its machine and ``data``."""
+    before = run.provenance.record
     here = {
         "started": timestamp(),
         "step": step,
@@ -98,60 +86,9 @@ def add_execution(
         "world_size": world_size,
         "python": sys.version.split()[0],
         "commit": git_commit(CLONE),
-        "sources": code.sources,
-        "versions": code.versions,
-        "data": {key: data[key] for key in ("fingerprint", "split")},
-        "changed": line,
     }
-    executions = [*before.record.get("executions", []), here]
-    run.write_provenance({**before.record, "data": data, "executions": executions})
-    return line
-
-
-def check_imported(config: Config) -> None:
-    """Raise UserError if a file of a user package in ``config`` changed after its import."""
-    packages = _user_packages_in(config)
-    for name, (spec, source) in IMPORTED.items():
-        module, file = sys.modules.get(name), spec.origin
-        if name.partition(".")[0] not in packages or getattr(module, "__spec__", None) is not spec:
-            continue
-        if read_source(file) != source:
-            raise UserError(f"{file}: has changed since it was imported; restart Python")
-
-
-def changes_since(run: RunDirectory) -> str:
-    """Return what has changed since a run's last start, as ``describe_changes``.
-
-    Return "" if the run cannot be read; other code reports the error.
-    """
-    with contextlib.suppress(UserError, ValueError):
-        here = Execution(sources=code_digest(run.config()), versions=package_versions())
-        return describe_changes(run.provenance.last, here)
-    return ""
-
-
-def other_code_warning(run: RunDirectory) -> str:
-    """Return a warning if a run's checkpoint is opened with other code than the run's; or ""."""
-    changes = changes_since(run)
-    if not changes:
-        return ""
-    return f"{run.path.name}: evaluated with other {changes} than the run's; figures may differ"
-
-
-def changed_code_warning(*runs: RunDirectory) -> str:
-    """Return a warning that names those finished runs whose code or packages changed; or ""."""
-    changes, names = set(), []
-    for run in runs:
-        change = changes_since(run)
-        if change:
-            changes.add(change)
-            names.append(run.path.name)
-    if not names:
-        return ""
-    problem = (
-        f"finished earlier, with other {max(changes, key=len)} than now ({abbreviate_list(names)})"
-    )
-    return f"{problem}; force=true runs again and keeps the old directory under another name"
+    executions = [*before.get("executions", []), here]
+    run.write_provenance({**before, "data": data, "executions": executions})
 
 
 def git_commit(root: Path) -> str:
@@ -205,33 +142,10 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-# --- The code that a process runs: digests of source files, and versions of dependencies ---
-
-
-def code_digest(config: Config) -> str:
-    """Digest all Python sources of triptych and of the packages that ``config`` uses."""
-    digest = hashlib.blake2b(digest_size=8)
-    for package in sorted({"triptych", *_user_packages_in(config)} - {*BY_VERSION}):
-        for file, name in _sources(package):
-            digest.update(f"{package} {name} {digest_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sources(package: str) -> Iterator[tuple[Path, Path]]:
-    """Yield (path, path relative to the package's parent folder) of each source file.
-
-    Hidden files, such as those of editors, are left out.
-    """
-    for place in _package_paths(package):
-        files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
-        for file in files:
-            yield file, file.relative_to(place.parent)
-
-
 def user_packages(config: Config) -> dict[str, Path]:
     """Return {package: folder or file} of packages in ``config`` that are not installed."""
     packages = {}
-    for name in sorted(_user_packages_in(config) - {"triptych", *BY_VERSION}):
+    for name in sorted(_user_packages_in(config) - {"triptych"}):
         for place in _package_paths(name)[:1]:
             if not {"site-packages", "dist-packages"} & {*place.parts}:
                 packages[name] = place
@@ -247,32 +161,3 @@ def _package_paths(package: str) -> list[Path]:
 def _user_packages_in(config: Config) -> set[str]:
     """Return the top-level packages of all classes that ``config`` names."""
     return {str(node["_target_"]).partition(".")[0] for _, node in nodes_with_target(config, "")}
-
-
-@functools.cache  # Versions do not change while a process runs.
-def package_versions() -> dict[str, str]:
-    """Return {package: version} of all direct and indirect dependencies of triptych."""
-    known: dict[str, str] = {}
-    ahead = ["triptych"]
-    for name in ahead:
-        with contextlib.suppress(PackageNotFoundError):
-            package = distribution(name)
-            known[name] = package.version
-            ahead += _requirement_names(package).difference(ahead)
-    known.pop("triptych", None)
-    return dict(sorted(known.items()))
-
-
-def _requirement_names(package: Distribution) -> set[str]:
-    """Return the normalised names of a package's requirements, without those of extras."""
-    lines = [line for line in package.requires or [] if "extra ==" not in line]
-    return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in lines}
-
-
-def describe_changes(earlier: Execution, current: Execution) -> str:
-    """Return what differs between two starts: "code", "packages", "code and packages" or ""."""
-    compared = {
-        "code": (earlier.sources, current.sources),
-        "packages": (earlier.versions, current.versions),
-    }
-    return " and ".join(name for name, (old, new) in compared.items() if old and old != new)

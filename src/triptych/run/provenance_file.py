@@ -30,17 +30,10 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a run: its machine, code, packages and data.
-
-    ``changed`` is a warning if code or packages have changed since the start before, else "".
-    """
+    """The machine of one start of a run."""
 
     host: str = ""
     device: str = ""
-    sources: str = ""  # digest of the source code
-    versions: Entries = field(default_factory=dict)
-    data: Entries = field(default_factory=dict)
-    changed: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,11 @@ class Provenance:
     def last(self) -> Execution:
         """The last start; an empty ``Execution`` before the first."""
         return self.executions[-1] if self.executions else Execution()
+
+    @property
+    def code(self) -> Entries:
+        """The state of code and packages when the run was created."""
+        return {name: self.record.get(name) for name in ("git", "own", "packages")}
 
     @classmethod
     def from_json(cls, record: Entries) -> Self:

@@ -11,7 +11,6 @@ from triptych.files import open_without_links
 from triptych.records import Entries
 from triptych.run.chunks import FOLDER
 from triptych.run.directory import RunDirectory
-from triptych.run.new_process import FailedCall
 from triptych.run.processes import rank
 from triptych.run.result import Result
 from triptych.run.stopping import Peers, Stop, failure_line
@@ -19,14 +18,10 @@ from triptych.run.stopping import Peers, Stop, failure_line
 
 @dataclass
 class Session:
-    """One execution of a run in one process (rank).
-
-    ``shares_process``: whether the process also runs other code, as a Python session does.
-    """
+    """One execution of a run in one process (rank)."""
 
     run: RunDirectory
     stop: Stop
-    shares_process: bool = False
     fitted: bool = False
     peers: Peers = field(init=False)
 
@@ -55,11 +50,7 @@ class Session:
 
     def record_failure(self, error: Exception) -> None:
         """Record why the run failed; write an unexpected error's traceback to ``train.log``."""
-        if (
-            not isinstance(error, UserError)
-            or isinstance(error, FailedCall)
-            or error_location(error)
-        ):
+        if not isinstance(error, UserError) or error_location(error):
             self.log_traceback()
         self.record("failed", {"stage": self.stage, "error": failure_line(error)[:1000]})
 

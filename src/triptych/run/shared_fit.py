@@ -22,7 +22,6 @@ from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory, log_line, to_json, write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.processes import launch_id, rank
-from triptych.run.provenance import code_digest, package_versions
 from triptych.run.untrusted import is_composed_here, read_checkpoint
 
 FITS_FOLDER = ".fits"  # in a sweep's directory; its file DIGEST names the run that made this fit
@@ -47,16 +46,14 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
     for key, value in settings.items():
         if value and f"{key}.".startswith(OTHER_RUNS):
             return ""
-    code = [code_digest(config), package_versions(), sys.version]
-    fit = to_json([sorted(settings.items()), data.data, data.split, code])
+    code = run.provenance.code
+    fit = to_json([sorted(settings.items()), data.data, data.split, code, sys.version])
     return hashlib.blake2b(fit.encode(), digest_size=16).hexdigest()
 
 
 def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
     """Record that later runs of the sweep may copy this fit, with its peak memory in bytes."""
     if rank() != 0 or not digest:
-        return
-    if any(execution.changed for execution in run.provenance.executions):
         return
     with contextlib.suppress(OSError, UserError):  # On failure the other runs simply train.
         entry = to_json({"run": run.path.name, "id": run.provenance.id, "memory": memory})

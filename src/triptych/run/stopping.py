@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from triptych.config.own_code import describe_error, original_environment
+from triptych.config.own_code import describe_error
 from triptych.errors import Diverged, Interrupted, UserError
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
@@ -43,10 +43,6 @@ BROKEN = re.compile(
     r"broken pipe|recvValue|sendBytes|socket timeout",
     re.I,
 )
-
-
-class BrokenGroup(Exception):
-    """A new process of this rank has lost the connection to those of other ranks."""
 
 
 class Stop(pl.Callback):
@@ -224,7 +220,7 @@ def requeue(stop: Interrupted) -> None:
 
 def is_broken_connection(error: BaseException) -> bool:
     """Return whether an error only reports that the connection to another rank was lost."""
-    if isinstance(error, torch.distributed.DistError | BrokenGroup):
+    if isinstance(error, torch.distributed.DistError):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
         return True
@@ -288,7 +284,7 @@ class Peers:
         os.environ |= variables
         command = [sys.executable, "-m", "triptych.cli.train", f"resume={self.run.path}"]
         for local_rank in range(1, trainer.num_devices):
-            ranked = original_environment() | variables | {"LOCAL_RANK": str(local_rank)}
+            ranked = os.environ | variables | {"LOCAL_RANK": str(local_rank)}
             self.children.append(subprocess.Popen(command, env=ranked))
         threading.Thread(target=self._watch, daemon=True).start()
 

@@ -11,7 +11,6 @@ import torch
 from triptych.callbacks.metrics import item_metrics_callback
 from triptych.data.build import leakage_warnings
 from triptych.errors import UserError
-from triptych.records import Config
 from triptych.run.account import account_splits, choose_weights, describe_accounts, peak_memory
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory, log_line
@@ -25,7 +24,7 @@ from triptych.run.parsing import to_float
 from triptych.run.pictures import log_picture
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
-from triptych.run.provenance import check_imported, timestamp
+from triptych.run.provenance import timestamp
 from triptych.run.result import Result
 from triptych.run.session import Session
 from triptych.run.shared_fit import offer_fit
@@ -38,7 +37,7 @@ def train(session: Session) -> Result:
     progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
     if not (run / "progress.json").exists():  # A refused start leaves an earlier place as it was.
         progress.write("build", 0, config["trainer"]["max_steps"] or 0)
-    set_up(config)
+    set_up_process(config)
 
     # Build the data, the model, its sampler and sample metrics, and the fit.
     experiment = build_experiment(config, download=is_composed_here(run))
@@ -93,12 +92,6 @@ def train(session: Session) -> Result:
         }
         figures = describe_accounts(checkpoint, accounts)
         return session.record("finished", drawn.entries | figures | entries)
-
-
-def set_up(config: Config) -> None:
-    """Check the code that a configuration names; set this process's threads and seeds."""
-    set_up_process(config)
-    check_imported(config)
 
 
 def find_start(run: RunDirectory, experiment: Experiment) -> Origin:

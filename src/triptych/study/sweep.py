@@ -21,7 +21,6 @@ from triptych.config.identity import (
     grid_keys,
     shared_overrides,
 )
-from triptych.config.own_code import restore_environment
 from triptych.errors import Busy, Diverged, UserError
 from triptych.files import check_outside_of_records
 from triptych.run import processes
@@ -171,7 +170,6 @@ class SweepHook(Callback):
         at_once = self.config.hydra.launcher.get("n_jobs") or 1
         # joblib uses all cores if n_jobs is negative: give each run one thread then.
         threads = max(1, self.config.cores // at_once)
-        restore_environment()
         os.environ["TRIPTYCH_THREADS"] = str(threads)
         os.environ[processes.SWEEP] = str(os.getpid())
         if uses_slurm(self.config):
