@@ -1,4 +1,4 @@
-"""Read untrusted files safely: regular files of limited size, in directories without outward links.
+"""Read untrusted files safely: regular files, in directories without links that lead out.
 
 Control characters in the text of these files are escaped. A reader of a run's directory first calls
 ``check_directory``, and opens files with ``open_regular``. docs/security.md has the guarantees.
@@ -21,23 +21,12 @@ from typing import IO, Any
 from triptych.errors import StorageError, Unreadable, UserError
 from triptych.terminal import escape_control_characters
 
-MIB = 2**20
-# Default limits. Only environment variables can raise them, as files may be untrusted.
-LIMITS = {
-    "TRIPTYCH_MAX_CONFIG": MIB,  # bytes of a config.yaml
-    "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and similar files
-    "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
-    "TRIPTYCH_MAX_ITEMS": 64 * MIB,  # bytes of the arrays in items.npz, unpacked
-    "TRIPTYCH_MAX_DATA": 256 * MIB,  # bytes of an idx file once unpacked
-    "TRIPTYCH_MAX_PIXELS": 50_000_000,  # pixels of one image in a data folder
-}
 # Errors of the storage, not of the program: disk full, permissions, quotas, limits, lost disks.
 STORAGE_ERRNOS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
     *(errno.EISDIR, errno.ENOTDIR),  # a directory in a file's place, or the reverse
 )
-MAX_LINE = 65536  # maximum number of characters in a line of a table
 RUN_RECORDS = ("config.yaml", "provenance.json", "summary.json", "items.npz")
 SWEEP_FILES = ("multirun.yaml", "report.html", "results.csv")
 
@@ -72,19 +61,6 @@ def check_outside_of_records(key: str, path: object, output: Path) -> None:
                 f"{key}={path}: lies in a run's or sweep's directory, {folder}; choose another "
                 "place"
             )
-
-
-def size_limit(name: str) -> int:
-    """Return a size limit: the environment variable ``name``, or else its default in ``LIMITS``.
-
-    Raises UserError if the variable is not a whole number of at least 1.
-    """
-    value = os.environ.get(name)
-    if not value:
-        return LIMITS[name]
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{name}={value}: must be a whole number of at least 1")
-    return int(value)
 
 
 def check_directory(folder: str | Path) -> None:
@@ -131,11 +107,6 @@ def walk(
         ]
 
 
-def open_without_links(path: str, flags: int) -> int:
-    """Open a file, as the argument ``opener`` of ``open``; raise OSError for a symbolic link."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Convert storage errors within the context, such as a full disk, to StorageError.
@@ -164,7 +135,7 @@ def atomic_replacement(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     try:
         with contextlib.suppress(FileExistsError):  # If it is a file, opening raises ENOTDIR.
             path.parent.mkdir(parents=True)
-        with open(part, "wb", opener=open_without_links) as file:
+        with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -189,19 +160,6 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     return open(path, "rb")
 
 
-def read_bytes(path: str | Path, limit_name: str) -> bytes:
-    """Read a regular file of limited size; ``limit_name`` is the name of the limit in ``LIMITS``.
-
-    Raises OSError if the file is not regular, and ValueError if it is too large.
-    """
-    most = size_limit(limit_name)
-    with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"more than {most} bytes; {limit_name}=... raises the limit")
-    return data
-
-
 def load_tensors(path: str | Path) -> Any:
     """Load a file that ``torch.save`` has written, with all tensors on the CPU.
 
@@ -212,9 +170,6 @@ def load_tensors(path: str | Path) -> Any:
     try:
         with open_regular(path) as file:
             with zipfile.ZipFile(file) as records:
-                size = sum(record.file_size for record in records.infolist())
-                if size > os.fstat(file.fileno()).st_size:
-                    raise ValueError("decompressed data are larger than the file")
                 if records.testzip() is not None:  # torch does not check checksums
                     raise ValueError("a checksum in it does not match")
             file.seek(0)
@@ -229,7 +184,8 @@ def read_json(path: str | Path) -> Any:
     Raises OSError or ValueError if the file cannot be read or is not JSON.
     """
     try:
-        return escape_control_characters(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
+        with open_regular(path) as file:
+            return escape_control_characters(json.load(file))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -253,7 +209,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a JSON object from a file; return {} if the file is missing, too large or invalid."""
+    """Parse a JSON object from a file; return {} if the file is missing or invalid."""
     try:
         value = read_json(path)
     except (OSError, ValueError):
@@ -264,13 +220,12 @@ def load_object(path: str | Path) -> dict[str, Any]:
 def read_rows(path: str | Path) -> Iterator[list[str]]:
     """Yield the rows of a CSV file, header first, up to the first row that cannot be read.
 
-    Yield nothing if the file is missing, not regular, or larger than TRIPTYCH_MAX_TABLE.
+    Yield nothing if the file is missing or not regular.
     """
     try:
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size <= size_limit("TRIPTYCH_MAX_TABLE"):
-                text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-                yield from csv.reader(iter(lambda: text.readline(MAX_LINE), ""))
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+            yield from csv.reader(text)
     except (OSError, csv.Error):
         return
 

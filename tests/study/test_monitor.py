@@ -106,10 +106,8 @@ def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatc
     for i in (2, 3):
         finished(tmp_path, f"cell={i}")
     damaged = RunDirectory(tmp_path / "cell=3")
-    damaged.write(
-        "summary.json", {"schema": 1, "status": "finished", "digests": {"metrics.csv": "0"}}
-    )
-    (damaged / "metrics.csv").touch()
+    damaged.write("summary.json", {"schema": 2, "status": "finished"})
+    damaged.write("config.yaml", {})
     cells = [f"cell={i}" for i in range(4)]
     monitor = Monitor(tmp_path, cells, done={*cells[2:]}, every=0.1)
     monkeypatch.setattr(monitor, "_rewrite_report_if_due", lambda: None)
@@ -122,7 +120,7 @@ def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatc
     line, before, unreadable = capsys.readouterr().err.splitlines()
     assert line.isprintable() and line.startswith("[1/4] cell=0: ") and "failed: no room" in line
     assert before.startswith("[2/4] cell=2: finished before, ")
-    assert unreadable.startswith("[3/4] cell=3: unreadable: summary.json: metrics.csv: damaged")
+    assert unreadable.startswith("[3/4] cell=3: unreadable: summary.json: schema=2")
 
 
 def test_monitor_writes_report_for_small_share_of_time(tmp_path, monkeypatch):

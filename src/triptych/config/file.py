@@ -1,7 +1,4 @@
-"""Read configuration files as plain data, without objects, aliases or interpolations.
-
-Their size is limited.
-"""
+"""Read configuration files as plain data, without objects, aliases or interpolations."""
 
 import re
 from pathlib import Path
@@ -11,7 +8,7 @@ import yaml
 
 from triptych.config.keys import join
 from triptych.errors import UserError
-from triptych.files import read_bytes
+from triptych.files import open_regular
 
 # YAML tags that are not resolved, so that such values stay text.
 NO_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge")
@@ -38,10 +35,11 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+012345
 def read_config(file: Path) -> dict[str, Any]:
     """Return the configuration in ``file``.
 
-    Raises UserError if it is not YAML, is too large, or contains more than plain data.
+    Raises UserError if it is not YAML, or contains more than plain data.
     """
     try:
-        text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
+        with open_regular(file) as stream:
+            text = stream.read().decode()
         check_aliases(text, file)
         value = yaml.load(text, Loader=Loader)  # Loader constructs no objects
         if not isinstance(value, dict):

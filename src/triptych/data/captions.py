@@ -24,7 +24,7 @@ from triptych.data.layout import Layout
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
-from triptych.files import load_tensors, open_regular
+from triptych.files import load_tensors
 from triptych.networks.contrastive import ContrastiveNetwork
 
 FILE = "encoder.pt"  # the encoder's file in the directory of a run of model=contrastive
@@ -295,7 +295,7 @@ def read_caption(image: Path) -> str:
     """Return the caption of an image, on one line; DataError if there is none."""
     file = image.with_suffix(".txt")
     try:
-        with open_regular(file) as stream:
+        with open(file, "rb") as stream:
             text = " ".join(stream.read(MAX_CAPTION + 1).decode("utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error

@@ -13,17 +13,15 @@ from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import MappedRows, cache_folder, cache_name, cached_images
 from triptych.data.layout import Layout, group_files, read_layout, split_files
-from triptych.data.source import check_pixels, require_folder
+from triptych.data.source import require_folder
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
-from triptych.files import open_regular, size_limit
 from triptych.terminal import progress_bar
 
 # Allowed formats. Pillow detects the format by the content, and would pass an EPS to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # maximum number of images that are decoded ahead
-Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit below
 
 
 def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:
@@ -33,12 +31,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     bits. Transparent pixels are blended with the grey level `background`.
     """
     try:
-        with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
-            limit = size_limit("TRIPTYCH_MAX_PIXELS")
-            if image.width * image.height > limit:
-                size_of = f"{image.width} x {image.height} pixels"
-                fix = "TRIPTYCH_MAX_PIXELS=... raises the limit"
-                raise DataError(f"data.root: {file} has {size_of}, more than {limit}; {fix}")
+        with Image.open(file, formats=FORMATS) as image:
             upright = _to_eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _on_background(upright, background, file).convert(
                 "L" if channels == 1 else "RGB"
@@ -106,7 +99,7 @@ class ImageFolder(DataModule):
     def __init__(
         self,
         root: Annotated[FilePath | None, Role.PATH],
-        size: Annotated[Count, Unit("pixels")] = 32,
+        size: Annotated[Count, Le(8192), Unit("pixels")] = 32,
         channels: Literal[1, 3] = 3,
         val_fraction: Annotated[Fraction, Role.SPLIT] = 0.1,
         test_fraction: Annotated[Fraction, Role.JUDGED] = 0.1,
@@ -117,7 +110,6 @@ class ImageFolder(DataModule):
     ) -> None:
         super().__init__(**loading)
         self.root = require_folder(root)
-        check_pixels(size)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = data_seed
         self.background = background

@@ -11,26 +11,20 @@ import torch
 from triptych.data.base import DataError, OfficialData
 from triptych.data.batch import Split
 from triptych.data.source import convert_torchvision_errors, idx_parts
-from triptych.files import open_regular, size_limit
 
 
 def read_idx(file: Path, dims: int) -> np.ndarray:
     """Return the uint8 array of `dims` dimensions in an idx file, plain or gzipped.
 
     The header is 0, 0, 8 (for uint8), dims, then each dimension as a big-endian uint32. Raises
-    DataError if it cannot be read, is not an idx file, or unpacks to more than TRIPTYCH_MAX_DATA.
+    DataError if it cannot be read or is not an idx file.
     """
-    limit, head = size_limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
+    head = 4 + 4 * dims
     try:
-        with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
-            data = stream.read(limit + 1)
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            data = stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
-    if len(data) > limit:
-        raise DataError(
-            f"data.root: {file} unpacks to more than {limit} bytes; TRIPTYCH_MAX_DATA=... raises "
-            "the limit"
-        )
     shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
     is_complete = min(shape) > 0 and len(data) == head + math.prod(shape)
     if data[:4] != bytes([0, 0, 8, dims]) or not is_complete:

@@ -8,7 +8,6 @@ from typing import Any
 from triptych.data.layout import read_layout
 from triptych.declare import FilePath
 from triptych.errors import DataError
-from triptych.files import size_limit
 
 # {name in torchvision: directories to search, besides root, root/NAME and root/NAME/raw}
 PLACES: dict[str, tuple[str, ...]] = {
@@ -70,16 +69,6 @@ def check_val_size(val_size: int, items: int) -> None:
     if not 0 <= val_size < items:
         raise DataError(
             f"data.val_size={val_size}: train has {items} items; must be 0 to {items - 1}"
-        )
-
-
-def check_pixels(size: int) -> None:
-    """Raise DataError if images of ``size`` x ``size`` pixels exceed TRIPTYCH_MAX_PIXELS."""
-    limit = size_limit("TRIPTYCH_MAX_PIXELS")
-    if size * size > limit:
-        raise DataError(
-            f"data.size={size}: {size * size} pixels per image, more than {limit}; set a smaller "
-            "size"
         )
 
 

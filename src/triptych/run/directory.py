@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,8 +17,6 @@ from triptych.errors import Unreadable, UserError, mask_password
 from triptych.files import (
     atomic_replacement,
     check_directory,
-    file_digest,
-    open_without_links,
     read_record,
     storage_errors,
     walk,
@@ -27,14 +25,12 @@ from triptych.records import Config, Entries
 from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_lock_is_held, rank
 from triptych.run.provenance_file import Provenance
-from triptych.run.result import Result, Status, add_checksum
+from triptych.run.result import Result, Status
 from triptych.terminal import escape_control_characters
 
 SCHEMA = 2  # format version of the entry "triptych" in a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
-# Files whose digests a finished run's summary records; other summaries record only the first.
-SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 # Files of a run that has not trained yet, which ``discard`` removes.
 START_FILES = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 NEXT_CONFIG = ".config.next.yaml"  # replaces config.yaml when training begins
@@ -75,16 +71,6 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             with storage_errors(path):
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
-
-
-def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
-    """Raise ValueError if one of the files ``names`` differs from its digest in a run's result.
-
-    A missing file is not an error.
-    """
-    for name in names:
-        if name in digests and file_digest(folder / name) not in (digests[name], None):
-            raise ValueError(f"{name}: damaged, or from another run")
 
 
 def resolve_checkpoint_path(path: str | Path) -> Path:
@@ -151,18 +137,15 @@ class RunDirectory(Lockable):
     def summary(self) -> Result | None:
         """Read the recorded result; None if there is none.
 
-        Raises Unreadable if it has an unknown schema, is damaged or was edited, or if
-        ``config.yaml`` has changed since.
+        Raises Unreadable if it has an unknown schema or is malformed.
         """
         record = read_record(self / "summary.json")
         if record is None:
             return None
         try:
-            result = Result.from_json(record)
-            check_digests(self.path, result.digests, SEALED[:1])
+            return Result.from_json(record)
         except ValueError as error:
             raise Unreadable(f"{self / 'summary.json'}: {error_line(error)}") from error
-        return result
 
     def read_records(self) -> Result | None:
         """Read provenance and result again, and return the result or None.
@@ -229,17 +212,10 @@ class RunDirectory(Lockable):
         return self / result.checkpoint
 
     def record(self, result: Result) -> Result:
-        """Write the result with the digests of the run's files and a checksum, and return it."""
-        names: tuple[str, ...] = SEALED[:1]
-        if result.status == "finished":
-            names = (*SEALED, *REPORTED)
-        digests = {name: file_digest(self / name) for name in names}
-        present = {name: digest for name, digest in digests.items() if digest}
-        sealed = add_checksum(
-            escape_control_characters(json.loads(to_json({**result.record, "digests": present})))
-        )
-        self.write("summary.json", sealed)
-        return Result.from_json(sealed)
+        """Write the result, and return it as it will be read."""
+        record = escape_control_characters(json.loads(to_json(result.record)))
+        self.write("summary.json", record)
+        return Result.from_json(record)
 
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically."""
@@ -316,7 +292,7 @@ def log_line(run: RunDirectory | None, line: str) -> None:
         return
     with (
         contextlib.suppress(OSError),
-        open(run / "train.log", "a", opener=open_without_links) as file,
+        open(run / "train.log", "a") as file,
     ):
         file.write(line + "\n")
 

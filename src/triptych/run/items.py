@@ -5,23 +5,17 @@
 
 from __future__ import annotations
 
-import io
-import math
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from triptych.files import open_regular, size_limit
 
 if TYPE_CHECKING:
     import numpy as np
 
 ITEMS = "items.npz"
-HEADER = 4096  # maximum size in bytes of an array's .npy header
 KINDS = "fiu"  # numpy's codes of the accepted types: floats and integers
 
 
@@ -36,15 +30,6 @@ class Items:
     index: np.ndarray
     total: np.ndarray
     group: np.ndarray | None = None
-
-    @cached_property
-    def mean(self) -> float:
-        """The mean bound of all items."""
-        return float(self.total.mean())
-
-    def have_mean(self, bound: float, n: int) -> bool:
-        """Return whether these are n items with the mean `bound`, up to rounding."""
-        return len(self.total) == n and math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
 
 def read_items(directory: Path) -> Items | None:
@@ -113,11 +98,13 @@ def read_arrays(
 ) -> dict[str, np.ndarray] | None:
     """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it is malformed.
 
-    The array called ``square_name`` must have shape (n, n). Nothing is unpickled. Files that unpack
-    to more than TRIPTYCH_MAX_ITEMS bytes are refused.
+    The array called ``square_name`` must have shape (n, n). Nothing is unpickled.
     """
+    import numpy as np
+
     try:
-        arrays = _unpack(file, names)
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in names}
     except Exception:  # zipfile, zlib and numpy raise a dozen exception types
         return None
     sizes = {size for array in arrays.values() for size in array.shape}
@@ -125,21 +112,4 @@ def read_arrays(
     shaped = all(array.ndim == 1 + (name == square_name) for name, array in arrays.items())
     if not numbers or not shaped or len(sizes) != 1:
         return None
-    return arrays
-
-
-def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read the arrays ``names`` of an .npz without unpickling; raise an error if too large."""
-    import numpy as np
-
-    arrays = {}
-    with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
-        entries = {name: archive.getinfo(f"{name}.npy") for name in names}
-        if sum(entry.file_size for entry in entries.values()) > size_limit("TRIPTYCH_MAX_ITEMS"):
-            raise ValueError("too large")
-        for name, entry in entries.items():
-            with archive.open(entry) as member:
-                # Read at most one byte more than the declared size, whatever the entry expands to.
-                data = io.BytesIO(member.read(entry.file_size + 1))
-            arrays[name] = np.load(data, allow_pickle=False, max_header_size=HEADER)
     return arrays

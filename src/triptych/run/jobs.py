@@ -21,7 +21,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from triptych.files import open_without_links
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, is_alive
 from triptych.run.untrusted import OWN
@@ -78,7 +77,7 @@ class ForkServer:
 
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
-        with open(_writable_log(log), "ab", opener=open_without_links) as errors:
+        with open(_writable_log(log), "ab") as errors:
             self.process: Any = subprocess.Popen(  # Any: by their types the pipes may be None
                 PROGRAM,
                 stdin=pipe,
@@ -170,7 +169,7 @@ def serve() -> None:
     # Leave the terminal's process group: Ctrl-C reaches the job once, forwarded by the worker.
     os.setpgid(0, 0)
     with (
-        open(job["log"], "ab", opener=open_without_links) as log,
+        open(job["log"], "ab") as log,
         open(os.devnull, "rb") as nothing,
     ):
         for number, file in enumerate((nothing, log, log)):
@@ -250,6 +249,6 @@ def _writable_log(log: Path) -> str:
 
     On a full disk the job itself reports the error.
     """
-    with suppress(OSError), open(log, "ab", opener=open_without_links):
+    with suppress(OSError), open(log, "ab"):
         return str(log)
     return os.devnull

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import Busy, StorageError, UserError
-from triptych.files import open_regular, open_without_links, storage_errors
+from triptych.files import open_regular, storage_errors
 
 # Variables that make a process one of several ranks. A job that inherited them would train only on
 # that rank's share of the data.
@@ -220,7 +220,7 @@ class Lockable:
         """Open the lock file; create it and the directory if needed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return open(self.path / ".lock", "a+", opener=open_without_links)
+            return open(self.path / ".lock", "a+")
         except OSError as error:
             problem = os.strerror(error.errno or 0)
             raise StorageError(f"{self.path}: cannot be written ({problem})") from error

@@ -20,8 +20,7 @@ from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_record, read_rows, walk
 from triptych.records import Entries
-from triptych.run.directory import ASIDE, PRUNE, RunDirectory, check_digests
-from triptych.run.items import read_items
+from triptych.run.directory import ASIDE, PRUNE, RunDirectory
 from triptych.run.parsing import (
     error_line,
     first_line,
@@ -58,6 +57,7 @@ class Run(Result):
     """A run directory as plain data; unknown fields are empty, None or NaN.
 
     Attributes:
+        id: identifies the run, also in a copy of its directory.
         config: {dotted key: value as text}.
         fit_of: the run of the same sweep from which the fit and its seconds were copied, or "".
         source, source_digest: the other run or file from which the run took weights, if any, and
@@ -67,6 +67,7 @@ class Run(Result):
     dir: Path
     sweep: str = ""
     progress: Position | None = None
+    id: str = ""
     host: str = ""
     commit: str = ""
     dirty: bool = False
@@ -209,8 +210,6 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         return _unfinished_run(known, directory, time.time() if now is None else now)
     try:
         run = Run.from_json(record, **known)
-        check_digests(directory, run.digests)
-        _check_items(run)
     except (OSError, ValueError) as error:
         return Run(
             **known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"}
@@ -226,16 +225,6 @@ def reconstruction_notes(runs: Sequence[Run]) -> Iterator[str]:
         yield (
             f"Reconstruction costs {cost:.1f} bits/dim; a lower {GAMMA_MIN}, as VDM's -13.3, makes "
             "this term small."
-        )
-
-
-def _check_items(run: Run) -> None:
-    """Raise ValueError if the items of a run do not have its reported test bound as mean."""
-    items, bound = read_items(run.dir), run.test.get(str(run.measure))
-    if items and bound and not items.have_mean(bound.mean, bound.n):
-        raise ValueError(
-            f"test.{run.measure}.mean={bound.mean:g}: items.npz does not have the {bound.n} items "
-            "of this mean"
         )
 
 
@@ -258,6 +247,7 @@ def _provenance_fields(provenance: Provenance) -> Entries:
     Where the run has a result, the result's fields replace some of them.
     """
     names = (
+        "id",
         "commit",
         "dirty",
         "command",

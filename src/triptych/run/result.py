@@ -3,8 +3,6 @@
 Each field of ``Result`` names its parser and the entries of the file that it is parsed from.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -67,7 +65,6 @@ class Result:
         metrics: {user-supplied metric of items: "higher", "lower" or ""}, the better direction.
         versions: {metric's name or class path: version of its definition}; 1 if not recorded.
         samples: path of the picture of samples.
-        digests: BLAKE2b digests of the run's files when it finished.
         record: all entries of the file.
     """
 
@@ -119,7 +116,6 @@ class Result:
         None,
         ("measures", "measures_over", "measured"),
     )
-    digests: Mapping[str, str] = _result_field(dict, dict)
     ended: datetime | None = _result_field(parsing.parse_time)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -148,13 +144,12 @@ class Result:
     def from_json(cls, record: Entries, **known: Any) -> Self:
         """Build a result from the content of ``summary.json``; ``known`` are further fields.
 
-        Raises ValueError if the record is malformed or was edited.
+        Raises ValueError if the record is malformed.
         """
         if record.get("schema") != SCHEMA:
             raise ValueError(f"schema={record.get('schema')!r}: must be {SCHEMA}")
         if record.get("status") not in ENDED:
             raise ValueError(f"status={record.get('status')!r}: must be {' or '.join(ENDED)}")
-        check_checksum(record)
         return cls(**known | parse_entries(record), record=record)
 
     @cached_property
@@ -208,24 +203,6 @@ def parse_entries(record: Mapping[str, Any]) -> Entries:
     except (TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ValueError(f"{name}: {parsing.error_line(error)}") from error
     return {name: value for name, value in parsed.items() if value is not None}
-
-
-def add_checksum(record: Entries) -> Entries:
-    """Return a record with a checksum, which reveals damage and edits but not forgery."""
-    return record | {"checksum": _checksum(record)}
-
-
-def check_checksum(record: Entries) -> None:
-    """Raise ValueError if a record has a checksum that does not match its content."""
-    if "checksum" in record and record["checksum"] != _checksum(record):
-        raise ValueError("checksum: damaged or edited after it was written")
-
-
-def _checksum(record: Entries) -> str:
-    """Return the checksum of a record's other entries."""
-    content = {key: value for key, value in record.items() if key != "checksum"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _format_estimate(estimate: Estimate, min_error: float = 5e-4) -> str:

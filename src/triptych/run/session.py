@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from triptych.config.own_code import error_location
 from triptych.errors import UserError
-from triptych.files import open_without_links
 from triptych.records import Entries
 from triptych.run.chunks import FOLDER
 from triptych.run.directory import RunDirectory
@@ -58,6 +57,6 @@ class Session:
         """Append the current exception's traceback to ``train.log``."""
         with (
             contextlib.suppress(OSError),
-            open(self.run / "train.log", "a", opener=open_without_links) as log,
+            open(self.run / "train.log", "a") as log,
         ):
             log.write(traceback.format_exc())

@@ -71,7 +71,7 @@ def train(session: Session) -> Result:
         sample_seconds = time.perf_counter() - began
 
         # Record.
-        trainer.loggers[0].finalize("success")  # Write metrics.csv before its digest is recorded.
+        trainer.loggers[0].finalize("success")  # metrics.csv is complete before summary.json
         entries = {
             "name": config["name"] or "",
             "seed": config["seed"],

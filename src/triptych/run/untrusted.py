@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,10 +19,10 @@ from triptych.config.keys import (
 from triptych.config.own_code import describe_error, error_location
 from triptych.config.schema import DrawsName, ModelKeys
 from triptych.declare import Role
-from triptych.errors import ForeignCheckpoint, Unreadable, UserError
+from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, load_tensors
 from triptych.records import Checkpoint, Config
-from triptych.run.directory import SCHEMA, RunDirectory, check_digests, resolve_checkpoint_path
+from triptych.run.directory import SCHEMA, RunDirectory, resolve_checkpoint_path
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
 # Environment variable with the run directory whose configuration this user's command has composed.
@@ -109,7 +109,7 @@ def _current_config(path: Path, where: str, config: Config) -> Config:
     """Return the configuration of the run in whose directory a checkpoint lies.
 
     For a checkpoint elsewhere, return its own, ``config``. Raises UserError if the checkpoint does
-    not belong to the run, or if the run's result reports another checkpoint.
+    not belong to the run.
     """
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
@@ -122,24 +122,7 @@ def _current_config(path: Path, where: str, config: Config) -> Config:
             f"({describe_differences(differences)}); put back the file that was replaced, or copy "
             "the checkpoint to another folder and pass the copy"
         )
-    check_is_reported(run, path, where)
     return current
-
-
-def check_is_reported(run: RunDirectory, path: Path, where: str) -> None:
-    """Raise UserError if a run's result records another checkpoint than the one at ``path``."""
-    result = None
-    with suppress(Unreadable):  # The code that reads the result raises this error.
-        result = run.summary()
-    if result is None:
-        return
-    try:
-        check_digests(run.path, result.digests, [f"checkpoints/{path.name}"])
-    except ValueError as error:
-        raise UserError(
-            f"{where}: differs from the checkpoint that the run's result reports; pass another "
-            "checkpoint, or delete this file"
-        ) from error
 
 
 @contextmanager

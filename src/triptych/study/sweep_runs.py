@@ -51,8 +51,8 @@ class SweepRuns:
     @cached_property
     def missing(self) -> int:
         """The number of expected runs without a directory; copies of a run count as one run."""
-        known = [run for run in self.runs if run.digests.get("config.yaml")]
-        copied = len(known) - len({(run.digests["config.yaml"], run.started) for run in known})
+        ids = [run.id for run in self.runs if run.id]
+        copied = len(ids) - len({*ids})
         return max(self.record.expected - len(self.runs) + copied, 0)
 
     def may_change(self, alone: bool) -> bool:
