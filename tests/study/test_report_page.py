@@ -254,7 +254,7 @@ def test_print_table_shows_same_numbers_at_each_width(tmp_path, capsys, monkeypa
         assert "; 297 test items, taken as independent" in text
         assert max(map(len, text.splitlines()[:8])) <= width
         assert "verdict" in text and text.count("worse") == 2 and "3 (1" in text
-        assert ("to best [interval]" in text) == (width > 80), (
+        assert ("to best [95% together]" in text) == (width > 80), (
             "a heading is text, not rich's markup"
         )
 

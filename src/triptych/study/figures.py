@@ -53,7 +53,7 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw paired differences to the best; an interval without zero is significant (corrected)."""
+    """Draw paired differences to the best; a filled dot is significant by the corrected test."""
     rivals = dict[str, PairTest]()
     verdicts = dict[str, str]()
     for place, cell in enumerate(comparison.ranked[1:], 1):
@@ -65,7 +65,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
         return None
     figure, ax = _axes_with_rows(verdicts)
     intervals = "; ".join(f"{label} {claim.to_text()}" for label, claim in rivals.items())
-    figure.set_label(f"{figure.get_label()} With corrected intervals: {intervals}.")
+    figure.set_label(f"{figure.get_label()} With intervals [95% together]: {intervals}.")
     margin = comparison.rule.equal_within
     if margin is not None:
         ax.axvspan(-margin, margin, color=style.MUTED, alpha=0.15, linewidth=0)

@@ -34,7 +34,7 @@ from triptych.study import formatting
 from triptych.study.comparison import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
-from triptych.study.footnotes import caution, footnote
+from triptych.study.footnotes import footnote
 from triptych.study.panels import (
     assign_colours,
     draw_panels,
@@ -164,7 +164,6 @@ def _section(
         "columns": table_columns(comparison),
         "rows": table_rows(comparison),
         "footnote": footnote(comparison),
-        "caution": caution(comparison),
         "panels": draw_panels(comparison, palette),
         "pictures": sample_pictures(comparison),
         "measures": measure_rows(comparison),
@@ -230,7 +229,6 @@ def print_table(report: Report) -> None:
         console.print(_widest_fitting_table(study, comparison, console))
         for note in comparison.notes:
             _print_text(console, f"Note: {note}", "dim")
-        _print_text(console, caution(comparison), "dim")
     for run in study.runs:
         if run.error:
             _print_text(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)

@@ -223,7 +223,7 @@ class Study:
         runs = [run for run in self.runs if run.seed is not None and not is_trial(run)]
         used = sorted({run.seed for run in runs if run.seed is not None})
         pairs = zip(self.comparisons, self.verdicts, strict=True)
-        tried = [seeds_to_try(comparison) for comparison, verdict in pairs if not verdict.untrained]
+        tried = [seeds_to_try(comparison) for comparison, verdict in pairs if not verdict.hopeless]
         missing = max(tried, default=0) - len(used)
         if not used or missing <= 0:
             return None

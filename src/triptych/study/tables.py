@@ -38,8 +38,8 @@ SEEDS = Column("seeds", "seeds", is_text=True)
 VERDICT = Column("verdict", "verdict", is_text=True)
 DIFFERENCE = Column(
     "difference",
-    "paired difference to best [interval]",
-    "to best [interval]",
+    "paired difference to best [95% together]",
+    "to best [95% together]",
     rank=8,
 )
 P_VALUE = Column("p", "p (Holm)", rank=1)
@@ -129,8 +129,8 @@ def _difference_columns(table: MeasureTable, value_index: int) -> list[Column]:
     value = f"{table.values[value_index]:g}"
     difference = replace(
         DIFFERENCE,
-        heading=f"paired difference to best at {value} [interval]",
-        short=f"to best at {value} [interval]",
+        heading=f"paired difference to best at {value} [95% together]",
+        short=f"to best at {value} [95% together]",
     )
     return [difference, P_VALUE]
 
