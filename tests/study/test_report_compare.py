@@ -131,9 +131,10 @@ def test_repeated_run_counts_newest_only(tmp_path):
 
 
 def test_report_notes_uncontrolled_differences(tmp_path):
-    make_run(tmp_path, "x0", 1, 2.0, steps=800)
-    make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw")
+    make_run(tmp_path, "x0", 1, 2.0, steps=800, draws="blocks")
+    make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", draws="batch")
     notes = " ".join(one(tmp_path).notes)
+    assert "random numbers (for pairs by seed set draws=batch): batch and blocks." in notes
     assert "training steps: 400 and 800" in notes and "weights: ema and raw" in notes
     assert read_study([tmp_path]).question == "Which objective gives the lowest test bound?"
     run = make_run(tmp_path, "score", 1, 2.2, test=metrics(2.2, n=300))

@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.ema import EMA
-from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics_callback, item_metrics_callback
 from triptych.callbacks.tf32 import TF32
 from triptych.config.build import build
 from triptych.config.check import warm_up_warning
 from triptych.data.base import DataModule
 from triptych.errors import UserError
+from triptych.models.gradients import Gradients
 from triptych.records import Config
 from triptych.run.checkpoints import CheckpointSaver, save_checkpoint
 from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line

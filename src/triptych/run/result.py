@@ -54,6 +54,7 @@ class Result:
             run trained it.
         seconds: {"fit", "test", "samples"}.
         cost: {"memory": peak bytes, "evaluations": denoiser calls per sample}.
+        draws: the stream of random numbers of the training and the bound.
         weights, checkpoint: the reported weights and checkpoint.
         averaging: {"reported": name, "val": metrics of the other weights}.
         fingerprint, split: identify the data and their split.
@@ -86,6 +87,7 @@ class Result:
     seconds: Mapping[str, float] = _result_field(parsing.parse_floats, dict)
     cost: Mapping[str, float] = _result_field(parsing.parse_floats, dict)
     device: str = _result_field(str, "")
+    draws: str = _result_field(str, "")
     world_size: int | None = _result_field(to_int)
     weights: str = _result_field(str, "")
     checkpoint: str = _result_field(str, "")

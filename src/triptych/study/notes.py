@@ -19,6 +19,7 @@ EQUAL_FACTS = (
     ("steps", "training steps", "trainer.max_steps"),
     ("weights", "weights", "weights"),
     ("commit", "commits of the code", ""),
+    ("draws", "streams of random numbers (for pairs by seed set draws=batch)", "draws"),
     ("split", "splits of the same data into training and validation", "split"),
 )
 
