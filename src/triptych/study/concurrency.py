@@ -11,14 +11,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from triptych.errors import UserError
-from triptych.study import rounds
+from triptych.records import Config
 from triptych.study.formatting import count_noun
 
 PATIENCE = 120.0  # timeout in seconds of nvidia-smi, and of the process that counts memory
@@ -45,7 +42,7 @@ def find_card() -> Card | None:
     return None
 
 
-def count_memory(configs: Sequence[Any]) -> float | None:
+def count_memory(configs: Sequence[Config]) -> float | None:
     """Return the bytes that the largest of some runs needs on a GPU, counted in a new process.
 
     None: torch cannot use the GPU. Infinity: the memory of a run is not known.
@@ -68,11 +65,11 @@ def _last_printed_line(command: list[str], text: str) -> str:
     return printed.strip().rpartition("\n")[2]
 
 
-def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
+def set_runs_at_once(config: DictConfig, configs: Sequence[Config]) -> str:
     """Set how many runs a local sweep starts at a time, and return a line with the number.
 
-    A GPU gets as many as fit in its memory, at most ``cores``. With another launcher, or if the
-    number was typed, nothing is set and the line is "".
+    ``configs``: the settings' configurations. A GPU gets as many runs as fit in its memory, at most
+    ``cores``. With another launcher, or if the number was typed, nothing is set and the line is "".
     """
     launcher = config.hydra.launcher
     if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
@@ -83,7 +80,7 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
     card = find_card()
     if card is None:
         return f"no NVIDIA GPU here: {on_cores}"
-    memory = count_memory(_configs(config, jobs))
+    memory = count_memory(configs)
     if memory is None:
         return f"on the CPU: {on_cores}"
     launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
@@ -96,12 +93,3 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
 def fitting_runs(card: Card, memory: float, most: int) -> int:
     """Return how many runs that need ``memory`` bytes fit on a GPU at once, 1 to ``most``."""
     return max(1, min(most, int(card.free / memory)))
-
-
-def _configs(config: DictConfig, jobs: Sequence[rounds.Job]) -> list[Any]:
-    """Return each setting's resolved configuration; a refused one fails when its run starts."""
-    configs = []
-    for setting in rounds.count_runs_by_setting(jobs):
-        with suppress(UserError, HydraException, OmegaConfBaseException):
-            configs.append(rounds.resolve_cell(config, setting).config)
-    return configs
