@@ -165,7 +165,7 @@ SHARED = [  # what all cells of a sweep share is refused once, before the first
     ("train -m seed=1,2 init_from=/nope", ["init_from=/nope: no such file"]),
     ("train -m seed=1,2 measures.n=8 measures.contrastive=/nope", ["measures.contrastive=/nope: no"]),
     ("train -m data=folder data.root=/nope seed=1,2", ["data.root='/nope'"]),
-    ("train -m optimizer.lr=-1,-2,-3", ["optimizer.lr=-1"]),  # each in words of its own
+    ("train -m optimizer.lr=-1,0.1 seed=1,2,3", ["optimizer.lr=-1: ", "(3 of 6 runs)"]),
 ]  # fmt: skip
 
 SLOW = [  # these import torch

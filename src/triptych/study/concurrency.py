@@ -10,15 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.identity import has_gpu
-from triptych.errors import UserError
-from triptych.study import rounds
+from triptych.records import Config
 from triptych.study.formatting import count_noun
 
 PATIENCE = 120.0  # timeout in seconds of the process that counts memory
@@ -34,7 +31,7 @@ class Card(NamedTuple):
     needed: float  # bytes that the largest run needs; infinity if they are not known
 
 
-def find_card(configs: Sequence[Any]) -> Card | None:
+def find_card(configs: Sequence[Config]) -> Card | None:
     """Return the GPU on which a run of one device trains, as torch sees it; None without one.
 
     A new process imports torch and counts the memory of the runs with these configurations.
@@ -55,11 +52,11 @@ def find_card(configs: Sequence[Any]) -> Card | None:
     return Card("GPU", 0, math.inf)
 
 
-def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
+def set_runs_at_once(config: DictConfig, configs: Sequence[Config]) -> str:
     """Set how many runs a local sweep starts at a time, and return a line with the number.
 
-    A GPU gets as many as fit in its memory, at most ``cores``. With another launcher, or if the
-    number was typed, nothing is set and the line is "".
+    ``configs``: the settings' configurations. A GPU gets as many runs as fit in its memory, at most
+    ``cores``. With another launcher, or if the number was typed, nothing is set and the line is "".
     """
     launcher = config.hydra.launcher
     if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
@@ -67,7 +64,7 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
     on_cores = f"{count_noun(launcher.n_jobs, 'run')} at a time, a core each"
     if config.trainer.accelerator == "cpu":
         return f"on the CPU: {on_cores}"
-    card = find_card(_configs(config, jobs))
+    card = find_card(configs)
     if card is None:
         return f"no CUDA GPU here: {on_cores}"
     launcher.n_jobs = fitting_runs(card, launcher.n_jobs)
@@ -80,12 +77,3 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
 def fitting_runs(card: Card, most: int) -> int:
     """Return how many of the sweep's runs fit on a GPU at once, 1 to ``most``."""
     return max(1, min(most, int(card.free / card.needed)))
-
-
-def _configs(config: DictConfig, jobs: Sequence[rounds.Job]) -> list[Any]:
-    """Return each setting's resolved configuration; a refused one fails when its run starts."""
-    configs = []
-    for setting in rounds.count_runs_by_setting(jobs):
-        with suppress(UserError, HydraException, OmegaConfBaseException):
-            configs.append(rounds.resolve_cell(config, setting).config)
-    return configs

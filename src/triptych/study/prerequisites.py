@@ -1,55 +1,95 @@
 """Check the cells and the launcher of a sweep before anything begins."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys, warm_up_warning
+from triptych.config.explain import explain
 from triptych.config.identity import check_cores
-from triptych.errors import UserError
+from triptych.errors import Refusals, UserError
+from triptych.records import Config
 from triptych.run.inputs import check_files
 from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
+from triptych.study.formatting import count_noun
 
 
-def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> str:
-    """Raise UserError if no cell of a sweep can run, or if one of its values cannot be used.
+def check_cells(config: DictConfig, jobs: Sequence[Sequence[str]], has_begun: bool) -> list[Config]:
+    """Return the resolved configuration of each setting of a sweep.
 
-    Each value is tested in the first cell that has it. A cell whose values contradict one another
-    fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
-
-    Return the first warning that the whole training of a cell is warm-up, or "". The run itself
-    writes the warning only to its ``train.log``.
+    UserError: some runs cannot start; it has a line for each cause. ``has_begun``: whether a run
+    has a result or a checkpoint.
     """
-    known, warning = set[str](), ""
-    for job in jobs:
-        if not known.issuperset(job):
-            cell = rounds.compose_cell(config, job)
-            check_keys(cell, cell.hydra)
-            known.update(job)
-            warmup = cell.lr_schedule.get("warmup_steps", 0)
-            warning = warning or warm_up_warning(warmup, cell.trainer.max_steps or math.inf)
-    _check_any_resolves(config, jobs, has_begun)
+    composer = rounds.Composer(config)
+    configs, causes = _resolve(composer, rounds.count_runs_by_setting(jobs), has_begun)
+    if not causes:
+        _, causes = _resolve(composer, _count_runs_by_seed(jobs), has_begun)
+    if causes:
+        raise Refusals(_refusal_lines(causes, len(jobs)))
     check_files(config, rounds.varied_keys(config))
-    return warning
+    return configs
 
 
-def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
-    """Raise the first cell's error if the configuration of no cell can be resolved."""
-    refusals: list[Exception] = []
-    for job in jobs:
+def _resolve(
+    composer: rounds.Composer, counts: Mapping[rounds.Setting, int], has_begun: bool
+) -> tuple[list[Config], Counter[str]]:
+    """Return configurations, and the number of runs with each cause why one is refused.
+
+    ``counts``: {overrides: the number of runs for which they stand}.
+    """
+    configs = []
+    causes = Counter[str]()
+    for overrides, count in counts.items():
         try:
-            request = rounds.resolve_cell(config, job)
+            cell = composer.compose(overrides)
+            check_keys(cell, cell.hydra)
+            resolved = rounds.resolve_cell(cell).config
             if not has_begun:
-                check_init_from(request.config)
-            return
+                check_init_from(resolved)
+            configs.append(resolved)
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            refusals.append(error)
-    if refusals:
-        raise refusals[0]
+            cause = str(error) if isinstance(error, UserError) else explain(error, "train")
+            causes[cause] += count
+    return configs, causes
+
+
+def _count_runs_by_seed(jobs: Sequence[Sequence[str]]) -> Counter[rounds.Setting]:
+    """Count the runs of each seed, by the overrides of the first of them."""
+    first: dict[str, rounds.Setting] = {}
+    counts = Counter[rounds.Setting]()
+    for job in jobs:
+        seed = ",".join(override for override in job if override.startswith("seed="))
+        counts[first.setdefault(seed, tuple(job))] += 1
+    return counts
+
+
+def _refusal_lines(causes: Counter[str], n_runs: int) -> list[str]:
+    """Return a line for each cause, with the number of runs unless it is that of all runs."""
+    lines = []
+    for cause, count in causes.most_common():
+        if count == n_runs:
+            lines.append(cause)
+        else:
+            lines.append(f"{cause} ({count} of {count_noun(n_runs, 'run')})")
+    return lines
+
+
+def warm_up_line(configs: Sequence[Config]) -> str:
+    """Return a warning if the whole training of a setting is warm-up, else "".
+
+    The run itself writes the warning only to its ``train.log``.
+    """
+    for config in configs:
+        warmup = config["lr_schedule"].get("warmup_steps", 0)
+        warning = warm_up_warning(warmup, config["trainer"]["max_steps"] or math.inf)
+        if warning:
+            return warning
+    return ""
 
 
 def probe_jobs(config: DictConfig) -> list[list[str]]:
