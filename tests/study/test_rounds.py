@@ -56,6 +56,7 @@ def master():
         ["objective/loss=p2", "experiment=ring", "trainer.max_steps=7"],
         ["seed=4", "+data.more=b", "~callbacks.ema"],
         ["+callbacks.more={a:1}", "callbacks.more.a=2"],
+        ["callbacks.ema.decay=0.5", "~callbacks.ema"],
         ["objective=nope", "seed=1"],
         ["objective=v", "optimizer.lrr=1"],
         ["denoiser.network.width=[", "seed=1"],

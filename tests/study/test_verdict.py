@@ -308,9 +308,9 @@ def test_nine_runs_that_failed_for_one_reason_show_reason_and_retry_first(tmp_pa
             failed(tmp_path, objective, seed, reason)
     study = recorded(tmp_path, expected=9)
     assert study.answer == "9 of 9 runs failed; no run has reported a test bound."
-    assert study.failure == f"9 of 9 failed runs: {reason}"
+    assert list(map(str, study.failures)) == [f"9 of 9 runs failed: {reason}"]
     first = write_report(tmp_path).html.read_text().partition('<p class="answer">')[0]
-    assert f"9 of 9 failed runs: {reason}" in first and "retry=true</code>" in first
+    assert f"9 of 9 runs failed: {reason}" in first and "retry=true</code>" in first
 
 
 def test_next_step_is_empty_for_runs_without_seed(tmp_path):

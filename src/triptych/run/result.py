@@ -171,6 +171,11 @@ class Result:
             return math.nan
         return self.test[self.measure].mean
 
+    @property
+    def cause(self) -> str:
+        """The error without the step at which the run diverged: equal for runs of one cause."""
+        return self.error.removeprefix(f"diverged at step {self.step}: ")
+
     def figure(self, path: str) -> float | None:
         """Return a number by its path, such as ``val.bpd.mean``; None if it is missing.
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from triptych.study import style
 from triptych.study.cells import MeasureTable, PairTest
 from triptych.study.comparison import Comparison
-from triptych.study.formatting import common_decimals, format_number, plus_minus
+from triptych.study.formatting import common_decimals, format_number, plus_minus, shorten
 from triptych.study.statistics import outlying_labels
 from triptych.study.style import (
     ARROW,
@@ -26,7 +26,6 @@ from triptych.study.style import (
     mark_beyond,
     new_axes,
     run_gid,
-    shorten,
     side_beyond,
 )
 from triptych.study.tables import difference_entries

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -26,57 +26,29 @@ def check_cells(config: DictConfig, jobs: Sequence[Sequence[str]], has_begun: bo
     has a result or a checkpoint.
     """
     composer = rounds.Composer(config)
-    configs, causes = _resolve(composer, rounds.count_runs_by_setting(jobs), has_begun)
-    if not causes:
-        _, causes = _resolve(composer, _count_runs_by_seed(jobs), has_begun)
-    if causes:
-        raise Refusals(_refusal_lines(causes, len(jobs)))
-    check_files(config, rounds.varied_keys(config))
-    return configs
-
-
-def _resolve(
-    composer: rounds.Composer, counts: Mapping[rounds.Setting, int], has_begun: bool
-) -> tuple[list[Config], Counter[str]]:
-    """Return configurations, and the number of runs with each cause why one is refused.
-
-    ``counts``: {overrides: the number of runs for which they stand}.
-    """
+    settings = rounds.count_runs_by_setting(jobs)
     configs = []
     causes = Counter[str]()
-    for overrides, count in counts.items():
+    for setting, count in settings.items():
         try:
-            cell = composer.compose(overrides)
+            cell = composer.compose(setting)
             check_keys(cell, cell.hydra)
             resolved = rounds.resolve_cell(cell).config
             if not has_begun:
                 check_init_from(resolved)
             configs.append(resolved)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            cause = str(error) if isinstance(error, UserError) else explain(error, "train")
-            causes[cause] += count
-    return configs, causes
-
-
-def _count_runs_by_seed(jobs: Sequence[Sequence[str]]) -> Counter[rounds.Setting]:
-    """Count the runs of each seed, by the overrides of the first of them."""
-    first: dict[str, rounds.Setting] = {}
-    counts = Counter[rounds.Setting]()
-    for job in jobs:
-        seed = ",".join(override for override in job if override.startswith("seed="))
-        counts[first.setdefault(seed, tuple(job))] += 1
-    return counts
-
-
-def _refusal_lines(causes: Counter[str], n_runs: int) -> list[str]:
-    """Return a line for each cause, with the number of runs unless it is that of all runs."""
-    lines = []
-    for cause, count in causes.most_common():
-        if count == n_runs:
-            lines.append(cause)
-        else:
-            lines.append(f"{cause} ({count} of {count_noun(n_runs, 'run')})")
-    return lines
+        except UserError as error:
+            causes[str(error)] += count
+        except (HydraException, OmegaConfBaseException) as error:
+            causes[explain(error, "train")] += count
+    if causes:
+        total = count_noun(len(jobs), "run")
+        raise Refusals([f"{cause} ({n} of {total})" for cause, n in causes.most_common()])
+    for seed in dict.fromkeys(override for job in jobs for override in job):
+        if seed.startswith("seed="):
+            rounds.resolve_cell(composer.compose([*next(iter(settings)), seed]))
+    check_files(config, rounds.varied_keys(config))
+    return configs
 
 
 def warm_up_line(configs: Sequence[Config]) -> str:

@@ -97,8 +97,6 @@ class Composer:
     def compose(self, job: Sequence[str]) -> DictConfig:
         """Return the configuration of the run with these overrides, as ``compose_cell`` does."""
         values = [override for override in job if _sets_value(override)]
-        if any(override.startswith(("+", "~")) for override in job):
-            values = []  # The order of added or deleted keys and of values in them matters.
         choices = tuple(override for override in job if override not in values)
         if choices not in self.composed:
             self.composed[choices] = compose_cell(self.config, choices)
@@ -113,9 +111,8 @@ class Composer:
 
 
 def _sets_value(override: str) -> bool:
-    """Return whether an override sets a value, and does not choose a file of a group."""
-    key = override_key(override)
-    return "/" not in key and "@" not in key and not group_choices(key)
+    """Return whether an override sets a value, and does not choose a file, add or delete a key."""
+    return not override.startswith(("+", "~")) and not group_choices(override_group(override))
 
 
 def resolve_cell(cell: DictConfig) -> Request:

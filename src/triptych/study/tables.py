@@ -40,7 +40,7 @@ DIFFERENCE = Column(
     "difference",
     "paired difference to best [95% together]",
     "to best [95% together]",
-    rank=8,
+    rank=9,
 )
 P_VALUE = Column("p", "p (Holm)", rank=1)
 TERMS = (
@@ -48,7 +48,7 @@ TERMS = (
     Column("reconstruction", "reconstruction", "recon.", rank=3),
     Column("diffusion", "diffusion", "diff.", rank=4),
 )
-GAP = Column("gap", "gap to entropy")
+GAP = Column("gap", "gap to entropy", rank=8)
 # Other metrics of test items. They never replace the bound.
 OTHER_ITEM_METRICS = (
     Column("iw", "importance-weighted", rank=5),
@@ -130,7 +130,7 @@ def _difference_columns(table: MeasureTable, value_index: int) -> list[Column]:
     difference = replace(
         DIFFERENCE,
         heading=f"paired difference to best at {value} [95% together]",
-        short=f"to best at {value} [95% together]",
+        short=f"to best at {value}\n[95% together]",
     )
     return [difference, P_VALUE]
 

@@ -145,20 +145,20 @@ def lost_seeds_sentence(comparison: Comparison) -> str:
 
     As in "x0 diverged with 3 of 5 seeds: only the other seeds count."
     """
-    partly = list[str]()
-    fully = list[str]()
+    partly: dict[str, list[str]] = {}  # {how the seeds ended: settings}
+    fully: dict[str, list[str]] = {}
     for cell in comparison.all_cells:
         lost = partly if cell.runs else fully
         for status in ("diverged", "failed"):
             n = len(cell.seeds_ended_as(status))
             if n:
-                seeds = count_noun(len(cell.seeds), "seed")
-                lost.append(f"{cell.label} {status} with {n} of {seeds}")
+                end = f"{status} with {n} of {count_noun(len(cell.seeds), 'seed')}"
+                lost.setdefault(end, []).append(cell.label)
     sentences = []
-    if fully:
-        sentences.append(f"{join_names(fully)}: no figures.")
-    if partly:
-        sentences.append(f"{join_names(partly)}: only the other seeds count.")
+    for lost, effect in ((fully, "no figures"), (partly, "only the other seeds count")):
+        ends = [f"{_names_or_count(labels)} {end}" for end, labels in lost.items()]
+        if ends:
+            sentences.append(f"{join_names(ends)}: {effect}.")
     return " ".join(sentences)
 
 
