@@ -6,6 +6,7 @@ sigma)`` with ``gamma = log(sigma^2 / alpha^2)``.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,19 +23,6 @@ def expand_like(value: Tensor, like: Tensor) -> Tensor:
     return (
         value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
     )
-
-
-class GridGamma(Tensor):
-    """A gamma () of a sampler's grid that carries alpha and sigma, both (), of a process.
-
-    It is a tensor, so that guidance and denoisers pass it on like any gamma. ``Process.scales``
-    reads what it carries.
-    """
-
-    process: "Process"
-    scales: tuple[Tensor, Tensor]
-    # Operations return plain tensors, as those on ``nn.Parameter`` do.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch does
 
 
 class Process(ABC):
@@ -54,21 +42,23 @@ class Process(ABC):
 
     def scales(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``alpha_sigma(gamma)``; a gamma of this process's ``grid`` carries it already."""
-        if isinstance(gamma, GridGamma) and gamma.process is self:
-            return gamma.scales
-        return self.alpha_sigma(gamma)
+        known: tuple[Process, tuple[Tensor, Tensor]] | None = getattr(gamma, "known_scales", None)
+        if known is None or known[0] is not self:
+            return self.alpha_sigma(gamma)
+        return known[1]
 
-    def grid(self, gammas: Tensor) -> list[GridGamma]:
-        """Return the gammas (n,) one by one; their scales are computed here, for all at once."""
+    def grid(self, gammas: Tensor) -> Sequence[Tensor]:
+        """Return the gammas (n,) one by one; their scales are computed here, for all at once.
+
+        Each carries its scales as an attribute, so that guidance passes them on to the denoiser.
+        """
         # A CPU's vector instructions round differently. They start at 16 numbers; in parts of 15
         # the scales equal those of a single gamma to the last digit.
         scales = [self.alpha_sigma(part) for part in gammas.split(15)]
         alphas, sigmas = (torch.cat(parts).unbind() for parts in zip(*scales, strict=True))
-        levels = []
-        for gamma, alpha, sigma in zip(gammas.unbind(), alphas, sigmas, strict=True):
-            level = gamma.as_subclass(GridGamma)
-            level.process, level.scales = self, (alpha, sigma)
-            levels.append(level)
+        levels = gammas.unbind()
+        for level, alpha, sigma in zip(levels, alphas, sigmas, strict=True):
+            level.known_scales = self, (alpha, sigma)  # type: ignore[attr-defined]  # a new name
         return levels
 
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
