@@ -11,6 +11,7 @@ from triptych.config.check import check_keys, warm_up_warning
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
 from triptych.run.inputs import check_files
+from triptych.run.processes import check_cpu_processes
 from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
 
@@ -21,8 +22,8 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
     Each value is tested in the first cell that has it. A cell whose values contradict one another
     fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
 
-    Return the first warning that the whole training of a cell is warm-up, or "". The run itself
-    writes the warning only to its ``train.log``.
+    Return the first warning that a cell has more processes than cores, or that its whole training
+    is warm-up, or "". The run itself writes the warning only to its ``train.log``.
     """
     known, warning = set[str](), ""
     for job in jobs:
@@ -30,7 +31,12 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
             cell = rounds.compose_cell(config, job)
             check_keys(cell, cell.hydra)
             known.update(job)
+            processes = ""
+            if not uses_slurm(config):  # its nodes have other cores
+                trainer = cell.trainer
+                processes = check_cpu_processes(trainer.devices, trainer.accelerator)
             warmup = cell.lr_schedule.get("warmup_steps", 0)
+            warning = warning or processes
             warning = warning or warm_up_warning(warmup, cell.trainer.max_steps or math.inf)
     _check_any_resolves(config, jobs, has_begun)
     check_files(config, rounds.varied_keys(config))
