@@ -135,6 +135,8 @@ OWN = [
     ("train +data.=1", ["+data.=1: must be KEY=VALUE"]),
     ("train cores=1000", ["cores=1000: must be 1 to", "CPU cores"]),
     ("train -m cores=1000 seed=1,2", ["cores=1000: must be 1 to", "CPU cores"]),
+    ("train trainer=ddp_sim trainer.devices=10000", ["trainer.devices=10000: 10000 processes", "CPU cores"]),
+    ("train -m trainer=ddp_sim trainer.devices=1,10000", ["trainer.devices=10000: 10000 processes", "CPU cores"]),
     ("evaluate ckpt=x threads=1000", ["threads=1000: must be 1 to", "CPU cores"]),
     ("evaluate ckpt=x repeats=99999999999999999999", ["repeats=99999999999999999999", "from 1 to 1000000"]),
     ("train hydra.run.dir={mine}/several", ["hydra.run.dir={mine}/several: holds runs; choose a directory"]),

@@ -14,6 +14,7 @@ from triptych.config.identity import check_cores
 from triptych.errors import Refusals, UserError
 from triptych.records import Config
 from triptych.run.inputs import check_files
+from triptych.run.processes import check_cpu_processes
 from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
 from triptych.study.formatting import count_noun
@@ -36,6 +37,7 @@ def check_cells(config: DictConfig, jobs: Sequence[Sequence[str]], has_begun: bo
             resolved = rounds.resolve_cell(cell).config
             if not has_begun:
                 check_init_from(resolved)
+            _processes_line(config, resolved)
             configs.append(resolved)
         except UserError as error:
             causes[str(error)] += count
@@ -51,17 +53,26 @@ def check_cells(config: DictConfig, jobs: Sequence[Sequence[str]], has_begun: bo
     return configs
 
 
-def warm_up_line(configs: Sequence[Config]) -> str:
-    """Return a warning if the whole training of a setting is warm-up, else "".
+def first_warning(config: DictConfig, configs: Sequence[Config]) -> str:
+    """Return a warning if a setting has more processes than cores or trains in warm-up alone.
 
-    The run itself writes the warning only to its ``train.log``.
+    It is "" if there is none. The run itself writes the warning only to its ``train.log``.
     """
-    for config in configs:
-        warmup = config["lr_schedule"].get("warmup_steps", 0)
-        warning = warm_up_warning(warmup, config["trainer"]["max_steps"] or math.inf)
+    for resolved in configs:
+        warmup = resolved["lr_schedule"].get("warmup_steps", 0)
+        warning = _processes_line(config, resolved) or warm_up_warning(
+            warmup, resolved["trainer"]["max_steps"] or math.inf
+        )
         if warning:
             return warning
     return ""
+
+
+def _processes_line(config: DictConfig, resolved: Config) -> str:
+    """Return ``check_cpu_processes`` of a setting; "" with SLURM, whose nodes have other cores."""
+    if uses_slurm(config):
+        return ""
+    return check_cpu_processes(resolved["trainer"]["devices"], resolved["trainer"]["accelerator"])
 
 
 def probe_jobs(config: DictConfig) -> list[list[str]]:

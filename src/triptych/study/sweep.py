@@ -39,9 +39,9 @@ from triptych.study.papers.paper import claim_entries, set_scale
 from triptych.study.prerequisites import (
     check_cells,
     check_launcher,
+    first_warning,
     probe_jobs,
     uses_slurm,
-    warm_up_line,
 )
 from triptych.study.sweep_command import check_command, name_directory
 from triptych.study.sweep_plan import (
@@ -112,7 +112,7 @@ class SweepHook(Callback):
             if new or not self.cells:
                 jobs = [*new.values()] or probe_jobs(config)
                 configs = check_cells(config, jobs, self._has_begun() and not config.force)
-                warning = warm_up_line(configs)
+                warning = first_warning(config, configs)
                 concurrency = set_runs_at_once(config, configs)
             if not rounds.is_adaptive(config):
                 self.reserve(new)
