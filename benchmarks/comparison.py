@@ -13,10 +13,8 @@ import sys
 from itertools import combinations
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.seed_range import claim_power, critical_limits
 from triptych.study.statistics import MeanError, crossed_mean_error, holm, mean_squares
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
@@ -182,35 +180,10 @@ def until_decided(random):
             print(f"| {ratio:g} | {claimed / DRAWS:.2%} | {naive / DRAWS:.2%} |", flush=True)
 
 
-def announced_power(random):
-    print("\npower where 80% is announced, at 5% and at 0.5%")
-    for s in (3, 5, 10):
-        for ratio in (0.3, 3.0, 1e6):
-            by_seed, by_item = 3 * ratio / (1 + ratio) / s, 1 / (1 + ratio)
-            row = []
-            for alpha in (0.05, 0.005):
-                truth = MeanError(by_seed, s - 1, by_item, ITEMS)
-                limits = critical_limits(truth, alpha)
-                difference = brentq(
-                    lambda d, truth=truth, limits=limits: claim_power(d, truth, *limits) - 0.8,
-                    0,
-                    100 * (truth.of_seeds + truth.of_items) ** 0.5,
-                    xtol=1e-9,
-                )
-                hits = 0
-                assert abs(claim_power(difference, truth, *limits) - 0.8) < 1e-6
-                for _ in range(DRAWS // BATCH):
-                    mean, a, b, _ = estimates(difference + table(random, (BATCH,), s, ratio, 0.0))
-                    hits += (MeanError(a, s - 1, b, ITEMS).p(mean) <= alpha).sum()
-                row.append(f"{hits / DRAWS:.1%}")
-            print(f"| {s} | {ratio:g} | " + " | ".join(row), flush=True)
-
-
 if __name__ == "__main__":
     generator = np.random.default_rng(2026)
     print(f"{DRAWS} draws")
     coverage(generator)
-    announced_power(generator)
     false_claims(generator)
     until_decided(np.random.default_rng(2027))
     grouped_items(np.random.default_rng(2028))

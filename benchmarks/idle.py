@@ -285,8 +285,6 @@ def attach(watch: Stopwatch, model: Diffusion, trainer: pl.Trainer) -> None:
         name = type(callback).__name__
         if name == "EMA":
             watch.attach(callback, "on_train_batch_end", "EMA")
-        if name == "Gradients":
-            watch.attach(callback, "on_before_optimizer_step", "clipping")
     watch.attach(model, "configure_gradient_clipping", "clipping")
     watch.attach(model, "optimizer_zero_grad", "AdamW")
     for name in ("_log_step", "log"):

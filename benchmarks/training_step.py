@@ -34,6 +34,7 @@ from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.models.diffusion import Diffusion
+from triptych.models.gradients import Gradients
 from triptych.models.lr_schedule import Cosine
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
@@ -42,6 +43,7 @@ from triptych.run.metrics import MetricsCsv
 from triptych.run.stopping import Stop
 from triptych.run.trainer import NoProfiler
 
+CLIP = 1.0  # norm at which gradients are clipped
 CASES = {
     "digits network, 0.1M, 64 x 1x8x8": (
         lambda: ResNet((1, 8, 8), spacing=0.125),
@@ -95,7 +97,7 @@ def fit(model, callbacks, logger, batches, steps, warmup) -> float:
             max_steps=steps + warmup,
             max_epochs=-1,
             accelerator="cpu",
-            gradient_clip_val=1.0,
+            gradient_clip_val=CLIP,
             log_every_n_steps=20,
             callbacks=[*callbacks, clock],
             logger=logger and MetricsCsv(Path(folder) / "metrics.csv", time.monotonic),
@@ -140,7 +142,7 @@ def ours(network, batches, shape, levels, steps, warmup) -> float:
         repeats=1,
         val_repeats=1,
     )
-    return fit(model, [EMA(others=[0.1]), Stop()], True, batches, steps, warmup)
+    return fit(model, [EMA(others=[0.1]), Gradients(CLIP), Stop()], True, batches, steps, warmup)
 
 
 def loss_of(network, x):
@@ -166,7 +168,7 @@ def bare(network, batches, shape, steps, warmup) -> float:
         loss = loss_of(network, batch.x)
         made.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         made.step()
     raise AssertionError("the batches are endless")
 

@@ -17,9 +17,9 @@ class Midpoint(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         half = 0.5 * (at.gamma_t + at.gamma_s)
-        between = at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(half))
+        between = at.guess(z, at.gamma_t).at(*at.scales(half))
         slope = at.guess(between, half).epsilon
-        (alpha_t, _), (alpha_s, _) = map(at.process.alpha_sigma, (at.gamma_t, at.gamma_s))
+        (alpha_t, _), (alpha_s, _) = map(at.scales, (at.gamma_t, at.gamma_s))
         return alpha_s * (
             z / alpha_t + (torch.exp(at.gamma_s / 2) - torch.exp(at.gamma_t / 2)) * slope
         )

@@ -1,6 +1,7 @@
 """Exceptions whose messages are written for the user."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from triptych.terminal import as_one_line
@@ -19,6 +20,17 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(as_one_line(message))
+
+
+class Refusals(UserError):
+    """Several refusals, each in a line of its own."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__(" ".join(lines))
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n       ".join(map(as_one_line, self.lines))  # aligned behind "error: "
 
 
 class DataError(UserError):

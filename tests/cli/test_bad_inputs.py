@@ -135,6 +135,8 @@ OWN = [
     ("train +data.=1", ["+data.=1: must be KEY=VALUE"]),
     ("train cores=1000", ["cores=1000: must be 1 to", "CPU cores"]),
     ("train -m cores=1000 seed=1,2", ["cores=1000: must be 1 to", "CPU cores"]),
+    ("train trainer=ddp_sim trainer.devices=10000", ["trainer.devices=10000: 10000 processes", "CPU cores"]),
+    ("train -m trainer=ddp_sim trainer.devices=1,10000", ["trainer.devices=10000: 10000 processes", "CPU cores"]),
     ("evaluate ckpt=x threads=1000", ["threads=1000: must be 1 to", "CPU cores"]),
     ("evaluate ckpt=x repeats=99999999999999999999", ["repeats=99999999999999999999", "from 1 to 1000000"]),
     ("train hydra.run.dir={mine}/several", ["hydra.run.dir={mine}/several: holds runs; choose a directory"]),
@@ -165,7 +167,7 @@ SHARED = [  # what all cells of a sweep share is refused once, before the first
     ("train -m seed=1,2 init_from=/nope", ["init_from=/nope: no such file"]),
     ("train -m seed=1,2 measures.n=8 measures.contrastive=/nope", ["measures.contrastive=/nope: no"]),
     ("train -m data=folder data.root=/nope seed=1,2", ["data.root='/nope'"]),
-    ("train -m optimizer.lr=-1,-2,-3", ["optimizer.lr=-1"]),  # each in words of its own
+    ("train -m optimizer.lr=-1,0.1 seed=1,2,3", ["optimizer.lr=-1: ", "(3 of 6 runs)"]),
 ]  # fmt: skip
 
 SLOW = [  # these import torch
@@ -239,7 +241,7 @@ def test_a_key_of_a_swept_choice_is_typed_as_its_answer_says(mine):
     ]
     refusal, accepted = answers(commands, mine)
     assert refusal["err"].endswith(
-        "(in a sweep over denoiser, type 'denoiser.network.heads=choice(2)')\n"
+        "(in a sweep over denoiser, type 'denoiser.network.heads=choice(2)') (2 of 2 runs)\n"
     )
     assert [refusal["code"], accepted["code"]] == [1, "begun"]
 

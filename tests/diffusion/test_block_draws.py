@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_leaves
 from triptych.diffusion.block_draws import BLOCK, STREAMS
 from triptych.diffusion.condition import Condition, drop_parts
 from triptych.diffusion.draws import StepShare, Stream, evaluation_draw, hash_seed
+from triptych.diffusion.likelihood import Likelihood
+from triptych.diffusion.schedule import Linear
 
 from .steps import CPU
 from .test_draws import evenly_spread
@@ -161,8 +163,12 @@ def test_a_process_draws_its_own_items_however_many_there_are(items):
         assert items % BLOCK or {*drawn} == {items}
 
 
-def test_no_step_draw_is_made_on_another_device():
+def test_no_draw_is_made_on_another_device():
     index = torch.arange(3)
+    likelihood = Likelihood(Linear(-6, 4), probes=2, dequantisation="uniform", levels=5)
     with Count():
         draws_on_device(share(30, 1, 3, device=META))
         draws.evaluation_noise(index, 3, 1, META)((3, *SHAPE))
+        x = torch.zeros(3, *SHAPE, device=META)
+        place = draws.place(META)
+        likelihood._noise(x, index, place), likelihood._probes(x, index, place)

@@ -9,6 +9,7 @@ from torch import nn
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output, level_centres
+from triptych.diffusion.draws import Stream, hash_seed
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import (
@@ -55,6 +56,18 @@ def test_hutchinson_error_matches_stderr_and_falls_with_probes():
         assert figures[0] > 1.6 * figures[1]  # the expected ratio is 2
     # This is the stated error.
     assert errors[1] == pytest.approx(stderrs[1] * math.sqrt(2 / math.pi), rel=0.2)
+
+
+def test_probes_and_noise_follow_from_seed_and_item():
+    x, index, cpu = torch.zeros(2, 3), torch.tensor([7, 4]), torch.device("cpu")
+    likelihood = Likelihood(WIDE, probes=5, dequantisation="uniform", levels=5, seed=2)
+    probes, noise = likelihood._probes(x, index, cpu), likelihood._noise(x, index, cpu)
+    for row, item in enumerate(index.tolist()):
+        draw = torch.Generator().manual_seed(hash_seed(2, Stream.PROBES, item))
+        signs = 2.0 * torch.randint(0, 2, (5, 3), generator=draw) - 1
+        assert torch.equal(probes[:, row], signs)
+        draw = torch.Generator().manual_seed(hash_seed(2, Stream.DEQUANTISATION, item))
+        assert torch.equal(noise[row], torch.rand(3, generator=draw, dtype=torch.float64))
 
 
 def test_likelihood_tolerance_holds_for_each_item_of_batch():

@@ -59,6 +59,19 @@ def test_alpha_sigma_is_accurate_in_float32(name):
         assert ((ours.double() / exact - 1).abs() < U * (6 + gamma.abs())).all()
 
 
+@every
+def test_gammas_of_a_grid_carry_the_scales_of_a_single_gamma(name):
+    process, gammas = PROCESSES[name], torch.linspace(-15, 10, 40)
+    for gamma, level in zip(gammas, process.grid(gammas), strict=True):
+        assert process.scales(level) == process.alpha_sigma(gamma)
+        assert process.scales(level) is process.scales(level)
+
+
+def test_gamma_of_another_process_has_own_scales():
+    (level,) = VariancePreserving().grid(torch.tensor([0.5]))
+    assert Rectified().scales(level) == Rectified().alpha_sigma(torch.tensor(0.5))
+
+
 def test_probability_flow_and_diffusion_loss_agree_between_processes():
     """The probability flow in data units, z / alpha, is one curve, and the loss depends on gamma
     alone."""

@@ -10,7 +10,9 @@ import torch
 
 from triptych.diffusion.betas import Betas
 from triptych.diffusion.condition import Condition
+from triptych.diffusion.guidance import ClassifierFree
 from triptych.diffusion.measures import mode_fractions, sliced_wasserstein
+from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import (
     DDIM,
     EDM,
@@ -391,6 +393,26 @@ def test_sampler_depends_on_generator_only_and_path_is_not_overwritten(name):
     ]
     assert len(copies) == 4
     assert all(torch.equal(z, copy) for z, copy in copies)
+
+
+class Counting(VariancePreserving):
+    """A process that counts the single gammas whose scales it computes."""
+
+    single = 0
+
+    def alpha_sigma(self, gamma):
+        self.single += gamma.ndim == 0
+        return super().alpha_sigma(gamma)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "edm"])
+def test_steps_and_guided_denoisers_do_not_compute_the_grid_s_scales_anew(name):
+    process = Counting()
+    guided = ClassifierFree(oracle(ring(), process), 2.0, interval=(-4.0, 4.0))
+    condition = Condition(label=torch.arange(6))
+    gammas = torch.linspace(5.0, -6.0, 5)
+    *_, last = EVERY[name](4).path(DynamicThreshold(guided), gammas, torch.ones(6, 2), condition)
+    assert last.isfinite().all() and process.single == 0
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm_solver"])

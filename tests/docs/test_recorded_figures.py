@@ -264,13 +264,16 @@ def test_words_on_endpoints_follow_from_their_table():
     assert f"{words} {near:.3f} at -7".replace(" 0.", " .") in text
 
 
-def test_misses_of_intervals_are_the_recorded_ones():
+def test_misses_and_forecasts_of_intervals_are_the_recorded_ones():
     recorded = record("benchmarks/results/intervals.json")["figures"]
-    single, together = zip(*recorded["missed, one and any"].values(), strict=True)
-    text = " ".join(page("comparing.md").split())
-    shown = f"misses in {min(single):.1%} to {max(single):.1%} of reports, and any of the ten in"
-    assert f"{shown} {min(together):.1%} to {max(together):.1%}:" in text
-    assert f"{recorded['draws']:,} draws" in text
+    text = page("comparing.md")
+    assert f"{recorded['draws']:,} draws" in " ".join(text.split())
+    for shares in recorded["a miss"].values():
+        assert " | ".join(f"{share:.1%}" for share in shares) in text
+    wider = [100 * share for share, _, _ in recorded["wider, 10%, 90%"].values()]
+    assert f"{min(wider):.0f}% to {max(wider):.0f}% of those" in text
+    for _, low, high in recorded["wider, 10%, 90%"].values():
+        assert f"| {low:.1f} to {high:.1f} |" in text
 
 
 DENOISERS = {"with an exact denoiser": ("exact", "identity"), "of trained networks": ("trained",)}

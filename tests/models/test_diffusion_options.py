@@ -7,6 +7,7 @@ from tests.diffusion.oracles import network
 from tests.diffusion.steps import training_draw
 from tests.lightning import trainer
 from triptych.data.mixture import Ring
+from triptych.diffusion.block_draws import STREAMS
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.decoder import GaussianDensity
@@ -108,7 +109,14 @@ def test_pinned_schedule_trains_interior_without_weight_decay(data, tmp_path):
         assert torch.equal(p, start[name]) == (name in ends)
 
 
-def test_likelihood_is_reported_for_likelihood_items(data, tmp_path):
+def test_likelihood_is_reported_for_likelihood_items(data, tmp_path, monkeypatch):
+    call, streams = Likelihood.__call__, set()
+
+    def recorded(self, *arguments):
+        streams.add(arguments[-1])
+        return call(self, *arguments)
+
+    monkeypatch.setattr(Likelihood, "__call__", recorded)
     schedule = Linear(-8.0, 6.0)
     model = make(
         data, schedule, likelihood=Likelihood(schedule, tolerance=1e-4), likelihood_items=120
@@ -120,7 +128,9 @@ def test_likelihood_is_reported_for_likelihood_items(data, tmp_path):
         fit.test(model, dataloaders=data.eval_dataloader(split), verbose=False)
         return model.accounting.compute()
 
+    model.random = STREAMS["blocks"]
     test = account("test")
+    assert streams == {STREAMS["blocks"]}, "drawn where the model draws"
     ode, found = test.figures["nats_per_dim_ode"], test.figures
     assert ode["n"] == 120 and found["nats_per_dim"]["n"] == 300
     # The ODE's figure is paired with the bound of its own items, and its parts sum to it.

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from triptych.callbacks.ema import EMA
-from triptych.callbacks.gradients import Gradients
 from triptych.data.batch import Batch
 from triptych.data.mixture import Ring
 from triptych.diffusion import loss as losses
@@ -28,6 +28,7 @@ from triptych.diffusion.times import Adaptive, Importance, LogNormal
 from triptych.models.classifier import Classifier
 from triptych.models.denoiser_model import level_edges
 from triptych.models.diffusion import Diffusion
+from triptych.models.gradients import Gradients
 from triptych.models.latent import VAE, HierarchicalVAE
 from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.models.oracle import OracleModel
@@ -203,13 +204,16 @@ def test_callbacks_run_on_meta_device():
     told = {}
     model.log = lambda name, value, **_: told.update({name: value.device})
     average, gradients, stop = EMA(others=(0.1,)), Gradients(clip=1.0), Stop()
-    trainer = SimpleNamespace(**vars(model._trainer), max_steps=10)
+    clipped = {"precision_plugin": Precision(), "scaler": None, "callbacks": [gradients]}
+    trainer = SimpleNamespace(**vars(model._trainer) | clipped, max_steps=10)
+    model._trainer = trainer
     average.on_fit_start(trainer, model)
     average.on_train_start(trainer, model)
     gradients.on_train_start(trainer, model)
     loss = model.training_step(batch(), 0)
     loss.backward()
-    gradients.on_before_optimizer_step(trainer, model, None)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.configure_gradient_clipping(optimizer, 1.0)
     trainer.global_step += 1
     average.on_train_batch_end(trainer, model)
     stop.on_train_batch_end(trainer, model, {"loss": loss})

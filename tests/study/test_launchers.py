@@ -1,6 +1,8 @@
 """Launchers: their arguments, and the same sweep with each of them."""
 
+import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -12,13 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.run.commands import command, end
+from triptych.config import identity
 from triptych.config.compose import compose_command
 from triptych.config.identity import cores
 from triptych.errors import UserError
 from triptych.run.request import resolve
 from triptych.study import concurrency
-from triptych.study.concurrency import Card, count_memory, find_card, fitting_runs
-from triptych.study.plan import CONTEXT, count_network_cost, run_memory
+from triptych.study.concurrency import Card, find_card, fitting_runs
+from triptych.study.plan import answer, count_network_cost, run_memory
 from triptych.study.prerequisites import check_launcher
 
 
@@ -40,24 +43,11 @@ def test_local_launcher_runs_one_job_per_core_with_one_thread(inside, monkeypatc
 
 
 GIB = 2**30
-H100 = Card("NVIDIA H100 80GB HBM3", 79 * GIB)
 SWEEP = ["-m", "hydra/launcher=local", "cores=6", "name=s", "seed=1,2"]
 
 
-@pytest.fixture
-def planted(monkeypatch):
-    """Return a function that plants a GPU and the memory of a run, and lists what joblib starts."""
-
-    def plant(card, memory):
-        launched = []
-        monkeypatch.setattr(concurrency, "find_card", lambda: card)
-        monkeypatch.setattr(concurrency, "count_memory", lambda configs: memory)
-        monkeypatch.setattr(
-            joblib.Parallel, "__call__", lambda self, jobs: launched.append(self.n_jobs) or []
-        )
-        return launched
-
-    return plant
+def card(needed):
+    return Card("NVIDIA H100 80GB HBM3", 79 * GIB, needed)
 
 
 @pytest.mark.parametrize(
@@ -65,22 +55,19 @@ def planted(monkeypatch):
     [(10 * GIB, 16, 7), (10 * GIB, 4, 4), (100 * GIB, 4, 1), (float("inf"), 4, 1)],
 )
 def test_as_many_runs_at_a_time_as_a_gpu_holds_and_at_most_the_cores(memory, most, runs):
-    assert fitting_runs(H100, memory, most) == runs
-    assert fitting_runs(Card("GB10", 0), memory, most) == 1, "its free memory is not known"
+    assert fitting_runs(card(memory), most) == runs
 
 
 @pytest.mark.parametrize(
-    "card, memory, typed, runs, line",
+    "card, typed, runs, line",
     [
-        (None, None, [], 6, "no NVIDIA GPU here: 6 runs at a time, a core each"),
-        (H100, 20 * GIB, [], 3, "on one NVIDIA H100 80GB HBM3: 3 runs at a time"),
-        (H100, GIB, [], 6, "on one NVIDIA H100 80GB HBM3: 6 runs at a time"),
-        (H100, 20 * GIB, ["trainer=cpu"], 6, "on the CPU: 6 runs at a time, a core each"),
-        (H100, None, [], 6, "on the CPU: 6 runs at a time, a core each"),
-        (H100, 20 * GIB, ["hydra.launcher.n_jobs=5"], 5, ""),
+        (None, [], 6, "no CUDA GPU here: 6 runs at a time, a core each"),
+        (card(20 * GIB), [], 3, "on one NVIDIA H100 80GB HBM3: 3 runs at a time"),
+        (card(GIB), [], 6, "on one NVIDIA H100 80GB HBM3: 6 runs at a time"),
+        (card(20 * GIB), ["trainer=cpu"], 6, "on the CPU: 6 runs at a time, a core each"),
+        (card(20 * GIB), ["hydra.launcher.n_jobs=5"], 5, ""),
         (
-            H100,
-            float("inf"),
+            card(float("inf")),
             [],
             1,
             "on one NVIDIA H100 80GB HBM3: 1 run at a time, as the memory of a run is not known; "
@@ -89,9 +76,13 @@ def test_as_many_runs_at_a_time_as_a_gpu_holds_and_at_most_the_cores(memory, mos
     ],
 )
 def test_sweep_starts_as_many_runs_as_its_first_line_says(
-    inside, planted, card, memory, typed, runs, line
+    inside, monkeypatch, card, typed, runs, line
 ):
-    launched = planted(card, memory)
+    launched = []
+    monkeypatch.setattr(concurrency, "find_card", lambda configs: card)
+    monkeypatch.setattr(
+        joblib.Parallel, "__call__", lambda self, jobs: launched.append(self.n_jobs) or []
+    )
     done = inside("triptych.cli.train", *SWEEP, *typed)
     GlobalHydra.instance().clear()
     assert launched == [runs]
@@ -99,47 +90,64 @@ def test_sweep_starts_as_many_runs_as_its_first_line_says(
     assert said == [line] * bool(line)
 
 
-SMI = """#!/bin/sh
-[ "$3" = "--id=0" ] || { echo "No devices were found"; exit 6; }
-echo "NVIDIA H100 80GB HBM3, 80456"
-"""
+@pytest.fixture
+def devices(tmp_path, monkeypatch):
+    """Return a function that gives this machine the files of some devices."""
+
+    def give(*names):
+        for name in names:
+            (tmp_path / name).touch()
+        monkeypatch.setattr(identity, "DEVICE_FILES", tmp_path)
+
+    return give
 
 
-def test_card_is_looked_up_by_its_driver_unless_it_is_hidden(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_card() is None, "no driver"
-    program = tmp_path / "nvidia-smi"
-    program.write_text(SMI)
-    program.chmod(0o755)
-    assert find_card() == Card("NVIDIA H100 80GB HBM3", 80456 * 2**20)
-    for hidden in ("", "-1"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert find_card() is None
+@pytest.mark.parametrize("name", ["nvidia0", "nvhost-gpu", "kfd", "dxg"])
+def test_torch_is_asked_for_the_gpu_only_if_it_has_a_device_file(devices, monkeypatch, name):
+    asked = [
+        "sh",
+        "-c",
+        """cat >/dev/null; echo noise; echo '{"name": "A", "free": 8, "needed": 2}'""",
+    ]
+    monkeypatch.setattr(concurrency, "COUNT_MEMORY", asked)
+    devices("nvme0", "null", "nvram")
+    assert find_card([{}]) is None
+    devices(name)
+    assert find_card([{}]) == Card("A", 8, 2)
 
 
 @pytest.mark.parametrize(
-    "memory", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]", "-5", "8 MiB", r"\377"]
+    "program, card", [("exit 3", Card("GPU", 0, math.inf)), ("echo null", None)]
 )
-def test_card_whose_driver_prints_no_number_has_unknown_memory(tmp_path, monkeypatch, memory):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\nprintf 'NVIDIA GB10, {memory}\\n'\n")
-    program.chmod(0o755)
-    assert find_card() == Card("NVIDIA GB10", 0)
+def test_gpu_that_cannot_be_asked_runs_one_at_a_time(devices, monkeypatch, program, card):
+    devices("nvidia0")
+    monkeypatch.setattr(concurrency, "COUNT_MEMORY", ["sh", "-c", program])
+    assert find_card([]) == card
 
 
-def test_run_needs_weights_averages_activations_and_the_context_of_its_process():
+def test_torch_names_the_gpu_its_free_memory_and_what_runs_need(monkeypatch, capsys):
+    """Counted by hand: weights, gradients, two moments and an average; activations; a context."""
     config = resolve(compose_command("train", ["callbacks.ema.others=[]"]), Path()).config
     cost = count_network_cost(config)
     tensors = 5 * 4 * cost.parameters + config["data"]["batch_size"] * cost.activations
-    assert run_memory(config) == pytest.approx(CONTEXT + 1.25 * tensors)
-    assert run_memory(config | {"denoiser": None}) == float("inf")
+    needed = pytest.approx(2**30 + 1.25 * tensors)
+    assert run_memory(config, cost) == needed
+    plan = {"is_available": True, "get_device_name": "A", "mem_get_info": (7, 9)}
+    for name, value in plan.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for configs, most in (
+        ([config, config], needed),
+        ([config, {**config, "denoiser": None}], math.inf),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(configs)))
+        answer()
+        assert json.loads(capsys.readouterr().out) == {"name": "A", "free": 7, "needed": most}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
-def test_memory_is_counted_in_a_process_that_may_lack_a_gpu():
-    assert count_memory([{"model": {"_target_": "own.Model"}}]) is None
+def test_process_that_counts_memory_may_lack_a_gpu(devices):
+    devices("nvidia0")
+    assert find_card([{"model": {"_target_": "own.Model"}}]) is None
 
 
 def test_slurm_launcher_requests_task_per_trainer_process():

@@ -1,6 +1,5 @@
 """The live table of a sweep: each run's position, speed, time left and bound; also in a log."""
 
-import io
 import json
 import math
 import time
@@ -8,14 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.run.accidents import column
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import WINDOW, Progress
 from triptych.run.read import read_position
-from triptych.study.monitor import Monitor, progress_text, try_write_report
+from triptych.study.monitor import Monitor, progress_text, run_label, try_write_report
 
 AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}
 
@@ -36,8 +34,8 @@ def finished(root, name: str) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({}, "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"),
-        ({"steps_per_second": 0.5}, "fit 1200/4000, val 2.310, 0.5 steps/s, 1 h 33 min left"),
+        ({}, "fit 1200/4000, val 2.310, 35/s, 1 min 20 s left"),
+        ({"steps_per_second": 0.5}, "fit 1200/4000, val 2.310, 0.5/s, 1 h 33 min left"),
         ({"steps_per_second": None, "bound": None}, "fit 1200/4000"),
         ({"updated": 0.0}, "stalled or interrupted 1200/4000, val 2.310"),
     ],
@@ -82,21 +80,54 @@ def test_progress_json_records_speed_and_validation_bound(prepared, monkeypatch)
     assert math.isnan(fit[2]["bound"]) and fit[-1]["bound"] == pytest.approx(validated[0], rel=1e-6)
 
 
-def test_monitor_table_lists_state_of_each_cell(tmp_path):
-    cells = [f"objective={name},optimizer.lr=0.01,seed=1" for name in ("epsilon", "v", "later")]
-    at_work(tmp_path, cells[0])
-    monitor = Monitor(tmp_path, [*cells, "seed=9"], done={"seed=9"})
-    finished(tmp_path, cells[1])
-    finished(tmp_path, "seed=9")
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(monitor.table())
-    lines = console.export_text().splitlines()
-    assert "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left" in lines[1]
-    assert lines[0].rstrip() == tmp_path.name and lines[1].strip().startswith(
-        "epsilon / lr=0.01 / seed=1 "
-    )
-    assert " finished  " in lines[2] and "waiting" in lines[3] and " finished before " in lines[4]
-    assert "± is over test items" in lines[5]
+def grid(root) -> list[str]:
+    """Make 40 runs: 14 ended, 20 at work (the first one stalled), and 6 that wait."""
+    cells = []
+    for objective in ("epsilon", "a_new_objective"):
+        for rate in ("0.0001", "0.0003", "0.001", "0.003"):
+            cells += [f"objective={objective},optimizer.lr={rate},seed={s}" for s in range(1, 6)]
+    for cell in cells[:34]:
+        at_work(root, cell, **{"updated": 0.0} if cell == cells[14] else {})
+    for i, cell in enumerate(cells[:14]):
+        status = "diverged" if i < 3 else "finished"
+        (root / cell / "summary.json").write_text(json.dumps({"schema": 1, "status": status}))
+    return cells
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 50), (80, 10)])
+def test_live_table_fits_terminal_with_runs_at_work_first(tmp_path, width, height):
+    monitor = Monitor(tmp_path, grid(tmp_path))
+    title, *rows, ended, total = monitor.lines(width, height)
+    assert title == tmp_path.name and ended == "11 finished, 3 diverged"
+    assert total.startswith("14 of 40 runs, ") and total.endswith(" left")
+    assert len(rows) == min(20, height - 4) and max(map(len, rows)) <= width
+    assert ("stalled" in rows[-1]) == (height >= 24)
+    assert not any("stalled" in row for row in rows[:-1])
+    seeds = [row.partition("seed=")[2][0] for row in rows]
+    assert seeds[:5] == list("12345")
+    assert all(" 1200/4000, val 2.310" in row and " left" in row for row in rows[:-1])
+
+
+def test_live_table_leaves_out_middle_of_long_name():
+    name = f"data={'x' * 20},model={'y' * 20},seed=12,trainer.max_steps=7"
+    whole = f"{'x' * 20} / {'y' * 20} / max_steps=7 / seed=12"
+    assert run_label(name, 99) == whole and run_label("seed=12", 3) == "seed=12"
+    assert run_label(name, 29) == f"{'x' * 20}…_steps=7 / seed=12"
+
+
+def test_time_left_follows_from_progress_of_all_runs(tmp_path, monkeypatch):
+    """In 60 s one of 4 runs has finished and another is half done: 1.5 take 60 s, 2.5 100 s."""
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr("triptych.study.monitor.time", clock)
+    cells = [f"seed={i}" for i in range(6)]
+    monitor = Monitor(tmp_path, cells, done={*cells[4:]})
+    assert monitor.lines(80, 24)[1:] == ["none has ended", "0 of 6 runs"]
+    for cell in (cells[0], *cells[4:]):
+        finished(tmp_path, cell)
+    at_work(tmp_path, cells[1], step=2000)
+    now[0] += 60
+    assert monitor.lines(80, 24)[-2:] == ["3 finished", "3 of 6 runs, 1 min 40 s left"]
 
 
 def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatch, capsys):
@@ -121,6 +152,22 @@ def test_monitor_without_terminal_prints_line_per_ended_run(tmp_path, monkeypatc
     assert line.isprintable() and line.startswith("[1/4] cell=0: ") and "failed: no room" in line
     assert before.startswith("[2/4] cell=2: finished before, ")
     assert unreadable.startswith("[3/4] cell=3: unreadable: summary.json: schema=2")
+
+
+def test_monitor_prints_each_cause_once(tmp_path, capsys):
+    for seed in range(1, 6):
+        run = at_work(tmp_path, f"seed={seed}")
+        error = f"diverged at step {seed}: the loss is not finite"
+        record = {"schema": 1, "status": "diverged", "step": seed, "error": error}
+        run.write("summary.json", record if seed != 3 else record | {"error": "other"})
+    monitor = Monitor(tmp_path, [f"seed={seed}" for seed in range(1, 6)])
+    monitor.start()
+    monitor.stop()
+    first, second, third, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "[1/5] seed=1: diverged: diverged at step 1: the loss is not finite"
+    assert second == "[2/5] seed=2: diverged, as [1/5]"
+    assert third == "[3/5] seed=3: diverged: other"
+    assert last == "[5/5] seed=5: diverged, as [1/5]"
 
 
 def test_monitor_writes_report_for_small_share_of_time(tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def test_plan_refuses_hours_for_what_no_card_holds_and_says_what_fits():
 
 
 def test_plan_keeps_the_items_of_a_step_and_the_shards():
-    """180 GiB need 3 parts on one device, 384 GiB on each of two need 5 or more: 8 divide 64."""
+    """180 GiB and a quarter need 3 parts on one device, 384 GiB on each of two 7 or more: 8 divide 64."""
     config = resolved(*LARGE, "data.batch_size=15")
     cost = network_cost(config)._replace(activations=12 * 2**30)
     assert "accumulate_grad_batches=3 data.batch_size=5" in memory_problem(config, cost)

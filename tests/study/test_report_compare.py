@@ -133,22 +133,19 @@ def test_repeated_run_counts_newest_only(tmp_path):
 
 
 def test_report_notes_uncontrolled_differences(tmp_path):
-    make_run(tmp_path, "x0", 1, 2.0, steps=800)
-    make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", parameters=9876)
+    make_run(tmp_path, "x0", 1, 2.0, steps=800, draws="blocks")
+    make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", draws="batch")
     notes = " ".join(one(tmp_path).notes)
+    assert "random numbers (for pairs by seed set draws=batch): batch and blocks." in notes
     assert "training steps: 400 and 800" in notes and "weights: ema and raw" in notes
-    assert "Parameters: x0 123,456; v 9,876." in notes
     assert read_study([tmp_path]).question == "Which objective gives the lowest test bound?"
-    run = make_run(tmp_path, "score", 1, 2.2, parameters=77, test=metrics(2.2, n=300))
+    run = make_run(tmp_path, "score", 1, 2.2, test=metrics(2.2, n=300))
     edit(
         run / "provenance.json",
         git={"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True},
     )
     notes = " ".join(one(tmp_path).notes)
-    assert "Parameters: x0 123,456; v 9,876; score 77." in notes
     assert "uncommitted changes" in notes
-    make_run(tmp_path, "exact", 1, 1.9, parameters=0)
-    assert "exact none, as nothing was trained" in " ".join(one(tmp_path).notes)
     assert runs_of(tmp_path / "alike", {"x0": {1: 2.0}, "v": {1: 2.0}}).notes == ()
 
 
@@ -254,18 +251,13 @@ def test_seeds_of_one_trained_model_are_not_copies(tmp_path):
     assert set(one(tmp_path).cells[0].runs) == {1, 2, 3}
 
 
-def test_interval_excludes_zero_exactly_if_corrected_test_holds(tmp_path):
+def test_interval_without_zero_is_significant(tmp_path):
+    """Intervals hold together, so Holm's later steps may find more than they do."""
     targets = {"levels": 1.846, "v": 1.852, "epsilon": 1.858, "score": 1.905, "x0": 1.90}
     comparison = one(sweep(tmp_path, targets, items=True))
     claims = [comparison.pair_test(i, j) for j in range(5) for i in range(j)]
-    assert all(
-        (low > 0 or high < 0) == c.is_significant for c in claims for low, high in [c.interval]
-    )
-    assert any(claim.is_significant for claim in claims)
-    assert all(claim.interval[0] <= claim.pair.interval(0.05)[0] for claim in claims), (
-        "wider, as corrected"
-    )
-    assert any(claim.interval[0] < claim.pair.interval(0.05)[0] for claim in claims)
+    excluding = [claim for claim in claims if claim.interval[0] > 0 or claim.interval[1] < 0]
+    assert excluding and all(claim.is_significant for claim in excluding)
 
 
 def test_seeds_that_diverged_are_counted_once(tmp_path):

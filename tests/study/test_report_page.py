@@ -254,9 +254,54 @@ def test_print_table_shows_same_numbers_at_each_width(tmp_path, capsys, monkeypa
         assert "; 297 test items, taken as independent" in text
         assert max(map(len, text.splitlines()[:8])) <= width
         assert "verdict" in text and text.count("worse") == 2 and "3 (1" in text
-        assert ("to best [interval]" in text) == (width > 80), (
+        assert ("to best [95% together]" in text) == (width >= 80), (
             "a heading is text, not rich's markup"
         )
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("a setting of a long name 1", "a setting of a long name 2"), "a setting …g name 1 "),
+        (
+            ("a setting of number 1 with a name", "a setting of number 2 with a name"),
+            "2 with a name ",
+        ),
+    ],
+)
+def test_narrow_table_shortens_or_wraps_names_for_differences(
+    tmp_path, capsys, monkeypatch, names, shown
+):
+    """Names that would be equal when shortened wrap."""
+    root = sweep(tmp_path, dict.fromkeys(names, 2.0), noise=0.1)
+    for run in root.glob("*/summary.json"):
+        gap = {"mean": 0.12345, "stderr": 0.00001, "n": 297}
+        edit(run, test=json.loads(run.read_text())["test"] | {"gap": gap})
+    monkeypatch.setenv("COLUMNS", "80")
+    render.print_table(render.Report(root / "page", root / "table", read_study([root])))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("to best [interval]" in line for line in lines)
+    assert any(line.startswith(f" {shown}") for line in lines), lines
+
+
+def test_runs_of_one_cause_are_reported_in_one_line(tmp_path, capsys):
+    """They are 15 settings, and each diverges at another step."""
+    sweep(tmp_path, {f"good_{i}": 2 + i / 9 for i in range(3)}, seeds=(1,))
+    for i in range(15):
+        run = diverged(tmp_path, f"wild_{i}", 1)
+        problem = f"diverged at step {i + 2}: the loss is not finite"
+        edit(run / "summary.json", stage="fit", step=i + 2, error=problem)
+    report = write_report(tmp_path)
+    html = report.html.read_text()
+    cause = "15 of 18 runs diverged in the fit"
+    assert html.count("the loss is not finite</code>") == 1
+    assert f"{cause}</span>: <code>the loss is not finite</code>" in html
+    render.print_table(report)
+    shown = [line for line in capsys.readouterr().out.splitlines() if "diverged" in line]
+    banner, line, sentence = shown
+    assert banner == "3 of 18 runs finished, 15 diverged"
+    assert line.startswith(f"{cause}: the loss is not finite (see {tmp_path}/objective=wild_")
+    assert report.study.sentences[-1] == "15 settings diverged with 1 of 1 seed: no figures."
 
 
 def test_report_command_writes_joint_report_and_prints(tmp_path, capsys):

@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.integrate import fixed_quad
-from scipy.optimize import brentq
 
-from triptych.study import footnotes, verdict
-from triptych.study.cells import DecisionRule
-from triptych.study.claims import seeds_to_settle, seeds_to_try
-from triptych.study.seed_range import (
-    MOST,
-    SeedRange,
-    claim_power,
-    critical_limits,
-    detectable_difference,
-    seed_range,
-)
+from triptych.study import verdict
+from triptych.study.cells import DecisionRule, PairTest
+from triptych.study.claims import may_settle, seeds_to_try
 from triptych.study.statistics import (
     ItemDifferences,
     MeanError,
@@ -114,7 +105,7 @@ def test_crossed_variance_estimate_is_unbiased():
 @pytest.fixture
 def no_advice(monkeypatch):
     """Skip the advice on seeds, which claims nothing and takes most of a report's time."""
-    monkeypatch.setattr(verdict, "seeds_to_settle", lambda claim: None)
+    monkeypatch.setattr(verdict, "_expected_interval_text", lambda open_claims: "")
 
 
 def test_false_claims_occur_in_at_most_5_percent_of_reports(no_advice):
@@ -260,82 +251,6 @@ def test_equivalence_is_claimed_falsely_in_at_most_5_percent():
     assert at_most(told, n, 0.05) and held > 0.6 * n, (told, held)
 
 
-@pytest.mark.parametrize("ratio", [0.3, 3.0, 1e6])
-@pytest.mark.parametrize("seeds, alpha", [(3, 0.05), (5, 0.005)])
-def test_power_matches_simulated_rejection_rate(ratio, seeds, alpha):
-    random, n, items = np.random.default_rng([seeds, int(ratio)]), 3000, 50
-    by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
-    truth = MeanError(by_seed / seeds, seeds - 1, by_item / items, items)
-    most = 100 * (truth.seed_variance + truth.item_variance) ** 0.5
-    difference = brentq(lambda d: power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
-    assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
-    # The table has no interaction, whose one variance would be part of both errors.
-    d = difference + crossed_effects(random, n, seeds, items, by_seed, by_item)
-    hits = int((crossed_mean_error(d).p(d.mean((1, 2))) <= alpha).sum())
-    assert at_least(hits, n, 0.78) and at_most(hits, n, 0.82), hits / n
-
-
-@pytest.mark.parametrize("df", [2, 6])
-def test_power_without_items_is_the_noncentral_t(df):
-    limit = stats.t.ppf(1 - 0.005 / 2, df)
-    for shift in (3.0, 20.0):
-        truth = stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift)
-        assert power(shift, MeanError(1.0, df), 0.005) == pytest.approx(truth, abs=2e-5)
-
-
-def power(difference: float, error: MeanError, alpha: float) -> float:
-    """Return the probability that a true difference is claimed at level `alpha`."""
-    return float(claim_power(difference, error, *critical_limits(error, alpha)))
-
-
-def power_of_t_test(effect: float, n: int, alpha: float) -> float:
-    """Return the power of a paired t-test; `effect` in standard deviations."""
-    limit, shift = stats.t.ppf(1 - alpha / 2, n - 1), effect * np.sqrt(n)
-    return stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift)
-
-
-def smallest_number(effect: float, seeds: int, alpha: float) -> int | None:
-    """Return the number of seeds beyond those at hand with a power of 80%; None beyond `MOST`."""
-    for n in range(seeds + 1, MOST + 1):
-        if power_of_t_test(effect, n, alpha) >= 0.8:
-            return n
-    return None
-
-
-def covers(seeds: SeedRange, truth: int | None) -> bool:
-    if truth is None:
-        return seeds.high > MOST
-    return seeds.low <= truth <= seeds.high
-
-
-# Two settings: the report decides at 5%, and the looks that follow at a tenth of it together.
-@pytest.mark.parametrize("seeds, alpha", [(3, 0.05 / 30), (5, 0.05 / 20)])
-@pytest.mark.parametrize("effect", [0.35, 1.0, 1.8])
-def test_range_of_seeds_covers_true_number_8_times_in_10(seeds, alpha, effect):
-    random, covered, n_open = np.random.default_rng([seeds, int(100 * effect)]), 0, 0
-    truth = smallest_number(effect, seeds, alpha)
-    while n_open < 60:
-        d = effect + random.normal(size=seeds)
-        pair = Paired(float(d.mean()), seeds, MeanError(float(d.var(ddof=1)) / seeds, seeds - 1))
-        if pair.p > 0.05:  # only an open pair has a range
-            n_open += 1
-            covered += covers(seed_range(pair, alpha, 0.05), truth)
-    assert at_least(covered, n_open, 0.8), covered / n_open
-
-
-def test_range_of_seeds_tends_to_truth_with_many_seeds_and_items():
-    """Of a known variance only the difference is uncertain: limits are those of the normal."""
-    truth = MeanError(1.0 / 60, 59, 0.001, 10_000)
-    pair = Paired(0.3, 60, truth)
-    found = seed_range(pair, 0.05 / 20, 0.05)
-    assert found.low == 61 and found.high > MOST
-    later = MeanError(np.array([1.0 / 80]), 79, 0.001, 10_000)
-    distance = detectable_difference(later, 0.05)[0]
-    assert power(distance, MeanError(1.0 / 80, 79, 0.001, 10_000), 0.05) == pytest.approx(
-        0.8, abs=1e-4
-    )
-
-
 def test_following_the_advice_once_keeps_false_claims_at_most_5_5_percent(no_advice):
     """A report at the full 5%; if it is open, until=decided goes on to 12 seeds."""
     random, n, told, sizes = np.random.default_rng(8), 200, 0, (3, 5, 8, 12)
@@ -359,41 +274,98 @@ def test_looks_after_a_report_share_a_tenth_of_its_error():
     assert DecisionRule(looks=4, reported=True).current_p_factor == 30, "of a joint report"
 
 
-def test_best_mean_of_five_equal_settings_is_too_good_and_intervals_miss_together():
-    """The caution: 1.16 standard errors (the mean of the lowest of five), and 95% or more."""
-    random, n, luck, missed, together = np.random.default_rng(11), 200, [], 0, 0
+def deviations(random, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw deviations of seeds from their setting's mean."""
+    if kind == "normal":
+        return random.normal(size=shape)
+    if kind == "t3":
+        return random.standard_t(3, size=shape)
+    return np.exp(random.normal(size=shape)) - np.exp(0.5)  # log-normal
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize(
+    ("kind", "spread", "most"),
+    [("normal", 1, 0.05), ("normal", 5, 0.05), ("t3", 1, 0.05), ("t3", 5, 0.05),
+     ("log-normal", 1, 0.05), ("log-normal", 5, 0.1), ("log-normal", 0.2, 0.2)],
+)  # fmt: skip
+def test_all_intervals_of_a_report_miss_in_at_most_5_percent(kind, spread, most, seeds):
+    """Of ten pairs of five settings; `spread`: that of the last setting, relative to the others.
+
+    If the settings are equal, a miss is a false "clear of". The exception, two laws of log-normal
+    errors, is that of the report's footnote and of docs/comparing.md.
+    """
+    random, n = np.random.default_rng([seeds, int(10 * spread), len(kind)]), 4000
+    bounds = deviations(random, kind, (n, 5, seeds))
+    bounds[:, 4] *= spread
+    missed = np.zeros(n, bool)
+    for first, second in combinations(range(5), 2):
+        d = bounds[:, second] - bounds[:, first]
+        missed |= MeanError(d.var(1, ddof=1) / seeds, seeds - 1).p(d.mean(1)) <= 0.05 / 10
+    assert at_most(int(missed.sum()), n, most), missed.mean()
+    if most > 0.05 and seeds == 10:
+        assert not at_most(int(missed.sum()), n, 0.05), "the exception is one"
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize(
+    ("kind", "spread", "most"),
+    [("normal", 5, 0.05), ("t3", 5, 0.05), ("log-normal", 1, 0.05), ("log-normal", 5, 0.21)],
+)
+def test_a_difference_of_the_margin_is_the_same_in_at_most_5_percent(kind, spread, most, seeds):
+    """The exception is that of docs/comparing.md: a setting that is skewed and spreads more."""
+    random, n, margin = np.random.default_rng([seeds, spread, len(kind)]), 4000, 3.0
+    d = spread * deviations(random, kind, (n, seeds)) - deviations(random, kind, (n, seeds))
+    p = []
+    for difference in (margin, -margin):
+        mean = d.mean(1) + difference
+        distance = margin - np.abs(mean)
+        half = MeanError(d.var(1, ddof=1) / seeds, seeds - 1).p(distance) / 2
+        p.append(np.where(distance > 0, half, 1 - half))
+    false = max(int((side <= 0.05).sum()) for side in p)
+    assert at_most(false, n, most), false / n
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("kind", ["normal", "t3", "log-normal"])
+def test_half_of_later_intervals_are_wider_than_expected(kind, factor, seeds):
+    """Exactly half of normal ones; up to 60% of others, as later seeds bring larger outliers."""
+    random, n, more = np.random.default_rng([seeds, factor, len(kind)]), 4000, factor * seeds
+    later = deviations(random, kind, (n, more)) - deviations(random, kind, (n, more))
+    # Over seeds alone, all half-widths are proportional to the standard deviation.
+    one = Paired(0.0, seeds, MeanError(1 / seeds, seeds - 1))
+    expected = one.expected_half_width(more, 0.005) * later[:, :seeds].std(1, ddof=1)
+    width = stats.t.ppf(1 - 0.0025, more - 1) * stats.sem(later, axis=1)
+    wider = int((width > expected).sum())
+    assert at_least(wider, n, 0.5) and at_most(wider, n, 0.5 if kind == "normal" else 0.6), wider
+
+
+def test_expected_interval_with_items_keeps_their_share():
+    """Half of the intervals are wider where both matter; where items alone do, none shrinks."""
+    random, n, wider = np.random.default_rng(12), 120, 0
     for _ in range(n):
-        table = 2 + 0.01 * np.sqrt(5) * random.normal(size=(5, 5, 1))
-        found = Memory(table).compare()
-        luck.append((found.cells[0].bound.mean - 2) / 0.01)
-        tests = [found.pair_test(i, j) for i, j in combinations(range(5), 2)]
-        misses = sum(not test.interval[0] <= 0 <= test.interval[1] for test in tests)
-        missed, together = missed + misses, together + (misses > 0)
-    assert np.mean(luck) == pytest.approx(-1.163, abs=4 * 0.67 / np.sqrt(n))
-    assert at_most(missed, 10 * n, 0.05) and together / n > 2 * missed / (10 * n)
+        d = crossed_effects(random, 1, 6, 60, 1.0, 20.0)[0]
+        now, later = crossed_mean_error(d[:3]), crossed_mean_error(d)
+        wider += later.critical(0.005) > Paired(0.0, 3, now).expected_half_width(6, 0.005)
+    assert at_least(wider, n, 0.5) and at_most(wider, n, 0.5), wider
+    of_items = MeanError(1e-9, 2, 1.0, 60)
+    half = Paired(0.0, 3, of_items).expected_half_width(12, 0.05)
+    assert half == pytest.approx(of_items.critical(0.05), rel=1e-3)
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 20])
-def test_luck_of_best_of_equal_settings_is_mean_of_largest_normal(n):
-    luck = np.random.default_rng(n).normal(size=(40_000, n)).max(1)
-    assert footnotes.expected_maximum(n) == pytest.approx(luck.mean(), abs=0.02)
-
-
-def test_caution_stands_below_tables_with_intervals():
-    table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, [0.1, 0.2, 0.1], [0.5] * 3])[..., None]
-    assert footnotes.caution(Memory(table).compare()) == (
-        "By chance the best of 3 equal settings is up to 0.8 standard errors too good. An interval "
-        "contains the true difference in at least 95% of reports, all intervals of a table in fewer."
-    )
-    assert footnotes.caution(Memory(table[:2]).compare()) == (
-        "By chance the best of 2 equal settings is up to 0.6 standard errors too good. An interval "
-        "contains the true difference in at least 95% of reports."
-    )
-    sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
-    beside = footnotes.caution(Memory(table[:2], sampled).compare())
-    assert beside.endswith("in fewer; half of the 5% is for the measure that decides.")
-    assert footnotes.caution(Memory(table[:, :1]).compare()) == ""
-    assert footnotes.caution(Memory(table[:1]).compare()) == ""
+@pytest.mark.parametrize(("effect", "least", "most"), [(0.0, 0.0, 0.35), (1.5, 0.87, 1.0)])
+def test_seeds_are_advised_for_most_pairs_that_they_settle(effect, least, most):
+    """Of open pairs without a difference 30% are advised; of 1.5 deviations, 92% of the settled."""
+    d = effect + np.random.default_rng(13).normal(size=(1500, 12))
+    # The three later looks of until=decided share a tenth of the 5%.
+    later = [stats.ttest_1samp(d[:, :n], 0, axis=1).pvalue <= 0.005 / 3 for n in (5, 8, 12)]
+    is_open = stats.ttest_1samp(d[:, :3], 0, axis=1).pvalue > 0.05
+    chosen = d[is_open & (np.any(later, axis=0) | (effect == 0)), :3]
+    errors = [MeanError(row.var(ddof=1) / 3, 2) for row in chosen]
+    pairs = [Paired(row.mean(), 3, error) for row, error in zip(chosen, errors, strict=True)]
+    advised = sum(may_settle(PairTest(pair, pair.p)) for pair in pairs)
+    assert at_least(advised, len(pairs), least) and at_most(advised, len(pairs), most), advised
 
 
 def test_seeds_are_tried_only_where_they_may_settle_a_pair():
@@ -407,7 +379,7 @@ def test_seeds_are_tried_only_where_they_may_settle_a_pair():
     found = compared(table)
     claims = {name: found.metric_test(found.question.metric.name, 0, "a", name) for name in "bcd"}
     assert [name for name, claim in claims.items() if claim.is_significant] == ["c"]
-    assert seeds_to_settle(claims["b"]).low <= 12 < seeds_to_settle(claims["d"]).low
+    assert [may_settle(claims[name]) for name in "bd"] == [True, False]
     assert seeds_to_try(found) == 12
     assert seeds_to_try(compared(table[[0, 2, 3]])) == 0, "one is settled, the other is hopeless"
     assert seeds_to_try(compared(table[:, :1])) == 3, "of one seed nothing is known"

@@ -3,16 +3,25 @@
 import json
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from hydra_plugins.triptych_rounds.sweeper import RoundsSweeper
 from tests.refusal import refused
 from tests.run.commands import command, end
 from tests.study.fake_runs import metrics, sweep_hook
+from triptych.config.identity import register_resolvers
+from triptych.config.source import CONFIGS
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.rounds import (
+    Composer,
     check_rounds,
     choose_point,
+    compose_cell,
     grid_jobs,
     seed_rounds,
     setting_names,
@@ -27,6 +36,48 @@ def trials(figures: dict[tuple[str, str], list[float]]) -> dict:
         ((f"objective={o}",), (f"optimizer.lr={lr}",)): values
         for (o, lr), values in figures.items()
     }
+
+
+@pytest.fixture
+def master():
+    """The composed configuration of a sweep's command."""
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        yield loader.load_configuration("train", [], RunMode.MULTIRUN)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["seed=2", "objective=v", "optimizer.lr=0.02"],
+        ["data=mixture", "optimizer.lr=1", "name='a=b'", "data.means=[[0.5,1]]", "seed=3"],
+        ["objective/loss=v", "callbacks.ema=null", "trainer.max_steps=${seed}"],
+        ["objective/loss=p2", "experiment=ring", "trainer.max_steps=7"],
+        ["seed=4", "+data.more=b", "~callbacks.ema"],
+        ["+callbacks.more={a:1}", "callbacks.more.a=2"],
+        ["callbacks.ema.decay=0.5", "~callbacks.ema"],
+        ["objective=nope", "seed=1"],
+        ["objective=v", "optimizer.lrr=1"],
+        ["denoiser.network.width=[", "seed=1"],
+    ],
+    ids=",".join,
+)
+def test_composer_gives_configuration_or_error_of_hydra(master, job):
+    """Also after a run with the same choices and other values."""
+
+    def outcome(compose):
+        try:
+            cell = compose()
+        except HydraException as error:
+            return type(error), str(error)
+        del cell.hydra.job.override_dirname
+        return OmegaConf.to_container(cell), OmegaConf.is_struct(cell)
+
+    composer = Composer(master)
+    outcome(lambda: composer.compose([*job, "optimizer.lr=0.5"]))
+    expected = outcome(lambda: compose_cell(master, job))
+    assert outcome(lambda: composer.compose(job)) == expected
 
 
 def test_choose_point_gives_best_value_per_setting_and_common_value():

@@ -87,6 +87,31 @@ def test_sweep_with_file_in_place_of_cell_is_refused_before_writing(folder, insi
     assert contents(folder.parent) == before
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_all_refused_settings_are_reported_in_one_line_per_cause(root, inside, begun):
+    """A setting that contradicts itself counts as one that has a value out of range."""
+    place = root / "logs" / "sweeps" / "s"
+    if begun:
+        place.mkdir(parents=True)
+        (place / "sweep.json").write_text("{}")
+    before = contents(root)
+    typed = ["denoiser=mlp", "denoiser.network.width=8,0", "trainer.max_steps=2,null", "seed=1,2,3"]
+    done = inside(TRAIN, "-m", "name=s", *typed)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: denoiser.network.width=0: must be ")
+    assert first.endswith(" (6 of 12 runs)")
+    assert second.strip().startswith("trainer.max_steps=null: training length is not set")
+    assert second.endswith(" (3 of 12 runs)")
+    assert contents(root) == before and place.exists() == begun
+
+
+def test_seed_out_of_range_is_refused_before_writing(root, inside):
+    done = inside(TRAIN, "-m", "name=s", "denoiser=mlp,resnet", "seed=1,-2")
+    refused_command(done, "seed=-2: must be a whole number from 0 ")
+    assert not (root / "logs").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

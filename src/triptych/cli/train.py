@@ -32,7 +32,7 @@ from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, RunDirectory
 from triptych.run.provenance_file import Provenance
 from triptych.run.request import resolve
-from triptych.run.result import Result
+from triptych.run.result import ENDED, Result
 from triptych.run.single import check_existing_run, check_no_sweep, prepare_run, request_single
 from triptych.run.untrusted import OWN
 
@@ -106,7 +106,7 @@ def train_cell(cfg: DictConfig) -> float | None:
 
 
 def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) -> None:
-    """Record and print why one run of a sweep cannot start; the other runs continue."""
+    """Record why one run of a sweep cannot start, or print it; the other runs continue."""
     if processes.rank() != 0:
         return
     temporary = isinstance(error, Busy | StorageError)
@@ -114,7 +114,8 @@ def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) ->
         if run.status == "new" and not temporary:
             provenance = Provenance(overrides=tuple(overrides))
             run.record(Result.from_run(provenance, "failed", stage="build", error=str(error)))
-    print(f"error: {run.path.name}: {error}", file=sys.stderr, flush=True)
+    if run.status not in ENDED:  # The sweep itself prints what runs record.
+        print(f"error: {run.path.name}: {error}", file=sys.stderr, flush=True)
 
 
 def execute_in_process(run: RunDirectory) -> None:

@@ -38,6 +38,9 @@ SAME_FIGURES = {
     Role.OUTPUT,
     Role.LABEL,
 }
+DEVICE_FILES = Path("/dev")
+# Beginnings of the names of NVIDIA's devices, also in a Jetson and in WSL, and of AMD's.
+GPU_FILES = ("nvidia", "nvhost", "nvgpu", "dxg", "kfd")
 ALWAYS_ALLOWED = 8  # number of processes or threads that is always allowed, even with fewer cores
 MAX_SWEEP_NAME = 48  # maximum number of characters in the name of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
@@ -269,6 +272,14 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on a Mac
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has the device file of a GPU that torch may use by CUDA or ROCm.
+
+    Importing torch to ask it takes seconds. Its answer may still be that it cannot use the GPU.
+    """
+    return any(file.name.startswith(GPU_FILES) for file in DEVICE_FILES.glob("*"))
 
 
 def check_cores(config: Mapping[str, Any], *keys: str) -> None:

@@ -176,7 +176,7 @@ class Denoiser(nn.Module):
 
         ``condition``: of B items, or None.
         """
-        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
+        alpha, sigma = self.process.scales(expand_like(gamma, z))
         raw = self._call_network(z, gamma.expand(z.shape[0]), condition)
         if raw.dtype != z.dtype:  # under autocast only the network runs in low precision
             raw = raw.to(z.dtype)

@@ -18,6 +18,7 @@ is another quantity of another model (a flow, not a Markov chain). Data with K l
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
 from .decoder import Decoder
-from .draws import Stream, seeded_generator
+from .draws import BATCH_DRAWS, BatchDraws, Stream, seeded_generator
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -99,11 +100,13 @@ class Likelihood:
         x: Tensor,
         index: Tensor | None = None,
         condition: Condition | None = None,
+        draws: BatchDraws = BATCH_DRAWS,
     ) -> Nats:
         """Return the negative log-likelihood of x (B, *event) in nats.
 
         ``index``: (B,), the items' places in the data set, by default 0, 1, .... ``condition``: of
-        B items, or None. ValueError for a denoiser that is guided, clipped or otherwise changed:
+        B items, or None. ``draws``: chooses where probes and noise are drawn, on the CPU or on the
+        device of x. ValueError for a denoiser that is guided, clipped or otherwise changed:
         its flow has no density.
         """
         if not denoiser.has_likelihood:
@@ -117,9 +120,10 @@ class Likelihood:
             x = x.detach().clone()
             condition = None if condition is None else condition.map(torch.clone)
             low, high = self.schedule.ends(x.device).double().tolist()
-            noise = self._noise(x, index)
+            place = draws.place(x.device)
+            noise = self._noise(x, index, place)
             u, scale, dequantisation = dequantise(self.dequantisation, x, low, noise, self.levels)
-            flow = Flow(denoiser, condition, self._probes(x, index), self.tolerance)
+            flow = Flow(denoiser, condition, self._probes(x, index, place), self.tolerance)
             log_prob, stderr = flow.log_prob(u, low, high)
             density = scale - log_prob
             dequantisation_nats = torch.full_like(density, dequantisation)
@@ -137,23 +141,30 @@ class Likelihood:
             stderr,
         )
 
-    def _noise(self, x: Tensor, index: Tensor) -> Tensor:
+    def _noise(self, x: Tensor, index: Tensor, place: torch.device) -> Tensor:
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
-        generators = [seeded_generator(self.seed, Stream.DEQUANTISATION, i) for i in index.tolist()]
         rows = [
-            draw(x.shape[1:], generator=generator, dtype=torch.float64) for generator in generators
+            draw(x.shape[1:], generator=generator, dtype=torch.float64, device=place)
+            for generator in self._generators(Stream.DEQUANTISATION, index, place)
         ]
         return torch.stack(rows).to(x.device)
 
-    def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
+    def _probes(self, x: Tensor, index: Tensor, place: torch.device) -> Tensor | None:
         if self.probes is None:
             return None
-        generators = [seeded_generator(self.seed, Stream.PROBES, i) for i in index.tolist()]
+        shape = self.probes, x[0].numel()
         rows = [
-            torch.randint(0, 2, (self.probes, x[0].numel()), generator=generator)
-            for generator in generators
+            torch.randint(0, 2, shape, generator=generator, device=place)
+            for generator in self._generators(Stream.PROBES, index, place)
         ]
         return (2.0 * torch.stack(rows, 1) - 1).to(x.device)
+
+    def _generators(
+        self, stream: Stream, index: Tensor, place: torch.device
+    ) -> Iterator[torch.Generator]:
+        """Yield a generator for each item; draw from it before the next is asked for."""
+        for i in index.tolist():
+            yield seeded_generator(self.seed, stream, i, device=place)
 
 
 def dequantise(

@@ -206,7 +206,7 @@ class Oracle(nn.Module):
         self.conditions = {"label": Labels(len(mixture.weights))}
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
+        alpha, sigma = self.process.scales(expand_like(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
         label = find_part(condition, "label")
@@ -224,7 +224,7 @@ class ExactClassifier(nn.Module):
         self.mixture, self.process = mixture, process
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        alpha, sigma = self.process.alpha_sigma(expand_like(gamma, z))
+        alpha, sigma = self.process.scales(expand_like(gamma, z))
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)
 
 

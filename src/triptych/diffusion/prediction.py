@@ -116,6 +116,7 @@ class Prediction:
         self.own = space_of(space)
         self.value, self.z, self.alpha, self.sigma = value, z, alpha, sigma
         self._views = {self.own: value}
+        self._row = self.own.row(alpha, sigma)
 
     @property
     def x0(self) -> Tensor:
@@ -183,10 +184,6 @@ class Prediction:
         c, d, unit = self._row
         own = _multiply(unit, self.value) - _linear_combination(c, x, d, eps)
         return _multiply(1 / d if _is_python_number(c, 0) else self.alpha / self._D, own)
-
-    @cached_property
-    def _row(self) -> Row:
-        return self.own.row(self.alpha, self.sigma)
 
     @cached_property
     def _D(self) -> Tensor:

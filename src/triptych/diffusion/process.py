@@ -6,6 +6,7 @@ sigma)`` with ``gamma = log(sigma^2 / alpha^2)``.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +39,27 @@ class Process(ABC):
     @abstractmethod
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scales of signal and noise at gamma, of the same shape as gamma."""
+
+    def scales(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``alpha_sigma(gamma)``; a gamma of this process's ``grid`` carries it already."""
+        known: tuple[Process, tuple[Tensor, Tensor]] | None = getattr(gamma, "known_scales", None)
+        if known is None or known[0] is not self:
+            return self.alpha_sigma(gamma)
+        return known[1]
+
+    def grid(self, gammas: Tensor) -> Sequence[Tensor]:
+        """Return the gammas (n,) one by one; their scales are computed here, for all at once.
+
+        Each carries its scales as an attribute, so that guidance passes them on to the denoiser.
+        """
+        # A CPU's vector instructions round differently. They start at 16 numbers; in parts of 15
+        # the scales equal those of a single gamma to the last digit.
+        scales = [self.alpha_sigma(part) for part in gammas.split(15)]
+        alphas, sigmas = (torch.cat(parts).unbind() for parts in zip(*scales, strict=True))
+        levels = gammas.unbind()
+        for level, alpha, sigma in zip(levels, alphas, sigmas, strict=True):
+            level.known_scales = self, (alpha, sigma)  # type: ignore[attr-defined]  # a new name
+        return levels
 
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         """Return z = alpha x + sigma eps (Luo 2022, eq. 69).

@@ -112,7 +112,7 @@ class Beta(ReverseVariance):
     def log_ratio(
         self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction
     ) -> Tensor:
-        sigma_t, sigma_s = process.alpha_sigma(gamma_t)[1], process.alpha_sigma(gamma_s)[1]
+        sigma_t, sigma_s = process.scales(gamma_t)[1], process.scales(gamma_s)[1]
         return expand_like(2 * self.share * torch.log(sigma_t / sigma_s), guess.z)
 
 

@@ -26,6 +26,7 @@ from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting, LoggingModule
+from triptych.models.gradients import Gradients
 from triptych.networks.conditioning import Conditioning
 
 # Packages whose modules use all of their weights in each step, except ``Conditioning``.
@@ -245,6 +246,18 @@ class BoundModel(LoggingModule):
         if precision == "bf16-mixed":
             return not self.trainer.gradient_clip_val
         return precision != "16-mixed"
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning would compute the norm that ``Gradients`` logs a second time.
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+            if isinstance(callback, Gradients) and callback.clip_by_norm(self, optimizer):
+                return
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Convert the Counter in ``MultiStepLR``, as a checkpoint may contain only plain data.

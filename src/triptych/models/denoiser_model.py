@@ -147,7 +147,7 @@ class DenoiserModel(BoundModel):
             if condition is not None:
                 condition = condition[chosen]
             index = batch.index[chosen.cpu()]
-            nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition)
+            nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition, self.random)
             parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
             for figure, part in zip(figures, parts, strict=True):
                 figure[chosen] = part

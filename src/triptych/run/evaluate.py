@@ -21,10 +21,10 @@ from triptych.errors import Diverged, UserError
 from triptych.models.accounting import TERMS, Account
 from triptych.models.base import BoundModel
 from triptych.records import Config, Entries
-from triptych.run.directory import write_atomic
+from triptych.run.directory import log_line, write_atomic
 from triptych.run.items import group_values
 from triptych.run.other_runs import OtherRuns, set_teacher
-from triptych.run.processes import rank
+from triptych.run.processes import check_cpu_processes, rank
 from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 
@@ -125,6 +125,7 @@ def evaluate_checkpoint(values: Config) -> Entries:
 
     ``values`` are the keys of ``configs/evaluate.yaml``.
     """
+    log_line(None, check_cpu_processes(values["devices"], key="devices"))
     split, items = values["split"], values["items"]
     judged = () if split == "train" else (split,)
     adjust = functools.partial(_apply_command_values, values)

@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.ema import EMA
-from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics_callback, item_metrics_callback
 from triptych.callbacks.tf32 import TF32
 from triptych.config.build import build
 from triptych.config.check import warm_up_warning
 from triptych.data.base import DataModule
 from triptych.errors import UserError
+from triptych.models.gradients import Gradients
 from triptych.records import Config
 from triptych.run.checkpoints import CheckpointSaver, save_checkpoint
 from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line
@@ -25,7 +25,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers
 from triptych.run.model import compile_networks
-from triptych.run.processes import rank
+from triptych.run.processes import check_cpu_processes, rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
 from triptych.run.session import Session
@@ -64,6 +64,8 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
     check_splits(config, data)
+    node = config["trainer"]
+    log_line(run, check_cpu_processes(node["devices"], node["accelerator"]))
     keep = CheckpointSaver(
         run,
         monitor="val/bound" if len(data.splits["val"]) else None,

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from triptych.config.identity import cores, has_gpu
 from triptych.errors import Busy, StorageError, UserError
 from triptych.files import open_regular, storage_errors
 
@@ -35,6 +36,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a co
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
 PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM to end a job
+MOST_PER_CORE = 4  # processes of a run for each CPU core; more would only fill the memory
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # Errors of file systems without flock, where a lock file of filelock is used instead.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
@@ -68,6 +70,27 @@ def rank() -> int:
 def launch_id() -> str:
     """Return an identifier that all ranks of torchrun or srun share; "" for a single process."""
     return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher_variables()[1:])
+
+
+def check_cpu_processes(
+    devices: Any, accelerator: str = "auto", key: str = "trainer.devices"
+) -> str:
+    """Return a warning if a run has more processes on the CPU than this machine has cores, or "".
+
+    UserError: it has more than four a core. ``devices`` and ``accelerator``: the trainer's.
+    """
+    if accelerator not in ("auto", "cpu") or (accelerator == "auto" and has_gpu()):
+        return ""
+    processes = str(devices)
+    if launch_id():  # srun sets no such variable: each of its processes has cores of its own
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not processes.isdigit() or int(processes) <= cores():
+        return ""
+    problem = f"{key}={devices}: {processes} processes on this machine's {cores()} CPU cores"
+    most = MOST_PER_CORE * cores()
+    if int(processes) > most:
+        raise UserError(f"{problem}; use at most {most}")
+    return f"{problem}; more than {cores()} are no faster"
 
 
 def announce_directory(folder: Path) -> None:

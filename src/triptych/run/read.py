@@ -51,6 +51,11 @@ class Position:
     bound: float = math.nan  # the last validation bound
     steps_per_second: float = math.nan
 
+    @property
+    def fraction(self) -> float:
+        """The finished part of the stage; 0 if its length is not known."""
+        return self.step / self.max_steps if self.max_steps else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Result):

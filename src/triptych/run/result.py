@@ -52,6 +52,7 @@ class Result:
             run trained it.
         seconds: {"fit", "test", "samples"}.
         cost: {"memory": peak bytes, "evaluations": denoiser calls per sample}.
+        draws: the stream of random numbers of the training and the bound.
         weights, checkpoint: the reported weights and checkpoint.
         averaging: {"reported": name, "val": metrics of the other weights}.
         fingerprint, split: identify the data and their split.
@@ -83,6 +84,7 @@ class Result:
     seconds: Mapping[str, float] = _result_field(parsing.parse_floats, dict)
     cost: Mapping[str, float] = _result_field(parsing.parse_floats, dict)
     device: str = _result_field(str, "")
+    draws: str = _result_field(str, "")
     world_size: int | None = _result_field(to_int)
     weights: str = _result_field(str, "")
     checkpoint: str = _result_field(str, "")
@@ -163,6 +165,11 @@ class Result:
         if self.measure is None:
             return math.nan
         return self.test[self.measure].mean
+
+    @property
+    def cause(self) -> str:
+        """The error without the step at which the run diverged: equal for runs of one cause."""
+        return self.error.removeprefix(f"diverged at step {self.step}: ")
 
     def figure(self, path: str) -> float | None:
         """Return a number by its path, such as ``val.bpd.mean``; None if it is missing.

@@ -67,15 +67,14 @@ class DecisionRule:
 class PairTest:
     """The test of two cells: the difference, second minus first, and its corrected p-values.
 
-    `equivalence_p`: p of "they differ by the margin or more". `level`: the limit for the
-    uncorrected p if no other pair is significant; `step_level`: its limit given those that are.
+    `equivalence_p`: p of "they differ by the margin or more". `level`: the pair's share of the 5%,
+    so that all intervals of a report hold together in 95% of reports (Bonferroni).
     """
 
     pair: Paired
     p: float
     equivalence_p: float = math.nan
     level: float = ALPHA
-    step_level: float = ALPHA
     interim: bool = False
 
     @property
@@ -102,18 +101,15 @@ class PairTest:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Interval of the difference at Holm's level: it excludes zero if corrected p <= .05.
+        """Interval of the difference; the test is significant where it excludes zero.
 
-        It may include zero if an earlier look decided.
+        It may include zero where Holm's later steps, or an earlier look, find a difference. Between
+        two looks it may exclude zero before the test, as it has seeds that no look has had.
         """
-        if self.p == 0:
-            return self.pair.interval(self.step_level)
-        # The factor of the correction is unknown if p was limited to 1.
-        level = self.level if self.p >= 1 else self.step_level
-        return self.pair.interval(min(level, ALPHA * self.pair.p / self.p))
+        return self.pair.interval(self.level)
 
     def to_text(self, decimals: int = 0) -> str:
-        """Format the difference with its corrected interval: "+0.120 [0.100, 0.140]".
+        """Format the difference with its interval: "+0.120 [0.100, 0.140]".
 
         `decimals`: the minimum, as for a column of a table.
         """
@@ -171,6 +167,12 @@ class Cell:
     def spread(self, part: str = "") -> Estimate:
         """Return the mean of a part over seeds, with its standard error."""
         return spread(self.values(part).values())
+
+    @property
+    def parameters(self) -> int | None:
+        """The number of parameters of its models, the largest if it differs; None if unknown."""
+        sizes = [run.parameters for run in self.runs.values() if run.parameters is not None]
+        return max(sizes, default=None)
 
     @cached_property
     def bound(self) -> Estimate:

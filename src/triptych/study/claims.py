@@ -16,8 +16,6 @@ from pathlib import Path
 from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.cells import DecisionRule, Key, MeasureTable, PairTest, bound_by_item
 from triptych.study.comparison import Comparison
-from triptych.study.rounds import round_sizes
-from triptych.study.seed_range import SeedRange, seed_range
 from triptych.study.statistics import ALPHA, Paired, holm, paired
 
 MAX_SEEDS = 12  # the default of max_seeds: a report suggests no more
@@ -51,12 +49,10 @@ def correct_for_multiple_tests(
     corrected = holm(p_values, weights)
     same = holm([_combined_equivalence_p(hypothesis, rule) for hypothesis in family])
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
-    columns = zip(family, weights, p_values, corrected, same, strict=True)
-    for hypothesis, weight, p, corrected_p, same_p in columns:
-        level = step_level = ALPHA * weight / rule.current_p_factor
-        if corrected_p > 0:
-            step_level = ALPHA * p / corrected_p / rule.current_p_factor
-        test = PairTest(hypothesis.pair, corrected_p, same_p, level, step_level)
+    columns = zip(family, weights, corrected, same, strict=True)
+    for hypothesis, weight, corrected_p, same_p in columns:
+        level = ALPHA * weight / rule.current_p_factor
+        test = PairTest(hypothesis.pair, corrected_p, same_p, level)
         claims[hypothesis.comparison_index][hypothesis.key] = test
     tests = len(p_values) - sum(map(math.isnan, p_values))
     return [
@@ -166,20 +162,6 @@ def _paired_differences(
         yield key, paired(table.seed_values(first, place), table.seed_values(second, place), items)
 
 
-def seeds_to_settle(claim: PairTest) -> SeedRange | None:
-    """Return the total number of seeds with which until=decided would settle the pair, as a range.
-
-    None if the pair has no p, or if no look would follow.
-    """
-    if math.isnan(claim.pair.p):
-        return None
-    looks = len(round_sizes(claim.pair.n, MAX_SEEDS))
-    if looks == 1:
-        return None
-    rule = DecisionRule(looks=looks, reported=True)
-    return seed_range(claim.pair, claim.level / rule.p_factor(looks - 1), claim.level)
-
-
 def seeds_to_try(comparison: Comparison) -> int:
     """Return the total number of seeds to try for the best setting's open pairs; 0 if none helps.
 
@@ -188,13 +170,21 @@ def seeds_to_try(comparison: Comparison) -> int:
     """
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
-    claims = open_tests(comparison)
-    if any(claim.pair.n < 2 for claim in claims):
+    tests = open_tests(comparison)
+    if any(test.pair.n < 2 for test in tests):
         return FIRST
-    for seeds in map(seeds_to_settle, claims):
-        if seeds and seeds.low <= MAX_SEEDS:
-            return MAX_SEEDS
-    return 0
+    return MAX_SEEDS if any(map(may_settle, tests)) else 0
+
+
+def may_settle(test: PairTest) -> bool:
+    """Return whether the interval at `MAX_SEEDS` is expected to exclude zero.
+
+    The true difference is assumed to be the measured one.
+    """
+    pair = test.pair
+    if math.isnan(pair.p) or pair.n >= MAX_SEEDS:
+        return False
+    return abs(pair.mean) > pair.expected_half_width(MAX_SEEDS, test.level)
 
 
 def open_tests(comparison: Comparison) -> list[PairTest]:

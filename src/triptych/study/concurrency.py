@@ -6,73 +6,57 @@ the runs' networks need.
 
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from triptych.errors import UserError
-from triptych.study import rounds
+from triptych.config.identity import has_gpu
+from triptych.records import Config
 from triptych.study.formatting import count_noun
 
-PATIENCE = 120.0  # timeout in seconds of nvidia-smi, and of the process that counts memory
-COMMAND_ERRORS = (OSError, subprocess.SubprocessError)
-QUERY = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+PATIENCE = 120.0  # timeout in seconds of the process that counts memory
 # -P: modules in the current folder must not shadow installed ones.
 COUNT_MEMORY = [sys.executable, "-P", "-c", "from triptych.study.plan import answer; answer()"]
 
 
 class Card(NamedTuple):
-    """A GPU of this machine."""
+    """A GPU of this machine, and the memory of the sweep's runs."""
 
     name: str
     free: int  # bytes
+    needed: float  # bytes that the largest run needs; infinity if they are not known
 
 
-def find_card() -> Card | None:
-    """Return the NVIDIA GPU on which a run of one device trains; None without one."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "none"
-    with suppress(*COMMAND_ERRORS):
-        name, _, mebibytes = _last_printed_line([*QUERY, f"--id={first}"], "").rpartition(", ")
-        # Some drivers give no number but "[N/A]" or "[Insufficient Permissions]".
-        return Card(name, int(mebibytes) * 2**20 if mebibytes.isdecimal() else 0)
-    return None
+def find_card(configs: Sequence[Config]) -> Card | None:
+    """Return the GPU on which a run of one device trains, as torch sees it; None without one.
 
-
-def count_memory(configs: Sequence[Any]) -> float | None:
-    """Return the bytes that the largest of some runs needs on a GPU, counted in a new process.
-
-    None: torch cannot use the GPU. Infinity: the memory of a run is not known.
+    A new process imports torch and counts the memory of the runs with these configurations.
     """
-    with suppress(*COMMAND_ERRORS):
-        return json.loads(_last_printed_line(COUNT_MEMORY, json.dumps(configs)))  # type: ignore[no-any-return]  # a number or null
-    return math.inf
+    if not has_gpu():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        printed = subprocess.check_output(
+            COUNT_MEMORY,
+            input=json.dumps(configs),
+            text=True,
+            errors="replace",
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE,
+        )
+        answer = json.loads(printed.strip().rpartition("\n")[2])
+        return Card(**answer) if answer else None
+    return Card("GPU", 0, math.inf)
 
 
-def _last_printed_line(command: list[str], text: str) -> str:
-    """Return the last line that a command prints, given a text on its standard input."""
-    printed = subprocess.check_output(
-        command,
-        input=text,
-        text=True,
-        errors="replace",
-        stderr=subprocess.DEVNULL,
-        timeout=PATIENCE,
-    )
-    return printed.strip().rpartition("\n")[2]
-
-
-def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
+def set_runs_at_once(config: DictConfig, configs: Sequence[Config]) -> str:
     """Set how many runs a local sweep starts at a time, and return a line with the number.
 
-    A GPU gets as many as fit in its memory, at most ``cores``. With another launcher, or if the
-    number was typed, nothing is set and the line is "".
+    ``configs``: the settings' configurations. A GPU gets as many runs as fit in its memory, at most
+    ``cores``. With another launcher, or if the number was typed, nothing is set and the line is "".
     """
     launcher = config.hydra.launcher
     if "n_jobs" not in launcher or not OmegaConf.is_interpolation(launcher, "n_jobs"):
@@ -80,28 +64,16 @@ def set_runs_at_once(config: DictConfig, jobs: Sequence[rounds.Job]) -> str:
     on_cores = f"{count_noun(launcher.n_jobs, 'run')} at a time, a core each"
     if config.trainer.accelerator == "cpu":
         return f"on the CPU: {on_cores}"
-    card = find_card()
+    card = find_card(configs)
     if card is None:
-        return f"no NVIDIA GPU here: {on_cores}"
-    memory = count_memory(_configs(config, jobs))
-    if memory is None:
-        return f"on the CPU: {on_cores}"
-    launcher.n_jobs = fitting_runs(card, memory, launcher.n_jobs)
+        return f"no CUDA GPU here: {on_cores}"
+    launcher.n_jobs = fitting_runs(card, launcher.n_jobs)
     line = f"on one {card.name}: {count_noun(launcher.n_jobs, 'run')} at a time"
-    if math.isinf(memory):
+    if math.isinf(card.needed):
         line += ", as the memory of a run is not known; pass hydra.launcher.n_jobs=N for more"
     return line
 
 
-def fitting_runs(card: Card, memory: float, most: int) -> int:
-    """Return how many runs that need ``memory`` bytes fit on a GPU at once, 1 to ``most``."""
-    return max(1, min(most, int(card.free / memory)))
-
-
-def _configs(config: DictConfig, jobs: Sequence[rounds.Job]) -> list[Any]:
-    """Return each setting's resolved configuration; a refused one fails when its run starts."""
-    configs = []
-    for setting in rounds.count_runs_by_setting(jobs):
-        with suppress(UserError, HydraException, OmegaConfBaseException):
-            configs.append(rounds.resolve_cell(config, setting).config)
-    return configs
+def fitting_runs(card: Card, most: int) -> int:
+    """Return how many of the sweep's runs fit on a GPU at once, 1 to ``most``."""
+    return max(1, min(most, int(card.free / card.needed)))

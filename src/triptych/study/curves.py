@@ -14,6 +14,7 @@ from triptych.study.axes import Axis, axis_value
 from triptych.study.cells import Cell
 from triptych.study.comparison import Comparison
 from triptych.study.figures import Colours, limits_without_outliers
+from triptych.study.formatting import shorten
 from triptych.study.style import (
     INK,
     PAPER,
@@ -23,7 +24,6 @@ from triptych.study.style import (
     log_axis,
     mark_beyond,
     run_gid,
-    shorten,
 )
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"

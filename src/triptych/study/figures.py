@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from triptych.study import style
 from triptych.study.cells import MeasureTable, PairTest
 from triptych.study.comparison import Comparison
-from triptych.study.formatting import common_decimals, format_number, plus_minus
+from triptych.study.formatting import common_decimals, format_number, plus_minus, shorten
 from triptych.study.statistics import outlying_labels
 from triptych.study.style import (
     ARROW,
@@ -26,7 +26,6 @@ from triptych.study.style import (
     mark_beyond,
     new_axes,
     run_gid,
-    shorten,
     side_beyond,
 )
 from triptych.study.tables import difference_entries
@@ -53,7 +52,7 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw paired differences to the best; an interval without zero is significant (corrected)."""
+    """Draw paired differences to the best; a filled dot is significant by the corrected test."""
     rivals = dict[str, PairTest]()
     verdicts = dict[str, str]()
     for place, cell in enumerate(comparison.ranked[1:], 1):
@@ -65,7 +64,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
         return None
     figure, ax = _axes_with_rows(verdicts)
     intervals = "; ".join(f"{label} {claim.to_text()}" for label, claim in rivals.items())
-    figure.set_label(f"{figure.get_label()} With corrected intervals: {intervals}.")
+    figure.set_label(f"{figure.get_label()} With intervals [95% together]: {intervals}.")
     margin = comparison.rule.equal_within
     if margin is not None:
         ax.axvspan(-margin, margin, color=style.MUTED, alpha=0.15, linewidth=0)

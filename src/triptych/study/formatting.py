@@ -113,6 +113,11 @@ def duration(seconds: float) -> str:
     return f"{three_digits(whole / 3600)} h"
 
 
+def shorten(text: str, max_length: int = 30) -> str:
+    """Shorten `text` to `max_length` letters by an ellipsis in its middle."""
+    return text if len(text) <= max_length else text[: max_length - 9] + "…" + text[-8:]
+
+
 def join_names(names: Collection[str]) -> str:
     """Join names: "a", "a and b", "a, b and c"."""
     *first, last = names or [""]

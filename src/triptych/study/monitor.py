@@ -4,7 +4,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 from triptych.run.directory import RunDirectory
 from triptych.run.read import Position, read_position, read_run
 from triptych.run.result import ENDED, result_line
-from triptych.study.formatting import duration, format_number
+from triptych.study.formatting import count_noun, duration, format_number, shorten
 from triptych.study.groups import setting_label
 from triptych.terminal import escaped_stream
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
+OTHER_LINES = 4  # lines of the live table without a run: name, two of counts, and a free one
+SHORTEST = 12  # letters of a setting's name that a narrow terminal shows at least
 APART = 30  # pause between reports, in multiples of the time that a report took
 
 
@@ -50,7 +53,10 @@ class Monitor(threading.Thread):
     ):
         super().__init__(daemon=True)
         self.root, self.cells, self.done, self.every = root, cells, done, every
+        self._begun = time.monotonic()
         self._halt = threading.Event()
+        # {(status, cause): the first run that ended so}, by its place "[4/30]"
+        self._causes: dict[tuple[str, str], str] = {}
         self._reported = 0  # number of ended runs at the last report
         self._next = 0.0  # earliest time of the next report
 
@@ -63,7 +69,7 @@ class Monitor(threading.Thread):
         console = PlainConsole(sys.stderr)
         if not console.is_terminal:
             return self._print_until_stopped()
-        live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
+        live = Live(console=console, refresh_per_second=2, transient=True)
         # Escape control characters in printed text before Live's streams, which would execute them.
         with (
             live,
@@ -71,7 +77,7 @@ class Monitor(threading.Thread):
             redirect_stderr(escaped_stream(sys.stderr)),
         ):
             while not self._halt.wait(self.every):
-                live.update(self.table())
+                live.update(self.screen(*console.size))
                 self._rewrite_report_if_due()
 
     def _print_until_stopped(self) -> None:
@@ -95,46 +101,59 @@ class Monitor(threading.Thread):
         """Print how a run ended: "[3/12] objective=v,seed=1: finished before, test bound 2.09"."""
         result = read_run(self.root / name)
         line = result_line(result)
+        place = f"[{count}/{len(self.cells)}]"
+        if result.error:
+            first = self._causes.setdefault((result.status, result.cause), place)
+            if first != place:
+                line = f"{result.status}, as {first}"
         if name in self.done and result.status == "finished":
             line = f"finished before, {line}"
-        print(f"[{count}/{len(self.cells)}] {name}: {line}", file=sys.stderr, flush=True)
+        print(f"{place} {name}: {line}", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Stop the thread and wait for its end."""
         self._halt.set()
         self.join()
 
-    def table(self) -> Any:
-        """Return a rich table with one row per run."""
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
+    def screen(self, width: int, height: int) -> Any:
+        """Return `lines` as a text that rich cuts at the terminal's width."""
         from rich.text import Text
 
-        names = [setting_label(cell) or cell for cell in self.cells]
-        longest = max(map(len, names), default=3)
-        table = Table(
-            box=None, padding=(0, 1), title=Text(self.root.name), title_justify="left",
-            caption="± is over test items; the report's is over seeds", caption_justify="left",
-            show_header=False,
-        )  # fmt: skip
-        table.add_column(no_wrap=True, min_width=min(24, longest))
-        table.add_column(no_wrap=True, min_width=11)
-        table.add_column(no_wrap=True)
-        for cell, name in zip(self.cells, names, strict=True):
-            run = RunDirectory(self.root / cell)
-            status = str(run.status)
-            progress = read_position(run.path)
+        lines = "\n".join(self.lines(width, height))
+        return Text(lines, no_wrap=True, overflow="ellipsis")
+
+    def lines(self, width: int, height: int) -> list[str]:
+        """Return what a terminal of this size shows: runs at work, then counts of all runs.
+
+        Runs that make no progress come last, and are the first to be left out.
+        """
+        at_work: dict[str, Position] = {}
+        ended = Counter[str]()
+        for name in self.cells:
+            status = RunDirectory(self.root / name).status
+            position = read_position(self.root / name)
             if status in ENDED:
-                style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                if cell in self.done:
-                    status += " before"
-                table.add_row(name, Text(status, style), result_line(run.summary())[:70])
-            elif progress is None:
-                table.add_row(name, "waiting", "", style="dim")
-            else:
-                bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=11)
-                table.add_row(name, bar, progress_text(progress))
-        return table
+                ended[status] += 1
+            elif position is not None:
+                at_work[name] = position
+        names = sorted(at_work, key=lambda name: is_stalled(at_work[name]))
+        shown = {name: at_work[name] for name in names[: height - OTHER_LINES]}
+        counts = ", ".join(f"{n} {status}" for status, n in ended.most_common())
+        total = f"{ended.total()} of {count_noun(len(self.cells), 'run')}"
+        total += self._time_left(ended, sum(position.fraction for position in at_work.values()))
+        return [self.root.name, *position_lines(shown, width), counts or "none has ended", total]
+
+    def _time_left(self, ended: Counter[str], begun: float) -> str:
+        """Return ", 4 min 10 s left" by the progress since the start; "" without progress.
+
+        ``begun``: the number of runs that those at work have done. Runs that failed or diverged do
+        not tell how long others take.
+        """
+        progress = ended["finished"] - len(self.done) + begun
+        if progress <= 0:
+            return ""
+        to_come = len(self.cells) - ended.total() - begun
+        return f", {duration((time.monotonic() - self._begun) * to_come / progress)} left"
 
     def _rewrite_report_if_due(self) -> None:
         """Rewrite the report if more runs have ended and the pause since the last one is over."""
@@ -146,11 +165,37 @@ class Monitor(threading.Thread):
             self._next = time.monotonic() + APART * (time.monotonic() - began)
 
 
+def position_lines(positions: Mapping[str, Position], width: int) -> list[str]:
+    """Return a line for each run: its name, shortened to fit the width, and its progress."""
+    texts = [progress_text(position) for position in positions.values()]
+    letters = width - max(map(len, texts), default=0) - len(" / seed=12  ")
+    names = [run_label(name, max(letters, SHORTEST)) for name in positions]
+    longest = max(map(len, names), default=0)
+    return [f"{name:{longest}}  {text}" for name, text in zip(names, texts, strict=True)]
+
+
+def run_label(name: str, letters: int) -> str:
+    """Return a run's label, such as "epsilon / lr=0.01 / seed=1".
+
+    The setting is shortened to so many letters; the seed follows as it is.
+    """
+    parts = name.split(",")
+    seed = [part for part in parts if part.startswith("seed=")]
+    setting = ",".join(part for part in parts if part not in seed)
+    label = shorten(setting_label(setting) or setting, letters)
+    return " / ".join(filter(None, [label, *seed]))
+
+
+def is_stalled(progress: Position) -> bool:
+    """Return whether a run has made no progress for a while."""
+    return time.time() - progress.updated >= QUIET
+
+
 def progress_text(progress: Position) -> str:
-    """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
+    """Format progress: "fit 1200/4000, val 2.310, 35/s, 1 min 20 s left"."""
     stage = progress.stage
     rate = progress.steps_per_second
-    if time.time() - progress.updated >= QUIET:
+    if is_stalled(progress):
         stage = "stalled or interrupted"
         rate = math.nan
     parts = [f"{stage} {progress.step}/{progress.max_steps}"]
@@ -158,5 +203,5 @@ def progress_text(progress: Position) -> str:
         parts.append(f"val {format_number(progress.bound)}")
     if 0 < rate < math.inf:
         left = (progress.max_steps - progress.step) / rate
-        parts += [f"{rate:.3g} steps/s", f"{duration(left)} left"]
+        parts += [f"{rate:.3g}/s", f"{duration(left)} left"]
     return ", ".join(parts)

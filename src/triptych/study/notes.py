@@ -19,6 +19,7 @@ EQUAL_FACTS = (
     ("steps", "training steps", "trainer.max_steps"),
     ("weights", "weights", "weights"),
     ("commit", "commits of the code", ""),
+    ("draws", "streams of random numbers (for pairs by seed set draws=batch)", "draws"),
     ("split", "splits of the same data into training and validation", "split"),
 )
 
@@ -29,7 +30,6 @@ def caveats_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     yield from _seed_notes(cells)
     yield from _fact_notes(runs, axes)
     yield from _source_notes(runs)
-    yield from _model_size_notes(cells)
     yield from reconstruction_notes(runs)
     yield from _metric_notes(runs)
     yield from _sample_measure_notes(runs)
@@ -69,18 +69,6 @@ def _source_notes(runs: Sequence[Run]) -> Iterator[str]:
                 f"{path} was trained again meanwhile: the runs took {count} different models from "
                 "it, so differences are not only those of the settings."
             )
-
-
-def _model_size_notes(cells: Sequence[Cell]) -> Iterator[str]:
-    """Note different numbers of parameters: "Parameters: levels 110,087; v and x0 104,455."."""
-    labels_by_size: dict[str, list[str]] = {}
-    for cell in cells:
-        for size in {run.parameters for run in cell.runs.values()} - {None}:
-            text = f"{size:,}" if size else "none, as nothing was trained"
-            labels_by_size.setdefault(text, []).append(cell.label)
-    if len(labels_by_size) > 1:
-        sizes = [f"{join_names(labels)} {size}" for size, labels in labels_by_size.items()]
-        yield f"Parameters: {'; '.join(sizes)}."
 
 
 def _metric_notes(runs: Sequence[Run]) -> Iterator[str]:

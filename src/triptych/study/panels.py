@@ -63,14 +63,14 @@ class Gallery(NamedTuple):
 
 
 DIFFERENCES = (
-    "Paired differences to the best setting, with intervals at the level of the corrected test. A "
-    "filled dot marks a significant difference: its interval excludes zero."
+    "Paired differences to the best setting, with intervals that hold together in 95% of reports. "
+    "A filled dot marks a significant difference by the corrected test."
 )
 
 HEADLINE = PanelFigure("headline", "Test bound of each seed.", figures.headline)
 FOREST = PanelFigure(
     "forest",
-    "Paired difference to the best; an interval without zero is significant by the corrected test.",
+    "Paired difference to the best; a filled dot is significant by the corrected test.",
     figures.forest,
 )
 CROSSING = PanelFigure(
@@ -104,8 +104,9 @@ PANELS: tuple[tuple[str, str, tuple[PanelFigure, ...]], ...] = (
     ),
     (
         "Validation bound during training",
-        "A setting whose line still falls at the right edge needs more steps. The cost of a step "
-        "differs, so compare by seconds as well.",
+        "At a constant learning rate, a line that falls to its end needs more steps; a rate "
+        "annealed to zero flattens every line there. The cost of a step differs, so compare by "
+        "seconds as well.",
         (
             PanelFigure(
                 "training",

@@ -1,6 +1,7 @@
 """Check the cells and the launcher of a sweep before anything begins."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from hydra.errors import HydraException
@@ -8,48 +9,70 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys, warm_up_warning
+from triptych.config.explain import explain
 from triptych.config.identity import check_cores
-from triptych.errors import UserError
+from triptych.errors import Refusals, UserError
+from triptych.records import Config
 from triptych.run.inputs import check_files
+from triptych.run.processes import check_cpu_processes
 from triptych.run.untrusted import check_init_from
 from triptych.study import rounds
+from triptych.study.formatting import count_noun
 
 
-def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> str:
-    """Raise UserError if no cell of a sweep can run, or if one of its values cannot be used.
+def check_cells(config: DictConfig, jobs: Sequence[Sequence[str]], has_begun: bool) -> list[Config]:
+    """Return the resolved configuration of each setting of a sweep.
 
-    Each value is tested in the first cell that has it. A cell whose values contradict one another
-    fails alone, when it runs. ``has_begun``: whether a cell has a result or a checkpoint.
-
-    Return the first warning that the whole training of a cell is warm-up, or "". The run itself
-    writes the warning only to its ``train.log``.
+    UserError: some runs cannot start; it has a line for each cause. ``has_begun``: whether a run
+    has a result or a checkpoint.
     """
-    known, warning = set[str](), ""
-    for job in jobs:
-        if not known.issuperset(job):
-            cell = rounds.compose_cell(config, job)
-            check_keys(cell, cell.hydra)
-            known.update(job)
-            warmup = cell.lr_schedule.get("warmup_steps", 0)
-            warning = warning or warm_up_warning(warmup, cell.trainer.max_steps or math.inf)
-    _check_any_resolves(config, jobs, has_begun)
-    check_files(config, rounds.varied_keys(config))
-    return warning
-
-
-def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) -> None:
-    """Raise the first cell's error if the configuration of no cell can be resolved."""
-    refusals: list[Exception] = []
-    for job in jobs:
+    composer = rounds.Composer(config)
+    settings = rounds.count_runs_by_setting(jobs)
+    configs = []
+    causes = Counter[str]()
+    for setting, count in settings.items():
         try:
-            request = rounds.resolve_cell(config, job)
+            cell = composer.compose(setting)
+            check_keys(cell, cell.hydra)
+            resolved = rounds.resolve_cell(cell).config
             if not has_begun:
-                check_init_from(request.config)
-            return
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            refusals.append(error)
-    if refusals:
-        raise refusals[0]
+                check_init_from(resolved)
+            _processes_line(config, resolved)
+            configs.append(resolved)
+        except UserError as error:
+            causes[str(error)] += count
+        except (HydraException, OmegaConfBaseException) as error:
+            causes[explain(error, "train")] += count
+    if causes:
+        total = count_noun(len(jobs), "run")
+        raise Refusals([f"{cause} ({n} of {total})" for cause, n in causes.most_common()])
+    for seed in dict.fromkeys(override for job in jobs for override in job):
+        if seed.startswith("seed="):
+            rounds.resolve_cell(composer.compose([*next(iter(settings)), seed]))
+    check_files(config, rounds.varied_keys(config))
+    return configs
+
+
+def first_warning(config: DictConfig, configs: Sequence[Config]) -> str:
+    """Return a warning if a setting has more processes than cores or trains in warm-up alone.
+
+    It is "" if there is none. The run itself writes the warning only to its ``train.log``.
+    """
+    for resolved in configs:
+        warmup = resolved["lr_schedule"].get("warmup_steps", 0)
+        warning = _processes_line(config, resolved) or warm_up_warning(
+            warmup, resolved["trainer"]["max_steps"] or math.inf
+        )
+        if warning:
+            return warning
+    return ""
+
+
+def _processes_line(config: DictConfig, resolved: Config) -> str:
+    """Return ``check_cpu_processes`` of a setting; "" with SLURM, whose nodes have other cores."""
+    if uses_slurm(config):
+        return ""
+    return check_cpu_processes(resolved["trainer"]["devices"], resolved["trainer"]["accelerator"])
 
 
 def probe_jobs(config: DictConfig) -> list[list[str]]:

@@ -21,7 +21,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -34,7 +34,7 @@ from triptych.study import formatting
 from triptych.study.comparison import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
-from triptych.study.footnotes import caution, footnote
+from triptych.study.footnotes import footnote
 from triptych.study.panels import (
     assign_colours,
     draw_panels,
@@ -45,8 +45,9 @@ from triptych.study.panels import (
 from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
-from triptych.study.style import PALETTE, VARIABLES, css_dash, figure_style, shorten, to_svg
+from triptych.study.style import PALETTE, VARIABLES, css_dash, figure_style, to_svg
 from triptych.study.tables import (
+    DIFFERENCE,
     SEEDS,
     Column,
     TableRow,
@@ -56,9 +57,11 @@ from triptych.study.tables import (
     table_rows,
     table_title,
 )
-from triptych.study.verdict import Verdict
+from triptych.study.verdict import NAMED, Verdict
 from triptych.terminal import escape_control_characters
 
+# The largest widths of names and of other texts in a table, as a rule and in a narrow terminal
+WIDE, NARROW = (40, 80), (12, 11)
 SHOWN = 3  # maximum number of failure reasons per sweep in the index
 # {verdict: its colour in the terminal}
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
@@ -164,7 +167,6 @@ def _section(
         "columns": table_columns(comparison),
         "rows": table_rows(comparison),
         "footnote": footnote(comparison),
-        "caution": caution(comparison),
         "panels": draw_panels(comparison, palette),
         "pictures": sample_pictures(comparison),
         "measures": measure_rows(comparison),
@@ -230,10 +232,8 @@ def print_table(report: Report) -> None:
         console.print(_widest_fitting_table(study, comparison, console))
         for note in comparison.notes:
             _print_text(console, f"Note: {note}", "dim")
-        _print_text(console, caution(comparison), "dim")
-    for run in study.runs:
-        if run.error:
-            _print_text(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)
+    for failure in study.failures:
+        _print_text(console, f"{failure} (see {failure.runs[0].dir})", "red", wrap=False)
     _print_text(console, study.answer, "bold")
     if study.next_step:
         _print_text(console, str(study.next_step), wrap=False)
@@ -259,19 +259,31 @@ def _print_published(console: Console, published: PaperVerdicts) -> None:
 
 
 def _widest_fitting_table(study: Study, comparison: Comparison, console: Console) -> Table:
-    """Return the widest results table that fits the terminal; CSV and page have all columns."""
+    """Return the widest results table that fits the terminal; CSV and page have all columns.
+
+    Names and words are narrow only where the differences to the best would not fit otherwise.
+    """
     columns = [SEEDS, *table_columns(comparison)]
     options = console.options.update(max_width=10_000)
     for dispensable in sorted((column for column in columns if column.rank), key=lambda c: c.rank):
-        table = _table(study, comparison, columns)
-        if Measurement.get(console, options, table).maximum <= console.width:
-            return table
+        letters, words = WIDE
+        if dispensable.rank == DIFFERENCE.rank:
+            letters, words = NARROW
+        table = _table(study, comparison, columns, letters, words)
+        spare = console.width - Measurement.get(console, options, table).maximum
+        if spare >= 0:
+            return _table(study, comparison, columns, letters + spare, words)
         columns.remove(dispensable)
-    return _table(study, comparison, columns)
+    return _table(study, comparison, columns, *WIDE)
 
 
-def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> Table:
-    """Return the terminal's results table with these columns."""
+def _table(
+    study: Study, comparison: Comparison, columns: Sequence[Column], letters: int, words: int
+) -> Table:
+    """Return the terminal's results table with these columns.
+
+    ``letters``: the largest width of a setting's name; ``words``: that of other texts.
+    """
     decides = table_title(comparison) or comparison.unit
     better = comparison.question.metric.better
     title = ", ".join(filter(None, (comparison.data, comparison.title, decides, better)))
@@ -283,15 +295,34 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
         caption=caption, caption_justify="left",
     )  # fmt: skip
-    table.add_column(Text(comparison.subject), overflow="fold")
+    letters = min(letters, WIDE[0])
+    table.add_column(Text(comparison.subject), overflow="fold", max_width=letters)
     for column in columns:
-        justify: JustifyMethod = "left" if column.is_text else "right"
-        table.add_column(Text(column.short or column.heading), justify=justify)
-    for row in table_rows(comparison):
+        heading = Text(column.short or column.heading)
+        if column.is_text:
+            table.add_column(heading, max_width=words)
+        else:
+            table.add_column(heading, justify="right")
+    for row, name in _named_rows(comparison, letters):
         texts = [Text(row.entry(column.key).text) for column in columns]
         style = "bold green" if row.best else ""
-        table.add_row(Text(shorten(row.label, 40)), *texts, style=style)
+        table.add_row(Text(name), *texts, style=style)
     return table
+
+
+def _named_rows(comparison: Comparison, letters: int) -> list[tuple[TableRow, str]]:
+    """Return the rows that the terminal shows, with names of so many letters.
+
+    Names are whole, so that they wrap, if two of them would be equal.
+    """
+    rows = table_rows(comparison)
+    lost = [row for row in rows if row.verdict in ("diverged", "failed")]
+    if len(lost) > NAMED:
+        rows = [row for row in rows if row not in lost]  # a sentence below counts the others
+    names = [formatting.shorten(row.label, letters) for row in rows]
+    if len({*names}) < len(names):
+        names = [row.label for row in rows]
+    return [*zip(rows, names, strict=True)]
 
 
 def write_figures(study: Study, out: Path) -> list[Path]:

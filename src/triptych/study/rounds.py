@@ -3,6 +3,7 @@
 A round is a batch of runs that is started when the results of earlier ones are known.
 """
 
+import copy
 import itertools
 import math
 from collections import Counter
@@ -13,10 +14,12 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import filter_overrides
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.identity import AXES, BUNDLES, grid_keys, slug
 from triptych.config.keys import check_values, role
+from triptych.config.source import group_choices
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.run.request import Request, resolve
@@ -81,9 +84,39 @@ def compose_cell(config: DictConfig, job: Sequence[str]) -> DictConfig:
     return GlobalHydra.instance().config_loader().load_sweep_config(config, [*job])
 
 
-def resolve_cell(config: DictConfig, job: Sequence[str]) -> Request:
-    """Resolve the configuration of a sweep's run; UserError: one of its overrides is invalid."""
-    cell = compose_cell(config, job)
+class Composer:
+    """Composes the runs of a sweep, with Hydra only once for all runs of the same choices.
+
+    Hydra takes 0.1 s for a run; a copy of its result in which other values are set takes 0.005 s.
+    """
+
+    def __init__(self, config: DictConfig):
+        self.config = config
+        self.composed: dict[Setting, DictConfig] = {}  # by the overrides that Hydra has composed
+
+    def compose(self, job: Sequence[str]) -> DictConfig:
+        """Return the configuration of the run with these overrides, as ``compose_cell`` does."""
+        values = [override for override in job if _sets_value(override)]
+        choices = tuple(override for override in job if override not in values)
+        if choices not in self.composed:
+            self.composed[choices] = compose_cell(self.config, choices)
+        cell = copy.deepcopy(self.composed[choices])
+        cell.hydra.overrides.task = [*job]
+        try:
+            for override in OverridesParser.create().parse_overrides(values):
+                OmegaConf.update(cell, override.key_or_group, override.value())
+        except OmegaConfBaseException:
+            return compose_cell(self.config, job)  # raises Hydra's error, which can be explained
+        return cell
+
+
+def _sets_value(override: str) -> bool:
+    """Return whether an override sets a value, and does not choose a file, add or delete a key."""
+    return not override.startswith(("+", "~")) and not group_choices(override_group(override))
+
+
+def resolve_cell(cell: DictConfig) -> Request:
+    """Resolve a composed run of a sweep; UserError: one of its overrides is invalid."""
     request = resolve(cell, Path(cell.hydra.sweep.dir))
     request.check_overrides()
     return request
@@ -193,9 +226,9 @@ def print_plan(config: DictConfig, jobs: Sequence[Job]) -> None:
         )
     runs = count_runs_by_setting(jobs)
     fits = count_runs_by_setting(split_by_fit(jobs)[0])
-    planned = []
+    planned, composer = [], Composer(config)
     for setting, name in setting_names([*runs]).items():
-        resolved = resolve_cell(config, setting).config
+        resolved = resolve_cell(composer.compose(setting)).config
         planned.append((name or "all", runs[setting], fits[setting], resolved))
     if config.get("until"):
         print(

@@ -38,6 +38,29 @@ class NextStep:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """The runs that ended without a result for one cause, among `expected` runs."""
+
+    runs: Sequence[Run]
+    expected: int
+
+    @property
+    def status(self) -> str:
+        """The status of these runs, such as "diverged"."""
+        return self.runs[0].status
+
+    @property
+    def title(self) -> str:
+        """The number of runs and where they ended: "15 of 30 runs failed in the build"."""
+        count = f"{len(self.runs)} of {count_noun(self.expected, 'run')} {self.status}"
+        stage = self.runs[0].stage
+        return f"{count} in the {stage}" if stage else count
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.runs[0].cause}"
+
+
+@dataclass(frozen=True)
 class Study:
     """The runs of one directory or several, by sweep, and their comparisons."""
 
@@ -150,14 +173,15 @@ class Study:
             parts.append(f"{missing} not started")
         return ", ".join(parts)
 
-    @property
-    def failure(self) -> str:
-        """The most frequent reason why runs failed, with its count; "" if none failed."""
-        errors = [first_line(run.error) for run in self.runs if run.status == "failed"]
-        if not errors:
-            return ""
-        [(reason, n)] = Counter(errors).most_common(1)
-        return f"{n} of {count_noun(len(errors), 'failed run')}: {reason}"
+    @cached_property
+    def failures(self) -> list[Failure]:
+        """Runs with an error by their status, stage and cause, the most frequent cause first."""
+        runs_by_cause: dict[tuple[str, ...], list[Run]] = {}
+        for run in self.runs:
+            if run.error:
+                runs_by_cause.setdefault((run.status, run.stage, run.cause), []).append(run)
+        failures = [Failure(runs, self.expected) for runs in runs_by_cause.values()]
+        return sorted(failures, key=lambda failure: -len(failure.runs))
 
     @property
     def sentences(self) -> list[str]:
@@ -223,7 +247,7 @@ class Study:
         runs = [run for run in self.runs if run.seed is not None and not is_trial(run)]
         used = sorted({run.seed for run in runs if run.seed is not None})
         pairs = zip(self.comparisons, self.verdicts, strict=True)
-        tried = [seeds_to_try(comparison) for comparison, verdict in pairs if not verdict.untrained]
+        tried = [seeds_to_try(comparison) for comparison, verdict in pairs if not verdict.hopeless]
         missing = max(tried, default=0) - len(used)
         if not used or missing <= 0:
             return None

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from triptych.run.read import Run
-from triptych.study.formatting import four_digits
+from triptych.study.formatting import four_digits, shorten
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # The colours of Okabe and Ito without yellow, then muted ones of Tol. They are distinct for
@@ -111,11 +111,6 @@ def new_axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
     figure = Drawing(height)
     box = (left / WIDTH, 0.5 / height, (WIDTH - left - right) / WIDTH, (height - 0.62) / height)
     return figure, figure.add_axes(box)
-
-
-def shorten(text: str, max_length: int = 30) -> str:
-    """Shorten `text` to `max_length` letters by an ellipsis in its middle."""
-    return text if len(text) <= max_length else text[: max_length - 9] + "…" + text[-8:]
 
 
 def legend_names(labels: Sequence[str]) -> dict[str, str]:

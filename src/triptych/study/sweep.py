@@ -35,7 +35,13 @@ from triptych.study.concurrency import set_runs_at_once
 from triptych.study.formatting import count_noun
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import claim_entries, set_scale
-from triptych.study.prerequisites import check_cells, check_launcher, probe_jobs, uses_slurm
+from triptych.study.prerequisites import (
+    check_cells,
+    check_launcher,
+    first_warning,
+    probe_jobs,
+    uses_slurm,
+)
 from triptych.study.sweep_command import check_command, name_directory
 from triptych.study.sweep_plan import (
     STUDY,
@@ -103,9 +109,10 @@ class SweepHook(Callback):
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if new or not self.cells:
-                jobs = self.jobs or probe_jobs(config)
-                warning = check_cells(config, jobs, self._has_begun() and not config.force)
-                concurrency = set_runs_at_once(config, jobs)
+                jobs = [*new.values()] or probe_jobs(config)
+                configs = check_cells(config, jobs, self._has_begun() and not config.force)
+                warning = first_warning(config, configs)
+                concurrency = set_runs_at_once(config, configs)
             if not rounds.is_adaptive(config):
                 self.reserve(new)
                 self.record(expected=self._count_expected_runs())

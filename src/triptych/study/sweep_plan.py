@@ -30,7 +30,7 @@ from triptych.run.provenance_file import Entries
 from triptych.run.read import find_runs
 from triptych.run.request import resolve
 from triptych.run.sweep_record import SWEEP, Tuning
-from triptych.study.rounds import compose_cell, is_grid, override_key
+from triptych.study.rounds import Composer, is_grid, override_key
 
 COMMANDS = ".commands"  # folder in which each running command lists its cells
 CELLS = "cells.json"
@@ -107,7 +107,7 @@ def _directory_times(root: Path) -> dict[str, int]:
 
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
     """Plan the cells whose directories already hold a run; other cells need no plan."""
-    plans = {}
+    plans, composer = {}, Composer(config)
     for name, job in cells.items():
         run = RunDirectory(root / name)
         if run.path.is_symlink() or run.path.is_file():
@@ -118,7 +118,7 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
         if not contains_run(run):
             continue
         # Also with force: a refused cell ends the command before an earlier run is moved aside.
-        request = resolve(compose_cell(config, job), run.path)
+        request = resolve(composer.compose(job), run.path)
         if not config.force:
             plans[name] = plan_run(request)
     refuse_differences(

@@ -38,9 +38,9 @@ SEEDS = Column("seeds", "seeds", is_text=True)
 VERDICT = Column("verdict", "verdict", is_text=True)
 DIFFERENCE = Column(
     "difference",
-    "paired difference to best [interval]",
-    "to best [interval]",
-    rank=8,
+    "paired difference to best [95% together]",
+    "to best [95% together]",
+    rank=9,
 )
 P_VALUE = Column("p", "p (Holm)", rank=1)
 TERMS = (
@@ -48,7 +48,7 @@ TERMS = (
     Column("reconstruction", "reconstruction", "recon.", rank=3),
     Column("diffusion", "diffusion", "diff.", rank=4),
 )
-GAP = Column("gap", "gap to entropy")
+GAP = Column("gap", "gap to entropy", rank=8)
 # Other metrics of test items. They never replace the bound.
 OTHER_ITEM_METRICS = (
     Column("iw", "importance-weighted", rank=5),
@@ -129,8 +129,8 @@ def _difference_columns(table: MeasureTable, value_index: int) -> list[Column]:
     value = f"{table.values[value_index]:g}"
     difference = replace(
         DIFFERENCE,
-        heading=f"paired difference to best at {value} [interval]",
-        short=f"to best at {value} [interval]",
+        heading=f"paired difference to best at {value} [95% together]",
+        short=f"to best at {value}\n[95% together]",
     )
     return [difference, P_VALUE]
 

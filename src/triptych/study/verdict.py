@@ -1,6 +1,7 @@
 """State a comparison's verdict in sentences, as far as the corrected tests allow (`claims`)."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,13 +10,11 @@ from typing import NamedTuple, Self
 from triptych.files import escape_control_characters
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.study.cells import MeasureTable, PairTest
-from triptych.study.claims import MAX_SEEDS, seeds_to_settle
+from triptych.study.cells import Cell, MeasureTable, PairTest
 from triptych.study.comparison import Comparison
 from triptych.study.footnotes import margin_text
 from triptych.study.formatting import count_noun, format_number, join_names, plus_minus
 from triptych.study.groups import is_trial
-from triptych.study.seed_range import MOST, SeedRange
 from triptych.study.statistics import spread
 from triptych.study.weighting import neglecting_settings
 
@@ -28,13 +27,13 @@ NAMED = 4  # maximum number of settings that a sentence names; more are counted
 class Verdict:
     """The answer in sentences, and one line for each metric of samples.
 
-    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would not
-    help.
+    `hopeless`: whether no setting is better than a trivial baseline, or than pure noise if samples
+    decide, so that more seeds would not help.
     """
 
     sentences: tuple[str, ...]
     lines: tuple[str, ...] = ()
-    untrained: bool = False
+    hopeless: bool = False
 
     @property
     def headline(self) -> str:
@@ -86,7 +85,10 @@ def describe_verdict(comparison: Comparison) -> Verdict:
     measures = comparison.measures.values()
     deciding = comparison.deciding
     lines = [ranking(comparison, table) for table in measures if table is not deciding]
-    return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), weakness.of_all)
+    hopeless = weakness.of_all
+    if deciding:
+        hopeless = len(noisy_labels(deciding)) == len(deciding.cells)
+    return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), hopeless)
 
 
 def _verdict_sentences(comparison: Comparison, all_untrained: bool) -> list[str]:
@@ -143,20 +145,20 @@ def lost_seeds_sentence(comparison: Comparison) -> str:
 
     As in "x0 diverged with 3 of 5 seeds: only the other seeds count."
     """
-    partly = list[str]()
-    fully = list[str]()
+    partly: dict[str, list[str]] = {}  # {how the seeds ended: settings}
+    fully: dict[str, list[str]] = {}
     for cell in comparison.all_cells:
         lost = partly if cell.runs else fully
         for status in ("diverged", "failed"):
             n = len(cell.seeds_ended_as(status))
             if n:
-                seeds = count_noun(len(cell.seeds), "seed")
-                lost.append(f"{cell.label} {status} with {n} of {seeds}")
+                end = f"{status} with {n} of {count_noun(len(cell.seeds), 'seed')}"
+                lost.setdefault(end, []).append(cell.label)
     sentences = []
-    if fully:
-        sentences.append(f"{join_names(fully)}: no figures.")
-    if partly:
-        sentences.append(f"{join_names(partly)}: only the other seeds count.")
+    for lost, effect in ((fully, "no figures"), (partly, "only the other seeds count")):
+        ends = [f"{_names_or_count(labels)} {end}" for end, labels in lost.items()]
+        if ends:
+            sentences.append(f"{join_names(ends)}: {effect}.")
     return " ".join(sentences)
 
 
@@ -217,57 +219,74 @@ class Relations:
 def _rank_by_bound(comparison: Comparison, all_untrained: bool) -> list[str]:
     """State which setting has the lowest bound, and how the others relate to it."""
     best = comparison.cells[0]
-    sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
+    names_by_label = names_with_size(comparison.cells)
+
+    def named(labels: Collection[str]) -> str:
+        return _names_or_count([names_by_label[label] for label in labels])
+
+    sentences = [f"{named([best.label])} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
     if comparison.one_seed:
         return [*sentences, "One seed: nothing is settled."]
     relations = Relations.to_best(comparison, comparison.bounds, 0)
     if relations.clear:
-        sentences.append(f"Clear of {_names_or_count(relations.clear)}.")
+        sentences.append(f"Clear of {named(relations.clear)}.")
     if relations.ahead:
-        names = _names_or_count(relations.ahead)
-        sentences.append(f"On common seeds alone, it is worse than {names}.")
+        sentences.append(f"On common seeds alone, it is worse than {named(relations.ahead)}.")
     if relations.same:
-        names = _names_or_count(relations.same)
-        sentences.append(f"The same as {names} within {margin_text(comparison)}.")
+        sentences.append(f"The same as {named(relations.same)} within {margin_text(comparison)}.")
     if relations.identical:
-        names = _names_or_count(relations.identical)
-        sentences.append(f"Equal to {names} in every digit.")
+        sentences.append(f"Equal to {named(relations.identical)} in every digit.")
     if not relations.open:
         return sentences
     if comparison.rule.interim:
         return [*sentences, "Runs are still to come: nothing is settled before they end."]
-    not_settled = f"Not settled against {_names_or_count(relations.open)}"
+    not_settled = f"Not settled against {named(relations.open)}"
     if all_untrained or comparison.rule.looks > 1:
         return [*sentences, f"{not_settled}."]
-    return [*sentences, f"{not_settled}{_seeds_to_settle_text(relations.open)}."]
+    return [*sentences, f"{not_settled}{_expected_interval_text(relations.open)}."]
 
 
-def _seeds_to_settle_text(open_claims: Mapping[str, PairTest]) -> str:
-    """Return ": that may take 6 to 31 seeds per setting"; "" where nothing is known."""
+def names_with_size(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return {label: its name in a sentence}, as "levels (10% more parameters)".
+
+    Sizes are relative to the one that most cells have, or to the smallest of several such sizes.
+    """
+    sizes = Counter(sorted(cell.parameters for cell in cells if cell.parameters))
+    if not sizes:
+        return {cell.label: cell.label for cell in cells}
+    ((usual, _),) = sizes.most_common(1)
+    return {cell.label: cell.label + _size_text(cell.parameters, usual) for cell in cells}
+
+
+def _size_text(parameters: int | None, usual: int) -> str:
+    """Return " (10% more parameters)" than usual; "" for a number that is equal or unknown."""
+    if parameters is None:
+        return ""
+    if parameters == 0:
+        return " (nothing was trained)"
+    percent = round(100 * (parameters / usual - 1))
+    if percent == 0:
+        return ""
+    more = "more" if percent > 0 else "fewer"
+    return f" ({abs(percent):,}% {more} parameters)"
+
+
+def _expected_interval_text(open_claims: Mapping[str, PairTest]) -> str:
+    """Return ": expected interval ± 0.021 with 10 seeds, ± 0.014 with 20"; "" if unknown."""
     if len(open_claims) > NAMED:
         return ""
-    labels_by_text: dict[str, list[str]] = {}
+    texts = []
     for label, claim in open_claims.items():
-        seeds = seeds_to_settle(claim)
-        if seeds:
-            labels_by_text.setdefault(_range_text(seeds), []).append(label)
-    if not labels_by_text:
-        return ""
-    parts = [*labels_by_text]
-    if len(parts) > 1:
-        parts = [f"{text} for {join_names(labels)}" for text, labels in labels_by_text.items()]
-    return f": that may take {join_names(parts)}"
-
-
-def _range_text(seeds: SeedRange) -> str:
-    """Return "6 to 31 seeds per setting"; numbers that are too large to train are left out."""
-    if seeds.low > MAX_SEEDS:
-        return f"more than {MAX_SEEDS} seeds per setting"
-    if seeds.high > MOST:
-        return f"{count_noun(seeds.low, 'seed')} per setting or more"
-    if seeds.low == seeds.high:
-        return f"{count_noun(seeds.low, 'seed')} per setting"
-    return f"{seeds.low} to {seeds.high} seeds per setting"
+        n = claim.pair.n
+        if math.isnan(claim.pair.p):
+            continue
+        twice, fourfold = (
+            format_number(claim.pair.expected_half_width(seeds, claim.level))
+            for seeds in (2 * n, 4 * n)
+        )
+        setting = f"for {label} " if len(open_claims) > 1 else ""
+        texts.append(f"{setting}± {twice} with {2 * n} seeds, ± {fourfold} with {4 * n}")
+    return f": expected interval {'; '.join(texts)}" if texts else ""
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
@@ -275,7 +294,7 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     if not table.metric.better:
         return ""
     parts = []
-    noisy = [label for label, spreads in table.spreads.items() if _is_noise(table, spreads[-1])]
+    noisy = noisy_labels(table)
     if noisy:
         parts.append(
             f"no better than pure noise ({format_number(table.noise)}): {join_names(noisy)}"
@@ -305,6 +324,11 @@ def _floor_text(comparison: Comparison, table: MeasureTable) -> list[str]:
     if others:
         advice.append(f"more seeds can settle only {_names_or_count(others)}")
     return advice
+
+
+def noisy_labels(table: MeasureTable) -> list[str]:
+    """Return the settings that are no better than pure noise at the last value of the key."""
+    return [label for label, spreads in table.spreads.items() if _is_noise(table, spreads[-1])]
 
 
 def _is_noise(table: MeasureTable, figure: Estimate) -> bool:

@@ -73,9 +73,10 @@ class Ancestral(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         guess = at.guess(z, at.gamma_t)
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
-        mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
-        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # std of beta_tilde
+        alpha, sigma = at.scales(at.gamma_s)
+        change = at.gamma_s - at.gamma_t
+        mean = guess.at(alpha, sigma * torch.exp(0.5 * change))
+        std = sigma * torch.sqrt(-torch.expm1(change))  # std of beta_tilde
         assert self.reverse is not None
         widened = torch.exp(0.5 * self.reverse.log_ratio(at.process, at.gamma_t, at.gamma_s, guess))
         return mean.addcmul_(at.noise(z), std * widened)

@@ -66,6 +66,10 @@ class Step:
     def process(self) -> Process:
         return self.denoiser.process
 
+    def scales(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma at gamma; those at ``gamma_t`` and ``gamma_s`` are known."""
+        return self.process.scales(gamma)
+
     def guess(self, z: Tensor, gamma: Tensor) -> Prediction:
         """Return the prediction at z (B, *event) and gamma (), under the step's condition."""
         return self.denoiser(z, gamma, self.condition)
@@ -124,15 +128,13 @@ class Sampler(ABC):
 
         (steps + 1,), or (steps,) if the schedule is ``denoised``.
         """
-        stops = schedule.stops(self.steps).to(device, dtype)
-        if self.grid == "time":
-            return schedule.gamma(stops)
-        if self.grid == "quadratic":
-            return schedule.gamma(stops.square())
+        if self.grid in ("time", "quadratic"):
+            stops = schedule.stops(self.steps).to(device, dtype)
+            return schedule.gamma(stops if self.grid == "time" else stops.square())
         t = torch.linspace(
             1.0, 0.0, self.steps + (not schedule.denoised), device=device, dtype=dtype
         )
-        high, low = schedule.gamma(t[[0, -1]])
+        high, low = schedule.gamma(torch.stack([t[0], t[-1]]))
         if self.grid == "gamma":
             return low + (high - low) * t
         root = torch.exp(0.5 / self.rho * torch.stack([low, high]))
@@ -160,8 +162,8 @@ class Sampler(ABC):
 
         The last one is at gammas[-1].
         """
-        at = Step(denoiser, gammas[0], gammas[0], condition, generator)
-        levels = gammas.unbind()
+        levels = denoiser.process.grid(gammas)
+        at = Step(denoiser, levels[0], levels[0], condition, generator)
         for at.gamma_t, at.gamma_s in pairwise(levels):
             at.last = at.gamma_s is levels[-1]
             z = self.step(z, at)
@@ -202,4 +204,4 @@ class Sampler(ABC):
                 z = denoiser(z, gammas[-1], chunk_condition).x0 * process.alpha_sigma(gammas[-1])[0]
             samples.append(z)
         next(ticks, None)  # iterate once more, so that a progress bar closes
-        return torch.cat(samples) / process.alpha_sigma(gammas[-1])[0]
+        return torch.cat(samples).div_(process.alpha_sigma(gammas[-1])[0])

@@ -60,7 +60,7 @@ class Langevin(Sampler):
         return grid
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, _ = at.process.alpha_sigma(at.gamma_s)
+        alpha, _ = at.scales(at.gamma_s)
         return _langevin_update(z, at, self.size * alpha.square(), self.inner)
 
 
@@ -85,7 +85,7 @@ class AnnealedLangevin(Sampler):
         self.calls = inner
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        _, sigma = at.process.alpha_sigma(at.gamma_s)
+        _, sigma = at.scales(at.gamma_s)
         return _langevin_update(z, at, self.rate * sigma.square(), self.inner)
 
 
@@ -113,12 +113,12 @@ class PredictorCorrector(Ancestral):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         z = super().step(z, at)
-        _, sigma = at.process.alpha_sigma(at.gamma_s)
+        _, sigma = at.scales(at.gamma_s)
         size = 4 * self.snr**2 * sigma.square()
         return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)
 
 
 def _langevin_update(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
     """Move z from gamma_t to gamma_s, unchanged in data units, and update it ``steps`` times."""
-    z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
+    z = z * (at.scales(at.gamma_s)[0] / at.scales(at.gamma_t)[0])
     return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

@@ -27,7 +27,7 @@ class Euler(Sampler):
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
+        return at.guess(z, at.gamma_t).at(*at.scales(at.gamma_s))
 
 
 class DDIM(Sampler):
@@ -45,7 +45,7 @@ class DDIM(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         guess = at.guess(z, at.gamma_t)
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.scales(at.gamma_s)
         if not self.eta:
             return guess.at(alpha, sigma)
         fresh = self.eta**2 * -torch.expm1(at.gamma_s - at.gamma_t)
@@ -99,15 +99,15 @@ class DPMSolver(Sampler):
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.scales(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
+        change = at.gamma_s - at.gamma_t  # -2 h
         if at.history is not None and not at.last:
-            gamma_r, x0 = at.history
-            ratio = (at.gamma_t - at.gamma_s) / (gamma_r - at.gamma_t)
-            pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
+            change_before, x0 = at.history
+            pull = -0.5 * alpha * (change / change_before) * torch.expm1(0.5 * change)
             z_s.addcmul_(guess.x0 - x0, pull)
-        at.history = at.gamma_t, guess.x0
+        at.history = change, guess.x0
         return z_s
 
 
@@ -120,7 +120,7 @@ class Heun(Sampler):
     calls = 2
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.scales(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
         at_euler = at.guess(euler, at.gamma_s)
@@ -163,7 +163,7 @@ class EDM(Heun):
             # Use a tensor, because a bool would wait for the device.
             inside = (self.low <= s) & (s <= self.high)
             raised_gamma = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
-            (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (raised_gamma, at.gamma_t))
+            (alpha, sigma), (before, _) = map(at.scales, (raised_gamma, at.gamma_t))
             fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - raised_gamma))
             z = (alpha / before * z).addcmul_(at.noise(z), fresh)
             at = replace(at, gamma_t=raised_gamma)

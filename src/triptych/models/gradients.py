@@ -1,4 +1,4 @@
-"""Log the norm of a run's gradient, and how often clipping changed the gradient."""
+"""Clip a run's gradient, and log its norm and how often it was clipped."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 
 
 class Gradients(pl.Callback):
@@ -21,18 +22,20 @@ class Gradients(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.clipped = self.clipped.to(module.device)
-        # Listing the module's parameters takes as long as their norms, so do it once.
-        self._weights = list(module.parameters())
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
-    ) -> None:
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+    def clip_by_norm(self, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> bool:
+        """Log the norm and clip by it; return False if clipping is left to Lightning.
+
+        The model calls it, because Lightning calls no callback between the last hook that may
+        change a gradient and its clipping.
+        """
+        trainer: Any = module.trainer
         steps = trainer.global_step + 1
-        logged = steps % every == 0
+        logged = steps % trainer.log_every_n_steps == 0
         if not logged and not self.clip:
-            return
-        gradients = [p.grad for p in self._weights if p.grad is not None]
+            return False
+        weights: list[Any] = list(trainer.precision_plugin.main_params(optimizer))
+        gradients = [p.grad for p in weights if p.grad is not None]
         # Equal to torch's get_total_norm, which is slow on a CPU with many tensors.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
@@ -41,6 +44,11 @@ class Gradients(pl.Callback):
             module.log("train/grad_norm", norm, on_step=True, on_epoch=False)
         if logged and self.clip:
             module.log("train/clipped", self.clipped / steps, on_step=True, on_epoch=False)
+        # With float16, Lightning refuses an optimizer that still holds scaled gradients.
+        if not self.clip or self.by_value or trainer.scaler is not None:
+            return False
+        clip_grads_with_norm_(weights, self.clip, norm)
+        return True
 
     def _count_clipped(self, gradients: list[Tensor], norm: Tensor) -> None:
         """Count this step if its norm (``by_value``: its largest element) exceeds the limit."""

@@ -1,11 +1,14 @@
 """Gradient norms before clipping; the scale of a loss has no effect."""
 
 import pytest
+import torch
 
 from tests.run.accidents import column, rows
-from triptych.callbacks.gradients import Gradients
 from triptych.diffusion.objective import Objective
+from triptych.models.base import BoundModel
+from triptych.models.gradients import Gradients
 from triptych.run.execute import execute
+from triptych.run.untrusted import read_checkpoint
 
 NORM = "train/grad_norm"
 UNTESTED = ("objective=x0", "test=false", "samples.n=0")
@@ -26,6 +29,18 @@ def test_run_logs_grad_norm_and_clipped_share(prepared):
         execute(run)
         assert {*column(run, "train/clipped")} == {share}
         assert column(run, NORM)[0] == column(free, NORM)[0]  # before it is clipped
+
+
+def test_weights_are_those_of_lightnings_clipping_with_one_norm_a_step(prepared, monkeypatch):
+    runs = [prepared(*UNTESTED, "trainer.gradient_clip_val=0.01", path=p) for p in ("a", "b")]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", None)  # takes the norm itself
+        execute(runs[0])
+    monkeypatch.delattr(BoundModel, "configure_gradient_clipping")
+    execute(runs[1])
+    ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs)
+    for name, weight in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], weight)
 
 
 def test_clipped_count_is_restored_from_state_dict():
