@@ -33,11 +33,11 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], has_begun: bool) 
             known.update(job)
             processes = ""
             if not uses_slurm(config):  # its nodes have other cores
-                trainer = cell.trainer
-                processes = check_cpu_processes(trainer.devices, trainer.accelerator)
+                processes = check_cpu_processes(cell.trainer)
             warmup = cell.lr_schedule.get("warmup_steps", 0)
-            warning = warning or processes
-            warning = warning or warm_up_warning(warmup, cell.trainer.max_steps or math.inf)
+            warning = (
+                warning or processes or warm_up_warning(warmup, cell.trainer.max_steps or math.inf)
+            )
     _check_any_resolves(config, jobs, has_begun)
     check_files(config, rounds.varied_keys(config))
     return warning
