@@ -12,8 +12,12 @@ from triptych.study.prerequisites import check_cells
 
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "9"}
-SAID = "trainer.devices=8: 8 processes on this machine's 2 CPU cores; more than 2 are no faster"
-MANY = "trainer.devices=9: 9 processes on this machine's 2 CPU cores; use at most 8"
+SAID = "trainer.devices=8: 8 processes on 2 CPU cores; more than 2 are no faster"
+MANY = "trainer.devices=9: 9 processes on 2 CPU cores; use at most 8"
+
+
+def check(devices, accelerator="auto", **more):
+    return check_cpu_processes({"devices": devices, "accelerator": accelerator}, **more)
 
 
 @pytest.fixture(autouse=True)
@@ -25,22 +29,22 @@ def two_cores(monkeypatch):
 
 
 def test_more_processes_than_cores_are_said_and_more_than_four_a_core_refused():
-    assert check_cpu_processes(2) == ""
-    assert check_cpu_processes(8) == check_cpu_processes("8", "cpu") == SAID
-    refused(lambda: check_cpu_processes(9), MANY)
-    refused(lambda: check_cpu_processes(9, key="devices"), MANY.removeprefix("trainer."))
+    assert check(2) == ""
+    assert check(8) == check("8", "cpu") == SAID
+    refused(lambda: check(9), MANY)
+    refused(lambda: check(9, key="devices"), MANY.removeprefix("trainer."))
 
 
 @pytest.mark.parametrize("devices", ["auto", -1, [0, 1], "0,1"])
 def test_devices_that_are_no_number_are_left_to_lightning(devices):
-    assert check_cpu_processes(devices) == ""
+    assert check(devices) == ""
 
 
 def test_processes_on_gpus_are_not_counted(monkeypatch):
-    assert check_cpu_processes(9, "gpu") == ""
+    assert check(9, "gpu") == ""
     monkeypatch.setattr(processes, "has_gpu", lambda: True)
-    assert check_cpu_processes(9) == ""
-    refused(lambda: check_cpu_processes(9, "cpu"), MANY)
+    assert check(9) == ""
+    refused(lambda: check(9, "cpu"), MANY)
 
 
 def test_launchers_of_processes_say_how_many_share_the_cores(monkeypatch):
@@ -48,10 +52,10 @@ def test_launchers_of_processes_say_how_many_share_the_cores(monkeypatch):
     with monkeypatch.context() as patch:
         for name, value in SRUN.items():
             patch.setenv(name, value)
-        assert check_cpu_processes(9, "cpu") == ""
+        assert check(9, "cpu") == ""
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    refused(lambda: check_cpu_processes(2, "cpu"), "9 processes on this machine's 2 CPU cores")
+    refused(lambda: check(2, "cpu"), "9 processes on 2 CPU cores")
 
 
 def test_sweep_counts_the_processes_of_each_of_its_runs():

@@ -125,7 +125,7 @@ def evaluate_checkpoint(values: Config) -> Entries:
 
     ``values`` are the keys of ``configs/evaluate.yaml``.
     """
-    log_line(None, check_cpu_processes(values["devices"], key="devices"))
+    log_line(None, check_cpu_processes({**values, "accelerator": "auto"}, "devices"))
     split, items = values["split"], values["items"]
     judged = () if split == "train" else (split,)
     adjust = functools.partial(_apply_command_values, values)

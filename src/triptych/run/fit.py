@@ -25,7 +25,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers
 from triptych.run.model import compile_networks
-from triptych.run.processes import check_cpu_processes, rank
+from triptych.run.processes import rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
 from triptych.run.session import Session
@@ -64,8 +64,6 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
     check_splits(config, data)
-    node = config["trainer"]
-    log_line(run, check_cpu_processes(node["devices"], node["accelerator"]))
     keep = CheckpointSaver(
         run,
         monitor="val/bound" if len(data.splits["val"]) else None,

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -72,21 +72,19 @@ def launch_id() -> str:
     return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher_variables()[1:])
 
 
-def check_cpu_processes(
-    devices: Any, accelerator: str = "auto", key: str = "trainer.devices"
-) -> str:
+def check_cpu_processes(trainer: Mapping[str, Any], key: str = "trainer.devices") -> str:
     """Return a warning if a run has more processes on the CPU than this machine has cores, or "".
 
-    UserError: it has more than four a core. ``devices`` and ``accelerator``: the trainer's.
+    UserError: it has more than four a core. ``trainer``: has "devices" and "accelerator".
     """
-    if accelerator not in ("auto", "cpu") or (accelerator == "auto" and has_gpu()):
+    accelerator, processes = trainer["accelerator"], str(trainer["devices"])
+    if accelerator != "cpu" and (accelerator != "auto" or has_gpu()):
         return ""
-    processes = str(devices)
     if launch_id():  # srun sets no such variable: each of its processes has cores of its own
         processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if not processes.isdigit() or int(processes) <= cores():
         return ""
-    problem = f"{key}={devices}: {processes} processes on this machine's {cores()} CPU cores"
+    problem = f"{key}={trainer['devices']}: {processes} processes on {cores()} CPU cores"
     most = MOST_PER_CORE * cores()
     if int(processes) > most:
         raise UserError(f"{problem}; use at most {most}")

@@ -28,8 +28,7 @@ def request_single(config: DictConfig) -> Request:
     request.check_overrides()
     check_cores(request.config, "cores", "threads")
     if RunDirectory(request.path).status != "finished":
-        trainer = request.config["trainer"]
-        processes.check_cpu_processes(trainer["devices"], trainer["accelerator"])
+        processes.check_cpu_processes(request.config["trainer"])
         check_guidance(request.config)
         check_files(OmegaConf.create(request.config))
     return request

@@ -22,7 +22,7 @@ from triptych.run.loggers import close_loggers_on_exit
 from triptych.run.model import set_up_process
 from triptych.run.parsing import to_float
 from triptych.run.pictures import log_picture
-from triptych.run.processes import rank
+from triptych.run.processes import check_cpu_processes, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import timestamp
 from triptych.run.result import Result
@@ -37,6 +37,7 @@ def train(session: Session) -> Result:
     progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
     if not (run / "progress.json").exists():  # A refused start leaves an earlier place as it was.
         progress.write("build", 0, config["trainer"]["max_steps"] or 0)
+    log_line(run, check_cpu_processes(config["trainer"]))
     set_up_process(config)
 
     # Build the data, the model, its sampler and sample metrics, and the fit.

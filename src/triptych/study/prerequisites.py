@@ -72,7 +72,7 @@ def _processes_line(config: DictConfig, resolved: Config) -> str:
     """Return ``check_cpu_processes`` of a setting; "" with SLURM, whose nodes have other cores."""
     if uses_slurm(config):
         return ""
-    return check_cpu_processes(resolved["trainer"]["devices"], resolved["trainer"]["accelerator"])
+    return check_cpu_processes(resolved["trainer"])
 
 
 def probe_jobs(config: DictConfig) -> list[list[str]]:
