@@ -8,7 +8,7 @@ from triptych.config.compose import compose_command
 from triptych.config.source import CONFIGS
 from triptych.run import processes
 from triptych.run.processes import DISTRIBUTED, check_cpu_processes
-from triptych.study.prerequisites import check_cells
+from triptych.study.prerequisites import check_cells, first_warning
 
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "9"}
@@ -58,11 +58,15 @@ def test_launchers_of_processes_say_how_many_share_the_cores(monkeypatch):
     refused(lambda: check(2, "cpu"), "9 processes on 2 CPU cores")
 
 
+def warning(config, jobs) -> str:
+    return first_warning(config, check_cells(config, jobs, True))
+
+
 def test_sweep_counts_the_processes_of_each_of_its_runs():
     config = compose_command("train", ["trainer=ddp_sim"])
     slurm = compose_command("train", ["trainer=ddp_sim", "hydra/launcher=slurm"])
     eight, nine = ["trainer.devices=8"], ["trainer.devices=9"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        assert check_cells(config, [["trainer.devices=2"], eight], True) == SAID
+        assert warning(config, [["trainer.devices=2"], eight]) == SAID
         refused(lambda: check_cells(config, [eight, nine], True), MANY)
-        assert check_cells(slurm, [nine], True) == ""
+        assert warning(slurm, [nine]) == ""
