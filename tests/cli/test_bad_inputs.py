@@ -241,7 +241,7 @@ def test_a_key_of_a_swept_choice_is_typed_as_its_answer_says(mine):
     ]
     refusal, accepted = answers(commands, mine)
     assert refusal["err"].endswith(
-        "(in a sweep over denoiser, type 'denoiser.network.heads=choice(2)') (2 of 2 runs)\n"
+        "(in a sweep over denoiser, type 'denoiser.network.heads=choice(2)')\n"
     )
     assert [refusal["code"], accepted["code"]] == [1, "begun"]
 

@@ -144,15 +144,15 @@ class Monitor(threading.Thread):
         return [self.root.name, *position_lines(shown, width), counts or "none has ended", total]
 
     def _time_left(self, ended: Counter[str], begun: float) -> str:
-        """Return ", 4 min 10 s left" by the progress since the start; "" without progress.
+        """Return ", 4 min 10 s left" by the progress since the start; "" if that is not known.
 
         ``begun``: the number of runs that those at work have done. Runs that failed or diverged do
         not tell how long others take.
         """
         progress = ended["finished"] - len(self.done) + begun
-        if progress <= 0:
-            return ""
         to_come = len(self.cells) - ended.total() - begun
+        if progress <= 0 or to_come <= 0:
+            return ""
         return f", {duration((time.monotonic() - self._begun) * to_come / progress)} left"
 
     def _rewrite_report_if_due(self) -> None:
