@@ -62,9 +62,9 @@ def test_errors_over_groups_are_those_of_the_jackknife(tmp_path):
     items = read_items(tmp_path)
     assert items.group.tolist() == of.tolist()
     values = group_values(items.total, items.group)
-    assert values.mean() == pytest.approx(items.mean) and effective_number(of) == pytest.approx(
-        49 / 13
-    )
+    assert values.mean() == pytest.approx(items.total.mean()) and effective_number(
+        of
+    ) == pytest.approx(49 / 13)
     equal = np.array([1, 0, 1, 0])
     assert group_values(np.array([1.0, 2, 3, 4]), equal) == pytest.approx([3.0, 2.0])
 

@@ -81,7 +81,7 @@ def test_copied_run_does_not_replace_missing_run(root):
 
 
 def test_report_recommends_only_triptych_commands(root):
-    make_runs(root, {"v": {1: 2.0, 2: 2.1}, "x0": {1: 2.3, 2: 2.1}})
+    make_runs(root, {"v": {1: 2.0, 2: 2.1}, "x0": {1: 2.3, 2: 2.3}})
     for command in ("triptych-train -m objective=v,x0", "rm -rf ~ -m"):
         plant(root, "sweep.json", {"command": command})
         assert bool(read_study([root]).next_step) is command.startswith("triptych-train")

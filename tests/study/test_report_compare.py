@@ -282,13 +282,6 @@ def test_pair_without_common_items_uses_seeds_only(tmp_path):
     assert found.pair_test(0, 1).pair.n_items == 0
 
 
-def test_run_with_fewer_items_than_its_bound_is_unreadable(tmp_path):
-    write_items(make_run(tmp_path, "x0", 1, 2.0), np.full(9, 2.0))
-    (run,) = read_runs(tmp_path)
-    assert run.status == "unreadable"
-    assert "test.bpd.mean=2: items.npz does not have the 297 items of this mean" in run.error
-
-
 def test_report_notes_runs_of_different_commits(tmp_path):
     for i, objective in enumerate(("x0", "v")):
         run = make_run(tmp_path, objective, 1, 2.0 + i)

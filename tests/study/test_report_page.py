@@ -280,7 +280,7 @@ def test_narrow_table_shortens_or_wraps_names_for_differences(
     monkeypatch.setenv("COLUMNS", "80")
     render.print_table(render.Report(root / "page", root / "table", read_study([root])))
     lines = capsys.readouterr().out.splitlines()
-    assert any("to best [interval]" in line for line in lines)
+    assert any("[95% together]" in line for line in lines)
     assert any(line.startswith(f" {shown}") for line in lines), lines
 
 
