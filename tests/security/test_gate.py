@@ -191,6 +191,18 @@ def test_a_report_is_not_written_through_a_link(run, root):
     assert (root / "mine.html").read_text() == "precious"
 
 
+def test_a_lock_is_not_taken_through_a_link(root):
+    (root / "mine.txt").write_text("precious")
+    (root / "run").mkdir()
+    (root / "run" / ".lock").symlink_to(root / "mine.txt")
+    with (
+        pytest.raises(UserError, match="run: cannot be written"),
+        RunDirectory(root / "run").lock(),
+    ):
+        pass
+    assert (root / "mine.txt").read_text() == "precious"
+
+
 def test_lock_file_that_is_a_pipe_does_not_block(root):
     os.mkfifo(root / ".lock")
     assert RunDirectory(root).holder() is None

@@ -162,7 +162,7 @@ class Likelihood:
     def _generators(
         self, stream: Stream, index: Tensor, place: torch.device
     ) -> Iterator[torch.Generator]:
-        """Yield a generator for each item; draw from it before the next is asked for."""
+        """Yield a generator for each item; draw from it before the next is yielded."""
         for i in index.tolist():
             yield seeded_generator(self.seed, stream, i, device=place)
 

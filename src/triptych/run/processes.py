@@ -241,7 +241,7 @@ class Lockable:
         """Open the lock file; create it and the directory if needed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return open(self.path / ".lock", "a+")
+            return open(self.path / ".lock", "a+", opener=_open_without_links)
         except OSError as error:
             problem = os.strerror(error.errno or 0)
             raise StorageError(f"{self.path}: cannot be written ({problem})") from error
@@ -274,6 +274,14 @@ def check_lock_is_held(path: Path) -> None:
             raise StorageError(
                 f"{folder}: moved or deleted while the run was using it; the run stops"
             )
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    """Open a file, as the argument ``opener`` of ``open``; raise OSError for a symbolic link.
+
+    A lock file that is a link would be another place's, and taking the lock empties it.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _is_lock_file_in(folder: Path, file: IO[str]) -> bool:
